@@ -1,0 +1,230 @@
+#include "queue.h"
+
+#include <cstdlib>
+#include <string_view>
+
+namespace ws {
+
+void Request::finish(std::shared_ptr<const Failure> failure) {
+  {
+    const std::lock_guard lock(mutex_);
+    done_ = true;
+    failure_ = std::move(failure);
+  }
+  done_changed_.notify_all();
+}
+
+std::shared_ptr<const Failure> Request::wait() {
+  std::unique_lock lock(mutex_);
+  done_changed_.wait(lock, [this] { return done_; });
+  return failure_;
+}
+
+struct Queue::Storage {
+  Device& device;
+  void* block;
+  int64_t bytes;
+  ~Storage() { device.release(block, bytes); }
+};
+
+namespace {
+
+std::shared_ptr<const Failure> failure(Status status, std::string where) {
+  return std::make_shared<const Failure>(Failure{status, std::move(where)});
+}
+
+const char* op_name(Op op) { return op_table[static_cast<int>(op)].name; }
+
+/// The mark before each operand of an op's signature: '&', '=', '~', or 0 for a plain input, '>' for an output.
+struct Marks {
+  char of[max_operands] = {0};
+};
+
+Marks parse_marks(const char* signature) {
+  Marks marks;
+  bool word_start = true, outputs = false;
+  int operand = 0;
+  for (const char* c = signature; *c != 0; ++c) {
+    if (*c == '>') outputs = true;
+    else if (word_start && *c != ' ')
+      marks.of[operand++] = outputs ? '>' : *c == '&' || *c == '=' || *c == '~' ? *c : '\0';
+    word_start = *c == ' ';
+  }
+  return marks;
+}
+
+const Marks& marks_of(Op op) {
+  static const std::vector<Marks> all = [] {
+    std::vector<Marks> list;
+    for (const OpInfo& info : op_table) list.push_back(parse_marks(info.signature));
+    return list;
+  }();
+  return all[static_cast<size_t>(op)];
+}
+
+}  // namespace
+
+Queue::Queue(std::unique_ptr<Device> device) : device_(std::move(device)), thread_([this] { loop(); }) {}
+
+bool Queue::push(Command command) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (stopping_) {
+      if (command.request) command.request->finish(failure(fail(Code::device, "the device was closed"), "device"));
+      return false;
+    }
+    commands_.push_back(std::move(command));
+  }
+  pushed_.notify_one();
+  return true;
+}
+
+void Queue::stop() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+    for (Command& command : commands_)
+      if (command.request) command.request->finish(failure(fail(Code::device, "the device was closed"), "device"));
+    commands_.clear();
+  }
+  pushed_.notify_all();
+  if (thread_.joinable()) thread_.join();
+  tensors_.clear();
+}
+
+void Queue::loop() {
+  for (;;) {
+    Command command;
+    {
+      std::unique_lock lock(mutex_);
+      pushed_.wait(lock, [this] { return stopping_ || !commands_.empty(); });
+      if (stopping_) return;
+      command = std::move(commands_.front());
+      commands_.pop_front();
+    }
+    execute(command);
+  }
+}
+
+Queue::Entry& Queue::entry(int32_t id) {
+  const auto index = static_cast<size_t>(id);
+  if (index >= tensors_.size()) tensors_.resize(index + 1 + index / 2);
+  return tensors_[index];
+}
+
+void Queue::execute(Command& command) {
+  switch (command.kind) {
+    case Command::Kind::create: return create(command);
+    case Command::Kind::view: return make_view(command);
+    case Command::Kind::release: entry(command.id) = {}; return;
+    case Command::Kind::run: return run(command);
+    case Command::Kind::write: return write(command);
+    case Command::Kind::read: return read(command);
+    case Command::Kind::set_threads: return device_->set_threads(command.id);
+  }
+}
+
+void Queue::create(const Command& command) {
+  Entry made;
+  made.view = command.shape;
+  const int64_t bytes = command.shape.bytes();
+  void* block = device_->allocate(bytes);
+  if (block == nullptr) {
+    const MemoryStats m = device_->memory();
+    made.failure = failure(
+        fail(Code::oom, "%lld bytes asked, %lld in use, limit %lld; use a smaller batch or shorter sequences",
+             static_cast<long long>(bytes), static_cast<long long>(m.live_bytes),
+             static_cast<long long>(m.limit_bytes)),
+        "allocate");
+  } else {
+    made.storage = std::make_shared<Storage>(*device_, block, bytes);
+    made.view.data = block;
+  }
+  entry(command.id) = std::move(made);
+}
+
+void Queue::make_view(const Command& command) {
+  Entry made;
+  const Entry& source = entry(command.source);
+  made.view = command.shape;
+  made.failure = source.failure;
+  const int64_t begin = command.offset * element_bytes(command.shape.dtype);
+  if (!made.failure && source.storage) {
+    const auto* base = static_cast<uint8_t*>(source.view.data);
+    const int64_t left = source.storage->bytes - (base - static_cast<uint8_t*>(source.storage->block));
+    if (begin < 0 || begin + command.shape.bytes() > left)
+      made.failure = failure(fail(Code::internal, "a view leaves its storage"), "view");
+    made.storage = source.storage;
+    made.view.data = static_cast<uint8_t*>(source.view.data) + begin;
+  }
+  entry(command.id) = std::move(made);
+}
+
+void Queue::write(const Command& command) {
+  Entry& target = entry(command.id);
+  if (!target.storage) return;
+  const auto size = static_cast<int64_t>(command.bytes.size());
+  if (size != target.view.bytes()) {
+    target.failure = failure(fail(Code::shape, "expected %lld bytes, got %lld",
+                                  static_cast<long long>(target.view.bytes()), static_cast<long long>(size)),
+                             "write");
+    return;
+  }
+  const Status status = device_->upload(target.view.data, command.bytes.data(), size);
+  target.failure = status.ok() ? nullptr : failure(status, "write");
+}
+
+void Queue::read(const Command& command) {
+  Request& request = *command.request;
+  if (request.to == nullptr) return request.finish(nullptr);
+  const Entry& source = entry(command.id);
+  if (source.failure) return request.finish(source.failure);
+  if (!source.storage || source.view.bytes() != request.bytes)
+    return request.finish(failure(fail(Code::internal, "the tensor is gone or has another size"), "read"));
+  const Status status = device_->download(request.to, source.view.data, request.bytes);
+  request.finish(status.ok() ? nullptr : failure(status, "read"));
+}
+
+/// Fills the call's operands; the first failure among what the op reads, if any.
+std::shared_ptr<const Failure> Queue::gather(const Command& command, Call& call) {
+  std::shared_ptr<const Failure> found;
+  call.operands = command.operands;
+  call.parameters = command.parameters;
+  for (int i = 0; i < command.parameters; ++i) call.p[i] = command.p[i];
+  const Marks& marks = marks_of(command.op);
+  for (int i = 0; i < command.operands; ++i) {
+    if (command.ids[i] < 0) continue;
+    const Entry& operand = entry(command.ids[i]);
+    call.t[i] = operand.view;
+    // An overwritten operand may have failed before, but not for want of memory.
+    if (operand.failure && (marks.of[i] != '=' || !operand.storage) && !found) found = operand.failure;
+    if (!operand.storage && !operand.failure && !found)
+      found = failure(fail(Code::internal, "operand %d does not exist", i), op_name(command.op));
+  }
+  return found;
+}
+
+/// Marks what the op would have written. '~' operands stay usable: the optimizer must not lose the weights.
+void Queue::spread(const Command& command, const std::shared_ptr<const Failure>& failed) {
+  const Marks& marks = marks_of(command.op);
+  for (int i = 0; i < command.operands; ++i)
+    if (command.ids[i] >= 0 && marks.of[i] != 0 && marks.of[i] != '~') entry(command.ids[i]).failure = failed;
+}
+
+void Queue::run(const Command& command) {
+  Call call;
+  std::shared_ptr<const Failure> failed = gather(command, call);
+  if (!failed) {
+    Status status = check_call(command.op, call);
+    if (status.ok() && !device_->has_kernel(command.op))
+      status = fail(Code::no_kernel, "the op has no kernel on the device '%s'", device_->name());
+    if (status.ok()) status = device_->run(command.op, call);
+    if (!status.ok()) failed = failure(status, op_name(command.op));
+  }
+  if (failed) return spread(command, failed);
+  const Marks& marks = marks_of(command.op);
+  for (int i = 0; i < command.operands; ++i)
+    if (command.ids[i] >= 0 && marks.of[i] == '=') entry(command.ids[i]).failure = nullptr;
+}
+
+}  // namespace ws

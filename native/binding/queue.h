@@ -1,0 +1,95 @@
+// The in-order queue of a device. JS pushes commands and never waits; one native thread runs them in order.
+// Tensors live here, by the integer ids that JS hands out: a storage with a reference count, and a shape.
+// A failed op marks its outputs; what depends on them fails with the same status; a read reports it.
+#pragma once
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "../core/device.h"
+
+namespace ws {
+
+/// What went wrong and in which op.
+struct Failure {
+  Status status;
+  std::string where;
+};
+
+/// One awaited read: filled by the queue, waited for by a helper thread of Node.
+class Request {
+ public:
+  void* to = nullptr;  // null: only wait for everything before it
+  int64_t bytes = 0;
+
+  void finish(std::shared_ptr<const Failure> failure);
+  /// Blocks until finished; null when all went well.
+  std::shared_ptr<const Failure> wait();
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable done_changed_;
+  bool done_ = false;
+  std::shared_ptr<const Failure> failure_;
+};
+
+struct Command {
+  enum class Kind { create, view, release, run, write, read, set_threads } kind = Kind::run;
+  int32_t id = -1;      // the tensor of create, view, release, write, read; the count of set_threads
+  int32_t source = -1;  // view: the tensor that it looks into
+  int64_t offset = 0;   // view: in elements
+  View shape;           // create, view: dtype and dims
+  Op op = Op::count;
+  int32_t operands = 0, parameters = 0;
+  int32_t ids[max_operands] = {0};
+  double p[max_parameters] = {0};
+  std::vector<uint8_t> bytes;        // write
+  std::shared_ptr<Request> request;  // read
+};
+
+class Queue {
+ public:
+  explicit Queue(std::unique_ptr<Device> device);
+  ~Queue() { stop(); }
+  Queue(const Queue&) = delete;
+  Queue& operator=(const Queue&) = delete;
+
+  Device& device() { return *device_; }
+  /// False once stopped: the command is dropped (a read is finished with a failure).
+  bool push(Command command);
+  /// Drops what is queued, fails waiting reads, joins the thread. Safe to call twice.
+  void stop();
+
+ private:
+  struct Storage;
+  struct Entry {
+    std::shared_ptr<Storage> storage;
+    View view;
+    std::shared_ptr<const Failure> failure;
+  };
+
+  void loop();
+  void execute(Command& command);
+  void create(const Command& command);
+  void make_view(const Command& command);
+  void write(const Command& command);
+  void read(const Command& command);
+  void run(const Command& command);
+  std::shared_ptr<const Failure> gather(const Command& command, Call& call);
+  void spread(const Command& command, const std::shared_ptr<const Failure>& failure);
+  Entry& entry(int32_t id);
+
+  std::unique_ptr<Device> device_;
+  std::vector<Entry> tensors_;
+  std::mutex mutex_;
+  std::condition_variable pushed_;
+  std::deque<Command> commands_;
+  bool stopping_ = false;
+  std::thread thread_;
+};
+
+}  // namespace ws

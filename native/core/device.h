@@ -1,0 +1,42 @@
+// The interface between the queue and a device. A device owns memory and runs ops in the order that it is given
+// them; the queue (binding/queue.cpp) is the only caller, always from its own thread. Nothing above this line
+// knows whether the device is a CPU: the CUDA device implements the same few functions over a stream.
+#pragma once
+#include <memory>
+
+#include "op.h"
+
+namespace ws {
+
+struct MemoryStats {
+  int64_t live_bytes = 0;   // handed out and not returned
+  int64_t peak_bytes = 0;   // largest live_bytes since the last reset
+  int64_t pool_bytes = 0;   // taken from the system, idle blocks included
+  int64_t limit_bytes = 0;  // 0: no limit of our own
+};
+
+struct Device {
+  virtual ~Device() = default;
+  virtual const char* name() const = 0;
+  /// 64-byte aligned block, contents undefined; null when memory or the budget is short.
+  virtual void* allocate(int64_t bytes) = 0;
+  virtual void release(void* block, int64_t bytes) = 0;
+  virtual Status run(Op op, Call& call) = 0;
+  virtual bool has_kernel(Op op) const = 0;
+  virtual Status upload(void* to, const void* from, int64_t bytes) = 0;
+  virtual Status download(void* to, const void* from, int64_t bytes) = 0;
+  virtual MemoryStats memory() const = 0;
+  virtual void reset_peak() = 0;
+  virtual void set_threads(int threads) = 0;
+  virtual int threads() const = 0;
+};
+
+/// CPU device. level: "" for the best that this machine has, else "v2", "avx2" or "avx512".
+std::unique_ptr<Device> open_cpu(const char* level, int threads, int64_t limit_bytes, Status& status);
+
+/// What the CPU can do, as a blank-separated list of levels from low to high.
+const char* cpu_levels();
+/// Physical cores that affinity and the cgroup quota allow.
+int default_threads();
+
+}  // namespace ws

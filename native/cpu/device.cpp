@@ -1,0 +1,225 @@
+// The CPU device: which instruction set to use, a pool of aligned blocks by size class, the thread pool, and the
+// scratch arena of the running op. Kernels are reached through the tables of kernels.cpp, one per level.
+#include "../core/device.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "pool.h"
+
+namespace ws {
+
+#if defined(__x86_64__)
+namespace v2 {
+extern const Kernel kernels[op_count];
+}
+namespace avx2 {
+extern const Kernel kernels[op_count];
+}
+namespace avx512 {
+extern const Kernel kernels[op_count];
+}
+#endif
+
+namespace {
+
+struct Level {
+  const char* name;
+  const Kernel* kernels;
+  bool (*available)();
+};
+
+// From low to high; __builtin_cpu_supports also asks the operating system (xgetbv) for the wide registers.
+const Level levels[] = {
+    {"v2", v2::kernels, [] { return __builtin_cpu_supports("x86-64-v2") != 0; }},
+    {"avx2", avx2::kernels, [] { return __builtin_cpu_supports("x86-64-v3") != 0; }},
+    {"avx512", avx512::kernels, [] { return __builtin_cpu_supports("x86-64-v4") != 0; }},
+};
+
+const Level* find_level(const std::string& wanted) {
+  const Level* found = nullptr;
+  for (const Level& level : levels)
+    if (level.available() && (wanted.empty() || wanted == level.name)) found = &level;
+  return found;
+}
+
+int64_t read_number(const char* path) {
+  int64_t value = -1;
+  if (std::FILE* file = std::fopen(path, "r")) {
+    if (std::fscanf(file, "%ld", &value) != 1) value = -1;
+    std::fclose(file);
+  }
+  return value;
+}
+
+/// CPUs that the cgroup's quota pays for; 0 when there is no quota (or none that can be read).
+int quota_cpus() {
+  int64_t quota = -1, period = 100000;
+  if (std::FILE* file = std::fopen("/sys/fs/cgroup/cpu.max", "r")) {
+    if (std::fscanf(file, "%ld %ld", &quota, &period) < 1) quota = -1;
+    std::fclose(file);
+  } else {
+    quota = read_number("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
+    period = read_number("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
+  }
+  return quota > 0 && period > 0 ? static_cast<int>((quota + period - 1) / period) : 0;
+}
+
+/// The lowest-numbered hardware thread of the core that `cpu` belongs to.
+int first_sibling(int cpu) {
+  char path[96];
+  std::snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu);
+  const int64_t first = read_number(path);
+  return first < 0 ? cpu : static_cast<int>(first);
+}
+
+class CpuDevice final : public Device, public Runtime {
+ public:
+  CpuDevice(const Level& level, int threads, int64_t limit)
+      : level_(level), pool_(threads), limit_(limit) {}
+
+  ~CpuDevice() override {
+    trim();
+    std::free(scratch_);
+  }
+
+  const char* name() const override { return level_.name; }
+  bool has_kernel(Op op) const override { return level_.kernels[static_cast<int>(op)] != nullptr; }
+
+  void* allocate(int64_t bytes) override {
+    const int64_t size = size_class(bytes);
+    if (limit_ > 0 && live_ + size > limit_) return nullptr;
+    void* block = take(size);
+    if (block == nullptr) return nullptr;
+    live_ += size;
+    if (live_ > peak_) peak_ = live_.load();
+    return block;
+  }
+
+  void release(void* block, int64_t bytes) override {
+    const int64_t size = size_class(bytes);
+    live_ -= size;
+    idle_[size].push_back(block);
+  }
+
+  Status run(Op op, Call& call) override {
+    call.rt = this;
+    return level_.kernels[static_cast<int>(op)](call);
+  }
+
+  Status upload(void* to, const void* from, int64_t bytes) override {
+    if (bytes > 0) std::memcpy(to, from, static_cast<size_t>(bytes));  // an empty array may be a null pointer
+    return {};
+  }
+  Status download(void* to, const void* from, int64_t bytes) override { return upload(to, from, bytes); }
+
+  MemoryStats memory() const override { return {live_, peak_, pool_bytes_ + scratch_bytes_, limit_}; }
+  void reset_peak() override { peak_ = live_.load(); }
+  void set_threads(int threads) override { pool_.resize(threads); }
+
+  // Runtime
+  int threads() const override { return pool_.threads(); }
+  void parallel(int64_t tasks, void (*fn)(void*, int64_t, int), void* context) override {
+    pool_.run(tasks, fn, context);
+  }
+  void* scratch(int64_t bytes) override {
+    if (bytes <= scratch_bytes_) return scratch_;
+    std::free(scratch_);
+    scratch_bytes_ = 0;
+    scratch_ = aligned(size_class(bytes));
+    if (scratch_ != nullptr) scratch_bytes_ = size_class(bytes);
+    return scratch_;
+  }
+
+ private:
+  /// Sizes in steps of an eighth of their power of two (at least 256 bytes), so that a freed block fits again.
+  static int64_t size_class(int64_t bytes) {
+    int64_t step = 256;
+    while (step * 8 < bytes) step *= 2;
+    return bytes <= 256 ? 256 : (bytes + step - 1) / step * step;
+  }
+
+  static void* aligned(int64_t bytes) {
+    void* block = nullptr;
+    return posix_memalign(&block, 64, static_cast<size_t>(bytes)) == 0 ? block : nullptr;
+  }
+
+  void* take(int64_t size) {
+    const auto found = idle_.find(size);
+    if (found != idle_.end() && !found->second.empty()) {
+      void* block = found->second.back();
+      found->second.pop_back();
+      return block;
+    }
+    if (limit_ > 0 && pool_bytes_ + size > limit_) trim();
+    void* block = aligned(size);
+    if (block == nullptr) {
+      trim();
+      block = aligned(size);
+    }
+    if (block != nullptr) pool_bytes_ += size;
+    return block;
+  }
+
+  /// Gives idle blocks back to the system.
+  void trim() {
+    for (auto& [size, blocks] : idle_)
+      for (void* block : blocks) {
+        std::free(block);
+        pool_bytes_ -= size;
+      }
+    idle_.clear();
+  }
+
+  const Level& level_;
+  Pool pool_;
+  const int64_t limit_;
+  std::map<int64_t, std::vector<void*>> idle_;
+  // Read by the JS thread for statistics while the queue's thread changes them.
+  std::atomic<int64_t> live_{0}, peak_{0}, pool_bytes_{0}, scratch_bytes_{0};
+  void* scratch_ = nullptr;
+};
+
+}  // namespace
+
+const char* cpu_levels() {
+  static const std::string list = [] {
+    std::string names;
+    for (const Level& level : levels)
+      if (level.available()) names.append(names.empty() ? "" : " ").append(level.name);
+    return names;
+  }();
+  return list.c_str();
+}
+
+int default_threads() {
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return 1;
+  std::set<int> cores;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu)
+    if (CPU_ISSET(cpu, &allowed)) cores.insert(first_sibling(cpu));
+  const int physical = cores.empty() ? 1 : static_cast<int>(cores.size());
+  const int quota = quota_cpus();
+  return quota > 0 && quota < physical ? quota : physical;
+}
+
+std::unique_ptr<Device> open_cpu(const char* wanted, int threads, int64_t limit_bytes, Status& status) {
+  const Level* level = find_level(wanted);
+  if (level == nullptr) {
+    status = fail(Code::device, "the instruction-set level '%s' is not available; this machine has: %s", wanted,
+                  cpu_levels());
+    return nullptr;
+  }
+  return std::make_unique<CpuDevice>(*level, threads < 1 ? default_threads() : threads, limit_bytes);
+}
+
+}  // namespace ws

@@ -1,0 +1,176 @@
+// What the memory-bound kernels share: shape checks that say both shapes, loops over vectors with masked tails,
+// tasks cut by shape, sums of a row by a fixed tree, sums of columns in row order. No arithmetic of any op.
+#pragma once
+#include "../core/op.h"
+#include "simd.h"
+
+/// Returns from the kernel when the status is bad.
+#define WS_TRY(expression)                  \
+  do {                                      \
+    const ::ws::Status status_ = (expression); \
+    if (!status_.ok()) return status_;      \
+  } while (0)
+
+namespace ws::WS_NS {
+
+// Shapes --------------------------------------------------------------------------------------------------------------
+
+struct ShapeText {
+  char text[96];
+};
+
+static inline ShapeText shape_text(const View& v) {
+  ShapeText s;
+  int used = std::snprintf(s.text, sizeof s.text, "[");
+  for (int i = 0; i < v.rank; ++i) {
+    const size_t at = static_cast<size_t>(used);
+    used += std::snprintf(s.text + at, sizeof s.text - at, "%s%lld", i ? "," : "", static_cast<long long>(v.dims[i]));
+  }
+  std::snprintf(s.text + used, sizeof s.text - static_cast<size_t>(used), "]");
+  return s;
+}
+
+static inline Status same_shape(const View& a, const char* a_name, const View& b, const char* b_name) {
+  bool same = a.rank == b.rank;
+  for (int i = 0; same && i < a.rank; ++i) same = a.dims[i] == b.dims[i];
+  WS_CHECK(same, shape, "%s: expected shape %s as %s has, got %s", a_name, shape_text(b).text, b_name,
+           shape_text(a).text);
+  return {};
+}
+
+/// v must hold `count` elements in one dimension.
+static inline Status vector_of(const View& v, const char* name, int64_t count) {
+  WS_CHECK(v.rank == 1 && v.dims[0] == count, shape, "%s: expected shape [%lld], got %s", name,
+           static_cast<long long>(count), shape_text(v).text);
+  return {};
+}
+
+/// v must be one number: shape [] or [1].
+static inline Status single(const View& v, const char* name) {
+  WS_CHECK(v.size() == 1, shape, "%s: expected one element, got shape %s", name, shape_text(v).text);
+  return {};
+}
+
+// Loops ---------------------------------------------------------------------------------------------------------------
+
+/// How many lanes a step of for_vectors() touches: all of them, or the first n.
+struct Full {};
+struct Part {
+  int n;
+};
+
+template <class T>
+static inline V load(const T* p, Full) {
+  return load(p);
+}
+template <class T>
+static inline V load(const T* p, Part part) {
+  return load_n(p, part.n);
+}
+template <class T>
+static inline void store(T* p, V a, Full) {
+  store(p, a);
+}
+template <class T>
+static inline void store(T* p, V a, Part part) {
+  store_n(p, a, part.n);
+}
+
+/// f(i, lanes) for [begin, end) in steps of W; lanes is Full, or Part for the last step.
+template <class F>
+static inline void for_vectors(int64_t begin, int64_t end, F&& f) {
+  int64_t i = begin;
+  for (; i + W <= end; i += W) f(i, Full{});
+  if (i < end) f(i, Part{static_cast<int>(end - i)});
+}
+
+/// f(i, width, lanes) for [begin, end): four vectors a step, then one. For long chains of arithmetic, with f a template
+/// over the number of vectors: width is Width<4> or Width<1>.
+template <int N>
+struct Width {
+  static constexpr int count = N;
+};
+template <class F>
+static inline void for_blocks(int64_t begin, int64_t end, F&& f) {
+  int64_t i = begin;
+  for (; i + 4 * W <= end; i += 4 * W) f(i, Width<4>{}, Full{});
+  for_vectors(i, end, [&](int64_t at, auto lanes) { f(at, Width<1>{}, lanes); });
+}
+
+constexpr int64_t span_elements = 1 << 14;  // of a task; tens of kilobytes per operand
+
+/// f(begin, end) for consecutive spans of [0, count), in parallel.
+template <class F>
+static inline void for_spans(Runtime& rt, int64_t count, F&& f) {
+  const int64_t spans = (count + span_elements - 1) / span_elements;
+  parallel_for(rt, spans, [&](int64_t task, int) {
+    const int64_t begin = task * span_elements;
+    f(begin, begin + span_elements < count ? begin + span_elements : count);
+  });
+}
+
+/// f(row) for every row of `width` elements, in parallel by groups of rows.
+template <class F>
+static inline void for_rows(Runtime& rt, int64_t rows, int64_t width, F&& f) {
+  const int64_t each = width >= span_elements ? 1 : span_elements / (width < 1 ? 1 : width);
+  parallel_for(rt, (rows + each - 1) / each, [&](int64_t task, int) {
+    const int64_t end = (task + 1) * each < rows ? (task + 1) * each : rows;
+    for (int64_t row = task * each; row < end; ++row) f(row);
+  });
+}
+
+// Sums ----------------------------------------------------------------------------------------------------------------
+
+/// Lanes from n on become zero.
+static inline V keep(V a, Part part) {
+  float lanes[W];
+  store(lanes, a);
+  return load_n(lanes, part.n);
+}
+
+/// Sum of f(i, lanes) over [0, count): four running vectors, then a tree. The order depends on count alone.
+template <class F>
+static inline float row_sum(int64_t count, F&& f) {
+  V s[4] = {zero(), zero(), zero(), zero()};
+  int64_t i = 0;
+  for (; i + 4 * W <= count; i += 4 * W) {
+    WS_UNROLL
+    for (int v = 0; v < 4; ++v) s[v] = add(s[v], f(i + v * W, Full{}));
+  }
+  for (; i + W <= count; i += W) s[1] = add(s[1], f(i, Full{}));
+  if (i < count) {
+    const Part part = {static_cast<int>(count - i)};
+    s[2] = add(s[2], keep(f(i, part), part));
+  }
+  return hsum(add(add(s[0], s[1]), add(s[2], s[3])));
+}
+
+/// acc[column] = f(acc, row, column, lanes) for every row in order, starting from the values in acc. Parallel over
+/// groups of columns; one column is one chain, so rows in two calls give the bits of one call.
+template <class F>
+static inline void column_chains(Runtime& rt, int64_t rows, int64_t columns, float* acc, F&& f) {
+  constexpr int64_t each = 64;  // columns of a task: a multiple of 4 W
+  if (rows <= 0) return;
+  parallel_for(rt, (columns + each - 1) / each, [&](int64_t task, int) {
+    const int64_t end = (task + 1) * each < columns ? (task + 1) * each : columns;
+    int64_t column = task * each;
+    for (; column + 4 * W <= end; column += 4 * W) {
+      V s[4];
+      WS_UNROLL
+      for (int v = 0; v < 4; ++v) s[v] = load(acc + column + v * W);
+      for (int64_t row = 0; row < rows; ++row) {
+        WS_UNROLL
+        for (int v = 0; v < 4; ++v) s[v] = f(s[v], row, column + v * W, Full{});
+      }
+      WS_UNROLL
+      for (int v = 0; v < 4; ++v) store(acc + column + v * W, s[v]);
+    }
+    for_vectors(column, end, [&](int64_t i, auto lanes) {
+      V s = load(acc + i, lanes);
+      for (int64_t row = 0; row < rows; ++row) s = f(s, row, i, lanes);
+      store(acc + i, s, lanes);
+    });
+  });
+}
+
+}  // namespace ws::WS_NS

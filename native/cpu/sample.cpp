@@ -1,0 +1,321 @@
+// Sampling from the head: temperature, then top-k, top-p and min-p on the tempered distribution, one counter-based
+// uniform number per row, inverse CDF. Thresholds are exact: a radix selection over the order of the floats, ties by
+// index. Logits are made as in head.cpp (head.h), for some rows at a time.
+#include "../core/rng.h"
+#include "head.h"
+
+namespace ws::WS_NS {
+namespace {
+
+/// Logits that exist at once, unless a single row is longer.
+constexpr int64_t most_logits = 1 << 23;
+constexpr int most_bins = 2048;
+
+struct Settings {
+  float softcap;
+  double temperature, top_p, min_p;
+  int64_t top_k;
+  int64_t vocabulary;
+
+  bool truncated() const { return (top_k > 0 && top_k < vocabulary) || top_p < 1 || min_p > 0; }
+};
+
+/// What one worker needs for a row: tempered logits, exp(z - top), the ids of what is left, and the histogram.
+struct RowScratch {
+  float *z, *e;
+  int32_t* ids;
+  double* mass;
+  int64_t* count;
+};
+
+struct Drawn {
+  int32_t id;
+  float logps, sampled;
+};
+
+// Selection ------------------------------------------------------------------------------------------------------------
+
+/// Unsigned integers in the order of the floats; -0 equals 0.
+uint32_t order_of(float x) {
+  const float y = x + 0.0f;
+  uint32_t u;
+  std::memcpy(&u, &y, 4);
+  return u ^ ((u >> 31) != 0 ? 0xffffffffu : 0x80000000u);
+}
+
+/// The best candidates: all above `order`, and the first `equal` (by index) of those that have it.
+struct Cut {
+  uint32_t order;
+  int64_t equal;
+};
+
+/// Counts and masses of the candidates whose order begins with `prefix`, by their next `width` bits.
+void histogram(const RowScratch& s, int64_t n, uint32_t prefix, int shift, int width) {
+  const uint32_t bins = 1u << width;
+  for (uint32_t i = 0; i < bins; ++i) {
+    s.mass[i] = 0;
+    s.count[i] = 0;
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    const uint64_t order = order_of(s.z[i]);
+    if (order >> (shift + width) != prefix) continue;
+    const uint32_t bin = static_cast<uint32_t>(order >> shift) & (bins - 1);
+    s.mass[bin] += static_cast<double>(s.e[i]);
+    ++s.count[bin];
+  }
+}
+
+/// How many of `count` equal masses reach the goal; at least 1.
+int64_t reach(double goal, double each, int64_t count) {
+  int64_t few = 1, many = count;
+  while (few < many) {
+    const int64_t middle = few + (many - few) / 2;
+    if (static_cast<double>(middle) * each >= goal) many = middle;
+    else few = middle + 1;
+  }
+  return few;
+}
+
+/// The smallest set of best candidates that has `wanted` members or, with by_mass, the share `wanted` of the mass.
+/// The histogram is refined bit by bit from the top; what lies above the boundary's bin is in, what lies below is out.
+Cut select(const RowScratch& s, int64_t n, double wanted, bool by_mass) {
+  const int step = n < 4096 ? 8 : 11;
+  uint32_t prefix = 0;
+  double goal = wanted;
+  int64_t inside = 0;  // candidates with the prefix
+  double each = 1;
+  for (int shift = 32; shift > 0;) {
+    const int width = shift < step ? shift : step;
+    shift -= width;
+    histogram(s, n, prefix, shift, width);
+    const int bins = 1 << width;
+    if (by_mass && shift + width == 32) {
+      double total = 0;
+      for (int i = 0; i < bins; ++i) total += s.mass[i];
+      goal = wanted * total;
+    }
+    int last = -1;
+    double above = 0;
+    for (int i = bins - 1; i >= 0; --i) {
+      if (s.count[i] == 0) continue;
+      const double size = by_mass ? s.mass[i] : static_cast<double>(s.count[i]);
+      if (last >= 0) above += by_mass ? s.mass[last] : static_cast<double>(s.count[last]);
+      last = i;
+      if (above + size >= goal) break;
+    }
+    // When rounding left the goal out of reach, the lowest bin is the boundary and all of it is in.
+    goal -= above;
+    prefix = (prefix << width) | static_cast<uint32_t>(last);
+    inside = s.count[last];
+    each = by_mass ? s.mass[last] / static_cast<double>(inside) : 1.0;
+  }
+  return {prefix, reach(goal, each, inside)};
+}
+
+/// Keeps the candidates for which keep(place) holds, in order; gives their count. `numbered`: ids are set already.
+template <class F>
+int64_t keep_only(const RowScratch& s, int64_t n, bool& numbered, F keep) {
+  int64_t kept = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    if (!keep(i)) continue;
+    s.z[kept] = s.z[i];
+    s.e[kept] = s.e[i];
+    s.ids[kept++] = numbered ? s.ids[i] : static_cast<int32_t>(i);
+  }
+  numbered = true;
+  return kept;
+}
+
+int64_t apply_cut(const RowScratch& s, int64_t n, bool& numbered, Cut cut) {
+  int64_t equal = cut.equal;
+  return keep_only(s, n, numbered, [&](int64_t i) {
+    const uint32_t order = order_of(s.z[i]);
+    return order > cut.order || (order == cut.order && equal-- > 0);
+  });
+}
+
+int64_t truncate(const Settings& set, const RowScratch& s, bool& numbered) {
+  int64_t n = set.vocabulary;
+  if (set.top_k > 0 && set.top_k < n) {
+    n = apply_cut(s, n, numbered, select(s, n, static_cast<double>(set.top_k), false));
+  }
+  if (set.top_p < 1) n = apply_cut(s, n, numbered, select(s, n, set.top_p, true));
+  if (set.min_p > 0) {
+    // The best candidate has e = 1, so e is the share of the largest probability.
+    n = keep_only(s, n, numbered, [&](int64_t i) { return static_cast<double>(s.e[i]) >= set.min_p; });
+  }
+  return n;
+}
+
+// Drawing --------------------------------------------------------------------------------------------------------------
+
+/// Sum of up to fold_width masses; the tree of sum_of().
+double block_mass(const float* e, int64_t n) {
+  V a = zero();
+  for (int64_t i = 0; i < n; i += W) a = add(a, i + W <= n ? load(e + i) : load_n(e + i, static_cast<int>(n - i)));
+  return static_cast<double>(sum_lanes(a));
+}
+
+double total_mass(const float* e, int64_t n) {
+  double total = 0;
+  for (int64_t i = 0; i < n; i += fold_width) total += block_mass(e + i, smaller(fold_width, n - i));
+  return total;
+}
+
+/// The last place before n with mass, or -1.
+int64_t last_with_mass(const float* e, int64_t n) {
+  int64_t i = n - 1;
+  while (i >= 0 && !(e[i] > 0)) --i;
+  return i;
+}
+
+/// Inverse CDF in order of the index: the first place at which the running mass exceeds the goal. The sums of blocks
+/// round differently than the sums inside them; where that leaves the goal out of reach, the last place is taken.
+int64_t place_of_mass(const float* e, int64_t n, double goal) {
+  double before = 0;
+  for (int64_t first = 0; first < n; first += fold_width) {
+    const int64_t count = smaller(fold_width, n - first);
+    const double mass = block_mass(e + first, count);
+    if (before + mass > goal) {
+      double running = before;
+      for (int64_t i = first; i < first + count; ++i) {
+        running += static_cast<double>(e[i]);
+        if (running > goal && e[i] > 0) return i;
+      }
+      return last_with_mass(e, first + count);
+    }
+    before += mass;
+  }
+  return last_with_mass(e, n);
+}
+
+int32_t first_equal(const float* z, int64_t n, float value) {
+  for (int64_t i = 0; i < n; ++i)
+    if (z[i] == value) return static_cast<int32_t>(i);
+  return -1;
+}
+
+/// The logit of one word under another temperature.
+float logit_of(float x, float inverse_temperature, float softcap) {
+  float z[1];
+  transform_logits(&x, 1, inverse_temperature, softcap, z);
+  return z[0];
+}
+
+/// x: raw products of the row with the vocabulary.
+Drawn draw_row(const Settings& set, const float* x, const int32_t* key, const RowScratch& s) {
+  const int64_t n = set.vocabulary;
+  RowStatistics plain = empty_row();
+  transform_logits(x, n, 1.0f, set.softcap, s.z);
+  fold_all(plain, s.z, n);
+  if (!(plain.sum > 0)) return {-1, __builtin_nanf(""), __builtin_nanf("")};  // NaN, or nothing but -inf
+  if (set.temperature == 0) return {first_equal(s.z, n, plain.top), log_prob(plain, plain.top), 0.0f};
+
+  RowStatistics tempered = plain;
+  const float inverse = static_cast<float>(1.0 / set.temperature);
+  if (inverse != 1.0f) {
+    tempered = empty_row();
+    transform_logits(x, n, inverse, set.softcap, s.z);
+    fold_all(tempered, s.z, n);
+  }
+  const V top = set1(tempered.top);
+  for (int64_t i = 0; i < n; i += W) {
+    const int left = static_cast<int>(smaller(W, n - i));
+    if (left == W) store(s.e + i, exp(sub(load(s.z + i), top)));
+    else store_n(s.e + i, exp(sub(load_n(s.z + i, left), top)), left);
+  }
+  bool numbered = false;
+  const int64_t left = set.truncated() ? truncate(set, s, numbered) : n;
+  const double total = total_mass(s.e, left);
+  const double u = uniform53(random4(static_cast<uint32_t>(key[0]), static_cast<uint32_t>(key[1]),
+                                     static_cast<uint32_t>(key[2]), static_cast<uint32_t>(key[3])));
+  const int64_t place = place_of_mass(s.e, left, u * total);
+  const int32_t id = numbered ? s.ids[place] : static_cast<int32_t>(place);
+  if (set.truncated()) {
+    tempered.sum = total;
+  }
+  return {id, log_prob(plain, logit_of(x[id], 1.0f, set.softcap)), log_prob(tempered, s.z[place])};
+}
+
+// The call -------------------------------------------------------------------------------------------------------------
+
+Status read_settings(const Call& c, int64_t vocabulary, Settings& set) {
+  const Status status = check_softcap(c.p[0]);
+  if (!status.ok()) return status;
+  set = {static_cast<float>(c.p[0]), c.p[1], c.p[3], c.p[4], 0, vocabulary};
+  WS_CHECK(c.p[1] == 0 || (c.p[1] >= 1e-6 && __builtin_isfinite(c.p[1])), config,
+           "temperature: expected 0 (the best token) or at least 1e-6, got %g", c.p[1]);
+  WS_CHECK(c.p[2] >= 0 && c.p[2] <= 2147483647.0 && c.p[2] == std::floor(c.p[2]), config,
+           "topK: expected a whole number from 0 (all), got %g", c.p[2]);
+  WS_CHECK(c.p[3] >= 0 && c.p[3] <= 1, config, "topP: expected 0 to 1 (all), got %g", c.p[3]);
+  WS_CHECK(c.p[4] >= 0 && c.p[4] <= 1, config, "minP: expected 0 (all) to 1, got %g", c.p[4]);
+  set.top_k = static_cast<int64_t>(c.p[2]);
+  return {};
+}
+
+Status check_outputs(const Call& c, int64_t rows) {
+  const char* const names[] = {"ids", "logps", "sampled"};
+  const View& keys = c.t[2];
+  WS_CHECK(keys.rank == 2 && keys.dims[0] == rows && keys.dims[1] == 4, shape, "keys: expected [%lld, 4]",
+           static_cast<long long>(rows));
+  for (int i = 0; i < 3; ++i) {
+    WS_CHECK(c.t[3 + i].rank == 1 && c.t[3 + i].dims[0] == rows, shape, "%s: expected [%lld]", names[i],
+             static_cast<long long>(rows));
+  }
+  return {};
+}
+
+/// Bytes of one worker's RowScratch.
+int64_t row_bytes(int64_t vocabulary) { return 3 * lines_of(vocabulary * 4) + most_bins * 16; }
+
+RowScratch split_row(char* at, int64_t vocabulary) {
+  const int64_t row = lines_of(vocabulary * 4);
+  RowScratch s;
+  s.z = reinterpret_cast<float*>(at);
+  s.e = reinterpret_cast<float*>(at + row);
+  s.ids = reinterpret_cast<int32_t*>(at + 2 * row);
+  s.mass = reinterpret_cast<double*>(at + 3 * row);
+  s.count = reinterpret_cast<int64_t*>(at + 3 * row + most_bins * 8);
+  return s;
+}
+
+}  // namespace
+
+/// One token per row of h [N,C] from w [V,C] with the number that keys [N,4] = (seed low, seed high, stream, index)
+/// name. Order: temperature, top-k (largest k, ties by lower index), top-p (smallest set of the best with at least that
+/// share of what top-k left), min-p (share of the largest probability). logps: log p of the id at temperature 1, all
+/// tokens, with the bits of head_logprobs; sampled: its log-prob in the distribution that it was drawn from, which has
+/// the bits of head_logprobs at that temperature when nothing was cut. A row without a finite sum gives id -1 and NaN.
+Status head_sample(const Call& c) {
+  const View &h = c.t[0], &w = c.t[1];
+  Settings set = {};
+  Status status = check_head(h, w, "h", "w");
+  if (status.ok()) status = read_settings(c, w.dims[0], set);
+  if (status.ok()) status = check_outputs(c, h.dims[0]);
+  if (!status.ok() || h.dims[0] == 0) return status;
+  const int64_t tokens = h.dims[0], vocabulary = set.vocabulary;
+  WS_CHECK(vocabulary > 0, shape, "w: the vocabulary is empty");
+
+  const int64_t stride = (vocabulary + 15) / 16 * 16, rows = larger(1, smaller(tokens, smaller(256, most_logits / stride)));
+  const int64_t product = lines_of(larger(gemm_scratch_bytes(*c.rt, {rows, vocabulary, h.dims[1]}),
+                                          gemm_scratch_bytes(*c.rt, {tokens % rows, vocabulary, h.dims[1]})));
+  const int64_t tile = rows * stride * 4, bytes = tile + product + c.rt->threads() * row_bytes(vocabulary);
+  char* scratch = static_cast<char*>(c.rt->scratch(bytes));
+  WS_CHECK(scratch != nullptr, oom, "no memory for %lld bytes of scratch", static_cast<long long>(bytes));
+  float* x = reinterpret_cast<float*>(scratch);
+  char* workers = scratch + tile + product;
+  for (int64_t row = 0; row < tokens; row += rows) {
+    const LogitTile t = {row, smaller(rows, tokens - row), 0, vocabulary, x, stride};
+    raw_logits(*c.rt, h, w, t, scratch + tile);
+    parallel_for(*c.rt, t.rows, [&](int64_t r, int worker) {
+      const RowScratch s = split_row(workers + worker * row_bytes(vocabulary), vocabulary);
+      const Drawn drawn = draw_row(set, x + r * stride, c.t[2].as<int32_t>() + 4 * (row + r), s);
+      c.t[3].as<int32_t>()[row + r] = drawn.id;
+      c.t[4].as<float>()[row + r] = drawn.logps;
+      c.t[5].as<float>()[row + r] = drawn.sampled;
+    });
+  }
+  return {};
+}
+
+}  // namespace ws::WS_NS

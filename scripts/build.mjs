@@ -1,0 +1,122 @@
+// Builds the package in a checkout: TypeScript into dist/, and the native addon into build/ unless a binary that fits
+// the sources is already there (a local build or a prebuilt one). npm runs it after `npm install` and `npm ci`.
+// With --force the addon is always built. A published package is complete: nothing runs when it is installed.
+
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import {
+  cores,
+  digestFile,
+  dropForeignBuild,
+  findAddon,
+  generator,
+  missingTools,
+  probeAddon,
+  require,
+  root,
+  runNode,
+  secondsSince,
+  sourcesDigest,
+  which,
+  withoutPaths,
+} from './common.mjs'
+
+/** Removes what an earlier compilation left of sources that are gone, so that no stale test or module lives on. */
+function pruneDist() {
+  const outputs = readdirSync(join(root, 'dist'), { recursive: true }).filter((name) =>
+    /\.(js|js\.map|d\.ts)$/.test(name),
+  )
+  for (const name of outputs) {
+    const source = join(root, name.replace(/\.(js|js\.map|d\.ts)$/, '.ts'))
+    if (!existsSync(source)) rmSync(join(root, 'dist', name))
+  }
+}
+
+/** TypeScript to dist/, incrementally. True when it compiled. */
+export async function compileTypeScript() {
+  const start = performance.now()
+  const { code, output } = await runNode([require.resolve('typescript/lib/tsc.js'), '-p', 'tsconfig.json'])
+  if (existsSync(join(root, 'dist'))) pruneDist()
+  if (code !== 0) console.error(withoutPaths(output))
+  else console.log(`typescript: dist/ is up to date (${secondsSince(start)})`)
+  return code === 0
+}
+
+/** Does this binary fit: built from these sources, and does it load here? Says so when it does. */
+async function fits(file, digest) {
+  const recorded = join(dirname(file), digestFile)
+  if (!existsSync(recorded) || readFileSync(recorded, 'utf8').trim() !== digest) return false
+  const { levels } = await probeAddon(file)
+  if (levels) console.log(`native: ${withoutPaths(file)} fits (${levels.join(', ')})`)
+  return levels !== undefined
+}
+
+function explainMissing(missing) {
+  console.error(
+    `native: no prebuilt addon fits ${process.platform}-${process.arch}, and to build it here this is missing:\n` +
+      `${missing.map((tool) => `  - ${tool}`).join('\n')}\n` +
+      '  On Debian or Ubuntu: apt-get install build-essential cmake\n' +
+      '  Then: npm run build',
+  )
+}
+
+/**
+ * Builds the addon by cmake-js into `out` and records what it was built from.
+ *
+ * @returns the file, or undefined after saying what went wrong
+ */
+export async function buildAddon(out) {
+  const missing = missingTools()
+  if (missing.length > 0) return explainMissing(missing)
+  const start = performance.now()
+  const digest = sourcesDigest()
+  dropForeignBuild(join(root, out), generator())
+  console.log(`native: building with cmake and ${generator() === 'Ninja' ? 'ninja' : 'make'} into ${out}/ ...`)
+  const { code, output } = await runNode(
+    [
+      require.resolve('cmake-js/bin/cmake-js'),
+      'build',
+      '--out',
+      out,
+      '--parallel',
+      String(cores),
+      '--log-level',
+      'error',
+    ],
+    { env: { npm_config_loglevel: 'error' } },
+  )
+  const file = join(root, out, 'Release', 'whetstone.node')
+  if (code !== 0 || !existsSync(file)) {
+    console.error(withoutPaths(output))
+    console.error('native: the build failed; what the compiler said is above')
+    return undefined
+  }
+  const probe = await probeAddon(file)
+  if (probe.error) {
+    console.error(`native: the addon was built but does not load: ${withoutPaths(probe.error)}`)
+    return undefined
+  }
+  writeFileSync(join(dirname(file), digestFile), `${digest}\n`)
+  console.log(`native: built in ${secondsSince(start)} (${probe.levels.join(', ')})`)
+  return file
+}
+
+function reportCuda() {
+  const nvcc = which('nvcc') ? 'nvcc is here, but ' : 'no nvcc here, and '
+  console.log(`cuda: left out; ${nvcc}this version has no CUDA kernels yet (native/cuda holds only their plan)`)
+}
+
+/** The addon: taken as it is when it fits, else built. True when there is one. */
+export async function ensureAddon(force = false) {
+  const found = findAddon()
+  if (!force && found !== undefined && (await fits(found, sourcesDigest()))) return true
+  const built = await buildAddon('build')
+  if (built !== undefined) reportCuda()
+  return built !== undefined
+}
+
+if (process.argv[1] === import.meta.filename) {
+  const compiled = await compileTypeScript()
+  const native = await ensureAddon(process.argv.includes('--force'))
+  process.exitCode = compiled && native ? 0 : 1
+}

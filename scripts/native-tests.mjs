@@ -1,0 +1,149 @@
+// `npm run test:native`: the programs of test/native under the address and undefined-behaviour sanitizers, and those
+// that use threads under the thread sanitizer; all native files compiled by clang where it is installed (warnings are
+// errors there too); and a look at the symbols of the kernel files. The last line is `N passed, N failed`.
+
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import {
+  cores,
+  dropForeignBuild,
+  generator,
+  inParallel,
+  missingTools,
+  parseCounts,
+  reportCounts,
+  require,
+  root,
+  run,
+  secondsSince,
+  which,
+  withoutPaths,
+} from './common.mjs'
+
+const levels = ['v2', 'avx2', 'avx512']
+
+const sanitizers = [
+  { name: 'address, undefined', folder: 'build-asan', flags: 'address,undefined', includes: () => true },
+  // The tests of one level cut no work among threads that the tests of the ops above them do not cut too.
+  {
+    name: 'thread',
+    folder: 'build-tsan',
+    flags: 'thread',
+    includes: (test) => !levels.some((l) => test.endsWith(`_${l}`)),
+  },
+]
+
+const sanitizerOptions = {
+  ASAN_OPTIONS: 'detect_stack_use_after_return=1:strict_string_checks=1',
+  UBSAN_OPTIONS: 'print_stacktrace=1',
+  TSAN_OPTIONS: 'halt_on_error=1',
+}
+
+const passed = { passed: 1, failed: 0 }
+const failed = { passed: 0, failed: 1 }
+
+/** Configures and builds a folder. True when it went well; prints the compiler's words otherwise. */
+async function build(folder, settings, targets = []) {
+  const start = performance.now()
+  dropForeignBuild(join(root, folder), generator())
+  const definitions = Object.entries(settings).map(([key, value]) => `-D${key}=${value}`)
+  const steps = [
+    ['-S', '.', '-B', folder, '-G', generator(), ...definitions],
+    ['--build', folder, '--parallel', String(cores), ...targets.flatMap((name) => ['--target', name])],
+  ]
+  for (const step of steps) {
+    const { code, output } = await run('cmake', step)
+    if (code === 0) continue
+    console.log(withoutPaths(output))
+    return false
+  }
+  console.log(`${folder}: built in ${secondsSince(start)}`)
+  return true
+}
+
+/** Runs a program; again without address randomisation where the thread sanitizer cannot live with the system's. */
+async function runProgram(file) {
+  const first = await run(file, [], { env: sanitizerOptions })
+  if (!/ThreadSanitizer: unexpected memory mapping/.test(first.output) || !which('setarch')) return first
+  return run('setarch', ['--addr-no-randomize', file], { env: sanitizerOptions })
+}
+
+/** One test program. One that ends without its count line, or badly although it counted no failure, has failed. */
+async function runTest(suite, name) {
+  const start = performance.now()
+  const { code, signal, output } = await runProgram(join(root, suite.folder, 'tests', name))
+  const counts = parseCounts(output) ?? failed
+  const result = code !== 0 && counts.failed === 0 ? { ...counts, failed: 1 } : counts
+  const text = `${name} (${suite.name})`.padEnd(44)
+  console.log(`${text} ${result.passed} passed, ${result.failed} failed (${secondsSince(start)})`)
+  if (result.failed > 0)
+    console.log(withoutPaths(output.trimEnd()), `\n${name} ended with ${signal ?? `exit code ${code}`}`)
+  return result
+}
+
+async function runSanitized(suite) {
+  const settings = { WS_TESTS: 'ON', WS_SANITIZE: suite.flags }
+  const listed = () =>
+    readFileSync(join(root, suite.folder, 'tests.txt'), 'utf8')
+      .trim()
+      .split('\n')
+      .filter(suite.includes)
+  if (!(await build(suite.folder, settings))) return [failed]
+  return inParallel(
+    listed().map((name) => () => runTest(suite, name)),
+    cores,
+  )
+}
+
+/** Every native file through clang, without optimisation: for its warnings. */
+async function compileWithClang() {
+  if (!which('clang++')) {
+    console.log('clang: not installed, so nothing is compiled with it (Debian: apt-get install clang)')
+    return []
+  }
+  const folderOf = (name) => dirname(require.resolve(`${name}/package.json`))
+  const settings = {
+    CMAKE_CXX_COMPILER: 'clang++',
+    CMAKE_BUILD_TYPE: 'Debug',
+    WS_TESTS: 'ON',
+    CMAKE_JS_INC: `${folderOf('node-api-headers')}/include;${folderOf('node-addon-api')}`,
+  }
+  return [(await build('build-clang', settings)) ? passed : failed]
+}
+
+/**
+ * Kernel files are compiled once per instruction set. A symbol that two of them share (an inline function of a header
+ * that was not inlined) would be taken from any of them by the linker, and could end a program on an older processor.
+ * So each may define only symbols of its own namespace. Looks at the objects of the addon's build.
+ */
+async function checkSymbols() {
+  const folder = (level) => `build/CMakeFiles/kernels_${level}.dir/native/cpu`
+  if (!which('nm') || !levels.every((level) => existsSync(join(root, folder(level))))) {
+    console.log('symbols: not checked (no addon was built here)')
+    return []
+  }
+  const results = levels.map(async (level) => {
+    const objects = readdirSync(join(root, folder(level))).filter((name) => name.endsWith('.o'))
+    const files = objects.map((name) => `${folder(level)}/${name}`)
+    const { code, output } = await run('nm', ['-C', '--defined-only', '--extern-only', ...files])
+    const shared = output.split('\n').filter((line) => / [A-Za-z] /.test(line) && !line.includes(`ws::${level}::`))
+    for (const line of shared) console.log(`symbols (${level}): shared between instruction sets: ${line}`)
+    return code === 0 && objects.length > 0 && shared.length === 0 ? passed : failed
+  })
+  return Promise.all(results)
+}
+
+async function main() {
+  const missing = missingTools()
+  if (missing.length > 0) {
+    console.error(`native tests need ${missing.join(', ')}; on Debian: apt-get install build-essential cmake`)
+    return reportCounts(failed)
+  }
+  const results = await checkSymbols()
+  for (const suite of sanitizers) results.push(...(await runSanitized(suite)))
+  results.push(...(await compileWithClang()))
+  const sum = (key) => results.reduce((total, result) => total + result[key], 0)
+  reportCounts({ passed: sum('passed'), failed: sum('failed') })
+}
+
+await main()

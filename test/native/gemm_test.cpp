@@ -1,0 +1,201 @@
+// gemm() of one instruction set against its contract: every element is one chain of multiply-adds along k, so the
+// expected bits are those of a plain loop, whatever the shape, strides, types or threads. Compiled once per
+// instruction set with the flags of the kernel files (WS_LEVEL, WS_NS).
+#include "check.h"
+
+#include "../../native/cpu/gemm.h"
+
+using namespace check;
+using namespace ws::WS_NS;
+
+namespace {
+
+float step(float a, float b, float c) {
+#if WS_LEVEL == 1
+  return a * b + c;
+#else
+  return __builtin_fmaf(a, b, c);
+#endif
+}
+
+enum class Order { rows, columns, spread };
+
+/// A tensor and the matrix that it is: rows x columns in some memory order.
+struct Operand {
+  Tensor tensor;
+  Matrix matrix;
+  float at(int64_t row, int64_t column) const {
+    return static_cast<float>(tensor.at(row * matrix.row_stride + column * matrix.column_stride));
+  }
+};
+
+Operand operand(Random& random, DType dtype, int64_t rows, int64_t columns, Order order) {
+  int64_t row = columns, column = 1, size = rows * columns;
+  if (order == Order::columns) row = 1, column = rows;
+  if (order == Order::spread) row = 2 * columns + 3, column = 2, size = rows * row;
+  Operand o{random_tensor(random, dtype, {size}), {}};
+  o.matrix = {o.tensor.bytes.data(), dtype, row, column};
+  return o;
+}
+
+struct Case {
+  GemmShape s;
+  Order a, b;
+  DType a_type, b_type, c_type;
+  bool accumulate;
+};
+
+std::string describe(const Case& c) {
+  char text[160];
+  std::snprintf(text, sizeof text, "m %lld n %lld k %lld orders %d %d types %s %s > %s accumulate %d",
+                static_cast<long long>(c.s.m), static_cast<long long>(c.s.n), static_cast<long long>(c.s.k),
+                static_cast<int>(c.a), static_cast<int>(c.b), dtype_name(c.a_type), dtype_name(c.b_type),
+                dtype_name(c.c_type), c.accumulate);
+  return text;
+}
+
+Tensor expected(const Case& c, const Operand& a, const Operand& b, const Tensor& before, int64_t stride) {
+  Tensor out = before;
+  std::vector<float> row(static_cast<size_t>(c.s.k)), column(static_cast<size_t>(c.s.n * c.s.k));
+  for (int64_t j = 0; j < c.s.n; ++j)
+    for (int64_t k = 0; k < c.s.k; ++k) column[static_cast<size_t>(j * c.s.k + k)] = b.at(k, j);
+  for (int64_t i = 0; i < c.s.m; ++i) {
+    for (int64_t k = 0; k < c.s.k; ++k) row[static_cast<size_t>(k)] = a.at(i, k);
+    for (int64_t j = 0; j < c.s.n; ++j) {
+      float sum = c.accumulate ? static_cast<float>(before.at(i * stride + j)) : 0.0f;
+      for (int64_t k = 0; k < c.s.k; ++k)
+        sum = step(row[static_cast<size_t>(k)], column[static_cast<size_t>(j * c.s.k + k)], sum);
+      out.set(i * stride + j, sum);
+    }
+  }
+  return out;
+}
+
+void run(Runtime& rt, const Case& c, const Operand& a, const Operand& b, Tensor& out, int64_t stride) {
+  void* scratch = rt.scratch(gemm_scratch_bytes(rt, c.s));
+  gemm(rt, c.s, a.matrix, b.matrix, {out.bytes.data(), out.dtype, stride}, c.accumulate, scratch);
+}
+
+void check_case(const Case& c, bool threads) {
+  Random random(static_cast<uint64_t>(c.s.m * 1000003 + c.s.n * 1009 + c.s.k));
+  const Operand a = operand(random, c.a_type, c.s.m, c.s.k, c.a);
+  const Operand b = operand(random, c.b_type, c.s.k, c.s.n, c.b);
+  const int64_t stride = c.s.n + 5;
+  const Tensor before = random_tensor(random, c.c_type, {c.s.m * stride});
+  const Tensor wanted = expected(c, a, b, before, stride);
+  SerialRuntime serial;
+  Tensor out = before;
+  run(serial, c, a, b, out, stride);
+  CHECK_SAYING(same_bits(out, wanted), describe(c));
+  for (const int n : {2, 3, 8}) {
+    if (!threads) break;
+    ThreadedRuntime rt(n);
+    out = before;
+    run(rt, c, a, b, out, stride);
+    CHECK_SAYING(same_bits(out, wanted), describe(c));
+  }
+}
+
+constexpr DType types[] = {DType::f32, DType::bf16};
+constexpr Order orders[] = {Order::rows, Order::columns, Order::spread};
+
+/// Every size around the edges of vectors, register tiles and blocks of k.
+void check_sizes() {
+  for (const int64_t m : {1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 25})
+    for (const int64_t n : {1, 3, 4, 5, 8, 9, 15, 16, 17, 31, 32, 33, 65})
+      for (const int64_t k : {1, 2, 7, 8, 15, 16, 17, 33})
+        for (const DType type : types)
+          for (const Order b : {Order::rows, Order::columns})
+            check_case({{m, n, k}, Order::rows, b, type, type, type, false}, false);
+}
+
+void check_orders_and_types() {
+  for (const GemmShape s : {GemmShape{1, 40, 300}, {13, 37, 19}, {200, 70, 40}, {50, 33, 513}})
+    for (const Order a : orders)
+      for (const Order b : orders)
+        for (const DType at : types)
+          for (const DType bt : types)
+            for (const DType ct : types)
+              for (const bool accumulate : {false, true})
+                if (!accumulate || ct == DType::f32) check_case({s, a, b, at, bt, ct, accumulate}, false);
+}
+
+void check_threads() {
+  for (const GemmShape s : {GemmShape{1, 700, 300}, {64, 512, 128}, {400, 200, 300}, {130, 1100, 64}, {97, 193, 600}})
+    for (const Order b : {Order::rows, Order::columns})
+      for (const DType type : types) check_case({s, Order::rows, b, type, type, type, false}, true);
+  for (const DType type : types)
+    check_case({{140, 270, 777}, Order::columns, Order::rows, type, type, DType::f32, true}, true);
+}
+
+/// Several blocks of k and several tiles each way; B packed by every task, read in place, packed once for all.
+void check_large() {
+  check_case({{250, 1600, 1400}, Order::rows, Order::columns, DType::bf16, DType::bf16, DType::bf16, false}, false);
+  for (const DType type : types) {
+    check_case({{250, 70, 1100}, Order::columns, Order::rows, type, type, DType::f32, true}, true);
+    check_case({{400, 45, 1030}, Order::rows, Order::columns, type, type, type, false}, true);
+    check_case({{410, 301, 530}, Order::rows, Order::rows, type, type, type, false}, true);
+    check_case({{3, 130, 1100}, Order::rows, Order::columns, type, type, type, false}, true);
+  }
+}
+
+/// Two calls over halves of k are one call over k.
+void check_chain() {
+  Random random(7);
+  const int64_t m = 33, n = 47, k = 600, half = 311;
+  const Operand a = operand(random, DType::bf16, m, k, Order::columns);
+  const Operand b = operand(random, DType::bf16, k, n, Order::rows);
+  Tensor whole = random_tensor(random, DType::f32, {m * n});
+  Tensor parts = whole;
+  SerialRuntime rt;
+  const auto product = [&](Tensor& c, int64_t from, int64_t steps) {
+    Matrix at = a.matrix, bt = b.matrix;
+    at.data = a.tensor.as<bf16>() + from * at.column_stride;
+    bt.data = b.tensor.as<bf16>() + from * bt.row_stride;
+    const GemmShape s = {m, n, steps};
+    gemm(rt, s, at, bt, {c.bytes.data(), DType::f32, n}, true, rt.scratch(gemm_scratch_bytes(rt, s)));
+  };
+  product(whole, 0, k);
+  product(parts, 0, half);
+  product(parts, half, k - half);
+  CHECK_SAME(whole, parts);
+}
+
+void check_empty() {
+  for (const DType type : types) {
+    check_case({{0, 5, 3}, Order::rows, Order::rows, type, type, type, false}, true);
+    check_case({{5, 0, 3}, Order::rows, Order::rows, type, type, type, false}, true);
+    check_case({{5, 3, 0}, Order::rows, Order::rows, type, type, type, false}, true);
+  }
+  check_case({{5, 3, 0}, Order::rows, Order::rows, DType::f32, DType::f32, DType::f32, true}, true);
+}
+
+/// A NaN stays in its own row or column.
+void check_nan() {
+  Random random(9);
+  const int64_t m = 14, n = 35, k = 20;
+  Operand a = operand(random, DType::f32, m, k, Order::rows), b = operand(random, DType::f32, k, n, Order::columns);
+  a.tensor.set(3 * k + 2, std::nan(""));
+  b.tensor.set(34 * k + 5, INFINITY);
+  Tensor c(DType::f32, {m * n});
+  SerialRuntime rt;
+  run(rt, {{m, n, k}, Order::rows, Order::columns, DType::f32, DType::f32, DType::f32, false}, a, b, c, n);
+  for (int64_t i = 0; i < m; ++i)
+    for (int64_t j = 0; j < n; ++j) CHECK(std::isfinite(c.at(i * n + j)) == (i != 3 && j != 34));
+}
+
+bool available() { return WS_LEVEL == 1 || (WS_LEVEL == 2 && has_avx2()) || (WS_LEVEL == 3 && has_avx512()); }
+
+}  // namespace
+
+int main() {
+  if (!available()) return report();
+  check_sizes();
+  check_orders_and_types();
+  check_threads();
+  check_large();
+  check_chain();
+  check_empty();
+  check_nan();
+  return report();
+}

@@ -1,0 +1,136 @@
+// adamw against the same steps in f64; clipping, the bf16 copy, a step that must change nothing.
+#include "check.h"
+
+using namespace check;
+
+namespace {
+
+struct Settings {
+  double learning_rate = 1e-2, beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1, max_norm = 0;
+};
+
+/// A group, with its f64 twin.
+struct Group {
+  int64_t count;
+  Tensor w, m, v, copy, g;
+  std::vector<double> exact_w, exact_m, exact_v;
+
+  explicit Group(int64_t n) : count(n) {
+    Random random(21);
+    w = random_tensor(random, DType::f32, {n});
+    m = Tensor(DType::f32, {n});
+    v = Tensor(DType::f32, {n});
+    copy = Tensor(DType::bf16, {n});
+    g = random_tensor(random, DType::f32, {n});
+    for (int64_t i = 0; i < n; ++i) exact_w.push_back(w.at(i));
+    exact_m.assign(static_cast<size_t>(n), 0);
+    exact_v.assign(static_cast<size_t>(n), 0);
+  }
+  double norm_squared() const {
+    double sum = 0;
+    for (int64_t i = 0; i < count; ++i) sum += g.at(i) * g.at(i);
+    return sum;
+  }
+  void exact_step(const Settings& s, double step) {
+    double clip = s.max_norm > 0 ? s.max_norm / (std::sqrt(norm_squared()) + 1e-6) : 1;
+    clip = clip > 1 ? 1 : clip;
+    for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
+      const double d = g.at(static_cast<int64_t>(i)) * clip;
+      exact_m[i] = s.beta1 * exact_m[i] + (1 - s.beta1) * d;
+      exact_v[i] = s.beta2 * exact_v[i] + (1 - s.beta2) * d * d;
+      const double mean = exact_m[i] / (1 - std::pow(s.beta1, step));
+      const double square = exact_v[i] / (1 - std::pow(s.beta2, step));
+      exact_w[i] -= s.learning_rate * s.weight_decay * exact_w[i];
+      exact_w[i] -= s.learning_rate * mean / (std::sqrt(square) + s.eps);
+    }
+  }
+};
+
+Status run(Kernel kernel, Runtime& rt, Group& a, const Settings& s, double step, int ok = 1, bool copy = true) {
+  const Tensor norm = Tensor(DType::f32, {1}).fill(a.norm_squared()), flag = integers({ok});
+  return kernel(make_call(
+      rt, {a.w.view(), a.m.view(), a.v.view(), copy ? a.copy.view() : absent(), a.g.view(), norm.view(), flag.view()},
+      {s.learning_rate, s.beta1, s.beta2, s.eps, s.weight_decay, step, s.max_norm}));
+}
+
+void check_steps(const Level& level) {
+  for (const double max_norm : {0.0, 1.0, 1e6})
+    for (const int64_t n : {1, 17, 1003}) {
+      SerialRuntime rt;
+      Settings s;
+      s.max_norm = max_norm;
+      Group a(n);
+      Random random(4);
+      for (int step = 1; step <= 20; ++step) {
+        CHECK_OK(run(level.kernel, rt, a, s, step));
+        a.exact_step(s, step);
+        a.g.normal(random);
+      }
+      CHECK_CLOSE(a.w, a.exact_w, 1e-5, 1e-6);
+      CHECK_CLOSE(a.m, a.exact_m, 1e-5, 1e-7);
+      CHECK_CLOSE(a.v, a.exact_v, 1e-5, 1e-9);
+      Tensor wanted(DType::bf16, {n});
+      for (int64_t i = 0; i < n; ++i) wanted.set(i, a.w.at(i));
+      CHECK_SAME(a.copy, wanted);
+    }
+}
+
+/// The first step moves every weight by the learning rate, whatever the gradient's size; the last steps count exactly.
+void check_bias_correction(const Level& level) {
+  SerialRuntime rt;
+  Settings s;
+  s.weight_decay = 0;
+  Group a(100);
+  const Tensor before = a.w;
+  CHECK_OK(run(level.kernel, rt, a, s, 1));
+  for (int64_t i = 0; i < 100; ++i) CHECK(std::fabs(std::fabs(a.w.at(i) - before.at(i)) - 1e-2) < 1e-6);
+}
+
+void check_skip(const Level& level) {
+  SerialRuntime rt;
+  Group a(50);
+  CHECK_OK(run(level.kernel, rt, a, {}, 1));
+  const Group before = a;
+  a.g.fill(NAN);
+  CHECK_OK(run(level.kernel, rt, a, {}, 2, 0));
+  CHECK_SAME(a.w, before.w);
+  CHECK_SAME(a.m, before.m);
+  CHECK_SAME(a.v, before.v);
+  CHECK_SAME(a.copy, before.copy);
+}
+
+void check_cuts(const Level& level) {
+  SerialRuntime rt;
+  Group whole(40000), first(40000), other(40000);
+  Settings s;
+  s.max_norm = 1;
+  CHECK_OK(run(level.kernel, rt, whole, s, 3));
+  ThreadedRuntime threads(3);
+  CHECK_OK(run(level.kernel, threads, first, s, 3));
+  CHECK_SAME(whole.w, first.w);
+  CHECK_OK(run(level.kernel, rt, other, s, 3, 1, false));
+  CHECK_SAME(whole.w, other.w);
+  CHECK_SAME(other.copy, Tensor(DType::bf16, {40000}));
+}
+
+void check_refusals(const Level& level) {
+  SerialRuntime rt;
+  Group a(5), empty(0);
+  CHECK_CODE(run(level.kernel, rt, a, {}, 0), config);
+  a.g = Tensor(DType::f32, {6});
+  CHECK_CODE(run(level.kernel, rt, a, {}, 1), shape);
+  CHECK_OK(run(level.kernel, rt, empty, {}, 1));
+}
+
+}  // namespace
+
+int main() {
+  for_levels(WS_LEVELS(adamw), [](const Level& level) {
+    check_steps(level);
+    check_bias_correction(level);
+    check_skip(level);
+    check_cuts(level);
+    check_refusals(level);
+  });
+  return report();
+}

@@ -1,0 +1,91 @@
+// Generated from the registry: every op against its reference, its gradient, its bits and its refusals, on the CPU
+// at the level that WHETSTONE_ISA names. Checks that need to know an op by name are in ops-attention.ts, ops-head.ts and
+// ops-public.ts.
+
+import { execFileSync } from 'node:child_process'
+import t, { type Test } from 'tap'
+import { loadAddon } from '../ts/src/native/addon.js'
+import { openDevice } from '../ts/src/native/device.js'
+import { opTable } from '../ts/src/native/ops.gen.js'
+import type { OpEntry } from '../ts/src/ops/define.js'
+import { opEntries } from '../ts/src/ops/index.js'
+import { attentionChecks } from './ops-attention.js'
+import { checkForward, checkGradients, checkOffsets, checkSplits, checkSpoiltRows, checkThreads } from './ops-checks.js'
+import { headChecks } from './ops-head.js'
+import { publicChecks } from './ops-public.js'
+import { checkNativeShapes, checkRefusals, checkShapeRules, checkStrangeParameters } from './ops-refusals.js'
+
+const device = openDevice({ device: 'cpu', threads: 2 })
+t.teardown(() => device.close())
+t.comment(`level ${device.level}`)
+
+t.test('one table of ops', async (t) => {
+  const names = Object.keys(opTable)
+  t.same(
+    opEntries.map((entry) => entry.name),
+    names,
+    'the registry lists the ops of ops.def in order',
+  )
+  t.same(
+    loadAddon()
+      .ops()
+      .map((op) => op.name),
+    names,
+    'the addon was built with the same ops.def',
+  )
+  for (const op of loadAddon().ops()) {
+    const { family, operands, parameters } = opTable[op.name as keyof typeof opTable]
+    const words = op.signature.split(' ').filter((word) => word !== '>')
+    t.same(
+      words.map((word) => word.replace(/^[&=~]/, '').replace(/\?/, '')),
+      operands.map((operand) => `${operand.name}:${operand.type}`),
+      `${op.name}: operands`,
+    )
+    t.equal(op.family, family, `${op.name}: family`)
+    t.same(op.parameters.split(' ').filter(Boolean), parameters, `${op.name}: parameters`)
+  }
+  t.doesNotThrow(() => execFileSync(process.execPath, ['scripts/gen-ops.mjs', '--check']), 'ops.gen.ts fits ops.def')
+})
+
+t.test('every op has a kernel, cases that work and a case for the bench', async (t) => {
+  for (const { name, cases } of opEntries) {
+    t.ok(device.hasKernel(name), `${name}: a kernel`)
+    t.ok(
+      cases.some((c) => !c.bench && c.fails === undefined),
+      `${name}: a case that works`,
+    )
+    t.ok(
+      cases.some((c) => c.bench),
+      `${name}: a case for the bench`,
+    )
+    t.ok(
+      cases.some((c) => Object.values(c.in).some((shape) => shape.includes(0))),
+      `${name}: an empty case`,
+    )
+  }
+})
+
+/** One subtest per op. */
+const forEachOp = (title: string, check: (t: Test, entry: OpEntry) => Promise<unknown>): void => {
+  t.test(title, async (t) => {
+    for (const entry of opEntries) await t.test(entry.name, (t) => check(t, entry).then(() => undefined))
+  })
+}
+
+forEachOp('forward equals the float64 reference', (t, entry) => checkForward(t, device, entry))
+forEachOp('the same bits again and on every number of threads', (t, entry) => checkThreads(t, device, entry))
+forEachOp('the same bits however tokens are split', (t, entry) => checkSplits(t, device, entry))
+forEachOp('NaN in one token stays with it', (t, entry) => checkSpoiltRows(t, device, entry))
+forEachOp('operands may begin anywhere in memory', (t, entry) => checkOffsets(t, device, entry))
+forEachOp('gradients equal central differences', async (t, entry) => {
+  const checked = await checkGradients(t, device, entry)
+  t.ok(checked > 0 || entry.gradient === undefined, 'an op with a gradient has a small case')
+})
+forEachOp('refusals carry a code and the name of the op', (t, entry) => checkRefusals(t, device, entry))
+forEachOp('any number as a parameter', (t, entry) => checkStrangeParameters(t, device, entry))
+forEachOp('what the shape rules pass, runs', (t, entry) => checkShapeRules(t, device, entry))
+forEachOp('native code refuses by itself', (t, entry) => checkNativeShapes(t, device, entry))
+
+attentionChecks(t, device)
+headChecks(t, device)
+publicChecks(t, device)

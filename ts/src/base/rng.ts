@@ -1,0 +1,93 @@
+// Random numbers as a pure function of keys: Philox4x32-10 (Salmon et al. 2011), the same in TypeScript, C++ and CUDA.
+// A key is derived from (seed, names); there is no generator state to save. Convention shared with native/core/rng.h:
+// key = (seed low, seed high), counter = (index low, index high, stream, 0).
+
+import { createHash } from 'node:crypto'
+
+/** Two 32-bit words that select a stream of random numbers. */
+export type Key = readonly [low: number, high: number]
+
+/** Four 32-bit words. */
+export type Words = readonly [number, number, number, number]
+
+/** High word of a 32 x 32 bit product, in doubles: exact, because each part stays below 2^53. */
+function multiplyHigh(a: number, b: number): number {
+  const aHigh = a >>> 16
+  const aLow = a & 0xffff
+  const bHigh = b >>> 16
+  const bLow = b & 0xffff
+  const middle = aHigh * bLow + ((aLow * bLow) >>> 16)
+  const cross = aLow * bHigh + (middle % 65536)
+  return (aHigh * bHigh + Math.floor(middle / 65536) + Math.floor(cross / 65536)) >>> 0
+}
+
+/** Philox4x32-10: four random words from a counter and a key. */
+export function philox(counter: Words, key: Key): Words {
+  let [c0, c1, c2, c3] = counter
+  let [k0, k1] = key
+  for (let round = 0; round < 10; round++) {
+    const high0 = multiplyHigh(0xd2511f53, c0 >>> 0)
+    const low0 = Math.imul(0xd2511f53, c0)
+    const high1 = multiplyHigh(0xcd9e8d57, c2 >>> 0)
+    const low1 = Math.imul(0xcd9e8d57, c2)
+    c0 = high1 ^ c1 ^ k0
+    c1 = low1
+    c2 = high0 ^ c3 ^ k1
+    c3 = low0
+    k0 = (k0 + 0x9e3779b9) | 0
+    k1 = (k1 + 0xbb67ae85) | 0
+  }
+  return [c0 >>> 0, c1 >>> 0, c2 >>> 0, c3 >>> 0]
+}
+
+/** The key of a named stream: the first 64 bits of SHA-256 over the seed and the names, which may hold any text. */
+export function deriveKey(seed: number, ...names: readonly (string | number)[]): Key {
+  const digest = createHash('sha256')
+    .update(JSON.stringify([seed, ...names]))
+    .digest()
+  return [digest.readUInt32LE(0), digest.readUInt32LE(4)]
+}
+
+/** Random numbers of one key, in order. */
+export interface Random {
+  /** Uniform in [0, 1) with 53 bits. */
+  next(): number
+  /** Uniform whole number in [0, n), n below 2^32. */
+  integer(n: number): number
+  /** Standard normal (Box-Muller). */
+  normal(): number
+  /** A shuffled copy (Fisher-Yates). */
+  shuffle<T>(values: readonly T[]): T[]
+}
+
+/** A stream of random numbers; two streams of one key are equal. */
+export function createRandom(key: Key): Random {
+  let index = 0
+  let words: number[] = []
+  const word = (): number => {
+    if (words.length === 0) words = [...philox([index >>> 0, Math.floor(index++ / 2 ** 32), 0, 0], key)].reverse()
+    return words.pop() as number
+  }
+  const next = () => (word() * 2 ** 21 + (word() >>> 11)) / 2 ** 53
+  const integer = (n: number): number => {
+    // Words in the last, incomplete run of n are drawn again: every value is equally likely.
+    const limit = 2 ** 32 - (2 ** 32 % n)
+    let drawn = word()
+    while (drawn >= limit) drawn = word()
+    return drawn % n
+  }
+  const normal = () => Math.sqrt(-2 * Math.log(1 - next())) * Math.cos(2 * Math.PI * next())
+  const shuffle = <T>(values: readonly T[]): T[] => {
+    const shuffled = [...values]
+    for (let i = shuffled.length - 1; i > 0; i--) {
+      const j = integer(i + 1)
+      ;[shuffled[i], shuffled[j]] = [shuffled[j], shuffled[i]]
+    }
+    return shuffled
+  }
+  return { next, integer, normal, shuffle }
+}
+
+/** A random order of 0 .. n - 1. */
+export const permutation = (n: number, key: Key): number[] =>
+  createRandom(key).shuffle(Array.from({ length: n }, (_, i) => i))

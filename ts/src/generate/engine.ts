@@ -1,0 +1,337 @@
+// Batched sampling: prompts are prefilled in packed form, then all running samples advance one token per step. Rows
+// join as others finish. A sample's tokens depend on the prompt, the settings and its own key alone: not on the
+// batch, the order or the thread count. Yields token ids and log-probs; text is language-model.ts's business.
+
+import { WhetstoneError } from '../base/errors.js'
+import { deriveKey } from '../base/rng.js'
+import { type Decoder, forward, headWeight } from '../models/decoder.js'
+import { packSequences } from '../models/pack.js'
+import { attention, attentionDecode, gatherRows, headSample, KEY_BLOCK } from '../ops/index.js'
+import { Scope } from '../tensor/scope.js'
+import { type Tensor, tensor } from '../tensor/tensor.js'
+import { blocksFor, type Cache, copyBlocks, createCache, disposeCache, slotOf, storeKeys, takeBlocks } from './cache.js'
+
+/** How tokens are drawn. Truncations apply in this order: temperature, top-k, top-p, min-p. */
+export interface SamplingOptions {
+  /** 0 takes the most probable token. Default 1. */
+  readonly temperature?: number
+  /** Keep the k most probable tokens; 0 keeps all. Default 0. */
+  readonly topK?: number
+  /** Keep the smallest set with at least this mass. Default 1. */
+  readonly topP?: number
+  /** Drop tokens below this share of the largest probability. Default 0. */
+  readonly minP?: number
+}
+
+/** What to generate from. */
+export interface GenerationRequest extends SamplingOptions {
+  readonly prompts: readonly (readonly number[])[]
+  /** Names of the prompts for the random keys; default their index. */
+  readonly promptKeys?: readonly (string | number)[]
+  /** Samples per prompt. */
+  readonly numGenerations: number
+  readonly maxNewTokens: number
+  /** Tokens that end a sample; they are part of it. */
+  readonly stopIds: ReadonlySet<number>
+  readonly seed: number
+  /** Most samples that run at once. */
+  readonly maxRows: number
+  readonly signal?: AbortSignal
+  /** Called for each token; returning true ends the sample (stop strings). */
+  readonly onToken?: (prompt: number, sample: number, id: number) => boolean
+}
+
+/** One sample. */
+export interface TokenSample {
+  /** New tokens, the stop token included. */
+  readonly ids: number[]
+  /** log p(token) under the model at temperature 1, untruncated: equal to `model.logProbs` bit for bit. */
+  readonly logps: number[]
+  /** log p(token) under the distribution that it was drawn from. */
+  readonly samplingLogps: number[]
+  finishReason: 'stop' | 'length'
+}
+
+interface Row extends TokenSample {
+  readonly prompt: number
+  readonly sample: number
+  readonly key: readonly [number, number]
+  /** Blocks in logical order; the first `shared` belong to the group. */
+  readonly blocks: number[]
+  readonly group: Group
+  /** Tokens in the sequence so far, prompt included. */
+  length: number
+}
+
+/** The samples of one prompt and the blocks that they share. */
+interface Group {
+  readonly shared: number[]
+  running: number
+}
+
+interface Engine {
+  readonly model: Decoder
+  readonly request: GenerationRequest
+  readonly cache: Cache
+  readonly results: TokenSample[][]
+  readonly rows: Row[]
+  /** Blocks per row of the block table. */
+  readonly tableWidth: number
+}
+
+/** Checks the numbers of a request. */
+function checkRequest(m: Decoder, r: GenerationRequest): void {
+  const need = (ok: boolean, name: string, expected: string, got: unknown) => {
+    if (!ok) throw new WhetstoneError('E_CONFIG', `generate.${name}`, `expected ${expected}, got ${String(got)}`)
+  }
+  const { temperature = 1, topK = 0, topP = 1, minP = 0 } = r
+  need(temperature >= 0 && Number.isFinite(temperature), 'temperature', 'a number of at least 0', temperature)
+  need(Number.isInteger(topK) && topK >= 0, 'topK', 'a whole number of at least 0', topK)
+  need(topP > 0 && topP <= 1, 'topP', 'a number in (0, 1]', topP)
+  need(minP >= 0 && minP <= 1, 'minP', 'a number in [0, 1]', minP)
+  need(Number.isInteger(r.numGenerations) && r.numGenerations >= 1, 'numGenerations', 'at least 1', r.numGenerations)
+  need(Number.isInteger(r.maxNewTokens) && r.maxNewTokens >= 1, 'maxNewTokens', 'at least 1', r.maxNewTokens)
+  need(Number.isInteger(r.maxRows) && r.maxRows >= 1, 'maxRows', 'at least 1', r.maxRows)
+  need(Number.isSafeInteger(r.seed) && r.seed >= 0, 'seed', 'a whole number of at least 0', r.seed)
+  r.prompts.forEach((prompt, i) => {
+    need(prompt.length > 0, `prompts[${i}]`, 'at least one token', 'none')
+    const bad = prompt.find((id) => !(Number.isInteger(id) && id >= 0 && id < m.config.vocabSize))
+    need(bad === undefined, `prompts[${i}]`, `token ids below ${m.config.vocabSize}`, bad)
+  })
+}
+
+/** Blocks of one prompt with its samples: [shared, own blocks per sample]. */
+function blockNeed(promptLength: number, r: GenerationRequest): [number, number] {
+  const shared = Math.floor(promptLength / KEY_BLOCK)
+  return [shared, blocksFor(promptLength + r.maxNewTokens) - shared]
+}
+
+const groupBlocks = (promptLength: number, r: GenerationRequest): number => {
+  const [shared, own] = blockNeed(promptLength, r)
+  return shared + own * r.numGenerations
+}
+
+/**
+ * Samples `numGenerations` completions of each prompt.
+ *
+ * @returns per prompt its samples, in order
+ * @throws WhetstoneError E_CONFIG for bad settings, E_NONFINITE when the model gives NaN, E_ABORTED by the signal
+ */
+export async function sample(m: Decoder, request: GenerationRequest): Promise<TokenSample[][]> {
+  checkRequest(m, request)
+  const longest = request.prompts.reduce((most, prompt) => Math.max(most, prompt.length), 0)
+  const groupsAtOnce = Math.min(
+    request.prompts.length,
+    Math.max(1, Math.floor(request.maxRows / request.numGenerations)),
+  )
+  const engine: Engine = {
+    model: m,
+    request,
+    cache: createCache(m, groupsAtOnce * groupBlocks(longest, request)),
+    results: request.prompts.map(() => []),
+    rows: [],
+    tableWidth: blocksFor(longest + request.maxNewTokens),
+  }
+  try {
+    let next = 0
+    while (next < request.prompts.length || engine.rows.length > 0) {
+      if (request.signal?.aborted) throw new WhetstoneError('E_ABORTED', 'generate', 'stopped by its signal')
+      const admitted = admit(engine, next)
+      if (admitted > next) await prefill(engine, next, admitted)
+      else await decode(engine)
+      next = admitted
+    }
+    return engine.results.map((samples) => samples.map(plain))
+  } finally {
+    disposeCache(engine.cache)
+  }
+}
+
+const plain = ({ ids, logps, samplingLogps, finishReason }: TokenSample): TokenSample => ({
+  ids,
+  logps,
+  samplingLogps,
+  finishReason,
+})
+
+/** How far the prompts fit now: by rows and by blocks. */
+function admit({ request, rows, cache }: Engine, next: number): number {
+  let room = Math.max(request.maxRows - rows.length, rows.length === 0 ? request.numGenerations : 0)
+  let blocks = cache.free.length
+  let end = next
+  while (end < request.prompts.length && room >= request.numGenerations) {
+    blocks -= groupBlocks(request.prompts[end].length, request)
+    if (blocks < 0) break
+    room -= request.numGenerations
+    end++
+  }
+  return end
+}
+
+/** Runs prompts `from .. to` through the model, fills their blocks and draws each sample's first token. */
+async function prefill(engine: Engine, from: number, to: number): Promise<void> {
+  const { model: m, request, cache } = engine
+  const prompts = request.prompts.slice(from, to)
+  const started = prompts.map((prompt, i) => startRows(engine, from + i, prompt.length))
+  const scope = new Scope()
+  const rows = started.flat()
+  const draw = scope.run(() => {
+    const packed = packSequences(prompts)
+    const slots = Int32Array.from(packed.positions, (position, i) =>
+      slotOf(promptBlocks(started, packed.starts, i), position),
+    )
+    const slotTensor = tensor(m.device, slots)
+    const visibility = tensor(m.device, packed.visibility, [packed.ids.length, 3])
+    const hidden = forward(m, {
+      ids: tensor(m.device, packed.ids),
+      positions: tensor(m.device, packed.positions),
+      length: Math.max(...prompts.map((prompt) => prompt.length)),
+      attend: (layer, q, k, v, settings) => {
+        storeKeys(cache, layer, k, v, slotTensor)
+        return attention(q, k, v, visibility, settings)
+      },
+    })
+    copyBlocks(
+      m,
+      cache,
+      started.flatMap((group, i) => partialCopies(group, prompts[i].length)),
+    )
+    const last = Int32Array.from(rows, (row) => packed.starts[row.prompt - from + 1] - 1)
+    return drawTokens(engine, rows, gatherRows(hidden, tensor(m.device, last)))
+  })
+  await finishStep(engine, rows, draw, scope)
+}
+
+/** The first sample's blocks hold the prompt itself; `i` is a packed token. */
+function promptBlocks(started: readonly Row[][], starts: Int32Array, i: number): readonly number[] {
+  let group = 0
+  let high = started.length - 1
+  while (group < high) {
+    const middle = (group + high + 1) >> 1
+    if (starts[middle] <= i) group = middle
+    else high = middle - 1
+  }
+  return started[group][0].blocks
+}
+
+/** Copies of the prompt's last, partly filled block from the first sample to the others. */
+function partialCopies(rows: readonly Row[], promptLength: number): (readonly [number, number])[] {
+  if (promptLength % KEY_BLOCK === 0) return []
+  const block = Math.floor(promptLength / KEY_BLOCK)
+  return rows.slice(1).map((row) => [rows[0].blocks[block], row.blocks[block]] as const)
+}
+
+function startRows(engine: Engine, prompt: number, promptLength: number): Row[] {
+  const { request, cache, rows, results } = engine
+  const [sharedCount, own] = blockNeed(promptLength, request)
+  const group: Group = { shared: takeBlocks(cache, sharedCount), running: request.numGenerations }
+  const name = request.promptKeys?.[prompt] ?? prompt
+  const started = Array.from(
+    { length: request.numGenerations },
+    (_, i): Row => ({
+      ids: [],
+      logps: [],
+      samplingLogps: [],
+      finishReason: 'length',
+      prompt,
+      sample: i,
+      key: deriveKey(request.seed, 'sample', name, i),
+      blocks: [...group.shared, ...takeBlocks(cache, own)],
+      group,
+      length: promptLength,
+    }),
+  )
+  results[prompt] = started
+  rows.push(...started)
+  return started
+}
+
+/** Advances every running row by one token. */
+async function decode(engine: Engine): Promise<void> {
+  const { model: m, rows, cache, tableWidth } = engine
+  const scope = new Scope()
+  const running = [...rows]
+  const draw = scope.run(() => {
+    const ids = Int32Array.from(running, (row) => row.ids[row.ids.length - 1])
+    const positions = Int32Array.from(running, (row) => row.length - 1)
+    const slots = tensor(
+      m.device,
+      Int32Array.from(running, (row) => slotOf(row.blocks, row.length - 1)),
+    )
+    const lengths = tensor(
+      m.device,
+      Int32Array.from(running, (row) => row.length),
+    )
+    const table = tensor(m.device, blockTable(running, tableWidth), [running.length, tableWidth])
+    const hidden = forward(m, {
+      ids: tensor(m.device, ids),
+      positions: tensor(m.device, positions),
+      length: positions.reduce((most, position) => Math.max(most, position + 1), 1),
+      attend: (layer, q, k, v, settings) => {
+        storeKeys(cache, layer, k, v, slots)
+        return attentionDecode(q, cache.keys[layer], cache.values[layer], table, lengths, settings)
+      },
+    })
+    return drawTokens(engine, running, hidden)
+  })
+  await finishStep(engine, running, draw, scope)
+}
+
+/** Block ids by row; unused places repeat the row's first block, which no kernel reads there. */
+function blockTable(rows: readonly Row[], width: number): Int32Array {
+  const table = new Int32Array(rows.length * width)
+  rows.forEach((row, i) => {
+    table.fill(row.blocks[0], i * width, (i + 1) * width)
+    table.set(row.blocks, i * width)
+  })
+  return table
+}
+
+type Draw = ReturnType<typeof headSample>
+
+/** Draws one token per row from hidden states [rows, C]. */
+function drawTokens({ model: m, request }: Engine, rows: readonly Row[], hidden: Tensor): Draw {
+  const keys = new Int32Array(rows.length * 4)
+  rows.forEach((row, i) => {
+    keys.set([row.key[0] | 0, row.key[1] | 0, 0, row.ids.length], i * 4)
+  })
+  const { temperature = 1, topK = 0, topP = 1, minP = 0 } = request
+  const settings = { temperature, topK, topP, minP, softcap: m.config.logitSoftcap }
+  return headSample(hidden, headWeight(m), tensor(m.device, keys, [rows.length, 4]), settings)
+}
+
+/** Waits for the drawn tokens, gives them to their rows and lets finished rows go. */
+async function finishStep(engine: Engine, rows: readonly Row[], draw: Draw, scope: Scope): Promise<void> {
+  try {
+    const [ids, logps, sampled] = await Promise.all([draw.ids.data(), draw.logps.data(), draw.samplingLogps.data()])
+    rows.forEach((row, i) => {
+      if (ids[i] < 0)
+        throw new WhetstoneError(
+          'E_NONFINITE',
+          'generate',
+          `the logits of prompt ${row.prompt} are not numbers: the model is damaged`,
+        )
+      row.ids.push(ids[i])
+      row.logps.push(logps[i])
+      row.samplingLogps.push(sampled[i])
+      row.length++
+      if (isFinished(engine, row, ids[i])) finishRow(engine, row)
+    })
+  } finally {
+    scope.dispose()
+  }
+}
+
+function isFinished({ request }: Engine, row: Row, id: number): boolean {
+  const asked = request.onToken?.(row.prompt, row.sample, id) === true
+  const stopped = asked || request.stopIds.has(id)
+  if (stopped) row.finishReason = 'stop'
+  return stopped || row.ids.length >= request.maxNewTokens
+}
+
+function finishRow({ rows, cache }: Engine, row: Row): void {
+  rows.splice(rows.indexOf(row), 1)
+  cache.free.push(...row.blocks.slice(row.group.shared.length))
+  row.group.running--
+  if (row.group.running === 0) cache.free.push(...row.group.shared)
+}

@@ -1,0 +1,211 @@
+// The model that users hold: a decoder, its tokenizer and its folder, with log-probs and generation as methods.
+// Everything numeric happens in models/ and engine.ts; here text becomes ids and ids become text.
+
+import { WhetstoneError } from '../base/errors.js'
+import { type Decoder, disposeDecoder, forward, headWeight, packedInput } from '../models/decoder.js'
+import { type LoadOptions, loadDecoder } from '../models/load.js'
+import { packSequences } from '../models/pack.js'
+import { disposeFlat } from '../nn/parameters.js'
+import { gatherRows, headLogProbs, linear } from '../ops/index.js'
+import { Scope } from '../tensor/scope.js'
+import { type Tensor, tensor } from '../tensor/tensor.js'
+import { type ChatMessage, encodeChat } from '../tokenizer/template.js'
+import { loadTokenizer, type Tokenizer } from '../tokenizer/tokenizer.js'
+import { type GenerationRequest, type SamplingOptions, sample, type TokenSample } from './engine.js'
+
+/** What to continue: text (special tokens added as the tokenizer does), token ids, or a conversation. */
+export type Prompt = string | readonly number[] | readonly ChatMessage[]
+
+/** How to generate. */
+export interface GenerateOptions extends SamplingOptions {
+  /** Samples per prompt, over one shared prompt. Default 1. */
+  readonly numGenerations?: number
+  /** Default 256. */
+  readonly maxNewTokens?: number
+  /** Tokens that end a sample. Default the model's end tokens. */
+  readonly stopIds?: readonly number[]
+  /** Texts that end a sample. They stay in `ids` and are cut from `text`. */
+  readonly stopStrings?: readonly string[]
+  /** Key of the random choices. Default 0. */
+  readonly seed?: number
+  /** Names of the prompts in the random keys; default their index. */
+  readonly promptKeys?: readonly (string | number)[]
+  /** Most samples in flight at once. Default 256. */
+  readonly maxRows?: number
+  readonly signal?: AbortSignal
+  /** Called with each new piece of text, never half a character. */
+  readonly onText?: (prompt: number, sample: number, text: string) => void
+}
+
+/** One completion. */
+export interface Completion extends TokenSample {
+  /** The new text without end tokens and stop strings. */
+  readonly text: string
+}
+
+/** A language model on a device. Free it with `dispose()`. */
+export interface LanguageModel {
+  readonly decoder: Decoder
+  readonly tokenizer: Tokenizer
+  /** The Hugging Face folder that it came from. */
+  readonly directory: string
+  /**
+   * log p(token | tokens before it) in nats at temperature 1, one per token; 0 for the first token.
+   * The same bits as the sampler's `logps`, alone or in any batch.
+   */
+  logProbs(ids: readonly number[]): Promise<Float32Array>
+  logProbs(ids: readonly (readonly number[])[]): Promise<Float32Array[]>
+  /** Logits [tokens, vocabulary] of one sequence. For inspection: training never makes them. */
+  logits(ids: readonly number[]): Promise<Float32Array>
+  /** Completions of one prompt, or of each prompt of a list. */
+  generate(prompt: Prompt, options?: GenerateOptions): Promise<Completion[]>
+  generate(prompts: readonly Prompt[], options?: GenerateOptions): Promise<Completion[][]>
+  dispose(): void
+  [Symbol.dispose](): void
+}
+
+/**
+ * Loads a Hugging Face folder of the Llama family: config.json, *.safetensors (one or sharded), tokenizer.json.
+ *
+ * @throws WhetstoneError E_CONFIG, E_FORMAT, E_MISMATCH (weights missing, unexpected or misshapen, by name), E_OOM
+ */
+export async function loadModel(directory: string, options: LoadOptions = {}): Promise<LanguageModel> {
+  const [tokenizer, decoder] = await Promise.all([loadTokenizer(directory), loadDecoder(directory, options)])
+  return languageModel(decoder, tokenizer, directory)
+}
+
+/** Puts a decoder and a tokenizer together. */
+export function languageModel(decoder: Decoder, tokenizer: Tokenizer, directory: string): LanguageModel {
+  const dispose = () => disposeDecoder(decoder, disposeFlat)
+  const model = {
+    decoder,
+    tokenizer,
+    directory,
+    logProbs: (ids: readonly number[] | readonly (readonly number[])[]) =>
+      isIds(ids) ? logProbs(decoder, [ids]).then(([only]) => only) : logProbs(decoder, ids),
+    logits: (ids: readonly number[]) => logits(decoder, ids),
+    generate: (prompt: Prompt | readonly Prompt[], options: GenerateOptions = {}) =>
+      isPrompt(prompt)
+        ? generate(model as LanguageModel, [prompt], options).then(([only]) => only)
+        : generate(model as LanguageModel, prompt, options),
+    dispose,
+    [Symbol.dispose]: dispose,
+  }
+  return model as LanguageModel
+}
+
+const isIds = (value: readonly unknown[]): value is readonly number[] =>
+  value.length === 0 || typeof value[0] === 'number'
+
+const isMessages = (value: readonly unknown[]): value is readonly ChatMessage[] =>
+  value.length > 0 && typeof value[0] === 'object' && !Array.isArray(value[0])
+
+const isPrompt = (value: Prompt | readonly Prompt[]): value is Prompt =>
+  typeof value === 'string' || (value.length > 0 && typeof value[0] === 'number') || isMessages(value)
+
+function checkIds(decoder: Decoder, sequences: readonly (readonly number[])[]): void {
+  sequences.forEach((ids, s) => {
+    const bad = ids.findIndex((id) => !(Number.isInteger(id) && id >= 0 && id < decoder.config.vocabSize))
+    if (bad >= 0)
+      throw new WhetstoneError(
+        'E_CONFIG',
+        `sequence ${s}`,
+        `expected token ids below ${decoder.config.vocabSize}, got ${ids[bad]} at ${bad}`,
+      )
+  })
+}
+
+async function logProbs(decoder: Decoder, sequences: readonly (readonly number[])[]): Promise<Float32Array[]> {
+  checkIds(decoder, sequences)
+  const packed = packSequences(sequences)
+  const predictors: number[] = []
+  for (let s = 0; s < sequences.length; s++)
+    for (let i = packed.starts[s]; i + 1 < packed.starts[s + 1]; i++) predictors.push(i)
+  using scope = new Scope()
+  const values = scope.run(() => {
+    const hidden = forward(decoder, packedInput(decoder, packed))
+    const rows = gatherRows(hidden, tensor(decoder.device, Int32Array.from(predictors)))
+    const targets = tensor(
+      decoder.device,
+      Int32Array.from(predictors, (i) => packed.ids[i + 1]),
+    )
+    return headLogProbs(rows, headWeight(decoder), targets, { softcap: decoder.config.logitSoftcap }).logps
+  })
+  const flat = (await values.data()) as Float32Array
+  let at = 0
+  return sequences.map((ids) => {
+    const row = new Float32Array(ids.length)
+    row.set(flat.subarray(at, at + ids.length - 1), 1)
+    at += ids.length - 1
+    return row
+  })
+}
+
+async function logits(decoder: Decoder, ids: readonly number[]): Promise<Float32Array> {
+  checkIds(decoder, [ids])
+  using scope = new Scope()
+  const values: Tensor = scope.run(() =>
+    linear(forward(decoder, packedInput(decoder, packSequences([ids]))), headWeight(decoder)),
+  )
+  const cap = decoder.config.logitSoftcap
+  const raw = (await values.data()) as Float32Array
+  return cap > 0 ? raw.map((z) => cap * Math.tanh(z / cap)) : raw
+}
+
+function encodePrompt(model: LanguageModel, prompt: Prompt): readonly number[] {
+  if (typeof prompt === 'string') return model.tokenizer.encode(prompt)
+  if (isMessages(prompt)) return encodeChat(model.tokenizer, prompt, { addGenerationPrompt: true }).ids
+  return prompt as readonly number[]
+}
+
+async function generate(
+  model: LanguageModel,
+  prompts: readonly Prompt[],
+  options: GenerateOptions,
+): Promise<Completion[][]> {
+  const { numGenerations = 1, maxNewTokens = 256, seed = 0, maxRows = 256, stopStrings = [] } = options
+  const stopIds = new Set(options.stopIds ?? model.decoder.config.eosTokenIds)
+  const text = textFollower(model.tokenizer, stopIds, options)
+  const request: GenerationRequest = {
+    ...options,
+    prompts: prompts.map((prompt) => encodePrompt(model, prompt)),
+    numGenerations,
+    maxNewTokens,
+    seed,
+    maxRows,
+    stopIds,
+    onToken: stopStrings.length > 0 || options.onText !== undefined ? text : undefined,
+  }
+  const groups = await sample(model.decoder, request)
+  return groups.map((samples) =>
+    samples.map((one) => ({ ...one, text: textOf(model.tokenizer, one, stopIds, stopStrings) })),
+  )
+}
+
+/** Follows each sample's text as tokens come; says when a stop string has appeared. */
+function textFollower(tokenizer: Tokenizer, stopIds: ReadonlySet<number>, options: GenerateOptions) {
+  const { stopStrings = [], onText } = options
+  const followers = new Map<string, { decoder: ReturnType<Tokenizer['createDecoder']>; text: string }>()
+  return (prompt: number, index: number, id: number): boolean => {
+    if (stopIds.has(id)) return false
+    const key = `${prompt} ${index}`
+    const follower = followers.get(key) ?? { decoder: tokenizer.createDecoder(), text: '' }
+    followers.set(key, follower)
+    const piece = follower.decoder.push(id)
+    follower.text += piece
+    if (piece !== '') onText?.(prompt, index, piece)
+    return stopStrings.some((stop) => follower.text.includes(stop))
+  }
+}
+
+function textOf(
+  tokenizer: Tokenizer,
+  one: TokenSample,
+  stopIds: ReadonlySet<number>,
+  stopStrings: readonly string[],
+): string {
+  const ended = one.ids.length > 0 && stopIds.has(one.ids[one.ids.length - 1])
+  const text = tokenizer.decode(ended ? one.ids.slice(0, -1) : one.ids)
+  const cuts = stopStrings.map((stop) => text.indexOf(stop)).filter((at) => at >= 0)
+  return cuts.length === 0 ? text : text.slice(0, Math.min(...cuts))
+}

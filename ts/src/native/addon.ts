@@ -1,0 +1,90 @@
+// The typed contract of the native addon, and how it is found: node-gyp-build looks for a local build first, then
+// in prebuilds/. The only file that loads native code; nothing is loaded before the first use.
+
+import { existsSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { messageOf, WhetstoneError } from '../base/errors.js'
+
+/** Bytes that a device holds. */
+export interface MemoryStats {
+  /** In use by tensors. */
+  readonly liveBytes: number
+  /** Largest `liveBytes` since the start or the last `resetPeak`. */
+  readonly peakBytes: number
+  /** Taken from the system, idle blocks and kernel scratch included. */
+  readonly poolBytes: number
+  /** The budget that was set, 0 for none. */
+  readonly limitBytes: number
+}
+
+/** Element values as they cross the boundary. bf16 travels as its bits. */
+export type NumberArray = Float32Array | Uint16Array | Int32Array | Uint8Array
+
+/** One device with its queue (native/binding/addon.cpp). Calls only push commands, except the two that return promises. */
+export interface NativeDevice {
+  /** Where `run` finds the op: index, operand count, ids (-1 absent), parameter count, parameters. */
+  readonly record: Float64Array
+  readonly level: string
+  readonly threads: number
+  create(id: number, dtype: number, ...shape: number[]): void
+  view(id: number, source: number, offset: number, dtype: number, ...shape: number[]): void
+  release(id: number): void
+  run(): void
+  write(id: number, values: NumberArray): void
+  read<A extends NumberArray>(id: number, into: A): Promise<A>
+  sync(): Promise<void>
+  setThreads(count: number): void
+  memory(): MemoryStats
+  resetPeak(): void
+  hasKernel(op: number): boolean
+  close(): void
+}
+
+/** What the addon exports. */
+export interface Addon {
+  readonly Device: new (level: string, threads: number, limitBytes: number) => NativeDevice
+  ops(): { name: string; family: string; signature: string; parameters: string }[]
+  cpu(): { levels: string; threads: number }
+}
+
+const require = createRequire(import.meta.url)
+
+/** The folder that holds package.json: a few levels up, whether this file runs from dist/ or elsewhere. */
+export function packageRoot(from = dirname(fileURLToPath(import.meta.url))): string {
+  if (existsSync(join(from, 'package.json'))) return from
+  const parent = dirname(from)
+  if (parent === from) throw new WhetstoneError('E_NATIVE', 'load', 'cannot find the folder of the package')
+  return packageRoot(parent)
+}
+
+let loaded: Addon | undefined
+
+/**
+ * The native addon, loaded on first use.
+ *
+ * @throws WhetstoneError E_NATIVE with the platform, what was tried, and the two ways out
+ */
+export function loadAddon(): Addon {
+  loaded ??= load()
+  return loaded
+}
+
+function load(): Addon {
+  const root = packageRoot()
+  try {
+    const file = process.env.WHETSTONE_ADDON
+    if (file !== undefined) return require(file) as Addon
+    return (require('node-gyp-build') as (root: string) => Addon)(root)
+  } catch (cause) {
+    throw new WhetstoneError(
+      'E_NATIVE',
+      'load',
+      `no native addon for ${process.platform}-${process.arch} (Node ${process.version}): ${messageOf(cause)}\n` +
+        '  Reinstall the package to get its prebuilt binary, or build it from a clone with `npm run build`\n' +
+        '  (needs cmake and g++ or clang++; on Debian: apt-get install build-essential cmake).',
+      { cause, details: { root } },
+    )
+  }
+}

@@ -1,0 +1,172 @@
+// A device as TypeScript sees it: an in-order queue that takes tensor ids and op records. Ids are recycled here;
+// lifetimes are the tensor room's business. Nothing above this room knows which kind of device it talks to.
+
+import { type ErrorCode, messageOf, WhetstoneError } from '../base/errors.js'
+import { loadAddon, type MemoryStats, type NativeDevice, type NumberArray } from './addon.js'
+import { type OpName, opTable } from './ops.gen.js'
+
+/** How to open a device. */
+export interface DeviceOptions {
+  /** `auto` takes the fastest that works; a name never falls back. */
+  device?: 'auto' | 'cpu' | 'cuda'
+  /** CPU threads; default: physical cores that affinity and quota allow, or `WHETSTONE_THREADS`. */
+  threads?: number
+  /** Instruction-set level `v2`, `avx2` or `avx512`; default: the best here, or `WHETSTONE_ISA`. */
+  isa?: string
+  /** Budget for tensors in bytes, 0 for none; default `WHETSTONE_MEMORY_LIMIT` or 0. */
+  memoryLimitBytes?: number
+}
+
+/** Kinds of device that this build has. The CUDA backend adds itself here. */
+const kinds = ['cpu'] as const
+
+/** An open device: its queue, its memory, and why it was chosen. */
+export class Device {
+  readonly kind: 'cpu'
+  /** Instruction-set level or GPU name. */
+  readonly level: string
+  /** Why this device, for logs and `doctor`. */
+  readonly reason: string
+  readonly #native: NativeDevice
+  readonly #free: number[] = []
+  #used = 0
+  #threads: number
+
+  constructor(native: NativeDevice, kind: 'cpu', reason: string) {
+    this.#native = native
+    this.kind = kind
+    this.level = native.level
+    this.reason = reason
+    this.#threads = native.threads
+  }
+
+  /** Number of CPU threads that kernels use. Results do not depend on it. */
+  get threads(): number {
+    return this.#threads
+  }
+
+  set threads(count: number) {
+    this.#native.setThreads(checkThreads(count, 'threads'))
+    this.#threads = count
+  }
+
+  /** Reserves memory for a tensor; contents undefined. Returns its id. */
+  create(dtype: number, shape: readonly number[]): number {
+    const id = this.#free.pop() ?? this.#used++
+    this.#native.create(id, dtype, ...shape)
+    return id
+  }
+
+  /** A second name for a range of a tensor's elements. Returns its id. */
+  view(source: number, offset: number, dtype: number, shape: readonly number[]): number {
+    const id = this.#free.pop() ?? this.#used++
+    this.#native.view(id, source, offset, dtype, ...shape)
+    return id
+  }
+
+  /** Gives a tensor's id back, in queue order: work already queued still sees it. */
+  release(id: number): void {
+    this.#native.release(id)
+    this.#free.push(id)
+  }
+
+  /** Queues an op. Ids in the order of ops.def, -1 for an absent operand. */
+  run(op: OpName, ids: readonly number[], parameters: readonly number[]): void {
+    const record = this.#native.record
+    record[0] = opTable[op].id
+    record[1] = ids.length
+    let at = 2
+    for (const id of ids) record[at++] = id
+    record[at++] = parameters.length
+    for (const parameter of parameters) record[at++] = parameter
+    this.#native.run()
+  }
+
+  /** Queues a copy of host values into a tensor; the array may be reused at once. */
+  write(id: number, values: NumberArray): void {
+    this.#native.write(id, values)
+  }
+
+  /** Resolves with the array filled when everything queued before has run; rejects with what failed. */
+  async read<A extends NumberArray>(id: number, into: A): Promise<A> {
+    try {
+      return await this.#native.read(id, into)
+    } catch (error) {
+      throw fromNative(error)
+    }
+  }
+
+  /** Resolves when everything queued so far has run. */
+  async sync(): Promise<void> {
+    await this.#native.sync()
+  }
+
+  memory(): MemoryStats {
+    return this.#native.memory()
+  }
+
+  /** Starts a new peak measurement. */
+  resetPeak(): void {
+    this.#native.resetPeak()
+  }
+
+  hasKernel(op: OpName): boolean {
+    return this.#native.hasKernel(opTable[op].id)
+  }
+
+  /** Stops the queue and frees everything. Tensors of the device are unusable afterwards. */
+  close(): void {
+    this.#native.close()
+    if (shared === this) shared = undefined
+  }
+}
+
+function fromNative(error: unknown): WhetstoneError {
+  const { code, where } = error as { code?: ErrorCode; where?: string }
+  return new WhetstoneError(code ?? 'E_INTERNAL', where ?? 'device', messageOf(error), { cause: error })
+}
+
+function checkThreads(count: number, where: string): number {
+  if (Number.isInteger(count) && count >= 1 && count <= 4096) return count
+  throw new WhetstoneError('E_CONFIG', where, `expected a whole number from 1 to 4096, got ${count}`)
+}
+
+function fromEnvironment(name: string, fallback: number): number {
+  const text = process.env[name]
+  if (text === undefined || text === '') return fallback
+  const value = Number(text)
+  if (Number.isSafeInteger(value) && value >= 0) return value
+  throw new WhetstoneError('E_CONFIG', name, `expected a whole number, got '${text}'`)
+}
+
+/**
+ * Opens a device of its own. Most callers want {@link getDevice}.
+ *
+ * @throws WhetstoneError E_DEVICE when the device or level is not there, E_CONFIG for bad numbers
+ */
+export function openDevice(options: DeviceOptions = {}): Device {
+  const wanted = options.device ?? 'auto'
+  if (wanted !== 'auto' && !(kinds as readonly string[]).includes(wanted))
+    throw new WhetstoneError('E_DEVICE', 'device', `expected auto or one of ${kinds.join(', ')}, got '${wanted}'`)
+  const threads = options.threads ?? fromEnvironment('WHETSTONE_THREADS', 0)
+  if (threads !== 0) checkThreads(threads, 'threads')
+  const isa = options.isa ?? process.env.WHETSTONE_ISA ?? ''
+  const limit = options.memoryLimitBytes ?? fromEnvironment('WHETSTONE_MEMORY_LIMIT', 0)
+  try {
+    const native = new (loadAddon().Device)(isa, threads, limit)
+    const reason = wanted === 'cpu' ? 'asked for' : 'this build has no CUDA kernels'
+    return new Device(native, 'cpu', reason)
+  } catch (error) {
+    throw WhetstoneError.isInstance(error) ? error : fromNative(error)
+  }
+}
+
+let shared: Device | undefined
+
+/** The device that this process (or worker thread) shares: opened by the first caller, with its options. */
+export function getDevice(options: DeviceOptions = {}): Device {
+  shared ??= openDevice(options)
+  if (options.device !== undefined && options.device !== 'auto' && options.device !== shared.kind)
+    throw new WhetstoneError('E_DEVICE', 'device', `the process already uses '${shared.kind}', got '${options.device}'`)
+  return shared
+}

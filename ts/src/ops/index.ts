@@ -1,0 +1,43 @@
+// The registry: every op entry, in the order of native/ops.def, and the public functions. Importing this file also
+// gives the tape the arithmetic that it needs.
+
+import { provideArithmetic } from '../autograd/tape.js'
+import { attentionOps } from './attention.js'
+import { attentionCacheOps } from './attention-cache.js'
+import type { OpEntry } from './define.js'
+import { add, elementwiseOps } from './elementwise.js'
+import { headOps } from './head.js'
+import { castTo, layoutOps, zeros } from './layout.js'
+import { matmulOps } from './matmul.js'
+import { normOps } from './norm.js'
+import { optimizerOps } from './optimizer.js'
+import { reduceOps } from './reduce.js'
+import { sampleOps } from './sample.js'
+
+export { type AttentionOptions, attention, rope } from './attention.js'
+export { attentionDecode, cacheCopy, cacheWrite, KEY_BLOCK } from './attention-cache.js'
+export { add, addBias, type GluActivation, gelu, glu, scale } from './elementwise.js'
+export { type HeadKlOptions, type HeadOptions, headKl, headLogProbs } from './head.js'
+export { castTo, copy, fill, gatherRows, scatterAddRows, zeros } from './layout.js'
+export { linear, linearDw, linearDx } from './matmul.js'
+export { layerNorm, rmsNorm } from './norm.js'
+export { type AdamwOptions, type AdamwTensors, adamw } from './optimizer.js'
+export { allFinite, columnSum, squareSum } from './reduce.js'
+export { reshape } from './reshape.js'
+export { headSample, type SampleOptions } from './sample.js'
+
+/** Every op: tests, gradient checks and bench rows are made from these. */
+export const opEntries: readonly OpEntry[] = [
+  ...layoutOps,
+  ...elementwiseOps,
+  ...reduceOps,
+  ...matmulOps,
+  ...normOps,
+  ...attentionOps,
+  ...attentionCacheOps,
+  ...headOps,
+  ...sampleOps,
+  ...optimizerOps,
+]
+
+provideArithmetic({ zeros: (like) => zeros(like.device, like.shape), add, cast: castTo })

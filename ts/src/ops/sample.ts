@@ -1,0 +1,184 @@
+// Sampling the next token from the head without materialised logits: temperature, then top-k, top-p and min-p, one
+// counter-based uniform number per row. Kernel: native/cpu/sample.cpp; the tiles of logits are those of head.ts.
+
+import { WhetstoneError } from '../base/errors.js'
+import { philox } from '../base/rng.js'
+import { checkShape } from '../tensor/shape.js'
+import type { Tensor } from '../tensor/tensor.js'
+import { call, defineOp, type Host, type OpCase, type OpEntry, type Parameters } from './define.js'
+import { expectAtLeast, expectParameter, expectRank, expectShape, expectWhole } from './expect.js'
+import { logitsOf } from './head-reference.js'
+import { hostRow, hostRows, hostZeros, logSumExp } from './host.js'
+
+/** Options of {@link headSample}. */
+export interface SampleOptions {
+  /** 0: the best token (of equal ones the first). */
+  readonly temperature: number
+  /** Keeps the k most likely tokens, of equal ones the first; 0 or absent: all. */
+  readonly topK?: number
+  /** Keeps the smallest set of most likely tokens with at least this share of what top-k left; 1 or absent: all. */
+  readonly topP?: number
+  /** Keeps tokens with at least this share of the largest probability; 0 or absent: all. */
+  readonly minP?: number
+  /** Logits become softcap tanh(logit / softcap); 0 or absent: off. */
+  readonly softcap?: number
+}
+
+// Reference -----------------------------------------------------------------------------------------------------------
+
+/** Closer to a boundary than this (in probability), f32 kernels may fall on the other side: no test can tell. */
+const margin = 1e-6
+
+function refuseBoundary(distance: number, row: number): void {
+  if (Math.abs(distance) > margin) return
+  throw new WhetstoneError(
+    'E_INTERNAL',
+    'head_sample',
+    `row ${row} of the reference lies on a boundary: change its seed`,
+  )
+}
+
+/** Ids that truncation leaves, most likely first. */
+function survivors(z: Float64Array, { topK, topP, minP }: Parameters, row: number): number[] {
+  let ids = Array.from(z.keys()).sort((a, b) => z[b] - z[a] || a - b)
+  if (topK > 0) ids = ids.slice(0, topK)
+  if (topP < 1) {
+    const lse = logSumExp(z.filter((_, v) => ids.includes(v)))
+    let mass = 0
+    const cut = ids.findIndex((v) => {
+      mass += Math.exp(z[v] - lse)
+      refuseBoundary(mass - topP, row)
+      return mass >= topP
+    })
+    ids = ids.slice(0, cut + 1)
+  }
+  return minP > 0 ? ids.filter((v) => Math.exp(z[v] - z[ids[0]]) >= minP) : ids
+}
+
+/** 53 random bits of the row's key (seed low, seed high, stream, index) as a number in [0, 1). */
+function uniformOf(key: Float64Array): number {
+  const [low, high, stream, index] = key
+  const [a, b] = philox([index, 0, stream, 0], [low, high])
+  return ((a >>> 5) * 2 ** 26 + (b >>> 6)) / 2 ** 53
+}
+
+/** Inverse CDF over the survivors in the order of their ids. */
+function draw(z: Float64Array, p: Parameters, key: Float64Array, row: number): { id: number; sampled: number } {
+  const ids = survivors(z, p, row).sort((a, b) => a - b)
+  const lse = logSumExp(Float64Array.from(ids, (v) => z[v]))
+  const u = uniformOf(key)
+  let mass = 0
+  const place = ids.findIndex((v) => {
+    mass += Math.exp(z[v] - lse)
+    if (ids.length > 1) refuseBoundary(mass - u, row)
+    return mass > u
+  })
+  return { id: ids[place], sampled: z[ids[place]] - lse }
+}
+
+/** [ids, logps, sampled] */
+function headSampleReference(t: Readonly<Record<string, Host>>, p: Parameters): Host[] {
+  const shape = [t.h.shape[0]]
+  const [ids, logps, sampled] = [hostZeros(shape), hostZeros(shape), hostZeros(shape)]
+  hostRows(t.h).forEach((hidden, n) => {
+    const { z: plain } = logitsOf(hidden, t.w, { softcap: p.softcap, temperature: 1 })
+    if (plain.some(Number.isNaN)) {
+      ids.data[n] = -1
+      logps.data[n] = sampled.data[n] = Number.NaN
+      return
+    }
+    const drawn =
+      p.temperature === 0
+        ? { id: plain.indexOf(plain.reduce((a, b) => Math.max(a, b))), sampled: 0 }
+        : draw(logitsOf(hidden, t.w, p).z, p, hostRow(t.keys, n), n)
+    ids.data[n] = drawn.id
+    logps.data[n] = plain[drawn.id] - logSumExp(plain)
+    sampled.data[n] = drawn.sampled
+  })
+  return [ids, logps, sampled]
+}
+
+// Op ------------------------------------------------------------------------------------------------------------------
+
+const all: Parameters = { softcap: 0, temperature: 1, topK: 0, topP: 1, minP: 0 }
+
+/** Keys that differ in every word, the high bits of words included. */
+const keyAt = (i: number): number => [7, -3, 11, 2][i % 4] + (i >> 2) * [0, 40503, 1, 2654435][i % 4]
+
+const sampleCase = (n: number, c: number, v: number, p: Parameters): OpCase => ({
+  in: { h: [n, c], w: [v, c], keys: [n, 4] },
+  p: { ...all, ...p },
+  fill: { keys: keyAt },
+  rows: ['h', 'keys'],
+})
+
+/** Every second weight row is equal to the one before: exact ties. */
+const twins =
+  (c: number) =>
+  (i: number): number =>
+    Math.sin(1 + 3 * (Math.floor(i / c) >> 1) + 7 * (i % c))
+
+const headSampleOp = defineOp({
+  name: 'head_sample',
+  shapes: ({ h, w, keys }, p) => {
+    expectRank('head_sample', 'h', h, '[N, C]')
+    expectRank('head_sample', 'w', w, '[V, C]')
+    expectShape('head_sample', 'w', w, [w[0], h[1]])
+    checkShape(w[0] >= 1, 'head_sample', 'w with at least one row', w)
+    expectShape('head_sample', 'keys', keys, [h[0], 4])
+    expectAtLeast('head_sample', p, 'softcap', 0)
+    const warm = p.temperature === 0 || (p.temperature >= 1e-6 && Number.isFinite(p.temperature))
+    expectParameter(warm, 'head_sample', p, 'temperature', '0 (the best token) or at least 1e-6')
+    expectWhole('head_sample', p, 'topK', 0)
+    expectParameter(p.topK < 2 ** 31, 'head_sample', p, 'topK', 'below 2^31')
+    for (const name of ['topP', 'minP'])
+      expectParameter(p[name] >= 0 && p[name] <= 1, 'head_sample', p, name, 'a number from 0 to 1')
+    return [[h[0]], [h[0]], [h[0]]]
+  },
+  reference: headSampleReference,
+  cases: [
+    sampleCase(9, 4, 7, all),
+    sampleCase(9, 16, 1500, { temperature: 0.7 }),
+    sampleCase(9, 8, 130, { temperature: 1.3, topK: 5 }),
+    sampleCase(9, 8, 130, { temperature: 0.9, topP: 0.6 }),
+    sampleCase(9, 8, 130, { temperature: 2, minP: 0.1 }),
+    sampleCase(9, 8, 5000, { temperature: 1.5, topK: 40, topP: 0.9, minP: 0.02, softcap: 5 }),
+    sampleCase(3, 8, 33, { topP: 0 }),
+    sampleCase(3, 8, 33, { topK: 33, topP: 1, minP: 1 }),
+    sampleCase(3, 4, 1, { temperature: 0.5, topK: 3 }),
+    sampleCase(5, 8, 600, { temperature: 0 }),
+    { ...sampleCase(8, 4, 40, { topK: 5 }), fill: { keys: keyAt, w: twins(4) } },
+    { ...sampleCase(8, 4, 40, { temperature: 0 }), fill: { keys: keyAt, w: twins(4) } },
+    // the second row of three holds a NaN
+    { ...sampleCase(3, 4, 40, { topP: 0.9 }), fill: { keys: keyAt, h: (i) => (i === 5 ? Number.NaN : i / 8) } },
+    { in: { h: [0, 4], w: [7, 4], keys: [0, 4] }, p: all },
+    { in: { h: [2, 4], w: [7, 4], keys: [2, 3] }, p: all, fill: { keys: 'ones' }, fails: 'E_SHAPE' },
+    { in: { h: [2, 4], w: [7, 3], keys: [2, 4] }, p: all, fill: { keys: 'ones' }, fails: 'E_SHAPE' },
+    { in: { h: [2, 4], w: [7, 4], keys: [2, 4] }, p: { ...all, topP: 2 }, fill: { keys: 'ones' }, fails: 'E_CONFIG' },
+    {
+      in: { h: [2, 4], w: [7, 4], keys: [2, 4] },
+      p: { ...all, temperature: -1 },
+      fill: { keys: 'ones' },
+      fails: 'E_CONFIG',
+    },
+    { ...sampleCase(32, 576, 49152, { temperature: 0.8, topP: 0.95 }), bench: true },
+  ],
+})
+
+/**
+ * Draws one token per row. The same keys and the same row give the same token, alone or in a batch.
+ *
+ * @param h [N, C] hidden states
+ * @param w [V, C]
+ * @param keys [N, 4] i32: seed low, seed high, stream, index of the counter generator
+ * @returns ids [N] i32, -1 for a row with NaN; `logps` [N] f32 at temperature 1 over all tokens, with the bits of
+ * `headLogProbs`; `samplingLogps` [N] f32 in the distribution that was drawn from
+ */
+export function headSample(h: Tensor, w: Tensor, keys: Tensor, options: SampleOptions) {
+  const { temperature, topK = 0, topP = 1, minP = 0, softcap = 0 } = options
+  const [ids, logps, samplingLogps] = call(headSampleOp, [h, w, keys], { softcap, temperature, topK, topP, minP })
+  return { ids, logps, samplingLogps }
+}
+
+/** The entries of this family. */
+export const sampleOps: readonly OpEntry[] = [headSampleOp]

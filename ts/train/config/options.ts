@@ -1,0 +1,58 @@
+// The settings of a training run: TRL's and Transformers' names in camelCase, with our defaults. The command line and
+// its help are made from the descriptions here.
+
+import { z } from 'zod'
+import type { LrSchedulerType } from '../schedule.js'
+
+const count = (least = 0) => z.int().min(least)
+
+/** Settings of the optimizer and its schedule. */
+export const optimizerShape = {
+  learningRate: z.number().min(0).default(2e-5).describe('peak learning rate'),
+  lrSchedulerType: z
+    .enum(['constant', 'linear', 'cosine'] satisfies LrSchedulerType[])
+    .default('linear')
+    .describe('shape of the rate behind the warm-up'),
+  warmupSteps: count().default(0).describe('optimizer steps from rate 0 to the peak'),
+  adamBeta1: z.number().min(0).lt(1).default(0.9).describe('decay of the first moment'),
+  adamBeta2: z.number().min(0).lt(1).default(0.999).describe('decay of the second moment'),
+  adamEpsilon: z.number().positive().default(1e-8).describe('added to the root of the second moment'),
+  weightDecay: z.number().min(0).default(0).describe('decoupled weight decay, on matrices only'),
+  maxGradNorm: z.number().min(0).default(1).describe('clip the gradient norm to this; 0 switches clipping off'),
+}
+
+/** Settings of `train(...)` that every objective shares. */
+export const trainingOptions = z.strictObject({
+  ...optimizerShape,
+  perDeviceTrainBatchSize: count(1).default(8).describe('rows (or packed bins) per micro-batch'),
+  gradientAccumulationSteps: count(1).default(1).describe('micro-batches per optimizer step'),
+  numTrainEpochs: z.number().positive().default(3).describe('passes over the rows; ignored when maxSteps is set'),
+  maxSteps: z.int().min(-1).default(-1).describe('optimizer steps; -1: by numTrainEpochs'),
+  maxLength: count(2).default(1024).describe('tokens per row; longer rows are cut at the end, and counted'),
+  packing: z
+    .boolean()
+    .default(false)
+    .describe('fill micro-batches with bins of maxLength tokens; rows never see each other'),
+  shuffle: z.boolean().default(true).describe('new row order in every epoch'),
+  completionOnlyLoss: z.boolean().default(true).describe('prompt + completion rows: train the completion only'),
+  assistantOnlyLoss: z.boolean().default(true).describe('message rows: train assistant turns only'),
+  gradientCheckpointing: z
+    .boolean()
+    .default(false)
+    .describe('recompute each layer in backward: less memory, same bits'),
+  seed: count().default(42).describe('key of every random choice'),
+  loggingSteps: count(1).default(1).describe('optimizer steps between step events'),
+  evalSteps: count().default(0).describe('optimizer steps between evaluations; 0: only at the end'),
+  saveSteps: count().default(500).describe('optimizer steps between checkpoints; 0: only at the end'),
+  saveTotalLimit: count(1).default(2).describe('checkpoints to keep'),
+  nonFinite: z
+    .enum(['stop', 'skip'])
+    .default('stop')
+    .describe('what a step with NaN or Inf does; skip allows 3 in a row'),
+})
+
+/** Resolved settings of a run. */
+export type TrainingOptions = z.output<typeof trainingOptions>
+
+/** Settings as a caller gives them. */
+export type TrainingInput = z.input<typeof trainingOptions>

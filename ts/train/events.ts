@@ -1,0 +1,125 @@
+// What a running job tells: one union of events, an async iterable to follow them and a promise of the result. Nobody
+// has to listen: while no one iterates events are dropped; a slow listener gets the newest step, and every other event.
+
+import type { StepResult } from './trainer.js'
+
+/** One optimizer step. Times and rates are of this process. */
+export interface StepEvent extends StepResult {
+  readonly type: 'step'
+  readonly phase: string
+  /** 1-based number of the step just finished. */
+  readonly step: number
+  readonly totalSteps: number
+  readonly tokensPerSecond: number
+  /** Device bytes in use by tensors, at their highest since the start. */
+  readonly memoryBytes: number
+  readonly seconds: number
+}
+
+/** What a run reports. */
+export type TrainEvent =
+  | {
+      readonly type: 'start'
+      readonly step: number
+      readonly totalSteps: number
+      readonly device: string
+      readonly notes: readonly string[]
+    }
+  | StepEvent
+  | {
+      readonly type: 'eval'
+      readonly name: string
+      readonly step: number
+      readonly values: Readonly<Record<string, number>>
+    }
+  | {
+      readonly type: 'sample'
+      readonly name: string
+      readonly round: number
+      readonly prompt: string
+      readonly completion: string
+      readonly correct: boolean
+    }
+  | { readonly type: 'round'; readonly round: number; readonly values: Readonly<Record<string, number>> }
+  | { readonly type: 'checkpoint'; readonly step: number; readonly path: string }
+  | { readonly type: 'warning'; readonly message: string }
+  | { readonly type: 'end'; readonly step: number; readonly stepsDone: number; readonly stopped: boolean }
+
+/** Reports an event. */
+export type Emit = (event: TrainEvent) => void
+
+/** A job in progress. Iterate it for events; `result` settles when it ends. An error rejects both. */
+export interface Run<R> extends AsyncIterable<TrainEvent> {
+  readonly result: Promise<R>
+}
+
+/** Starts `work` and gives its events and result a common handle. */
+export function startRun<R>(work: (emit: Emit) => Promise<R>): Run<R> {
+  const listeners = new Set<Listener>()
+  const emit: Emit = (event) => {
+    for (const listener of listeners) listener.push(event)
+  }
+  const finish = (error?: unknown) => {
+    for (const listener of listeners) listener.end(error)
+  }
+  const result = Promise.resolve().then(() => work(emit))
+  result.then(() => finish(), finish)
+  let settled: { error?: unknown } | undefined
+  result.then(
+    () => {
+      settled = {}
+    },
+    (error) => {
+      settled = { error }
+    },
+  )
+  return {
+    result,
+    [Symbol.asyncIterator]: () => {
+      const listener = createListener(() => listeners.delete(listener))
+      if (settled === undefined) listeners.add(listener)
+      else listener.end(settled.error)
+      return listener.iterator
+    },
+  }
+}
+
+interface Listener {
+  push(event: TrainEvent): void
+  end(error?: unknown): void
+  readonly iterator: AsyncIterator<TrainEvent>
+}
+
+function createListener(leave: () => void): Listener {
+  const waiting: TrainEvent[] = []
+  let ended: { error?: unknown } | undefined
+  let wake: (() => void) | undefined
+  const notify = () => {
+    wake?.()
+    wake = undefined
+  }
+  const next = async (): Promise<IteratorResult<TrainEvent>> => {
+    while (waiting.length === 0 && ended === undefined) await new Promise<void>((resolve) => (wake = resolve))
+    const event = waiting.shift()
+    if (event !== undefined) return { done: false, value: event }
+    if (ended?.error !== undefined) throw ended.error
+    return { done: true, value: undefined }
+  }
+  const leaveNow = async (): Promise<IteratorResult<TrainEvent>> => {
+    leave()
+    return { done: true, value: undefined }
+  }
+  return {
+    push: (event) => {
+      const last = waiting[waiting.length - 1]
+      if (event.type === 'step' && last?.type === 'step') waiting.pop()
+      waiting.push(event)
+      notify()
+    },
+    end: (error) => {
+      ended ??= { error }
+      notify()
+    },
+    iterator: { next, return: leaveNow },
+  }
+}

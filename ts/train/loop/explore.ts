@@ -1,0 +1,50 @@
+// Explore: how attempts are made. `sampleGroup` draws n samples per task over a shared prompt.
+
+import type { LanguageModel } from '../../src/generate/language-model.js'
+import type { Task } from '../tasks/index.js'
+import type { Trace } from './trace.js'
+
+/** What an exploring primitive works with. */
+export interface ExploreContext {
+  readonly policy: LanguageModel
+  readonly seed: number
+  readonly round: number
+  readonly signal?: AbortSignal
+}
+
+/** Makes attempts at tasks. */
+export type Explore = (context: ExploreContext, tasks: readonly Task[]) => Promise<Trace[]>
+
+/** How `sampleGroup` samples. */
+export interface SampleGroupOptions {
+  /** Samples per task. */
+  readonly numGenerations: number
+  readonly maxNewTokens: number
+  readonly temperature?: number
+  readonly topK?: number
+  readonly topP?: number
+  readonly minP?: number
+}
+
+/** n samples per task; the key of each is (seed, round, task, sample), so batching and interruption change nothing. */
+export const sampleGroup =
+  (options: SampleGroupOptions): Explore =>
+  async ({ policy, seed, round, signal }, tasks) => {
+    const prompts = tasks.map((task) => policy.tokenizer.encode(task.prompt))
+    const promptKeys = tasks.map((task) => `round ${round} task ${task.id}`)
+    const groups = await policy.generate(prompts, { ...options, seed, promptKeys, signal })
+    return groups.flatMap((samples, t) =>
+      samples.map(
+        (sample, index): Trace => ({
+          task: tasks[t],
+          sample: index,
+          segments: [
+            { role: 'prompt', text: tasks[t].prompt, ids: prompts[t] },
+            { role: 'completion', text: sample.text, ids: sample.ids, logps: sample.logps },
+          ],
+          finishReason: sample.finishReason,
+          scores: {},
+        }),
+      ),
+    )
+  }

@@ -1,0 +1,36 @@
+// Select: which attempts are trained on. Pure and deterministic: ties go to the lower sample number.
+
+import { byTask, completionOf, type Trace } from './trace.js'
+
+/** Chooses among scored traces. */
+export type Select = (traces: readonly Trace[]) => Trace[]
+
+/** How `pick` chooses. */
+export interface PickOptions {
+  /** Name of the score. */
+  readonly by?: string
+  /** Least score to be kept. */
+  readonly threshold?: number
+  /** Most traces per task, best first; SuperHF's top K. */
+  readonly perTask?: number
+  /** Keep one of several equal completions of a task. */
+  readonly distinct?: boolean
+}
+
+/** The best traces of each task at or above a threshold. Traces without the score are never kept. */
+export const pick =
+  ({ by = 'reward', threshold = Number.NEGATIVE_INFINITY, perTask = 1, distinct = true }: PickOptions = {}): Select =>
+  (traces) =>
+    byTask(traces).flatMap((group) => {
+      const fit = group.filter((trace) => trace.scores[by] !== undefined && trace.scores[by] >= threshold)
+      const ranked = fit.sort((a, b) => b.scores[by] - a.scores[by] || a.sample - b.sample)
+      return (distinct ? withoutRepeats(ranked) : ranked).slice(0, perTask)
+    })
+
+function withoutRepeats(traces: readonly Trace[]): Trace[] {
+  const seen = new Set<string>()
+  return traces.filter((trace) => {
+    const text = completionOf(trace)
+    return !seen.has(text) && seen.add(text)
+  })
+}

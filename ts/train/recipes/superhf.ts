@@ -1,0 +1,45 @@
+// SuperHF (Mukobi et al. 2023, arXiv 2310.16763): sample n completions of each prompt from the policy, keep the best by
+// score, train on them with a KL term to the frozen prior, repeat.
+// Ours differs: the score is the task's exact checker where the paper has a reward model; only samples with full reward
+// are kept; the prior is a frozen copy where the paper switches LoRA adapters off; one round samples all of its tasks
+// before its steps (the paper's A = tasks per round).
+
+import { superhf as superhfObjective } from '../../loss/index.js'
+import { sampleGroup } from '../loop/explore.js'
+import { type IterateOptions, iterate } from '../loop/iterate.js'
+import { verify } from '../loop/score.js'
+import { pick } from '../loop/select.js'
+import type { PhaseResult } from '../loop.js'
+import type { TaskSource } from '../tasks/index.js'
+
+/** Settings of SuperHF; names as in TRL, kappa as in the paper. */
+export interface SuperHfOptions {
+  /** Samples per task. */
+  readonly numGenerations: number
+  readonly temperature: number
+  readonly topP: number
+  readonly maxNewTokens: number
+  /** Best samples to keep per task. */
+  readonly perTask: number
+  /** Weight of KL(prior || policy). */
+  readonly kappa: number
+}
+
+/** Runs SuperHF over a task source; everything else as in {@link iterate}. */
+export function superhf(
+  source: TaskSource,
+  options: SuperHfOptions,
+  loop: Omit<IterateOptions, 'explore' | 'score' | 'select' | 'update'> & {
+    readonly update: Omit<IterateOptions['update'], 'objective'>
+  },
+): Promise<PhaseResult> {
+  const { numGenerations, temperature, topP, maxNewTokens, perTask, kappa } = options
+  return iterate({
+    ...loop,
+    explore: sampleGroup({ numGenerations, temperature, topP, maxNewTokens }),
+    score: verify((task, completion) => source.check(task, completion)),
+    select: pick({ by: 'reward', threshold: 1, perTask }),
+    update: { ...loop.update, objective: superhfObjective({ kappa }) },
+    fingerprint: { ...loop.fingerprint, ...options, task: source.name },
+  })
+}

@@ -1,0 +1,99 @@
+// What a training state is as bytes: weights, f32 masters and moments by parameter name, plus the counters. Snapshots
+// are taken at step boundaries, when nothing is in flight; restoring writes all of it or, on a mismatch, none.
+
+import { WhetstoneError } from '../src/base/errors.js'
+import type { NumberArray } from '../src/native/addon.js'
+import { copyFlat, type FlatTensors, type ParameterGroup, parameterGroups } from '../src/nn/parameters.js'
+import { type Shape, shapeText, sizeOf } from '../src/tensor/shape.js'
+import type { Trainer } from './trainer.js'
+
+/** A named tensor as it goes into a safetensors file. */
+export interface Entry {
+  readonly name: string
+  readonly dtype: 'F32' | 'BF16'
+  readonly shape: Shape
+  readonly data: Uint8Array
+}
+
+/** Gives back stored tensors by name. */
+export interface EntrySource {
+  shapeOf(name: string): Shape | undefined
+  read(name: string): Promise<Uint8Array>
+}
+
+const fileTypes = { f32: 'F32', bf16: 'BF16' } as const
+
+/** Every parameter of flat tensors, in their own type, under `prefix` + name. */
+export async function entriesOf(flat: FlatTensors, prefix = ''): Promise<Entry[]> {
+  const groups = Object.fromEntries(
+    await Promise.all(parameterGroups.map(async (group) => [group, await flat.flat[group].bits()] as const)),
+  ) as Record<string, NumberArray>
+  return flat.placements.map(({ name, shape, group, offset }) => {
+    const values = groups[group].subarray(offset, offset + sizeOf(shape))
+    const data = new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
+    return { name: prefix + name, dtype: fileTypes[flat.dtype], shape, data }
+  })
+}
+
+/** The optimizer's tensors: masters (of a bf16 model) and moments. */
+export async function optimizerEntries(trainer: Trainer): Promise<Entry[]> {
+  const { masters, firstMoments, secondMoments } = trainer.optimizer
+  const parts = [await entriesOf(firstMoments, 'm.'), await entriesOf(secondMoments, 'v.')]
+  if (masters !== trainer.policy.parameters) parts.unshift(await entriesOf(masters, 'w.'))
+  return parts.flat()
+}
+
+/** Reads every parameter of flat tensors, checking shapes before the first is written. */
+export async function readFlat(flat: FlatTensors, source: EntrySource, prefix = ''): Promise<() => void> {
+  const arrays = hostArrays(flat)
+  for (const { name, shape, group, offset } of flat.placements) {
+    const stored = source.shapeOf(prefix + name)
+    if (stored === undefined || shapeText(stored) !== shapeText(shape))
+      throw new WhetstoneError(
+        'E_MISMATCH',
+        prefix + name,
+        `expected ${shapeText(shape)} in the checkpoint, got ${stored === undefined ? 'nothing' : shapeText(stored)}`,
+      )
+    const bytes = await source.read(prefix + name)
+    const target = arrays[group]
+    new Uint8Array(target.buffer, offset * target.BYTES_PER_ELEMENT, bytes.byteLength).set(bytes)
+  }
+  return () => {
+    for (const group of parameterGroups) flat.flat[group].write(arrays[group])
+  }
+}
+
+function hostArrays(flat: FlatTensors): Record<ParameterGroup, Float32Array | Uint16Array> {
+  const make = (group: ParameterGroup) =>
+    flat.dtype === 'f32' ? new Float32Array(flat.flat[group].size) : new Uint16Array(flat.flat[group].size)
+  return { matrix: make('matrix'), vector: make('vector') }
+}
+
+/**
+ * Puts weights, masters, moments and the update count back; all or nothing.
+ *
+ * @throws WhetstoneError E_MISMATCH when a tensor is missing or has another shape
+ */
+export async function restoreTrainer(
+  trainer: Trainer,
+  weights: EntrySource,
+  optimizer: EntrySource,
+  updates: number,
+): Promise<void> {
+  const { masters, firstMoments, secondMoments } = trainer.optimizer
+  const { parameters } = trainer.policy
+  const writes = [
+    await readFlat(parameters, weights),
+    await readFlat(firstMoments, optimizer, 'm.'),
+    await readFlat(secondMoments, optimizer, 'v.'),
+  ]
+  if (masters !== parameters) writes.push(await readFlat(masters, optimizer, 'w.'))
+  for (const write of writes) write()
+  trainer.optimizer.updates = updates
+}
+
+/** Makes a trainer's masters equal to its policy's weights after those were changed from outside. */
+export function syncMasters(trainer: Trainer): void {
+  const { masters } = trainer.optimizer
+  if (masters !== trainer.policy.parameters) copyFlat(masters, trainer.policy.parameters)
+}

@@ -1,0 +1,84 @@
+// What a task is: a prompt, a worked solution, and an exact checker. Problems are assigned to splits by a hash of their
+// canonical form, not by luck of the draw, so that the splits cannot overlap whatever is drawn.
+
+import { createHash } from 'node:crypto'
+import { createRandom, deriveKey, type Random } from '../../src/base/rng.js'
+
+/** A problem with a solution. Trainers look at `answer` only for warm-up tasks. */
+export interface Task {
+  /** Unique among all tasks of a source: its split and its canonical form. */
+  readonly id: string
+  /** Text that the model continues. */
+  readonly prompt: string
+  /** A worked solution. */
+  readonly answer: string
+}
+
+/** What a checker says. */
+export interface Verdict {
+  readonly correct: boolean
+  /** Why not, in a few words. */
+  readonly reason?: string
+}
+
+/** Where a problem may be used. */
+export type Split = 'warmup' | 'train' | 'heldOut'
+
+/** A generator of tasks in three disjoint splits. Lists are prefixes of each other: train(10) begins with train(5). */
+export interface TaskSource {
+  readonly name: string
+  readonly description: string
+  /** Every character of prompts and answers. */
+  readonly characters: string
+  /** Longest answer in characters, with room to spare. */
+  readonly maxNewTokens: number
+  warmup(count: number): Task[]
+  train(count: number): Task[]
+  heldOut(count: number): Task[]
+  /** Exact: accepts every right completion and no other. */
+  check(task: Task, completion: string): Verdict
+}
+
+/** A problem before it has a split. */
+export interface Problem {
+  /** Equal for problems that are the same up to order. */
+  readonly canonical: string
+  readonly prompt: string
+  readonly answer: string
+}
+
+/** Shares of the splits in tenths: warm-up 1, held-out 2, train 7. */
+function splitOf(name: string, canonical: string): Split {
+  const tenth = createHash('sha256').update(`${name} ${canonical}`).digest()[0] % 10
+  return tenth === 0 ? 'warmup' : tenth <= 2 ? 'heldOut' : 'train'
+}
+
+/** Draws that find nothing new before a split counts as used up. */
+const patience = 20_000
+
+/**
+ * The three lists of a source: problems drawn in order from (seed, split), each at most once.
+ *
+ * @param draw makes a problem from random numbers
+ */
+export function splitLists(name: string, seed: number, draw: (random: Random) => Problem): Pick<TaskSource, Split> {
+  const list = (split: Split): ((count: number) => Task[]) => {
+    const random = createRandom(deriveKey(seed, 'tasks', name, split))
+    const seen = new Set<string>()
+    const tasks: Task[] = []
+    return (count) => {
+      for (let misses = 0; tasks.length < count && misses < patience; ) {
+        const { canonical, prompt, answer } = draw(random)
+        if (splitOf(name, canonical) !== split || seen.has(canonical)) {
+          misses++
+          continue
+        }
+        misses = 0
+        seen.add(canonical)
+        tasks.push({ id: `${name}/${split}/${canonical}`, prompt, answer })
+      }
+      return tasks.slice(0, count)
+    }
+  }
+  return { warmup: list('warmup'), train: list('train'), heldOut: list('heldOut') }
+}
