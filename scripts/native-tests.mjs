@@ -42,19 +42,25 @@ const sanitizerOptions = {
 const passed = { passed: 1, failed: 0 }
 const failed = { passed: 0, failed: 1 }
 
+/** All errors at once, not the first alone. */
+const keepGoing = () => (generator() === 'Ninja' ? ['-k', '0'] : ['-k'])
+
+/** What a failed build says, without the lines that tell its progress. */
+const complaints = (output) => withoutPaths(output.replaceAll(/^\[.*\] (Building|Linking|Generating) .*\n/gm, ''))
+
 /** Configures and builds a folder. True when it went well; prints the compiler's words otherwise. */
-async function build(folder, settings, targets = []) {
+async function build(folder, settings) {
   const start = performance.now()
   dropForeignBuild(join(root, folder), generator())
   const definitions = Object.entries(settings).map(([key, value]) => `-D${key}=${value}`)
   const steps = [
     ['-S', '.', '-B', folder, '-G', generator(), ...definitions],
-    ['--build', folder, '--parallel', String(cores), ...targets.flatMap((name) => ['--target', name])],
+    ['--build', folder, '--parallel', String(cores), '--', ...keepGoing()],
   ]
   for (const step of steps) {
     const { code, output } = await run('cmake', step)
     if (code === 0) continue
-    console.log(withoutPaths(output))
+    console.log(complaints(output))
     return false
   }
   console.log(`${folder}: built in ${secondsSince(start)}`)

@@ -5,7 +5,7 @@
 namespace ws::WS_NS {
 namespace {
 
-// Forward --------------------------------------------------------------------------------------------------------------
+// Forward ------------------------------------------------------------------------------------------------------------
 
 /// Query rows (tokens x heads of a group) of one task: their state stays in the second-level cache.
 int64_t chunk_tokens(const Heads& h) {
@@ -45,22 +45,12 @@ ForwardScratch split_scratch(float* at, const Heads& h, int64_t rows) {
   return s;
 }
 
-/// Rows [first, last) of a chunk against one block; rows of a token that sees nothing of it are left out.
+/// At most tile_rows rows of a chunk against one block.
 template <class T>
-void forward_tile(const Forward<T>& f, const ForwardScratch& s, const Segment& segment, int64_t token, int64_t first,
-                  int64_t last, int64_t block) {
-  const int64_t base = block * key_block;
+void forward_tile(const Forward<T>& f, const ForwardScratch& s, const Segment& segment, const RowSpan& span) {
   RowTile t;
-  t.rows = 0;
-  int64_t begin = first;
-  for (int64_t row = first; row < last; ++row) {
-    const int64_t query = token + row / f.h.group;
-    const int64_t low = segment.low(query, f.h.window) - base, high = segment.high(query) - base;
-    if (high <= 0) begin = row + 1;
-    if (high <= 0 || low >= key_block) continue;
-    t.low[t.rows] = static_cast<int>(at_least(0, low));
-    t.high[t.rows++] = static_cast<int>(at_most(key_block, high));
-  }
+  int64_t begin = 0;
+  t.rows = visible_rows(f.h, segment, span, begin, t.low, t.high);
   if (t.rows == 0) return;
   t.q = s.q + begin * f.h.padded;
   t.o = s.o + begin * f.h.padded;
@@ -73,7 +63,7 @@ template <class T>
 void forward_begin(const Forward<T>& f, const ForwardScratch& s, int64_t token, int64_t rows, int64_t head) {
   const Heads& h = f.h;
   for (int64_t row = 0; row < rows; ++row) {
-    const int64_t at = (token + row / h.group) * h.heads + head * h.group + row % h.group;
+    const int64_t at = row_index(h, token, row, head);
     load_row(f.q + at * h.dim, h.dim, h.scale, s.q + row * h.padded);
     s.top[row] = -__builtin_inff();
     s.sum[row] = 0.0f;
@@ -85,7 +75,7 @@ template <class T>
 void forward_end(const Forward<T>& f, const ForwardScratch& s, int64_t token, int64_t rows, int64_t head) {
   const Heads& h = f.h;
   for (int64_t row = 0; row < rows; ++row) {
-    const int64_t at = (token + row / h.group) * h.heads + head * h.group + row % h.group;
+    const int64_t at = row_index(h, token, row, head);
     store_row(s.o + row * h.padded, h.dim, 1.0f / s.sum[row], f.o + at * h.dim);
     f.lse[at] = static_cast<float>(static_cast<double>(s.top[row]) + std::log(static_cast<double>(s.sum[row])));
   }
@@ -106,7 +96,7 @@ void forward_task(const Forward<T>& f, const Segment& segment, int64_t chunk, in
     gather_across(f.k + offset, stride, tokens, h.dim, s.keys);
     gather_along(f.v + offset, stride, tokens, h, s.values);
     for (int64_t row = 0; row < rows; row += tile_rows) {
-      forward_tile(f, s, segment, token, row, at_most(rows, row + tile_rows), block);
+      forward_tile(f, s, segment, {token, row, at_most(rows, row + tile_rows), block});
     }
   }
   forward_end(f, s, token, rows, head);
@@ -159,7 +149,7 @@ Status run_forward(const Call& c, Forward<T> f) {
   return {};
 }
 
-// Decode ---------------------------------------------------------------------------------------------------------------
+// Decode -------------------------------------------------------------------------------------------------------------
 
 struct Decode {
   Heads h;
@@ -195,7 +185,8 @@ void decode_rows(const Call& c, const Decode& d, int64_t sequence, int64_t head,
     const int64_t slab = (d.table[sequence * d.table_width + block] * h.kv_heads + head) * h.dim * key_block;
     attend(h, t, c.t[1].as<T>() + slab, Values<T>{c.t[2].as<T>() + slab, h.dim, h.dim});
   }
-  for (int r = 0; r < t.rows; ++r) store_row(t.o + r * h.padded, h.dim, 1.0f / t.sum[r], c.t[5].as<T>() + at + r * h.dim);
+  for (int r = 0; r < t.rows; ++r)
+    store_row(t.o + r * h.padded, h.dim, 1.0f / t.sum[r], c.t[5].as<T>() + at + r * h.dim);
 }
 
 template <class T>
@@ -237,32 +228,38 @@ Status check_table(const Call& c, const Decode& d) {
   return {};
 }
 
-// Rope and cache -------------------------------------------------------------------------------------------------------
+// Rope and cache -----------------------------------------------------------------------------------------------------
 
-/// W pairs of a row, or the last n of them.
+/// The angles of one token.
+struct Rotation {
+  const float *cosines, *sines;
+  int64_t half;
+  V sign;
+};
+
+/// n pairs of a row from pair j on; W of them when Whole.
 template <bool Whole, class T>
-void rotate_pairs(const T* x, const float* cosines, const float* sines, int64_t half, V sign, int n, T* y) {
-  const V a = Whole ? load(x) : load_n(x, n), b = Whole ? load(x + half) : load_n(x + half, n);
-  const V cosine = Whole ? load(cosines) : load_n(cosines, n);
-  const V sine = mul(Whole ? load(sines) : load_n(sines, n), sign);
+void rotate_pairs(const Rotation& r, const T* x, int64_t j, int n, T* y) {
+  const V a = Whole ? load(x + j) : load_n(x + j, n), b = Whole ? load(x + j + r.half) : load_n(x + j + r.half, n);
+  const V cosine = Whole ? load(r.cosines + j) : load_n(r.cosines + j, n);
+  const V sine = mul(Whole ? load(r.sines + j) : load_n(r.sines + j, n), r.sign);
   const V first = sub(mul(a, cosine), mul(b, sine)), second = add(mul(b, cosine), mul(a, sine));
   if (Whole) {
-    store(y, first);
-    store(y + half, second);
+    store(y + j, first);
+    store(y + j + r.half, second);
   } else {
-    store_n(y, first, n);
-    store_n(y + half, second, n);
+    store_n(y + j, first, n);
+    store_n(y + j + r.half, second, n);
   }
 }
 
 /// One head's row: the first 2 * half elements are rotated, the rest is copied.
 template <class T>
-void rotate_row(const T* x, const float* cosines, const float* sines, int64_t half, int64_t dim, V sign, T* y) {
+void rotate_row(const Rotation& r, const T* x, int64_t dim, T* y) {
   int64_t j = 0;
-  for (; j + W <= half; j += W) rotate_pairs<true>(x + j, cosines + j, sines + j, half, sign, W, y + j);
-  const int n = static_cast<int>(half - j);
-  if (n > 0) rotate_pairs<false>(x + j, cosines + j, sines + j, half, sign, n, y + j);
-  if (dim > 2 * half) std::memcpy(y + 2 * half, x + 2 * half, static_cast<size_t>(dim - 2 * half) * sizeof(T));
+  for (; j + W <= r.half; j += W) rotate_pairs<true>(r, x, j, W, y);
+  if (j < r.half) rotate_pairs<false>(r, x, j, static_cast<int>(r.half - j), y);
+  if (dim > 2 * r.half) std::memcpy(y + 2 * r.half, x + 2 * r.half, static_cast<size_t>(dim - 2 * r.half) * sizeof(T));
 }
 
 template <class T>
@@ -273,33 +270,25 @@ void run_rope(const Call& c, float sign) {
   parallel_for(*c.rt, (tokens + step - 1) / step, [&](int64_t task, int) {
     for (int64_t i = task * step; i < at_most(tokens, (task + 1) * step); ++i) {
       const int64_t position = c.t[3].as<int32_t>()[i];
-      const float* cosines = c.t[1].as<float>() + position * half;
-      const float* sines = c.t[2].as<float>() + position * half;
+      const Rotation r = {c.t[1].as<float>() + position * half, c.t[2].as<float>() + position * half, half, set1(sign)};
       for (int64_t row = i * heads; row < (i + 1) * heads; ++row) {
-        rotate_row(x.as<T>() + row * dim, cosines, sines, half, dim, set1(sign), c.t[4].as<T>() + row * dim);
+        rotate_row(r, x.as<T>() + row * dim, dim, c.t[4].as<T>() + row * dim);
       }
     }
   });
 }
 
 template <class T>
-void write_token(const View& keys, const T* k, const T* v, int64_t slot, int64_t head, T* key_slab, T* value_slab) {
-  const int64_t kv_heads = keys.dims[1], dim = keys.dims[2], lane = slot % key_block;
-  const int64_t slab = (slot / key_block * kv_heads + head) * dim * key_block;
-  for (int64_t d = 0; d < dim; ++d) key_slab[slab + d * key_block + lane] = k[d];
-  std::memcpy(value_slab + slab + lane * dim, v, static_cast<size_t>(dim) * sizeof(T));
-}
-
-template <class T>
 void run_write(const Call& c) {
-  const View& keys = c.t[0];
-  const int64_t tokens = c.t[2].dims[0], kv_heads = keys.dims[1], dim = keys.dims[2];
+  const int64_t tokens = c.t[2].dims[0], kv_heads = c.t[0].dims[1], dim = c.t[0].dims[2];
   // A head is one task, so that the last of two tokens with one slot wins.
   parallel_for(*c.rt, kv_heads, [&](int64_t head, int) {
     for (int64_t i = 0; i < tokens; ++i) {
       const int64_t slot = c.t[4].as<int32_t>()[i], at = (i * kv_heads + head) * dim;
       if (slot < 0) continue;
-      write_token(keys, c.t[2].as<T>() + at, c.t[3].as<T>() + at, slot, head, keys.as<T>(), c.t[1].as<T>());
+      const int64_t slab = (slot / key_block * kv_heads + head) * dim * key_block, lane = slot % key_block;
+      for (int64_t d = 0; d < dim; ++d) c.t[0].as<T>()[slab + d * key_block + lane] = c.t[2].as<T>()[at + d];
+      std::memcpy(c.t[1].as<T>() + slab + lane * dim, c.t[3].as<T>() + at, static_cast<size_t>(dim) * sizeof(T));
     }
   });
 }
@@ -397,7 +386,8 @@ Status cache_write(const Call& c) {
   const Status status = check_cache(keys, c.t[1]);
   if (!status.ok()) return status;
   WS_CHECK(k.rank == 3 && k.dims[1] == keys.dims[1] && k.dims[2] == keys.dims[2], shape,
-           "k: expected [tokens, %lld, %lld]", static_cast<long long>(keys.dims[1]), static_cast<long long>(keys.dims[2]));
+           "k: expected [tokens, %lld, %lld]", static_cast<long long>(keys.dims[1]),
+           static_cast<long long>(keys.dims[2]));
   WS_CHECK(v.rank == 3 && v.dims[0] == k.dims[0] && v.dims[1] == k.dims[1] && v.dims[2] == k.dims[2], shape,
            "v: expected the shape of k");
   WS_CHECK(slots.rank == 1 && slots.dims[0] == k.dims[0], shape, "slots: expected [%lld]",

@@ -54,7 +54,7 @@ static inline Status check_keys(const View& q, const View& x, const char* what) 
   return {};
 }
 
-// Segments -------------------------------------------------------------------------------------------------------------
+// Segments -----------------------------------------------------------------------------------------------------------
 
 /// Tokens [start, end) that attend to themselves causally and to the prefix [p0, p1), which begins a segment `root`
 /// that has no prefix. A segment without prefix is its own root.
@@ -119,7 +119,8 @@ static inline Status read_segments(const View& visibility, int64_t tokens, Segme
   for (int64_t s = 0; s < count; ++s) {
     Segment& own = list[s];
     own.root = own.prefix() == 0 ? s : find_segment(list, s, own.p0);
-    const bool good = own.root >= 0 && (own.root == s || (list[own.root].prefix() == 0 && own.p1 <= list[own.root].end));
+    const bool good =
+        own.root >= 0 && (own.root == s || (list[own.root].prefix() == 0 && own.p1 <= list[own.root].end));
     if (!good) {
       return bad_visibility(own.start, v + 3 * own.start,
                             "the prefix must begin an earlier segment that has no prefix itself, and end in it");
@@ -134,7 +135,41 @@ static inline Status read_segments(const View& visibility, int64_t tokens, Segme
   return {};
 }
 
-// A block of keys ------------------------------------------------------------------------------------------------------
+/// Row of q, o and lse (as [N * H]) that row `row` of a task is: tokens from `token` on, each with the heads of the
+/// group of key/value head `head`.
+static inline int64_t row_index(const Heads& h, int64_t token, int64_t row, int64_t head) {
+  return (token + row / h.group) * h.heads + head * h.group + row % h.group;
+}
+
+/// Rows [first, last) of a task whose row 0 belongs to `token`, and the block that they are about to meet.
+struct RowSpan {
+  int64_t token, first, last, block;
+};
+
+/// Finds the rows of a span that see something of the block, and which lanes of it: row begin + r sees
+/// [low[r], high[r]). They are consecutive, and both bounds rise with the row. Gives their number.
+static inline int visible_rows(const Heads& h, const Segment& segment, const RowSpan& s, int64_t& begin, int* low,
+                               int* high) {
+  int64_t query = s.token + s.first / h.group, member = s.first % h.group;
+  int rows = 0;
+  begin = s.first;
+  for (int64_t row = s.first; row < s.last; ++row) {
+    const int64_t from = segment.low(query, h.window) - s.block * key_block;
+    const int64_t to = segment.high(query) - s.block * key_block;
+    if (to <= 0) begin = row + 1;
+    if (to > 0 && from < key_block) {
+      low[rows] = static_cast<int>(at_least(0, from));
+      high[rows++] = static_cast<int>(at_most(key_block, to));
+    }
+    if (++member == h.group) {
+      member = 0;
+      ++query;
+    }
+  }
+  return rows;
+}
+
+// A block of keys ----------------------------------------------------------------------------------------------------
 
 /// Tokens of the block's 32 lanes; -1 from `high` on.
 static inline void block_tokens(const Segment& s, int64_t block, int64_t high, int64_t* tokens) {
@@ -196,7 +231,7 @@ static inline void gather_along(const T* x, int64_t stride, const int64_t* token
   }
 }
 
-// The online softmax ---------------------------------------------------------------------------------------------------
+// The online softmax -------------------------------------------------------------------------------------------------
 
 /// Up to tile_rows query rows of one key/value head with their running softmax; each sees at least one lane of the
 /// block: lanes [low, high). q is scaled already. Rows of q and o have `padded` floats.
@@ -298,13 +333,14 @@ static inline void attend(const Heads& h, const RowTile& t, const T* keys, Value
   int high = 0;
   for (int r = 0; r < t.rows; ++r) high = t.high[r] > high ? t.high[r] : high;
   const int vectors = (high + W - 1) / W;
-  tile_product<false>(TileProduct<T>{t.q, h.padded, keys, key_block, scores, key_block, t.rows, vectors * W, 0, h.dim,
-                                     false});
+  tile_product<false>(
+      TileProduct<T>{t.q, h.padded, keys, key_block, scores, key_block, t.rows, vectors * W, 0, h.dim, false});
   if (h.softcap > 0) cap_scores(scores, t.rows, vectors, h.softcap);
   fold_scores(scores, t, factor);
-  add_values(t, TileProduct<T>{scores, key_block, values.data, values.stride, t.o, h.padded, t.rows, values.columns, 0,
-                               0, true},
-             factor);
+  add_values(
+      t,
+      TileProduct<T>{scores, key_block, values.data, values.stride, t.o, h.padded, t.rows, values.columns, 0, 0, true},
+      factor);
 }
 
 }  // namespace ws::WS_NS

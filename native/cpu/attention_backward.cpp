@@ -16,8 +16,8 @@ struct Backward {
   const float* lse;
   T *dq, *dk, *dv;
   const Segment* segments;
-  int64_t chunk;       // tokens whose rows are packed at once
-  int64_t longest;     // logical positions of the longest segment, in whole blocks
+  int64_t chunk;         // tokens whose rows are packed at once
+  int64_t longest;       // logical positions of the longest segment, in whole blocks
   int64_t longest_root;  // the same of the longest shared root; 0 when nothing is shared
 };
 
@@ -34,9 +34,18 @@ template <class T>
 int64_t lay_out(const Backward<T>& b, float* at, BackwardScratch* s) {
   const int64_t rows = b.chunk * b.h.group, padded = b.h.padded;
   const int64_t across = key_block * round_up(b.h.dim, W);
-  const int64_t sizes[12] = {across,        across,        key_block * padded, rows * padded,
-                             rows * padded, rows * padded, round_up(rows, 16), round_up(rows, 16),
-                             b.longest * padded, b.longest * padded, b.longest_root * padded, b.longest_root * padded};
+  const int64_t sizes[12] = {across,
+                             across,
+                             key_block * padded,
+                             rows * padded,
+                             rows * padded,
+                             rows * padded,
+                             round_up(rows, 16),
+                             round_up(rows, 16),
+                             b.longest * padded,
+                             b.longest * padded,
+                             b.longest_root * padded,
+                             b.longest_root * padded};
   float** const parts[12] = {&s->keys_across, &s->values_across, &s->keys_along, &s->q,  &s->dout,    &s->dq,
                              &s->lse,         &s->delta,         &s->dk,         &s->dv, &s->root_dk, &s->root_dv};
   int64_t used = 0;
@@ -47,26 +56,33 @@ int64_t lay_out(const Backward<T>& b, float* at, BackwardScratch* s) {
   return round_up(used, 16);
 }
 
-/// Scores of one row become probabilities, and gradients of the probabilities become gradients of the scaled scores:
+/// One row's scores (p) and gradients of its probabilities (ds), before row_gradient().
+struct RowGradient {
+  float *p, *ds;
+  float lse, delta;
+  int low, high;
+};
+
+/// Scores become probabilities, and gradients of the probabilities become gradients of the scaled scores:
 /// p = exp(s - lse), ds = p (dp - delta) [times the cap's slope]; 0 outside [low, high).
-void row_gradient(const Heads& h, float* p, float* ds, float lse, float delta, int low, int high) {
-  const V top = set1(lse), mean = set1(delta), none = zero();
+void row_gradient(const Heads& h, const RowGradient& r) {
+  const V top = set1(r.lse), mean = set1(r.delta), none = zero();
   const V cap = set1(h.softcap), inverse = set1(h.softcap > 0 ? 1.0f / h.softcap : 0.0f);
   int v = 0;
-  for (; v < high; v += W) {
-    V s = load(p + v), slope = set1(1.0f);
+  for (; v < r.high; v += W) {
+    V s = load(r.p + v), slope = set1(1.0f);
     if (h.softcap > 0) {
       s = soft_cap(s, cap, inverse);
       slope = soft_cap_slope(s, inverse);
     }
     const V e = exp(sub(s, top));
-    const V g = mul(mul(e, sub(load(ds + v), mean)), slope);
-    store(p + v, in_range(e, none, v, low, high));
-    store(ds + v, in_range(g, none, v, low, high));
+    const V g = mul(mul(e, sub(load(r.ds + v), mean)), slope);
+    store(r.p + v, in_range(e, none, v, r.low, r.high));
+    store(r.ds + v, in_range(g, none, v, r.low, r.high));
   }
   for (; v < key_block; v += W) {
-    store(p + v, none);
-    store(ds + v, none);
+    store(r.p + v, none);
+    store(r.ds + v, none);
   }
 }
 
@@ -91,7 +107,7 @@ void query_side(const Heads& h, const BackwardScratch& s, QueryTile& t) {
                                            columns, 0, h.dim, false});
     for (int i = 0; i < rows; ++i) {
       const int64_t row = t.first + r + i;
-      row_gradient(h, p + i * key_block, ds + i * key_block, s.lse[row], s.delta[row], t.low[r + i], t.high[r + i]);
+      row_gradient(h, {p + i * key_block, ds + i * key_block, s.lse[row], s.delta[row], t.low[r + i], t.high[r + i]});
     }
     tile_product<false>(TileProduct<float>{ds, key_block, s.keys_along, h.padded, s.dq + at, h.padded, rows, h.padded,
                                            low, high, true});
@@ -114,22 +130,6 @@ void key_side(const Heads& h, const BackwardScratch& s, const QueryTile& t, floa
   }
 }
 
-/// Finds the rows among [first, last) of the chunk that see something of the block.
-void find_rows(const Heads& h, const Segment& segment, int64_t token, int64_t first, int64_t last, int64_t block,
-               QueryTile& t) {
-  t.rows = 0;
-  t.first = first;
-  for (int64_t row = first; row < last; ++row) {
-    const int64_t query = token + row / h.group;
-    const int64_t low = segment.low(query, h.window) - block * key_block;
-    const int64_t high = segment.high(query) - block * key_block;
-    if (high <= 0) t.first = row + 1;
-    if (high <= 0 || low >= key_block) continue;
-    t.low[t.rows] = static_cast<int>(at_least(0, low));
-    t.high[t.rows++] = static_cast<int>(at_most(key_block, high));
-  }
-}
-
 float dot(const float* a, const float* b, int64_t padded) {
   V sum = zero();
   for (int64_t d = 0; d < padded; d += W) sum = fma(load(a + d), load(b + d), sum);
@@ -140,7 +140,7 @@ template <class T>
 void begin_chunk(const Backward<T>& b, const BackwardScratch& s, int64_t token, int64_t rows, int64_t head) {
   const Heads& h = b.h;
   for (int64_t row = 0; row < rows; ++row) {
-    const int64_t at = (token + row / h.group) * h.heads + head * h.group + row % h.group;
+    const int64_t at = row_index(h, token, row, head);
     float *dout = s.dout + row * h.padded, *dq = s.dq + row * h.padded;
     load_row(b.q + at * h.dim, h.dim, h.scale, s.q + row * h.padded);
     load_row(b.dout + at * h.dim, h.dim, 1.0f, dout);
@@ -155,7 +155,7 @@ template <class T>
 void end_chunk(const Backward<T>& b, const BackwardScratch& s, int64_t token, int64_t rows, int64_t head) {
   const Heads& h = b.h;
   for (int64_t row = 0; row < rows; ++row) {
-    const int64_t at = (token + row / h.group) * h.heads + head * h.group + row % h.group;
+    const int64_t at = row_index(h, token, row, head);
     store_row(s.dq + row * h.padded, h.dim, h.scale, b.dq + at * h.dim);
   }
 }
@@ -177,7 +177,8 @@ void run_chunk(const Backward<T>& b, const BackwardScratch& s, const Segment& se
     const int64_t at = block * key_block * h.padded;
     for (int64_t row = 0; row < rows; row += query_tile) {
       QueryTile t;
-      find_rows(h, segment, token, row, at_most(rows, row + query_tile), block, t);
+      const RowSpan span = {token, row, at_most(rows, row + query_tile), block};
+      t.rows = visible_rows(h, segment, span, t.first, t.low, t.high);
       if (t.rows == 0) continue;
       query_side(h, s, t);
       key_side(h, s, t, s.dk + at, s.dv + at);
@@ -251,10 +252,19 @@ int64_t find_roots(Backward<T>& b, int64_t count, int64_t* roots) {
 template <class T>
 Status run_backward(const Call& c, const Heads& h, int64_t count) {
   Backward<T> b{h,
-                c.t[0].as<T>(), c.t[1].as<T>(), c.t[3].as<T>(), c.t[4].as<T>(), c.t[5].as<T>(),
+                c.t[0].as<T>(),
+                c.t[1].as<T>(),
+                c.t[3].as<T>(),
+                c.t[4].as<T>(),
+                c.t[5].as<T>(),
                 c.t[2].as<float>(),
-                c.t[7].as<T>(), c.t[8].as<T>(), c.t[9].as<T>(),
-                nullptr, at_least(1, (h.padded <= 64 ? 192 : 96) / h.group), 0, 0};
+                c.t[7].as<T>(),
+                c.t[8].as<T>(),
+                c.t[9].as<T>(),
+                nullptr,
+                at_least(1, (h.padded <= 64 ? 192 : 96) / h.group),
+                0,
+                0};
   // Twice: the second block, which replaces the first, is sized by what the list of segments says.
   const int64_t list_bytes = round_up(count * static_cast<int64_t>(sizeof(Segment) + sizeof(int64_t)), 64);
   int64_t bytes = at_least(64, list_bytes), groups = 0, floats = 0;

@@ -92,7 +92,7 @@ int64_t place_of(const View& targets, const LogitTile& t, int64_t r) {
 
 bool is_last(const Head& s, const LogitTile& t) { return t.word + t.words == s.vocabulary; }
 
-// Gradients of a row of logits -----------------------------------------------------------------------------------------
+// Gradients of a row of logits ---------------------------------------------------------------------------------------
 
 /// The factor between dz and the gradient of the raw product: the slopes of cap and temperature.
 V chain(const Head& s, V z, V gradient) {
@@ -153,8 +153,8 @@ void add_gradients(Runtime& rt, const Head& s, const LogitTile& t, const HeadGra
 
 Status check_gradient(const View& dw, const View& dh, const Head& s) {
   if (dw.present()) {
-    WS_CHECK(dw.rank == 2 && dw.dims[0] == s.vocabulary && dw.dims[1] == s.channels, shape,
-             "dw: expected [%lld, %lld]", static_cast<long long>(s.vocabulary), static_cast<long long>(s.channels));
+    WS_CHECK(dw.rank == 2 && dw.dims[0] == s.vocabulary && dw.dims[1] == s.channels, shape, "dw: expected [%lld, %lld]",
+             static_cast<long long>(s.vocabulary), static_cast<long long>(s.channels));
   }
   WS_CHECK(dh.rank == 2 && dh.dims[0] == s.tokens && dh.dims[1] == s.channels, shape, "dh: expected [%lld, %lld]",
            static_cast<long long>(s.tokens), static_cast<long long>(s.channels));
@@ -163,30 +163,39 @@ Status check_gradient(const View& dw, const View& dh, const Head& s) {
 
 /// The parts of a call's scratch.
 struct HeadScratch {
-  float *z, *qz;     // tiles of logits
-  void* rows;        // statistics of the rows of a chunk
-  float* sums;       // dh of a chunk
-  void* product;     // for gemm
+  float *z, *qz;  // tiles of logits
+  void* rows;     // statistics of the rows of a chunk
+  float* sums;    // dh of a chunk
+  void* product;  // for gemm
 };
 
-/// Allocates: `tiles` tiles of logits, row_bytes per row of a chunk, sums when wanted, and gemm's own.
-Status take_scratch(const Call& c, const Head& s, int tiles, int64_t row_bytes, bool sums, int64_t product,
-                    HeadScratch& out) {
-  const int64_t tile = lines_of(s.rows * s.stride * 4), rows = lines_of(s.rows * row_bytes);
-  const int64_t sum_bytes = sums ? lines_of(s.rows * s.channels * 4) : 0;
-  const int64_t bytes = tiles * tile + rows + sum_bytes + product;
+/// What a kernel wants beyond the products' own scratch.
+struct HeadNeeds {
+  int tiles;               // of logits
+  int64_t row_bytes;       // of statistics
+  int64_t other_channels;  // of the prior; 0: there is none
+  bool backward;
+  bool sums;  // dh is not f32
+};
+
+Status take_scratch(const Call& c, const Head& s, const HeadNeeds& needs, HeadScratch& out) {
+  const int tiles = needs.tiles;
+  const int64_t tile = lines_of(s.rows * s.stride * 4), rows = lines_of(s.rows * needs.row_bytes);
+  const int64_t sum_bytes = needs.sums ? lines_of(s.rows * s.channels * 4) : 0;
+  const int64_t bytes =
+      tiles * tile + rows + sum_bytes + product_scratch(*c.rt, s, needs.other_channels, needs.backward);
   char* at = static_cast<char*>(c.rt->scratch(bytes));
   WS_CHECK(at != nullptr, oom, "no memory for %lld bytes of scratch", static_cast<long long>(bytes));
   out.z = reinterpret_cast<float*>(at);
   out.qz = tiles > 1 ? reinterpret_cast<float*>(at + tile) : nullptr;
   at += tiles * tile;
   out.rows = at;
-  out.sums = sums ? reinterpret_cast<float*>(at + rows) : nullptr;
+  out.sums = needs.sums ? reinterpret_cast<float*>(at + rows) : nullptr;
   out.product = at + rows + sum_bytes;
   return {};
 }
 
-// KL -------------------------------------------------------------------------------------------------------------------
+// KL -----------------------------------------------------------------------------------------------------------------
 
 /// Running statistics of both heads of a row and of the cross term of KL(a || b):
 /// cross = sum exp(za - top_a) ((za - a0) - (zb - b0)), a0 and b0 constants near the maxima, so that a common offset
@@ -219,8 +228,8 @@ void fold_pair(KlRow& row, const float* z, const float* qz, int64_t n, bool firs
     row.q0 = row.q.top;
   }
   const double factor = static_cast<double>(reverse ? p_factor : q_factor);
-  const float part = reverse ? cross_of(z, qz, n, row.p.top, row.p0, row.q0)
-                             : cross_of(qz, z, n, row.q.top, row.q0, row.p0);
+  const float part =
+      reverse ? cross_of(z, qz, n, row.p.top, row.p0, row.q0) : cross_of(qz, z, n, row.q.top, row.q0, row.p0);
   row.cross = row.cross * factor + static_cast<double>(part);
 }
 
@@ -253,7 +262,7 @@ Status head_logprobs(const Call& c) {
   if (status.ok()) status = check_rows(c.t[3], s, "logps");
   if (status.ok()) status = check_rows(c.t[4], s, "lse");
   if (!status.ok() || s.tokens == 0) return status;
-  status = take_scratch(c, s, 1, sizeof(RowStatistics), false, product_scratch(*c.rt, s, 0, false), k);
+  status = take_scratch(c, s, {1, sizeof(RowStatistics), 0, false, false}, k);
   if (!status.ok()) return status;
   RowStatistics* rows = static_cast<RowStatistics*>(k.rows);
   each_tile(s, k.z, [&](const LogitTile& t) {
@@ -286,7 +295,7 @@ Status head_logprobs_backward(const Call& c) {
   if (status.ok()) status = check_rows(lse, s, "lse");
   if (status.ok()) status = check_gradient(dw, dh, s);
   if (!status.ok() || s.tokens == 0) return status;
-  status = take_scratch(c, s, 1, 0, dh.dtype != DType::f32, product_scratch(*c.rt, s, 0, true), k);
+  status = take_scratch(c, s, {1, 0, 0, true, dh.dtype != DType::f32}, k);
   if (!status.ok()) return status;
   const HeadGradient g = {&h, &w, &dw, dh, k.sums};
   each_tile(s, k.z, [&](const LogitTile& t) {
@@ -309,7 +318,8 @@ Status head_logprobs_backward(const Call& c) {
 }
 
 /// head_logprobs and, per token, the KL over the whole vocabulary to the prior q = softmax of (qh, qw) under the same
-/// cap and temperature: direction 0 KL(q||p), 1 KL(p||q). qh [N,C'], qw [V,C'], any C'. kl may be below 0 by a rounding.
+/// cap and temperature: direction 0 KL(q||p), 1 KL(p||q). qh [N,C'], qw [V,C'], any C'. kl may be
+/// below 0 by a rounding.
 Status head_kl(const Call& c) {
   const View &h = c.t[0], &w = c.t[1], &qh = c.t[2], &qw = c.t[3], &targets = c.t[4];
   const char* const names[] = {"logps", "kl", "lse", "qlse"};
@@ -319,7 +329,7 @@ Status head_kl(const Call& c) {
   if (status.ok()) status = read_prior(c, qh, qw, s);
   for (int i = 0; i < 4 && status.ok(); ++i) status = check_rows(c.t[5 + i], s, names[i]);
   if (!status.ok() || s.tokens == 0) return status;
-  status = take_scratch(c, s, 2, sizeof(KlRow), false, product_scratch(*c.rt, s, qh.dims[1], false), k);
+  status = take_scratch(c, s, {2, sizeof(KlRow), qh.dims[1], false, false}, k);
   if (!status.ok()) return status;
   KlRow* rows = static_cast<KlRow*>(k.rows);
   const bool reverse = c.p[2] == 1;
@@ -364,8 +374,7 @@ Status head_kl_backward(const Call& c) {
   for (int i = 0; i < 3 && status.ok(); ++i) status = check_rows(c.t[8 + i], s, names[i]);
   if (status.ok()) status = check_gradient(dw, dh, s);
   if (!status.ok() || s.tokens == 0) return status;
-  const int64_t product = product_scratch(*c.rt, s, qh.dims[1], true);
-  status = take_scratch(c, s, 2, 0, dh.dtype != DType::f32, product, k);
+  status = take_scratch(c, s, {2, 0, qh.dims[1], true, dh.dtype != DType::f32}, k);
   if (!status.ok()) return status;
   const HeadGradient g = {&h, &w, &dw, dh, k.sums};
   const bool reverse = c.p[2] == 1;
@@ -377,7 +386,8 @@ Status head_kl_backward(const Call& c) {
     each_row(*c.rt, t, [&](int64_t r) {
       float *z = t.z + r * t.stride, *qz = prior.z + r * t.stride;
       const int64_t i = t.row + r;
-      const V weight = set1(dlogps.as<float>()[i]), kl_weight = set1(dkl.as<float>()[i]), kl = set1(c.t[8].as<float>()[i]);
+      const V weight = set1(dlogps.as<float>()[i]), kl_weight = set1(dkl.as<float>()[i]),
+              kl = set1(c.t[8].as<float>()[i]);
       const V top = set1(c.t[9].as<float>()[i]), q_top = set1(c.t[10].as<float>()[i]);
       transform_logits(z, t.words, s.inverse_temperature, s.softcap, z);
       transform_logits(qz, t.words, s.inverse_temperature, s.softcap, qz);

@@ -33,7 +33,7 @@ struct Drawn {
   float logps, sampled;
 };
 
-// Selection ------------------------------------------------------------------------------------------------------------
+// Selection ----------------------------------------------------------------------------------------------------------
 
 /// Unsigned integers in the order of the floats; -0 equals 0.
 uint32_t order_of(float x) {
@@ -147,7 +147,7 @@ int64_t truncate(const Settings& set, const RowScratch& s, bool& numbered) {
   return n;
 }
 
-// Drawing --------------------------------------------------------------------------------------------------------------
+// Drawing ------------------------------------------------------------------------------------------------------------
 
 /// Sum of up to fold_width masses; the tree of sum_of().
 double block_mass(const float* e, int64_t n) {
@@ -237,7 +237,7 @@ Drawn draw_row(const Settings& set, const float* x, const int32_t* key, const Ro
   return {id, log_prob(plain, logit_of(x[id], 1.0f, set.softcap)), log_prob(tempered, s.z[place])};
 }
 
-// The call -------------------------------------------------------------------------------------------------------------
+// The call -----------------------------------------------------------------------------------------------------------
 
 Status read_settings(const Call& c, int64_t vocabulary, Settings& set) {
   const Status status = check_softcap(c.p[0]);
@@ -296,7 +296,8 @@ Status head_sample(const Call& c) {
   const int64_t tokens = h.dims[0], vocabulary = set.vocabulary;
   WS_CHECK(vocabulary > 0, shape, "w: the vocabulary is empty");
 
-  const int64_t stride = (vocabulary + 15) / 16 * 16, rows = larger(1, smaller(tokens, smaller(256, most_logits / stride)));
+  const int64_t stride = (vocabulary + 15) / 16 * 16,
+                rows = larger(1, smaller(tokens, smaller(256, most_logits / stride)));
   const int64_t product = lines_of(larger(gemm_scratch_bytes(*c.rt, {rows, vocabulary, h.dims[1]}),
                                           gemm_scratch_bytes(*c.rt, {tokens % rows, vocabulary, h.dims[1]})));
   const int64_t tile = rows * stride * 4, bytes = tile + product + c.rt->threads() * row_bytes(vocabulary);

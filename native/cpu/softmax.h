@@ -41,7 +41,7 @@ static inline float max_lanes(V a) {
 /// Vector of the numbers first, first + 1, ...; first + W <= 32.
 static inline V lane_numbers(int first) {
   static const float numbers[32] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
-                                           16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
+                                    16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
   return load(numbers + first);
 }
 

@@ -1,4 +1,4 @@
-// Attention forward, backward and decode, rope and the paged cache: against double references element by element,
+// Attention forward, backward and decode: against double references element by element,
 // equal bits alone, packed, decoded and on any number of threads, and what must be refused.
 #include <algorithm>
 
@@ -8,7 +8,7 @@ using namespace check;
 
 namespace {
 
-// Layouts of a packed batch ---------------------------------------------------------------------------------------------
+// Layouts of a packed batch ------------------------------------------------------------------------------------------
 
 /// Tokens of one segment; prefix: how many tokens of segment `root` it shares (0: none).
 struct Part {
@@ -88,13 +88,14 @@ struct Backward {
   Tensor dq, dk, dv;
   explicit Backward(const Batch& b) : dq(b.q.dtype, b.q.shape), dk(b.q.dtype, b.k.shape), dv(b.q.dtype, b.k.shape) {}
   Call call(Runtime& rt, const Batch& b, const Forward& f) const {
-    return make_call(rt, {b.dout.view(), f.o.view(), f.lse.view(), b.q.view(), b.k.view(), b.v.view(), b.vis.view(),
-                          dq.view(), dk.view(), dv.view()},
+    return make_call(rt,
+                     {b.dout.view(), f.o.view(), f.lse.view(), b.q.view(), b.k.view(), b.v.view(), b.vis.view(),
+                      dq.view(), dk.view(), dv.view()},
                      {b.set.scale(), b.set.window, b.set.softcap});
   }
 };
 
-// References ------------------------------------------------------------------------------------------------------------
+// References ---------------------------------------------------------------------------------------------------------
 
 struct Reference {
   std::vector<double> o, lse, dq, dk, dv;
@@ -130,8 +131,7 @@ Reference reference(const Batch& b) {
       const double lse = top + std::log(sum);
       r.lse[static_cast<size_t>(i * s.heads + h)] = lse;
       for (size_t j = 0; j < keys.size(); ++j)
-        for (int64_t x = 0; x < d; ++x)
-          r.o[static_cast<size_t>(row + x)] += std::exp(z[j] - lse) * b.v.at(at(j) + x);
+        for (int64_t x = 0; x < d; ++x) r.o[static_cast<size_t>(row + x)] += std::exp(z[j] - lse) * b.v.at(at(j) + x);
       for (int64_t x = 0; x < d; ++x) delta += b.dout.at(row + x) * r.o[static_cast<size_t>(row + x)];
       for (size_t j = 0; j < keys.size(); ++j) {
         const double p = std::exp(z[j] - lse);
@@ -156,7 +156,7 @@ double largest(const std::vector<double>& x) {
   return m;
 }
 
-// Suites ----------------------------------------------------------------------------------------------------------------
+// Suites -------------------------------------------------------------------------------------------------------------
 
 const std::vector<Part> mixed = {{5}, {37}, {1}, {40, 1, 37}, {3, 1, 20}, {64}, {70, 5, 33}, {2, 0, 5}};
 
@@ -264,7 +264,7 @@ void test_threads(const Level& forward, Kernel backward) {
   }
 }
 
-// Decode ----------------------------------------------------------------------------------------------------------------
+// Decode -------------------------------------------------------------------------------------------------------------
 
 struct Cache {
   Tensor keys, values;
@@ -319,9 +319,9 @@ void test_decode(const Kernels& kernels, const Batch& b) {
       if (at > 0 && b.set.window > 0) tables.set(2 * blocks, at + 1 - b.set.window >= 32 ? -1 : tables.at(2 * blocks));
       Tensor o(b.q.dtype, q.shape);
       if (b.set.window > 0) tables.set(blocks, table[0]);
-      CHECK_OK(kernels.decode(make_call(
-          rt, {q.view(), cache.keys.view(), cache.values.view(), tables.view(), lengths.view(), o.view()},
-          {b.set.scale(), b.set.window, b.set.softcap})));
+      CHECK_OK(kernels.decode(
+          make_call(rt, {q.view(), cache.keys.view(), cache.values.view(), tables.view(), lengths.view(), o.view()},
+                    {b.set.scale(), b.set.window, b.set.softcap})));
       const Tensor expected = take(f.o, {token});
       CHECK_SAME(take(o, {0}), expected);
       CHECK_SAME(take(o, {2}), expected);
@@ -332,94 +332,20 @@ void test_decode(const Kernels& kernels, const Batch& b) {
 void test_decode_threads(const Kernels& kernels) {
   Random random(4);
   const Setting s{8, 4, 40};
-  Tensor keys = random_tensor(random, DType::f32, {6, 4, 40, 32}), values = random_tensor(random, DType::f32, {6, 4, 32, 40});
+  Tensor keys = random_tensor(random, DType::f32, {6, 4, 40, 32}),
+         values = random_tensor(random, DType::f32, {6, 4, 32, 40});
   const Tensor q = random_tensor(random, DType::f32, {3, 8, 40});
   Tensor table(DType::i32, {3, 3}), o(DType::f32, {3, 8, 40});
   for (int i = 0; i < 9; ++i) table.set(i, i % 6);
   const Tensor lengths = integers({96, 1, 40});
   SerialRuntime rt;
-  CHECK(same_on_threads(kernels.decode,
-                        make_call(rt, {q.view(), keys.view(), values.view(), table.view(), lengths.view(), o.view()},
-                                  {s.scale(), 0, 0}),
-                        o, o));
+  CHECK(same_on_threads(
+      kernels.decode,
+      make_call(rt, {q.view(), keys.view(), values.view(), table.view(), lengths.view(), o.view()}, {s.scale(), 0, 0}),
+      o, o));
 }
 
-// Rope and cache --------------------------------------------------------------------------------------------------------
-
-void test_rope(const Level& level) {
-  for (const DType type : {DType::f32, DType::bf16}) {
-    for (const auto& [dim, half] : {std::pair<int64_t, int64_t>{64, 32}, {24, 12}, {80, 16}, {72, 36}, {8, 4}, {9, 4}, {16, 0}}) {
-      Random random(static_cast<uint64_t>(dim));
-      const int64_t n = 7, heads = 3, places = 50;
-      const Tensor x = random_tensor(random, type, {n, heads, dim});
-      Tensor cosines(DType::f32, {places, half}), sines(DType::f32, {places, half}), positions(DType::i32, {n});
-      for (int64_t i = 0; i < places * half; ++i) {
-        const double angle = static_cast<double>(i / half) * std::pow(10000.0, -static_cast<double>(i % half) / static_cast<double>(half));
-        cosines.set(i, std::cos(angle));
-        sines.set(i, std::sin(angle));
-      }
-      for (int64_t i = 0; i < n; ++i) positions.set(i, static_cast<double>(random.below(places)));
-      Tensor y(type, x.shape), back(type, x.shape);
-      SerialRuntime rt;
-      CHECK_OK(level.kernel(make_call(rt, {x.view(), cosines.view(), sines.view(), positions.view(), y.view()}, {0})));
-      CHECK_OK(level.kernel(make_call(rt, {y.view(), cosines.view(), sines.view(), positions.view(), back.view()}, {1})));
-      std::vector<double> expected, original;
-      for (int64_t i = 0; i < x.size(); ++i) {
-        const int64_t d = i % dim, row = i - d, place = static_cast<int64_t>(positions.at(i / (dim * heads))) * half;
-        const int64_t j = d % std::max<int64_t>(half, 1);
-        double value = x.at(i);
-        if (d < half) value = x.at(row + j) * cosines.at(place + j) - x.at(row + half + j) * sines.at(place + j);
-        else if (d < 2 * half) value = x.at(i) * cosines.at(place + j) + x.at(row + j) * sines.at(place + j);
-        expected.push_back(value);
-        original.push_back(x.at(i));
-      }
-      const bool f32 = type == DType::f32;
-      CHECK_CLOSE(y, expected, unit(type), f32 ? 1e-6 : 1e-6);
-      CHECK_CLOSE(back, original, f32 ? 1e-6 : 0.02, f32 ? 1e-6 : 0.02);
-      CHECK(same_on_threads(level.kernel, make_call(rt, {x.view(), cosines.view(), sines.view(), positions.view(), y.view()}, {0}), y, y));
-      positions.set(3, static_cast<double>(places));
-      CHECK_CODE(level.kernel(make_call(rt, {x.view(), cosines.view(), sines.view(), positions.view(), y.view()}, {0})), shape);
-      positions.set(3, -1);
-      CHECK_CODE(level.kernel(make_call(rt, {x.view(), cosines.view(), sines.view(), positions.view(), y.view()}, {0})), shape);
-    }
-  }
-}
-
-void test_cache(Kernel write, Kernel copy) {
-  for (const DType type : {DType::f32, DType::bf16}) {
-    Random random(3);
-    const Setting s{2, 2, 5};
-    Cache cache(4, s, type);
-    cache.keys.fill(-7);
-    cache.values.fill(-7);
-    const Tensor k = random_tensor(random, type, {3, 2, 5}), v = random_tensor(random, type, {3, 2, 5});
-    SerialRuntime rt;
-    const Tensor slots = integers({2 * 32 + 31, -1, 5});
-    CHECK_OK(write(make_call(rt, {cache.keys.view(), cache.values.view(), k.view(), v.view(), slots.view()})));
-    const Tensor from = integers({2, 0}), to = integers({1, 3});
-    CHECK_OK(copy(make_call(rt, {cache.keys.view(), cache.values.view(), from.view(), to.view()})));
-    bool good = true;
-    for (int64_t block = 0; block < 4; ++block)
-      for (int64_t head = 0; head < 2; ++head)
-        for (int64_t d = 0; d < 5; ++d)
-          for (int64_t lane = 0; lane < 32; ++lane) {
-            const int token = (block == 1 || block == 2) && lane == 31 ? 0 : (block == 0 || block == 3) && lane == 5 ? 2 : -1;
-            const int64_t at = (token * 2 + head) * 5 + d, slab = (block * 2 + head) * 160;
-            good = good && cache.keys.at(slab + d * 32 + lane) == (token < 0 ? -7 : k.at(at));
-            good = good && cache.values.at(slab + lane * 5 + d) == (token < 0 ? -7 : v.at(at));
-          }
-    CHECK(good);
-    const Tensor far = integers({1, 2, 128}), short_slots = integers({1}), bad = integers({4, 0}), minus = integers({0, -1});
-    CHECK_CODE(write(make_call(rt, {cache.keys.view(), cache.values.view(), k.view(), v.view(), far.view()})), shape);
-    CHECK_CODE(write(make_call(rt, {cache.keys.view(), cache.values.view(), k.view(), v.view(), short_slots.view()})), shape);
-    CHECK_CODE(write(make_call(rt, {cache.values.view(), cache.keys.view(), k.view(), v.view(), slots.view()})), shape);
-    CHECK_CODE(copy(make_call(rt, {cache.keys.view(), cache.values.view(), bad.view(), to.view()})), shape);
-    CHECK_CODE(copy(make_call(rt, {cache.keys.view(), cache.values.view(), from.view(), minus.view()})), shape);
-    CHECK_CODE(copy(make_call(rt, {cache.keys.view(), cache.values.view(), from.view(), short_slots.view()})), shape);
-  }
-}
-
-// Refusals and edges ----------------------------------------------------------------------------------------------------
+// Refusals and edges -------------------------------------------------------------------------------------------------
 
 void test_refusals(const Level& forward, Kernel backward) {
   SerialRuntime rt;
@@ -444,17 +370,17 @@ void test_refusals(const Level& forward, Kernel backward) {
     }
     return v;
   };
-  refused(changed(0, 1, 0, 0, 1));    // starts after itself
-  refused(changed(0, -1, 0, 0, 1));   // negative
-  refused(changed(2, 1, 0, 0, 3));    // start is no segment's start
-  refused(changed(5, 0, 0, 0, 6));    // returns to an earlier segment
-  refused(changed(5, 3, 0, 2, 6));    // prefix changes inside a segment
-  refused(changed(3, 3, -1, 2, 7));   // negative prefix
-  refused(changed(3, 3, 2, 1, 7));    // prefix ends before it begins
-  refused(changed(3, 3, 0, 4, 7));    // prefix reaches into its own segment
-  refused(changed(3, 3, 1, 3, 7));    // prefix begins inside a segment
-  refused(changed(7, 7, 0, 5, 9));    // prefix spans two segments
-  refused(changed(7, 7, 3, 5, 9));    // prefix of a segment that has a prefix
+  refused(changed(0, 1, 0, 0, 1));   // starts after itself
+  refused(changed(0, -1, 0, 0, 1));  // negative
+  refused(changed(2, 1, 0, 0, 3));   // start is no segment's start
+  refused(changed(5, 0, 0, 0, 6));   // returns to an earlier segment
+  refused(changed(5, 3, 0, 2, 6));   // prefix changes inside a segment
+  refused(changed(3, 3, -1, 2, 7));  // negative prefix
+  refused(changed(3, 3, 2, 1, 7));   // prefix ends before it begins
+  refused(changed(3, 3, 0, 4, 7));   // prefix reaches into its own segment
+  refused(changed(3, 3, 1, 3, 7));   // prefix begins inside a segment
+  refused(changed(7, 7, 0, 5, 9));   // prefix spans two segments
+  refused(changed(7, 7, 3, 5, 9));   // prefix of a segment that has a prefix
   refused(changed(8, 2147483647, 0, 0, 9));
 
   const auto fails = [&](Setting set, Code code) {
@@ -512,7 +438,8 @@ void test_edges(const Level& forward, Kernel backward, Kernel decode) {
   CHECK_OK(backward(Backward(none).call(rt, none, f)));
   const Tensor q(DType::f32, {0, 4, 8}), keys(DType::f32, {0, 2, 8, 32}), values(DType::f32, {0, 2, 32, 8});
   const Tensor table(DType::i32, {0, 0}), lengths(DType::i32, {0});
-  CHECK_OK(decode(make_call(rt, {q.view(), keys.view(), values.view(), table.view(), lengths.view(), q.view()}, {1, 0, 0})));
+  CHECK_OK(
+      decode(make_call(rt, {q.view(), keys.view(), values.view(), table.view(), lengths.view(), q.view()}, {1, 0, 0})));
 
   // A NaN reaches the tokens that see it and no others; huge scores neither overflow nor lose the maximum.
   Batch b(packed({{40}, {10, 0, 20}, {6}}), {2, 1, 16}, DType::f32, 8);
@@ -550,7 +477,7 @@ void test_reference() {
     for (size_t i = 0; i < y.o.size(); ++i) sum += y.o[i] * b.dout.at(static_cast<int64_t>(i));
     return sum;
   };
-  const auto agree = [&](Tensor Batch::*field, const std::vector<double>& gradient) {
+  const auto agree = [&](Tensor Batch::* field, const std::vector<double>& gradient) {
     double worst = 0;
     for (int64_t i = 0; i < (b.*field).size(); ++i) {
       Batch up = b, down = b;
@@ -567,14 +494,17 @@ void test_reference() {
 }
 
 struct Set {
-  Level attention, rope;
-  Kernel backward, decode, write, copy;
+  Level attention;
+  Kernel backward, decode, write;
 };
 
 const Set sets[] = {
-    {{"v2", true, v2::attention}, {"v2", true, v2::rope}, v2::attention_backward, v2::attention_decode, v2::cache_write, v2::cache_copy},
-    {{"avx2", has_avx2(), avx2::attention}, {"avx2", true, avx2::rope}, avx2::attention_backward, avx2::attention_decode, avx2::cache_write, avx2::cache_copy},
-    {{"avx512", has_avx512(), avx512::attention}, {"avx512", true, avx512::rope}, avx512::attention_backward, avx512::attention_decode, avx512::cache_write, avx512::cache_copy},
+    {{"v2", true, v2::attention}, v2::attention_backward, v2::attention_decode, v2::cache_write},
+    {{"avx2", has_avx2(), avx2::attention}, avx2::attention_backward, avx2::attention_decode, avx2::cache_write},
+    {{"avx512", has_avx512(), avx512::attention},
+     avx512::attention_backward,
+     avx512::attention_decode,
+     avx512::cache_write},
 };
 
 void test_level(const Set& s) {
@@ -583,15 +513,14 @@ void test_level(const Set& s) {
   for (const DType type : {DType::f32, DType::bf16}) {
     for (const Setting& set : {Setting{4, 2, 24}, Setting{2, 2, 16, 20, 3}, Setting{9, 1, 64}}) {
       const Batch all(packed(mixed), set, type, 21);
-      for (const size_t root : {size_t{0}, size_t{1}, size_t{2}, size_t{5}}) test_alone(s.attention, s.backward, all, root);
+      for (const size_t root : {size_t{0}, size_t{1}, size_t{2}, size_t{5}})
+        test_alone(s.attention, s.backward, all, root);
       test_shared(s.attention, set, type);
       test_decode(kernels, all);
     }
   }
   test_threads(s.attention, s.backward);
   test_decode_threads(kernels);
-  test_rope(s.rope);
-  test_cache(s.write, s.copy);
   test_refusals(s.attention, s.backward);
   test_decode_refusals(s.decode);
   test_edges(s.attention, s.backward, s.decode);

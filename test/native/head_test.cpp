@@ -21,7 +21,8 @@ struct Problem {
   Problem(const Setting& s, DType type, uint64_t seed) : set(s) {
     Random random(seed);
     const int64_t other = s.prior_channels > 0 ? s.prior_channels : s.channels;
-    const double size = 2.0 / std::sqrt(static_cast<double>(s.channels)), q_size = 2.0 / std::sqrt(static_cast<double>(other));
+    const double size = 2.0 / std::sqrt(static_cast<double>(s.channels)),
+                 q_size = 2.0 / std::sqrt(static_cast<double>(other));
     h = random_tensor(random, type, {s.tokens, s.channels});
     w = random_tensor(random, type, {s.vocabulary, s.channels}, size);
     qh = random_tensor(random, type, {s.tokens, other});
@@ -51,24 +52,27 @@ Call logps_call(Runtime& rt, const Problem& p, const Outputs& o) {
 }
 
 Call backward_call(Runtime& rt, const Problem& p, const Outputs& o, bool frozen = false) {
-  return make_call(rt, {frozen ? absent() : o.dw.view(), p.dlogps.view(), p.h.view(), p.w.view(), p.targets.view(),
-                        o.lse.view(), o.dh.view()},
+  return make_call(rt,
+                   {frozen ? absent() : o.dw.view(), p.dlogps.view(), p.h.view(), p.w.view(), p.targets.view(),
+                    o.lse.view(), o.dh.view()},
                    {p.set.softcap, p.set.temperature});
 }
 
 Call kl_call(Runtime& rt, const Problem& p, const Outputs& o) {
-  return make_call(rt, {p.h.view(), p.w.view(), p.qh.view(), p.qw.view(), p.targets.view(), o.logps.view(), o.kl.view(),
-                        o.lse.view(), o.qlse.view()},
+  return make_call(rt,
+                   {p.h.view(), p.w.view(), p.qh.view(), p.qw.view(), p.targets.view(), o.logps.view(), o.kl.view(),
+                    o.lse.view(), o.qlse.view()},
                    {p.set.softcap, p.set.temperature, p.set.direction});
 }
 
 Call kl_backward_call(Runtime& rt, const Problem& p, const Outputs& o, bool frozen = false) {
-  return make_call(rt, {frozen ? absent() : o.dw.view(), p.dlogps.view(), p.dkl.view(), p.h.view(), p.w.view(),
-                        p.qh.view(), p.qw.view(), p.targets.view(), o.kl.view(), o.lse.view(), o.qlse.view(), o.dh.view()},
+  return make_call(rt,
+                   {frozen ? absent() : o.dw.view(), p.dlogps.view(), p.dkl.view(), p.h.view(), p.w.view(), p.qh.view(),
+                    p.qw.view(), p.targets.view(), o.kl.view(), o.lse.view(), o.qlse.view(), o.dh.view()},
                    {p.set.softcap, p.set.temperature, p.set.direction});
 }
 
-// References ------------------------------------------------------------------------------------------------------------
+// References ---------------------------------------------------------------------------------------------------------
 
 using Numbers = std::vector<double>;
 
@@ -150,7 +154,7 @@ void test_reference() {
         sum += y.logps[i] * p.dlogps.at(static_cast<int64_t>(i)) + y.kl[i] * p.dkl.at(static_cast<int64_t>(i));
       return sum;
     };
-    const auto agree = [&](Tensor Problem::*field, const Numbers& gradient) {
+    const auto agree = [&](Tensor Problem::* field, const Numbers& gradient) {
       for (int64_t i = 0; i < (p.*field).size(); ++i) {
         Problem up = p, down = p;
         (up.*field).set(i, (p.*field).at(i) + 1e-3);
@@ -164,7 +168,7 @@ void test_reference() {
   }
 }
 
-// Suites ----------------------------------------------------------------------------------------------------------------
+// Suites -------------------------------------------------------------------------------------------------------------
 
 void against_reference(const Kernels& k, const Setting& s, DType type, uint64_t seed) {
   const Problem p(s, type, seed);
@@ -210,7 +214,7 @@ void test_values(const Kernels& k) {
 Problem slice(const Problem& p, int64_t first, int64_t count) {
   Problem s = p;
   s.set.tokens = count;
-  for (Tensor Problem::*field : {&Problem::h, &Problem::qh, &Problem::targets, &Problem::dlogps, &Problem::dkl}) {
+  for (Tensor Problem::* field : {&Problem::h, &Problem::qh, &Problem::targets, &Problem::dlogps, &Problem::dkl}) {
     const Tensor& t = p.*field;
     std::vector<int64_t> shape = t.shape;
     shape[0] = count;
@@ -254,7 +258,8 @@ void test_batches(const Kernels& k, const Setting& set, DType type) {
     CHECK_OK(k.kl(kl_call(rt, part, o)));
     CHECK_OK(k.kl_backward(kl_backward_call(rt, part, o)));
     dw_kl = o.dw;
-    CHECK(same_rows(all_kl.kl, first, o.kl) && same_rows(all_kl.qlse, first, o.qlse) && same_rows(all_kl.dh, first, o.dh));
+    CHECK(same_rows(all_kl.kl, first, o.kl) && same_rows(all_kl.qlse, first, o.qlse) &&
+          same_rows(all_kl.dh, first, o.dh));
   }
   CHECK_SAME(dw, all.dw);
   CHECK_SAME(dw_kl, all_kl.dw);
@@ -422,7 +427,8 @@ int main() {
   } levels[] = {
       {true, {v2::head_logprobs, v2::head_logprobs_backward, v2::head_kl, v2::head_kl_backward}},
       {has_avx2(), {avx2::head_logprobs, avx2::head_logprobs_backward, avx2::head_kl, avx2::head_kl_backward}},
-      {has_avx512(), {avx512::head_logprobs, avx512::head_logprobs_backward, avx512::head_kl, avx512::head_kl_backward}},
+      {has_avx512(),
+       {avx512::head_logprobs, avx512::head_logprobs_backward, avx512::head_kl, avx512::head_kl_backward}},
   };
   for (const auto& level : levels) {
     if (!level.available) continue;

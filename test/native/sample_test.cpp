@@ -41,7 +41,8 @@ Tensor make_keys(int64_t rows, int32_t seed, int32_t first = 0) {
 /// Rows that all have these logits exactly: one channel, h = 1.
 struct Logits {
   Tensor h, w;
-  Logits(const std::vector<float>& logits, int64_t rows) : h(DType::f32, {rows, 1}), w(DType::f32, {static_cast<int64_t>(logits.size()), 1}) {
+  Logits(const std::vector<float>& logits, int64_t rows)
+      : h(DType::f32, {rows, 1}), w(DType::f32, {static_cast<int64_t>(logits.size()), 1}) {
     h.fill(1);
     for (size_t i = 0; i < logits.size(); ++i) w.set(static_cast<int64_t>(i), logits[i]);
   }
@@ -49,7 +50,8 @@ struct Logits {
 
 void test_generator() {
   const Random4 zeros = philox({{0, 0, 0, 0}}, 0, 0);
-  CHECK(zeros.x[0] == 0x6627e8d5u && zeros.x[1] == 0xe169c58du && zeros.x[2] == 0xbc57ac4cu && zeros.x[3] == 0x9b00dbd8u);
+  CHECK(zeros.x[0] == 0x6627e8d5u && zeros.x[1] == 0xe169c58du && zeros.x[2] == 0xbc57ac4cu &&
+        zeros.x[3] == 0x9b00dbd8u);
   const uint32_t all = 0xffffffffu;
   const Random4 ones = philox({{all, all, all, all}}, all, all);
   CHECK(ones.x[0] == 0x408f276du && ones.x[1] == 0x41c83b0eu && ones.x[2] == 0xa20bc7c6u && ones.x[3] == 0x6d5451fdu);
@@ -67,7 +69,7 @@ void test_generator() {
   CHECK(std::fabs(sum / 20000 - 0.5) < 0.01 && std::fabs(squares / 20000 - 1.0 / 3) < 0.01);
 }
 
-// The reference ---------------------------------------------------------------------------------------------------------
+// The reference ------------------------------------------------------------------------------------------------------
 
 /// Probabilities after temperature, top-k, top-p and min-p; zero for what was cut. Close calls of top-p, where rounding
 /// decides, are the caller's to avoid.
@@ -95,7 +97,8 @@ std::vector<double> distribution(const std::vector<float>& logits, const Options
 }
 
 /// Draws `rows` times and compares every id with the inverse CDF of the reference, and both log-probs.
-void against_reference(const Kernels& k, const std::vector<float>& logits, const Options& o, int32_t seed, int64_t rows = 300) {
+void against_reference(const Kernels& k, const std::vector<float>& logits, const Options& o, int32_t seed,
+                       int64_t rows = 300) {
   const Logits row(logits, rows);
   const Tensor keys = make_keys(rows, seed);
   Result r(rows);
@@ -131,21 +134,13 @@ std::vector<float> random_logits(int64_t n, double deviation, uint64_t seed) {
 }
 
 void test_distributions(const Kernels& k) {
-  const Options settings[] = {{},
-                              {0, 0.7},
-                              {0, 1.5, 5},
-                              {0, 1, 0, 0.8},
-                              {0, 1, 0, 1, 0.1},
-                              {0, 0.9, 20, 0.7, 0.05},
-                              {5, 1.3, 7, 0.9, 0.02},
-                              {5},
-                              {0, 1, 1},
-                              {0, 1, 0, 0},
-                              {0, 1, 0, 1, 1},
-                              {0, 1, 1e9, 0.5}};
+  const Options settings[] = {
+      {},  {0, 0.7},  {0, 1.5, 5},  {0, 1, 0, 0.8},  {0, 1, 0, 1, 0.1}, {0, 0.9, 20, 0.7, 0.05}, {5, 1.3, 7, 0.9, 0.02},
+      {5}, {0, 1, 1}, {0, 1, 0, 0}, {0, 1, 0, 1, 1}, {0, 1, 1e9, 0.5}};
   for (const int64_t n : {1, 2, 7, 64, 513, 1500, 5000}) {
     int32_t seed = static_cast<int32_t>(n);
-    for (const Options& o : settings) against_reference(k, random_logits(n, 2.5, static_cast<uint64_t>(n)), o, ++seed, n > 1000 ? 60 : 300);
+    for (const Options& o : settings)
+      against_reference(k, random_logits(n, 2.5, static_cast<uint64_t>(n)), o, ++seed, n > 1000 ? 60 : 300);
   }
   against_reference(k, random_logits(300, 40, 5), {0, 1, 0, 0.999}, 1);  // most masses are zero in f32
   against_reference(k, random_logits(40, 3, 5), {0, 1, 0, 0.9}, 2, 2000);
@@ -197,7 +192,8 @@ void test_edges(const Kernels& k) {
   SerialRuntime rt;
   const float inf = HUGE_VALF, nan = std::nanf("");
   for (const Options& o : {Options{}, Options{0, 0}, Options{0, 1, 3, 0.9, 0.1}, Options{0, 0.5}}) {
-    for (const std::vector<float>& bad : {std::vector<float>{0, nan, 1}, {nan, nan, nan}, {0, inf, 1}, {-inf, -inf, -inf}}) {
+    for (const std::vector<float>& bad :
+         {std::vector<float>{0, nan, 1}, {nan, nan, nan}, {0, inf, 1}, {-inf, -inf, -inf}}) {
       const Logits row(bad, 2);
       Result r(2);
       CHECK_OK(k.sample(sample_call(rt, row.h, row.w, make_keys(2, 1), r, o)));
@@ -211,7 +207,8 @@ void test_edges(const Kernels& k) {
     Result r(50);
     CHECK_OK(k.sample(sample_call(rt, row.h, row.w, make_keys(50, 1), r, o)));
     bool good = true;
-    for (int64_t i = 0; i < 50; ++i) good = good && (r.ids.at(i) == 1100 || r.ids.at(i) == 1101) && r.logps.at(i) < 0 && r.logps.at(i) > -2;
+    for (int64_t i = 0; i < 50; ++i)
+      good = good && (r.ids.at(i) == 1100 || r.ids.at(i) == 1101) && r.logps.at(i) < 0 && r.logps.at(i) > -2;
     CHECK(good);
   }
   // The best token has log-prob of the untruncated model under argmax, and certainty under its own distribution.
@@ -234,18 +231,21 @@ void test_bits(const Kernels& k, int64_t rows, int64_t channels, int64_t vocabul
     Result r(rows), trained(rows), tempered(rows);
     CHECK_OK(k.sample(sample_call(rt, h, w, keys, r, o)));
     Tensor lse(DType::f32, {rows});
-    CHECK_OK(k.logps(make_call(rt, {h.view(), w.view(), r.ids.view(), trained.logps.view(), lse.view()}, {o.softcap, 1})));
+    CHECK_OK(
+        k.logps(make_call(rt, {h.view(), w.view(), r.ids.view(), trained.logps.view(), lse.view()}, {o.softcap, 1})));
     CHECK_SAME(r.logps, trained.logps);
     if (o.temperature > 0 && o.top_k == 0) {
-      CHECK_OK(k.logps(make_call(rt, {h.view(), w.view(), r.ids.view(), tempered.logps.view(), lse.view()}, {o.softcap, o.temperature})));
+      CHECK_OK(k.logps(make_call(rt, {h.view(), w.view(), r.ids.view(), tempered.logps.view(), lse.view()},
+                                 {o.softcap, o.temperature})));
       CHECK_SAME(r.sampled, tempered.logps);
     }
     CHECK(same_on_threads(k.sample, sample_call(rt, h, w, keys, r, o), r.ids, r.ids));
     CHECK(same_on_threads(k.sample, sample_call(rt, h, w, keys, r, o), r.sampled, r.sampled));
     for (const int64_t i : {int64_t{0}, rows - 1}) {
       Result one(1);
-      CHECK_OK(k.sample(make_call(rt, {h.rows(i, 1), w.view(), keys.rows(i, 1), one.ids.view(), one.logps.view(), one.sampled.view()},
-                                  {o.softcap, o.temperature, o.top_k, o.top_p, o.min_p})));
+      CHECK_OK(k.sample(
+          make_call(rt, {h.rows(i, 1), w.view(), keys.rows(i, 1), one.ids.view(), one.logps.view(), one.sampled.view()},
+                    {o.softcap, o.temperature, o.top_k, o.top_p, o.min_p})));
       CHECK(one.ids.at(0) == r.ids.at(i) && same_bytes(one.logps.view(), r.logps.rows(i, 1)) &&
             same_bytes(one.sampled.view(), r.sampled.rows(i, 1)));
     }

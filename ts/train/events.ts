@@ -29,7 +29,9 @@ export type TrainEvent =
   | {
       readonly type: 'eval'
       readonly name: string
-      readonly step: number
+      /** Step of the phase, or round of the loop. */
+      readonly step?: number
+      readonly round?: number
       readonly values: Readonly<Record<string, number>>
     }
   | {

@@ -42,3 +42,17 @@ export const improveOptions = z.strictObject({
 
 /** Resolved settings of the main job. */
 export type ImproveOptions = z.output<typeof improveOptions>
+
+/** Settings that suit each task: a warm-up that leaves room to grow, and minutes on two cores. */
+export const taskPresets: Readonly<Record<string, Partial<ImproveOptions>>> = {
+  arithmetic: { difficulty: 3, sftTasks: 220, sftSteps: 250, rounds: 8, tasksPerRound: 512, stepsPerRound: 50 },
+  countdown: {
+    difficulty: 3,
+    sftTasks: 1500,
+    sftSteps: 500,
+    rounds: 6,
+    tasksPerRound: 1024,
+    numGenerations: 8,
+    stepsPerRound: 80,
+  },
+}

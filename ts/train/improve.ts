@@ -220,7 +220,10 @@ async function selfTrain(job: Job, warmed: string): Promise<Accuracy> {
       output: join(output, 'rounds'),
       resume: job.resume,
       fingerprint: job.fingerprint,
-      monitor: async (round) => (round < options.rounds ? { ...(await quickAccuracy(job, policy, round)) } : {}),
+      monitor: async (round) => {
+        if (round < options.rounds)
+          await accuracyOn(job, policy, job.heldOut.slice(0, options.evalTasks), { name: 'round', round })
+      },
       emit: job.emit,
       signal: job.signal,
     },
@@ -238,44 +241,33 @@ async function runControl(job: Job, warmed: string): Promise<Accuracy> {
   return await evaluate(job, model, 'control')
 }
 
-async function quickAccuracy(job: Job, model: LanguageModel, round: number): Promise<Accuracy> {
-  return accuracyOn(job, model, job.heldOut.slice(0, job.options.evalTasks), { name: 'round', round })
-}
-
-const evaluate = (job: Job, model: LanguageModel, name: string): Promise<Accuracy> =>
+/** Greedy accuracy on all held-out tasks. */
+const evaluate = (job: Job, model: LanguageModel, name: 'warmup' | 'control' | 'final'): Promise<Accuracy> =>
   accuracyOn(job, model, job.heldOut, { name, round: name === 'final' ? job.options.rounds : 0 })
 
-/** Greedy accuracy on tasks, reported as an event with a few samples. */
+/** Greedy accuracy on tasks, reported as one event with a few samples. */
 async function accuracyOn(
   job: Job,
   model: LanguageModel,
   tasks: readonly Task[],
   label: { name: string; round: number },
 ): Promise<Accuracy> {
+  const { source, emit, signal, options } = job
   const prompts = tasks.map((task) => model.tokenizer.encode(task.prompt))
   const completions = await model.generate(prompts, {
     temperature: 0,
-    maxNewTokens: job.source.maxNewTokens,
+    maxNewTokens: source.maxNewTokens,
     maxRows: 512,
-    signal: job.signal,
+    signal,
   })
-  const correct = tasks.map(
-    (task, i) => completions[i][0].finishReason === 'stop' && job.source.check(task, completions[i][0].text).correct,
-  )
-  const interval = proportionInterval(correct.filter(Boolean).length, tasks.length)
-  job.emit({
-    type: 'eval',
-    name: label.name,
-    step: label.round,
-    values: { ...interval, total: tasks.length, correct: correct.filter(Boolean).length },
+  const correct = tasks.map((task, i) => {
+    const { finishReason, text } = completions[i][0]
+    return finishReason === 'stop' && source.check(task, text).correct
   })
-  for (let i = 0; i < Math.min(job.options.samples, tasks.length); i++)
-    job.emit({
-      type: 'sample',
-      ...label,
-      prompt: tasks[i].prompt,
-      completion: completions[i][0].text,
-      correct: correct[i],
-    })
+  const successes = correct.filter(Boolean).length
+  const interval = proportionInterval(successes, tasks.length)
+  emit({ type: 'eval', ...label, values: { ...interval, correct: successes, total: tasks.length } })
+  for (let i = 0; i < Math.min(options.samples, tasks.length); i++)
+    emit({ type: 'sample', ...label, prompt: tasks[i].prompt, completion: completions[i][0].text, correct: correct[i] })
   return interval
 }

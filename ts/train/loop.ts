@@ -29,7 +29,8 @@ export interface Phase {
   readonly saveTotalLimit?: number
   /** Steps between calls of `evaluate`; 0: at the end only. */
   readonly evalSteps?: number
-  readonly evaluate?: (step: number) => Promise<Readonly<Record<string, number>>>
+  /** Called behind every `evalSteps`-th step and the last; reports by events. */
+  readonly evaluate?: (step: number) => Promise<void>
   readonly loggingSteps?: number
   readonly nonFinite?: 'stop' | 'skip'
   readonly resume: boolean
@@ -71,7 +72,7 @@ export async function runPhase(phase: Phase): Promise<PhaseResult> {
     step++
     if (step % (phase.loggingSteps ?? 1) === 0 || step === schedule.totalSteps)
       emit(stepEvent(phase, step, last, clock))
-    if (due(step, phase.evalSteps, schedule.totalSteps)) await evaluate(phase, step)
+    if (due(step, phase.evalSteps, schedule.totalSteps)) await phase.evaluate?.(step)
     if (due(step, phase.saveSteps, schedule.totalSteps)) {
       await save(phase, step)
       saved = step
@@ -83,11 +84,6 @@ export async function runPhase(phase: Phase): Promise<PhaseResult> {
 
 const due = (step: number, every: number | undefined, total: number): boolean =>
   step === total || (every !== undefined && every > 0 && step % every === 0)
-
-async function evaluate(phase: Phase, step: number): Promise<void> {
-  if (phase.evaluate === undefined) return
-  phase.emit({ type: 'eval', name: phase.name, step, values: await phase.evaluate(step) })
-}
 
 async function handleNonFinite(phase: Phase, step: number, skipped: number): Promise<number> {
   if (phase.nonFinite !== 'skip' || skipped + 1 > skipLimit) return refuseNonFinite(phase.trainer, step)

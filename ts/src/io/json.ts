@@ -1,121 +1,193 @@
-// JSON that is read strictly: valid UTF-8, no duplicate keys, bounded depth, numbers that are numbers. The only file
-// that calls JSON.parse on file content. Also JSON lines, one value per line, with the line in every error.
+// JSON that is read strictly: valid UTF-8, no duplicate keys, bounded depth and size, numbers that are numbers; whole
+// documents, and JSON lines as a stream of any size. The only file that calls JSON.parse on file content. The scan
+// itself is json-scan.ts.
 
-import { createReadStream } from 'node:fs'
-import { createInterface } from 'node:readline'
-import { messageOf, WhetstoneError } from '../base/errors.js'
-import { attempt, fileSize, readBytes } from './files.js'
+import { concatUint8Arrays } from 'typed-array-utils'
+import { WhetstoneError } from '../base/errors.js'
+import { readBytes, readPieces } from './files.js'
+import { findJsonFault } from './json-scan.js'
 
 /** Deepest nesting. */
 const depthLimit = 64
-/** Longest line of a JSON-lines file, in characters. */
-const lineLimit = 16 * 2 ** 20
 /** Largest JSON document, in bytes. */
 const documentLimit = 256 * 2 ** 20
 
-/** One row of a JSON-lines file. */
-export interface JsonLine {
-  readonly value: unknown
-  /** 1-based. */
-  readonly line: number
+const isHigh = (code: number): boolean => code >= 0xd800 && code < 0xdc00
+
+function placeOf(text: string, at: number): { line: number; column: number } {
+  const before = text.slice(0, at)
+  const line = before.split('\n').length
+  return { line, column: at - (before.lastIndexOf('\n') + 1) + 1 }
+}
+
+/** Words for a text that is no JSON at all. */
+function hint(text: string): string {
+  if (text.startsWith('\uFEFF')) return '; the text begins with a byte-order mark: save it as plain UTF-8'
+  if (text.trim() === '') return '; the text is empty'
+  return ''
 }
 
 /**
  * Parses one document.
  *
  * @param where file (and line) for errors
- * @throws WhetstoneError E_FORMAT, E_LIMIT
+ * @throws WhetstoneError E_FORMAT with line and column; E_LIMIT for nesting above 64
  */
 export function parseJson(text: string, where: string): unknown {
-  let value: unknown
-  try {
-    value = JSON.parse(text)
-  } catch (cause) {
-    throw new WhetstoneError('E_FORMAT', where, `expected JSON: ${messageOf(cause)}`, { cause })
+  const fault = findJsonFault(text, depthLimit)
+  if (fault === undefined) return JSON.parse(text)
+  const { line, column } = placeOf(text, fault.at)
+  const place = text.includes('\n') ? `line ${line}, column ${column}` : `column ${column}`
+  throw new WhetstoneError(
+    fault.kind === 'limit' ? 'E_LIMIT' : 'E_FORMAT',
+    where,
+    `expected JSON; ${place}: ${fault.message}${hint(text)}`,
+    { details: { line, column } },
+  )
+}
+
+const decode = (bytes: Uint8Array, more = false): string =>
+  new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes, { stream: more })
+
+/** Index just behind the first bytes that no UTF-8 text can begin with. */
+function firstInvalid(bytes: Uint8Array): number {
+  let [valid, invalid] = [0, bytes.byteLength]
+  while (invalid - valid > 1) {
+    const middle = (valid + invalid) >> 1
+    try {
+      decode(bytes.subarray(0, middle), true)
+      valid = middle
+    } catch {
+      invalid = middle
+    }
   }
-  checkText(text, where)
-  return value
-}
-
-interface Level {
-  readonly keys: Set<string> | undefined
-}
-
-/** Walks valid JSON once for what JSON.parse lets pass: duplicate keys, depth, numbers that overflow. */
-function checkText(text: string, where: string): void {
-  const levels: Level[] = []
-  const token = /"(?:[^"\\]|\\.)*"|[{}[\]:,]|[^\s"{}[\]:,]+/g
-  let previous = ''
-  for (let match = token.exec(text); match !== null; match = token.exec(text)) {
-    const [word] = match
-    if (word === '{' || word === '[') {
-      levels.push({ keys: word === '{' ? new Set() : undefined })
-      if (levels.length > depthLimit)
-        throw new WhetstoneError('E_LIMIT', where, `expected at most ${depthLimit} levels of nesting`)
-    } else if (word === '}' || word === ']') levels.pop()
-    else if (word === ':') addKey(levels[levels.length - 1].keys, previous, where)
-    else if (/^-?\d/.test(word) && !Number.isFinite(Number(word)))
-      throw new WhetstoneError('E_FORMAT', where, `expected a finite number, got ${word}`)
-    previous = word
-  }
-}
-
-function addKey(keys: Set<string> | undefined, quoted: string, where: string): void {
-  const key = String(JSON.parse(quoted))
-  if (keys?.has(key)) throw new WhetstoneError('E_FORMAT', where, `the key ${quoted} stands there twice`)
-  keys?.add(key)
+  return invalid
 }
 
 /**
- * Decodes UTF-8.
+ * Decodes UTF-8. A byte-order mark stays in the text.
  *
- * @throws WhetstoneError E_FORMAT for invalid bytes
+ * @throws WhetstoneError E_FORMAT with the place of the first invalid byte
  */
 export function decodeUtf8(bytes: Uint8Array, where: string): string {
   try {
-    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes)
+    return decode(bytes)
   } catch (cause) {
-    throw new WhetstoneError('E_FORMAT', where, 'expected UTF-8 text', { cause })
+    const compressed = bytes[0] === 0x1f && bytes[1] === 0x8b ? '; it looks like gzip: decompress it first' : ''
+    const text = `expected UTF-8 text, byte ${firstInvalid(bytes) - 1} does not fit${compressed}`
+    throw new WhetstoneError('E_FORMAT', where, text, { cause })
   }
 }
 
 /**
  * Reads a JSON file.
  *
- * @throws WhetstoneError E_IO, E_FORMAT, E_LIMIT
+ * @throws WhetstoneError E_IO, E_PATH, E_FORMAT, E_LIMIT
  */
-export async function readJson(path: string, limitBytes = documentLimit): Promise<unknown> {
-  const size = await fileSize(path)
-  if (size > limitBytes) throw new WhetstoneError('E_LIMIT', path, `expected at most ${limitBytes} bytes, got ${size}`)
-  return parseJson(decodeUtf8(await readBytes(path), path), path)
-}
+export const readJson = async (path: string, limitBytes = documentLimit): Promise<unknown> =>
+  parseJson(decodeUtf8(await readBytes(path, limitBytes), path), path)
+
+/** Is it a JSON object? */
+export const isJsonObject = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value)
 
 /** Reads a JSON file that must hold an object. */
-export async function readJsonObject(path: string): Promise<Record<string, unknown>> {
-  const value = await readJson(path)
-  if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Record<string, unknown>
+export async function readJsonObject(path: string, limitBytes = documentLimit): Promise<Record<string, unknown>> {
+  const value = await readJson(path, limitBytes)
+  if (isJsonObject(value)) return value
   throw new WhetstoneError('E_FORMAT', path, 'expected a JSON object')
 }
 
-/**
- * Rows of a JSON-lines file, one at a time. Empty lines are skipped; U+FFFD from invalid UTF-8 is refused.
- *
- * @throws WhetstoneError E_IO, E_FORMAT naming `file:line`, E_LIMIT
- */
-export async function* readJsonLines(path: string): AsyncGenerator<JsonLine> {
-  await fileSize(path)
-  const lines = createInterface({ input: createReadStream(path, 'utf8'), crlfDelay: Number.POSITIVE_INFINITY })
-  let line = 0
-  for await (const text of lines) {
-    line++
-    const where = `${path}:${line}`
-    if (text.length > lineLimit)
-      throw new WhetstoneError('E_LIMIT', where, `expected at most ${lineLimit} characters in a line`)
-    if (line === 1 && text.startsWith('\uFEFF'))
-      throw new WhetstoneError('E_FORMAT', where, 'the file begins with a byte-order mark: save it as plain UTF-8')
-    if (text.includes('\uFFFD'))
-      throw new WhetstoneError('E_FORMAT', where, 'expected UTF-8 text, found invalid bytes (or U+FFFD)')
-    if (text.trim() !== '') yield { value: parseJson(text, where), line }
+/** Reads a text file. */
+export const readText = async (path: string, limitBytes = documentLimit): Promise<string> =>
+  decodeUtf8(await readBytes(path, limitBytes), path)
+
+/** Index of the first half of a surrogate pair that stands alone, or -1: such text has no UTF-8. */
+export function loneSurrogate(text: string): number {
+  for (let i = 0; i < text.length; i++) {
+    const code = text.charCodeAt(i)
+    if ((code & 0xf800) !== 0xd800) continue
+    if (!isHigh(code) || (text.charCodeAt(i + 1) & 0xfc00) !== 0xdc00) return i
+    i++
   }
-  await attempt('close', path, async () => lines.close())
+  return -1
+}
+
+/** One row. */
+export interface JsonLine {
+  readonly value: unknown
+  /** 1-based line of the file. */
+  readonly line: number
+  /** Byte of the file where the line begins. */
+  readonly byteOffset: number
+}
+
+/** Limits of a reader. */
+export interface JsonLinesOptions {
+  /** Longest line in bytes. Default 16 MiB, at most 256 MiB. */
+  readonly lineLimitBytes?: number
+}
+
+interface RawLine {
+  readonly bytes: Uint8Array
+  readonly line: number
+  readonly byteOffset: number
+}
+
+const newline = 0x0a
+const largestLimit = 256 * 2 ** 20
+
+async function* rawLines(path: string, limit: number): AsyncGenerator<RawLine> {
+  let parts: Uint8Array[] = []
+  let [held, line, byteOffset] = [0, 1, 0]
+  const take = (last: Uint8Array): RawLine => {
+    const bytes = parts.length === 0 ? last : concatUint8Arrays(...parts, last)
+    const row = { bytes, line, byteOffset }
+    parts = []
+    held = 0
+    line++
+    byteOffset += bytes.byteLength + 1
+    return row
+  }
+  for await (const piece of readPieces(path)) {
+    let from = 0
+    for (let at = piece.indexOf(newline); at >= 0; at = piece.indexOf(newline, from)) {
+      checkLength(held + at - from, limit, path, line)
+      yield take(piece.subarray(from, at))
+      from = at + 1
+    }
+    held += piece.byteLength - from
+    checkLength(held, limit, path, line)
+    if (from < piece.byteLength) parts.push(piece.subarray(from))
+  }
+  if (held > 0) yield take(new Uint8Array(0))
+}
+
+function checkLength(bytes: number, limit: number, path: string, line: number): void {
+  if (bytes > limit)
+    throw new WhetstoneError(
+      'E_LIMIT',
+      `${path}:${line}`,
+      `expected a line of at most ${limit} bytes, got ${bytes} or more: raise lineLimitBytes if it is one row`,
+    )
+}
+
+/** JSON knows no other space within a line; the carriage return of CRLF is one of them. */
+const isBlank = (bytes: Uint8Array): boolean => bytes.every((byte) => byte === 0x20 || byte === 0x09 || byte === 0x0d)
+
+/**
+ * Rows of a JSON-lines file, in order. Lines end with LF or CRLF. A line of spaces and tabs alone holds no row and is
+ * passed over; every other line must be one strict JSON value.
+ *
+ * @throws WhetstoneError E_IO, E_PATH; E_FORMAT with `file:line` and column (also for a byte-order mark, compressed
+ * data and invalid UTF-8); E_LIMIT for a line or nesting beyond the limit
+ */
+export async function* readJsonLines(path: string, options: JsonLinesOptions = {}): AsyncGenerator<JsonLine> {
+  const limit = Math.min(options.lineLimitBytes ?? 16 * 2 ** 20, largestLimit)
+  for await (const { bytes, line, byteOffset } of rawLines(path, limit)) {
+    if (isBlank(bytes)) continue
+    const where = `${path}:${line}`
+    const value = parseJson(decodeUtf8(bytes, where), where)
+    yield { value, line, byteOffset }
+  }
 }

@@ -88,3 +88,7 @@ function load(): Addon {
     )
   }
 }
+
+/** The version of this package. */
+export const readPackageVersion = (): string =>
+  (require(join(packageRoot(), 'package.json')) as { version: string }).version

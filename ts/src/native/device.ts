@@ -170,3 +170,6 @@ export function getDevice(options: DeviceOptions = {}): Device {
     throw new WhetstoneError('E_DEVICE', 'device', `the process already uses '${shared.kind}', got '${options.device}'`)
   return shared
 }
+
+/** Bytes in use on the shared device; zeros when none is open. */
+export const memory = (): MemoryStats => shared?.memory() ?? { liveBytes: 0, peakBytes: 0, poolBytes: 0, limitBytes: 0 }

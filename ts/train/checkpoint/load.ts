@@ -17,9 +17,7 @@ export interface Checkpoint {
   readonly step: number
   readonly state: Readonly<Record<string, unknown>>
   /** Opens one of its safetensors files; reads close it at the end of `use`. */
-  tensors(
-    name: string,
-  ): Promise<{
+  tensors(name: string): Promise<{
     shapeOf(name: string): Shape | undefined
     read(name: string): Promise<Uint8Array>
     close(): Promise<void>

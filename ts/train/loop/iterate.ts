@@ -47,8 +47,8 @@ export interface IterateOptions {
   /** Run folder; none: nothing is saved. */
   readonly output?: string
   readonly resume?: boolean
-  /** Further numbers of the policy behind each round, for logs. */
-  readonly monitor?: (round: number) => Promise<Readonly<Record<string, number>>>
+  /** Called behind each round; reports by events. */
+  readonly monitor?: (round: number) => Promise<void>
   readonly fingerprint?: Readonly<Record<string, unknown>>
   readonly emit: Emit
   readonly signal?: AbortSignal
@@ -90,7 +90,7 @@ export async function iterate(options: IterateOptions): Promise<PhaseResult> {
       fingerprint: { ...options.fingerprint, rounds, seed: options.seed, objective: update.objective.name },
       saveSteps: update.stepsPerRound,
       evalSteps: update.stepsPerRound,
-      evaluate: async (step) => (await options.monitor?.(step / update.stepsPerRound)) ?? {},
+      evaluate: async (step) => options.monitor?.(step / update.stepsPerRound),
       resume: options.resume ?? false,
       emit,
       signal: options.signal,

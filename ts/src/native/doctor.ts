@@ -1,0 +1,237 @@
+// What this machine offers and what the package makes of it, as plain data and as text: for `whetstone doctor` and bug
+// reports. Works when the addon cannot be loaded, and says why. Nothing is changed, no library is opened for a look.
+
+import { existsSync, readFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { availableParallelism, cpus, freemem, release, totalmem } from 'node:os'
+import { join } from 'node:path'
+import { messageOf } from '../base/errors.js'
+import { loadAddon, packageRoot } from './addon.js'
+import { allowedCpus, physicalCores, quotaCpus } from './machine.js'
+
+/** The CPU and the instruction-set level that kernels will use. */
+export interface CpuReport {
+  readonly model: string
+  /** Levels that this machine and build have, from low to high; empty when the addon did not load. */
+  readonly levels: readonly string[]
+  /** The level that will be used; null when none can be. */
+  readonly level: string | null
+  readonly reason: string
+}
+
+/** The number of threads that a device gets when nobody says otherwise. */
+export interface ThreadsReport {
+  readonly count: number
+  readonly reason: string
+  /** Hardware threads that this process may run on. */
+  readonly allowedCpus: number
+  /** Cores that those belong to. */
+  readonly physicalCores: number
+  /** CPUs that the cgroup pays for; null without a quota. */
+  readonly quotaCpus: number | null
+}
+
+/** Which addon was found, and whether it loads. */
+export interface AddonReport {
+  readonly loaded: boolean
+  readonly kind: 'local build' | 'prebuilt' | 'WHETSTONE_ADDON' | null
+  readonly path: string | null
+  readonly error: string | null
+}
+
+/** Why there is a CUDA device or none. */
+export interface CudaReport {
+  readonly usable: boolean
+  /** The driver's library, by file name only: it is not opened. */
+  readonly driver: string | null
+  readonly reasons: readonly string[]
+}
+
+/** Everything that `whetstone doctor` tells. */
+export interface DoctorReport {
+  readonly whetstone: string
+  readonly node: string
+  readonly platform: string
+  readonly arch: string
+  /** Release of the operating system's kernel. */
+  readonly kernel: string
+  readonly libc: { readonly name: 'glibc' | 'musl' | 'unknown'; readonly version: string | null }
+  readonly cpu: CpuReport
+  readonly threads: ThreadsReport
+  readonly addon: AddonReport
+  readonly cuda: CudaReport
+  readonly memory: {
+    readonly totalBytes: number
+    readonly freeBytes: number
+    /** What the cgroup allows this process; null without a limit. */
+    readonly limitBytes: number | null
+  }
+  /** The WHETSTONE_* variables that are set. */
+  readonly environment: Readonly<Record<string, string>>
+  /** What keeps the package from working here; empty when all is well. */
+  readonly problems: readonly string[]
+}
+
+function libc(): DoctorReport['libc'] {
+  const report = process.report?.getReport() as { header?: { glibcVersionRuntime?: string } } | undefined
+  const version = report?.header?.glibcVersionRuntime
+  if (version !== undefined) return { name: 'glibc', version }
+  return { name: existsSync('/etc/alpine-release') ? 'musl' : 'unknown', version: null }
+}
+
+const variables = (): Record<string, string> =>
+  Object.fromEntries(
+    Object.entries(process.env)
+      .filter((entry): entry is [string, string] => entry[0].startsWith('WHETSTONE_') && entry[1] !== undefined)
+      .sort(([a], [b]) => (a < b ? -1 : 1)),
+  )
+
+/** The file that loadAddon() takes: node-gyp-build prefers a local build to a prebuilt binary. */
+function findAddon(): Pick<AddonReport, 'kind' | 'path'> {
+  const forced = process.env.WHETSTONE_ADDON
+  if (forced !== undefined) return { kind: 'WHETSTONE_ADDON', path: forced }
+  try {
+    const root = packageRoot()
+    const build = createRequire(import.meta.url)('node-gyp-build') as { path(root: string): string }
+    const path = build.path(root)
+    return { kind: path.startsWith(join(root, 'build')) ? 'local build' : 'prebuilt', path }
+  } catch {
+    return { kind: null, path: null }
+  }
+}
+
+/** Loads the addon: its report, and what it says of the CPU. */
+function examineAddon(): { addon: AddonReport; levels: readonly string[]; threads: number | null } {
+  const found = findAddon()
+  try {
+    const { levels, threads } = loadAddon().cpu()
+    return { addon: { loaded: true, ...found, error: null }, levels: levels.split(' ').filter(Boolean), threads }
+  } catch (error) {
+    return { addon: { loaded: false, ...found, error: messageOf(error) }, levels: [], threads: null }
+  }
+}
+
+function examineCpu(levels: readonly string[]): CpuReport {
+  const model = cpus()[0]?.model.trim() || 'unknown'
+  const wanted = process.env.WHETSTONE_ISA ?? ''
+  const best = levels.at(-1) ?? null
+  if (best === null) return { model, levels, level: null, reason: 'unknown without the addon' }
+  if (wanted === '') return { model, levels, level: best, reason: 'the best of this machine' }
+  if (levels.includes(wanted)) return { model, levels, level: wanted, reason: 'WHETSTONE_ISA' }
+  return { model, levels, level: null, reason: `WHETSTONE_ISA asks for '${wanted}', which this machine does not have` }
+}
+
+function examineThreads(native: number | null): ThreadsReport {
+  const allowed = allowedCpus()
+  const facts = {
+    allowedCpus: allowed.length || availableParallelism(),
+    physicalCores: allowed.length > 0 ? physicalCores(allowed) : availableParallelism(),
+    quotaCpus: quotaCpus(),
+  }
+  const wanted = Number(process.env.WHETSTONE_THREADS || 0)
+  if (wanted > 0) return { count: wanted, reason: 'WHETSTONE_THREADS', ...facts }
+  const limited = facts.quotaCpus !== null && facts.quotaCpus < facts.physicalCores
+  const count = native ?? (limited ? Math.max(1, facts.quotaCpus ?? 1) : facts.physicalCores)
+  return { count, reason: limited ? 'the quota of the cgroup' : 'physical cores that affinity allows', ...facts }
+}
+
+const driverFile = 'libcuda.so.1'
+const driverFolders = [
+  '/usr/lib/x86_64-linux-gnu',
+  '/usr/lib/aarch64-linux-gnu',
+  '/usr/lib64',
+  '/usr/lib',
+  '/lib64',
+  '/usr/lib/wsl/lib',
+  '/usr/local/nvidia/lib64',
+  '/usr/local/cuda/compat',
+  '/run/opengl-driver/lib',
+]
+
+function examineCuda(): CudaReport {
+  const searched = [...(process.env.LD_LIBRARY_PATH ?? '').split(':').filter(Boolean), ...driverFolders]
+  const driver = searched.map((folder) => join(folder, driverFile)).find((file) => existsSync(file)) ?? null
+  const reasons = ['this build has no CUDA kernels']
+  reasons.push(
+    driver === null ? `${driverFile} is not in the usual folders` : `${driverFile} is here, and was not opened`,
+  )
+  if (!existsSync('/dev/nvidia0') && !existsSync('/dev/dxg')) reasons.push('no NVIDIA device is visible')
+  return { usable: false, driver, reasons }
+}
+
+function memoryLimit(): number | null {
+  const limit = process.constrainedMemory?.() ?? 0
+  return limit > 0 && limit < totalmem() ? limit : null
+}
+
+function findProblems(addon: AddonReport, cpu: CpuReport): string[] {
+  const problems: string[] = []
+  if (addon.error !== null) problems.push(addon.error)
+  if (addon.loaded && cpu.level === null) problems.push(cpu.reason)
+  for (const name of ['WHETSTONE_THREADS', 'WHETSTONE_MEMORY_LIMIT']) {
+    const text = process.env[name] ?? ''
+    const value = Number(text || 0)
+    if (!Number.isSafeInteger(value) || value < 0) problems.push(`${name} must be a whole number, got '${text}'`)
+  }
+  return problems
+}
+
+function packageVersion(): string {
+  try {
+    const text = readFileSync(join(packageRoot(), 'package.json'), 'utf8')
+    return /"version":\s*"([^"]+)"/.exec(text)?.[1] ?? 'unknown'
+  } catch {
+    return 'unknown'
+  }
+}
+
+/** Examines this machine and installation. Never throws: what is wrong is listed under `problems`. */
+export function doctor(): DoctorReport {
+  const { addon, levels, threads } = examineAddon()
+  const cpu = examineCpu(levels)
+  return {
+    whetstone: packageVersion(),
+    node: process.version,
+    platform: process.platform,
+    arch: process.arch,
+    kernel: release(),
+    libc: libc(),
+    cpu,
+    threads: examineThreads(threads),
+    addon,
+    cuda: examineCuda(),
+    memory: { totalBytes: totalmem(), freeBytes: freemem(), limitBytes: memoryLimit() },
+    environment: variables(),
+    problems: findProblems(addon, cpu),
+  }
+}
+
+const gigabytes = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`
+
+/** The report as text, one fact per line. */
+export function formatDoctor(report: DoctorReport): string {
+  const { cpu, threads, addon, cuda, memory, libc, environment, problems } = report
+  const quota = threads.quotaCpus === null ? 'no quota' : `quota of ${threads.quotaCpus}`
+  const limit = memory.limitBytes === null ? '' : `, limited to ${gigabytes(memory.limitBytes)}`
+  const set = Object.entries(environment).map(([name, value]) => `${name}=${value}`)
+  const facts: [string, string][] = [
+    ['whetstone', report.whetstone],
+    ['node', report.node],
+    [
+      'platform',
+      `${report.platform}-${report.arch}, kernel ${report.kernel}, ${libc.name} ${libc.version ?? ''}`.trim(),
+    ],
+    ['addon', addon.loaded ? `${addon.kind}: ${addon.path}` : 'not loaded'],
+    ['cpu', cpu.model],
+    ['level', `${cpu.level ?? 'none'} (${cpu.reason}; available: ${cpu.levels.join(', ') || 'unknown'})`],
+    [
+      'threads',
+      `${threads.count} (${threads.reason}; ${threads.allowedCpus} CPUs allowed on ${threads.physicalCores} cores, ${quota})`,
+    ],
+    ['cuda', `${cuda.usable ? 'usable' : 'not usable'} (${cuda.reasons.join('; ')})`],
+    ['memory', `${gigabytes(memory.totalBytes)}, ${gigabytes(memory.freeBytes)} free${limit}`],
+    ['environment', set.join(' ') || 'no WHETSTONE_* variables'],
+    ...problems.map((problem): [string, string] => ['PROBLEM', problem]),
+  ]
+  return facts.map(([name, text]) => `${name.padEnd(12)} ${text}`).join('\n')
+}

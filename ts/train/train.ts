@@ -1,0 +1,155 @@
+// train(): rows in, a trained model out. It resolves settings, encodes rows, and runs one phase of the loop. Every
+// objective comes through here; what differs between them is data.
+
+import { join } from 'node:path'
+import type { Objective } from '../loss/define.js'
+import { WhetstoneError } from '../src/base/errors.js'
+import type { LanguageModel } from '../src/generate/language-model.js'
+import type { Decoder } from '../src/models/decoder.js'
+import { type TrainingInput, type TrainingOptions, trainingOptions } from './config/options.js'
+import { type Resolved, resolveConfig, type Source } from './config/resolve.js'
+import { encodeRows } from './data/encode.js'
+import { microBatchOf } from './data/micro-batch.js'
+import { planData } from './data/plan.js'
+import { type DataSource, readRows } from './data/rows.js'
+import { type Emit, type Run, startRun } from './events.js'
+import { abortError, type PhaseResult, runPhase } from './loop.js'
+import { openRun, type RunFolder } from './run-folder.js'
+import { createTrainer, disposeTrainer, evaluateLoss, type Trainer } from './trainer.js'
+
+/** What to train, on what, and where to. Settings have TRL's names; see `trainingOptions` for defaults. */
+export interface TrainOptions extends TrainingInput {
+  readonly policy: LanguageModel
+  readonly objective: Objective
+  /** A .jsonl or .json file, or rows. */
+  readonly data: DataSource
+  readonly evalData?: DataSource
+  /** Frozen model for objectives that look at one. */
+  readonly reference?: Decoder
+  /** Run folder; none: nothing is saved. */
+  readonly output?: string
+  /** Go on with the run in `output`. */
+  readonly resume?: boolean
+  readonly signal?: AbortSignal
+  /** Where settings came from, for the run folder; default `argument` for those given. */
+  readonly sources?: readonly Source[]
+}
+
+/** What a run of `train` gives. */
+export interface TrainResult extends PhaseResult {
+  /** The last checkpoint: a Hugging Face folder. Undefined without `output`. */
+  readonly checkpoint: string | undefined
+  /** Numbers of the last step. */
+  readonly metrics: Readonly<Record<string, number>>
+}
+
+/**
+ * Trains a policy. Iterate the result for events; await `result` for the end.
+ *
+ * @throws WhetstoneError (through `result`) E_CONFIG, E_FORMAT, E_NONFINITE, E_OOM, E_ABORTED by the signal: the state
+ *   is saved first
+ */
+export function train(options: TrainOptions): Run<TrainResult> {
+  return startRun((emit) => runTraining(options, emit))
+}
+
+const given = ({
+  policy,
+  objective,
+  data,
+  evalData,
+  reference,
+  output,
+  resume,
+  signal,
+  sources,
+  ...settings
+}: TrainOptions) => settings
+
+async function runTraining(options: TrainOptions, emit: Emit): Promise<TrainResult> {
+  const config = resolveConfig(trainingOptions, options.sources ?? [{ origin: 'argument', values: given(options) }])
+  const folder =
+    options.output === undefined ? undefined : await openRun(options.output, config, options.resume ?? false)
+  const trainer = createTrainer({
+    policy: options.policy.decoder,
+    objective: options.objective,
+    reference: options.reference,
+    optimizer: config.values,
+    activationCheckpointing: config.values.gradientCheckpointing,
+  })
+  try {
+    return await runPlan(options, config, trainer, folder, (event) => {
+      folder?.log(event)
+      emit(event)
+    })
+  } finally {
+    disposeTrainer(trainer)
+    await folder?.close()
+  }
+}
+
+async function runPlan(
+  options: TrainOptions,
+  { values }: Resolved<TrainingOptions>,
+  trainer: Trainer,
+  folder: RunFolder | undefined,
+  emit: Emit,
+): Promise<TrainResult> {
+  const { policy, signal } = options
+  const { rows, truncated } = encodeRows(policy.tokenizer, await readRows(options.data), values)
+  const plan = planData(rows, values)
+  const totalSteps = values.maxSteps >= 0 ? values.maxSteps : Math.ceil(plan.stepsPerEpoch * values.numTrainEpochs)
+  if (totalSteps === 0) throw new WhetstoneError('E_CONFIG', 'maxSteps', 'expected at least one step, got 0')
+  const { kind, level, threads, reason } = policy.decoder.device
+  emit({
+    type: 'start',
+    step: 0,
+    totalSteps,
+    device: `${kind} ${level}, ${threads} threads (${reason})`,
+    notes: [`${rows.length} rows`],
+  })
+  if (truncated > 0)
+    emit({
+      type: 'warning',
+      message: `${truncated} of ${rows.length} rows were cut to maxLength = ${values.maxLength} tokens`,
+    })
+  const checkpoints: string[] = []
+  const result = await runPhase({
+    ...values,
+    name: options.objective.name,
+    model: policy,
+    trainer,
+    schedule: { ...values, totalSteps },
+    plan: async (step) => plan.step(step),
+    directory: folder === undefined ? undefined : join(folder.path, 'checkpoints'),
+    fingerprint: { ...values, objective: options.objective.name, rows: rows.length },
+    evaluate: await evaluation(options, values, trainer, emit),
+    resume: options.resume ?? false,
+    signal,
+    emit: (event) => {
+      if (event.type === 'checkpoint') checkpoints.push(event.path)
+      emit(event)
+    },
+  })
+  emit({ type: 'end', step: result.step, stepsDone: result.stepsDone, stopped: result.stopped })
+  if (result.stopped && signal !== undefined) throw abortError(signal)
+  const { loss = Number.NaN, gradNorm = Number.NaN, trainedTokens = 0 } = result.last ?? {}
+  return {
+    ...result,
+    checkpoint: checkpoints.at(-1),
+    metrics: { loss, gradNorm, trainedTokens, ...result.last?.stats },
+  }
+}
+
+/** The loss over the evaluation rows, as a callback of the loop. */
+async function evaluation(options: TrainOptions, values: TrainingOptions, trainer: Trainer, emit: Emit) {
+  if (options.evalData === undefined) return undefined
+  const { rows } = encodeRows(options.policy.tokenizer, await readRows(options.evalData), values)
+  const size = values.perDeviceTrainBatchSize
+  const starts = Array.from({ length: Math.ceil(rows.length / size) }, (_, i) => i * size)
+  const batches = starts.map((start) => microBatchOf(rows.slice(start, start + size)))
+  return async (step: number) => {
+    const { loss, stats } = await evaluateLoss(trainer, batches)
+    emit({ type: 'eval', name: 'eval', step, values: { loss, ...stats } })
+  }
+}
