@@ -47,7 +47,7 @@ export interface SourceFacts {
   readonly lines: number
   readonly imports: readonly Import[]
   readonly functions: readonly FunctionSize[]
-  /** Every `a.b` and identifier called or read, such as `JSON.parse`; and `eval`. */
+  /** Every identifier, every `a.b`, and `a()` for what is called or constructed. */
   readonly names: ReadonlySet<string>
   /** Every string literal and template piece. */
   readonly strings: readonly string[]
@@ -120,6 +120,8 @@ export function scan(file: string): SourceFacts {
       functions.push({ name: functionName(node), line, lines, parameters: node.parameters.length })
     }
     if (ts.isIdentifier(node)) names.add(node.text)
+    if ((ts.isCallExpression(node) || ts.isNewExpression(node)) && ts.isIdentifier(node.expression))
+      names.add(`${node.expression.text}()`)
     if (ts.isPropertyAccessExpression(node)) names.add(`${node.expression.getText()}.${node.name.text}`)
     if (ts.isStringLiteralLike(node) || ts.isTemplateHead(node) || ts.isTemplateMiddleOrTemplateTail(node))
       strings.push(node.text)
@@ -154,21 +156,25 @@ export function includesOf(file: string): string[] {
   )
 }
 
+/** First line of what cannot be a function, at the level where functions stand. */
+const notFunctions =
+  /^(namespace|struct|class|enum|union|extern|using|if|for|while|switch|do|else|return|#|\/|\}|\)|\s|$)/
+
 /**
- * Functions of a native file by their lines: a body begins on a line that ends in `{` and holds a `(`, at the level of a
- * namespace (no indent) or of a class (two blanks), and ends with `}` at the same indent.
+ * Functions of a native file by their lines: a head with a `(` at the level of a namespace (no indent) or of a class
+ * (two blanks), whose first line that ends in `{`, `}` or `;` ends in `{`; the body ends with `}` at the same indent.
  */
 export function nativeFunctions(file: string): FunctionSize[] {
   const lines = readSource(file).split('\n')
   const found: FunctionSize[] = []
-  const heads = /^(namespace|struct|class|enum|union|extern|#|\/\/|\}|static const|const )/
   for (const indent of ['', '  '])
-    for (let i = 0; i < lines.length; i++) {
-      const text = lines[i].slice(indent.length)
-      if (!lines[i].startsWith(indent) || /^[\s/]/.test(text) || heads.test(text)) continue
-      if (!/\{$/.test(text) || !text.includes('(') || /^(if|for|while|switch|do)\b/.test(text)) continue
-      const end = lines.findIndex((line, at) => at > i && new RegExp(`^${indent}\\}`).test(line))
-      if (end > 0) found.push({ name: text.replace(/\(.*$/, ''), line: i + 1, lines: end - i + 1, parameters: 0 })
-    }
+    lines.forEach((line, i) => {
+      const head = line.slice(indent.length)
+      if (!line.startsWith(indent) || notFunctions.test(head) || !head.includes('(')) return
+      const open = lines.findIndex((text, at) => at >= i && /[{};\\]$/.test(text.replace(/\s*\/\/.*$/, '')))
+      if (open < 0 || !/\{(\s*\/\/.*)?$/.test(lines[open])) return
+      const end = lines.findIndex((text, at) => at > open && text.startsWith(`${indent}}`))
+      if (end > 0) found.push({ name: head.replace(/\(.*$/, ''), line: i + 1, lines: end - i + 1, parameters: 0 })
+    })
   return found
 }

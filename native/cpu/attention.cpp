@@ -123,7 +123,10 @@ const Segment& segment_of_task(const Segment* list, int64_t count, int64_t task)
 }
 
 template <class T>
-Status run_forward(const Call& c, Forward<T> f) {
+Status run_forward(const Call& c, const Heads& h, int64_t count) {
+  Forward<T> f = {};
+  f.h = h;
+  f.count = count;
   f.q = c.t[0].as<T>();
   f.k = c.t[1].as<T>();
   f.v = c.t[2].as<T>();
@@ -137,8 +140,7 @@ Status run_forward(const Call& c, Forward<T> f) {
            static_cast<long long>(list_bytes + c.rt->threads() * f.worker_floats * 4));
   f.segments = reinterpret_cast<Segment*>(scratch);
   f.scratch = reinterpret_cast<float*>(scratch + list_bytes);
-  const Status status = read_segments(c.t[3], f.h.tokens, f.segments, f.count);
-  if (!status.ok()) return status;
+  WS_TRY(read_segments(c.t[3], f.h.tokens, f.segments, f.count));
   const int64_t tasks = number_tasks(f.segments, f.count, f.chunk, f.h.kv_heads);
   // From the end, because late chunks of a long segment are the most work.
   parallel_for(*c.rt, tasks, [&](int64_t task, int worker) {
@@ -237,43 +239,27 @@ struct Rotation {
   V sign;
 };
 
-/// n pairs of a row from pair j on; W of them when Whole.
-template <bool Whole, class T>
-void rotate_pairs(const Rotation& r, const T* x, int64_t j, int n, T* y) {
-  const V a = Whole ? load(x + j) : load_n(x + j, n), b = Whole ? load(x + j + r.half) : load_n(x + j + r.half, n);
-  const V cosine = Whole ? load(r.cosines + j) : load_n(r.cosines + j, n);
-  const V sine = mul(Whole ? load(r.sines + j) : load_n(r.sines + j, n), r.sign);
-  const V first = sub(mul(a, cosine), mul(b, sine)), second = add(mul(b, cosine), mul(a, sine));
-  if (Whole) {
-    store(y + j, first);
-    store(y + j + r.half, second);
-  } else {
-    store_n(y + j, first, n);
-    store_n(y + j + r.half, second, n);
-  }
-}
-
 /// One head's row: the first 2 * half elements are rotated, the rest is copied.
 template <class T>
 void rotate_row(const Rotation& r, const T* x, int64_t dim, T* y) {
-  int64_t j = 0;
-  for (; j + W <= r.half; j += W) rotate_pairs<true>(r, x, j, W, y);
-  if (j < r.half) rotate_pairs<false>(r, x, j, static_cast<int>(r.half - j), y);
+  for_vectors(0, r.half, [&](int64_t j, auto lanes) {
+    const V a = load(x + j, lanes), b = load(x + j + r.half, lanes);
+    const V cosine = load(r.cosines + j, lanes), sine = mul(load(r.sines + j, lanes), r.sign);
+    store(y + j, sub(mul(a, cosine), mul(b, sine)), lanes);
+    store(y + j + r.half, add(mul(b, cosine), mul(a, sine)), lanes);
+  });
   if (dim > 2 * r.half) std::memcpy(y + 2 * r.half, x + 2 * r.half, static_cast<size_t>(dim - 2 * r.half) * sizeof(T));
 }
 
 template <class T>
 void run_rope(const Call& c, float sign) {
   const View& x = c.t[0];
-  const int64_t tokens = x.dims[0], heads = x.dims[1], dim = x.dims[2], half = c.t[1].dims[1];
-  const int64_t step = at_least(1, 16384 / at_least(1, heads * dim));
-  parallel_for(*c.rt, (tokens + step - 1) / step, [&](int64_t task, int) {
-    for (int64_t i = task * step; i < at_most(tokens, (task + 1) * step); ++i) {
-      const int64_t position = c.t[3].as<int32_t>()[i];
-      const Rotation r = {c.t[1].as<float>() + position * half, c.t[2].as<float>() + position * half, half, set1(sign)};
-      for (int64_t row = i * heads; row < (i + 1) * heads; ++row) {
-        rotate_row(r, x.as<T>() + row * dim, dim, c.t[4].as<T>() + row * dim);
-      }
+  const int64_t heads = x.dims[1], dim = x.dims[2], half = c.t[1].dims[1];
+  for_rows(*c.rt, x.dims[0], heads * dim, [&](int64_t i) {
+    const int64_t place = c.t[3].as<int32_t>()[i] * half;
+    const Rotation r = {c.t[1].as<float>() + place, c.t[2].as<float>() + place, half, set1(sign)};
+    for (int64_t row = i * heads; row < (i + 1) * heads; ++row) {
+      rotate_row(r, x.as<T>() + row * dim, dim, c.t[4].as<T>() + row * dim);
     }
   });
 }
@@ -301,52 +287,33 @@ void run_write(const Call& c) {
 /// Tolerance against f64: 1e-6 (f32) or one rounding of o (bf16) relative to max |v|. Keep the order of attention.h:
 /// attention_decode and a later packing must give the same bits.
 Status attention(const Call& c) {
-  const View &q = c.t[0], &k = c.t[1], &v = c.t[2], &o = c.t[4], &lse = c.t[5];
-  Status status = check_keys(q, k, "k");
-  if (status.ok()) status = check_keys(q, v, "v");
+  const View &q = c.t[0], &k = c.t[1], &v = c.t[2], &lse = c.t[5];
   Heads h = {};
-  if (status.ok()) status = read_heads(c, q, k.dims[1], k.dims[2], h);
-  if (!status.ok()) return status;
-  WS_SAME(v.dims[1], h.kv_heads, "heads of v");
-  WS_SAME(v.dims[2], h.dim, "head size of v");
-  WS_CHECK(o.rank == 3 && o.dims[0] == h.tokens && o.dims[1] == h.heads && o.dims[2] == h.dim, shape,
-           "o: expected the shape of q");
+  WS_TRY(read_heads(c, q, k, h));
+  WS_TRY(same_shape(v, "v", k, "k"));
+  WS_TRY(same_shape(c.t[4], "o", q, "q"));
   WS_CHECK(lse.rank == 2 && lse.dims[0] == h.tokens && lse.dims[1] == h.heads, shape, "lse: expected [%lld, %lld]",
            static_cast<long long>(h.tokens), static_cast<long long>(h.heads));
   int64_t count = 0;
-  status = count_segments(c.t[3], h.tokens, count);
-  if (!status.ok()) return status;
-  if (q.dtype == DType::f32) {
-    Forward<float> f{};
-    f.h = h;
-    f.count = count;
-    return run_forward(c, f);
-  }
-  Forward<bf16> f{};
-  f.h = h;
-  f.count = count;
-  return run_forward(c, f);
+  WS_TRY(count_segments(c.t[3], h.tokens, count));
+  return q.dtype == DType::f32 ? run_forward<float>(c, h, count) : run_forward<bf16>(c, h, count);
 }
 
 /// Attention of one new token per sequence: q [B,H,D] against the first lengths[b] keys of the sequence's blocks
 /// table[b]. Gives the bits that attention() gives for that token. Bytes: the visible cache once.
 Status attention_decode(const Call& c) {
-  const View &q = c.t[0], &keys = c.t[1], &table = c.t[3], &lengths = c.t[4], &o = c.t[5];
-  Status status = check_cache(keys, c.t[2]);
-  Decode d{};
-  if (status.ok()) status = read_heads(c, q, keys.dims[1], keys.dims[2], d.h);
-  if (!status.ok()) return status;
-  WS_CHECK(table.rank == 2 && table.dims[0] == d.h.tokens, shape, "table: expected [%lld, blocks]",
-           static_cast<long long>(d.h.tokens));
-  WS_CHECK(lengths.rank == 1 && lengths.dims[0] == d.h.tokens, shape, "lengths: expected [%lld]",
-           static_cast<long long>(d.h.tokens));
-  WS_CHECK(o.rank == 3 && o.dims[0] == d.h.tokens && o.dims[1] == d.h.heads && o.dims[2] == d.h.dim, shape,
-           "o: expected the shape of q");
+  const View &q = c.t[0], &keys = c.t[1], &table = c.t[3], &lengths = c.t[4];
+  WS_TRY(check_cache(keys, c.t[2]));
+  Decode d = {};
+  WS_TRY(read_sizes(c, q, keys.dims[1], keys.dims[2], d.h));
+  WS_CHECK(table.rank == 2 && table.dims[0] == d.h.tokens, shape, "table: expected [%lld, blocks], got %s",
+           static_cast<long long>(d.h.tokens), shape_text(table).text);
+  WS_TRY(vector_of(lengths, "lengths", d.h.tokens));
+  WS_TRY(same_shape(c.t[5], "o", q, "q"));
   d.table = table.as<int32_t>();
   d.lengths = lengths.as<int32_t>();
   d.table_width = table.dims[1];
-  status = check_table(c, d);
-  if (!status.ok()) return status;
+  WS_TRY(check_table(c, d));
   d.worker_floats = round_up(2 * tile_rows * d.h.padded + 2 * tile_rows, 16);
   d.scratch = static_cast<float*>(c.rt->scratch(c.rt->threads() * d.worker_floats * 4));
   WS_CHECK(d.scratch != nullptr, oom, "no memory for scratch");
@@ -359,16 +326,14 @@ Status attention_decode(const Call& c) {
 /// y[j+h] = x[j+h] cos_j + x[j] sin_j for j < h; elements from 2h on are copied. x [N,H,D], cos and sin [P,h],
 /// positions [N]. inverse negates the sines: the transpose of the rotation, hence the gradient.
 Status rope(const Call& c) {
-  const View &x = c.t[0], &cosines = c.t[1], &sines = c.t[2], &positions = c.t[3], &y = c.t[4];
-  WS_CHECK(x.rank == 3, shape, "x: expected [tokens, heads, size], got rank %d", x.rank);
-  WS_CHECK(y.rank == 3 && y.dims[0] == x.dims[0] && y.dims[1] == x.dims[1] && y.dims[2] == x.dims[2], shape,
-           "y: expected the shape of x");
-  WS_CHECK(cosines.rank == 2 && 2 * cosines.dims[1] <= x.dims[2], shape, "cos: expected [positions, at most %lld]",
-           static_cast<long long>(x.dims[2] / 2));
-  WS_CHECK(sines.rank == 2 && sines.dims[0] == cosines.dims[0] && sines.dims[1] == cosines.dims[1], shape,
-           "sin: expected the shape of cos");
-  WS_CHECK(positions.rank == 1 && positions.dims[0] == x.dims[0], shape, "positions: expected [%lld]",
-           static_cast<long long>(x.dims[0]));
+  const View &x = c.t[0], &cosines = c.t[1], &positions = c.t[3];
+  WS_CHECK(x.rank == 3, shape, "x: expected [tokens, heads, size], got %s", shape_text(x).text);
+  WS_TRY(same_shape(c.t[4], "y", x, "x"));
+  WS_CHECK(cosines.rank == 2 && 2 * cosines.dims[1] <= x.dims[2], shape,
+           "cos: expected [positions, at most %lld], got %s", static_cast<long long>(x.dims[2] / 2),
+           shape_text(cosines).text);
+  WS_TRY(same_shape(c.t[2], "sin", cosines, "cos"));
+  WS_TRY(vector_of(positions, "positions", x.dims[0]));
   for (int64_t i = 0; i < x.dims[0]; ++i) {
     const int64_t position = positions.as<int32_t>()[i];
     WS_CHECK(position >= 0 && position < cosines.dims[0], shape, "positions[%lld]: expected 0 to %lld, got %lld",
@@ -382,16 +347,13 @@ Status rope(const Call& c) {
 
 /// Puts keys and values of N tokens into their slots of the cache; a negative slot is skipped.
 Status cache_write(const Call& c) {
-  const View &keys = c.t[0], &k = c.t[2], &v = c.t[3], &slots = c.t[4];
-  const Status status = check_cache(keys, c.t[1]);
-  if (!status.ok()) return status;
+  const View &keys = c.t[0], &k = c.t[2], &slots = c.t[4];
+  WS_TRY(check_cache(keys, c.t[1]));
   WS_CHECK(k.rank == 3 && k.dims[1] == keys.dims[1] && k.dims[2] == keys.dims[2], shape,
-           "k: expected [tokens, %lld, %lld]", static_cast<long long>(keys.dims[1]),
-           static_cast<long long>(keys.dims[2]));
-  WS_CHECK(v.rank == 3 && v.dims[0] == k.dims[0] && v.dims[1] == k.dims[1] && v.dims[2] == k.dims[2], shape,
-           "v: expected the shape of k");
-  WS_CHECK(slots.rank == 1 && slots.dims[0] == k.dims[0], shape, "slots: expected [%lld]",
-           static_cast<long long>(k.dims[0]));
+           "k: expected [tokens, %lld, %lld], got %s", static_cast<long long>(keys.dims[1]),
+           static_cast<long long>(keys.dims[2]), shape_text(k).text);
+  WS_TRY(same_shape(c.t[3], "v", k, "k"));
+  WS_TRY(vector_of(slots, "slots", k.dims[0]));
   for (int64_t i = 0; i < k.dims[0]; ++i) {
     const int64_t slot = slots.as<int32_t>()[i];
     WS_CHECK(slot < keys.dims[0] * key_block, shape, "slots[%lld]: expected a slot below %lld, got %lld",
@@ -405,9 +367,9 @@ Status cache_write(const Call& c) {
 /// Copies whole blocks, pair by pair in order.
 Status cache_copy(const Call& c) {
   const View &keys = c.t[0], &values = c.t[1], &from = c.t[2], &to = c.t[3];
-  const Status status = check_cache(keys, values);
-  if (!status.ok()) return status;
-  WS_CHECK(from.rank == 1 && to.rank == 1 && from.dims[0] == to.dims[0], shape, "from and to: expected equal lengths");
+  WS_TRY(check_cache(keys, values));
+  WS_CHECK(from.rank == 1, shape, "from: expected [pairs], got %s", shape_text(from).text);
+  WS_TRY(vector_of(to, "to", from.dims[0]));
   for (int64_t i = 0; i < from.dims[0]; ++i) {
     const int64_t a = from.as<int32_t>()[i], b = to.as<int32_t>()[i];
     WS_CHECK(a >= 0 && a < keys.dims[0] && b >= 0 && b < keys.dims[0], shape,

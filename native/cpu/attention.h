@@ -8,7 +8,7 @@
 #pragma once
 #include <cmath>
 
-#include "../core/op.h"
+#include "loops.h"
 #include "softmax.h"
 #include "tile.h"
 
@@ -29,11 +29,11 @@ struct Heads {
   int64_t window;
 };
 
-/// Shapes of q [N,H,D] and of k or values, whose heads and size are given; parameters scale, window, softcap.
-static inline Status read_heads(const Call& c, const View& q, int64_t kv_heads, int64_t dim, Heads& h) {
-  WS_CHECK(q.rank == 3, shape, "q: expected [tokens, heads, size], got rank %d", q.rank);
+/// Shape of q [N,H,D] for keys of `kv_heads` heads of size `dim`; parameters scale, window, softcap.
+static inline Status read_sizes(const Call& c, const View& q, int64_t kv_heads, int64_t dim, Heads& h) {
+  WS_CHECK(q.rank == 3, shape, "q: expected [tokens, heads, size], got %s", shape_text(q).text);
   h = {q.dims[0], q.dims[1], kv_heads, 0, q.dims[2], 0, static_cast<float>(c.p[0]), static_cast<float>(c.p[2]), 0};
-  WS_CHECK(h.heads > 0 && h.dim > 0, shape, "q: heads and size must be at least 1");
+  WS_CHECK(h.heads > 0 && h.dim > 0, shape, "q: heads and size must be at least 1, got %s", shape_text(q).text);
   WS_CHECK(kv_heads > 0 && h.heads % kv_heads == 0, shape, "q has %lld heads, not a multiple of the %lld key heads",
            static_cast<long long>(h.heads), static_cast<long long>(kv_heads));
   WS_SAME(dim, h.dim, "head size of the keys");
@@ -47,10 +47,11 @@ static inline Status read_heads(const Call& c, const View& q, int64_t kv_heads, 
   return {};
 }
 
-static inline Status check_keys(const View& q, const View& x, const char* what) {
-  WS_CHECK(x.rank == 3, shape, "%s: expected [tokens, heads, size], got rank %d", what, x.rank);
-  WS_CHECK(q.rank == 3 && x.dims[0] == q.dims[0], shape, "%s: %lld tokens, but q has %lld", what,
-           static_cast<long long>(x.dims[0]), static_cast<long long>(q.dims[0]));
+/// The same for packed keys k [N,G,D].
+static inline Status read_heads(const Call& c, const View& q, const View& k, Heads& h) {
+  WS_CHECK(k.rank == 3, shape, "k: expected [tokens, heads, size], got %s", shape_text(k).text);
+  WS_TRY(read_sizes(c, q, k.dims[1], k.dims[2], h));
+  WS_SAME(k.dims[0], h.tokens, "tokens of k");
   return {};
 }
 
@@ -207,17 +208,13 @@ static inline void gather_across(const T* x, int64_t stride, const int64_t* toke
 template <class T>
 static inline void load_row(const T* x, int64_t dim, float factor, float* to) {
   const V f = set1(factor);
-  int64_t d = 0;
-  for (; d + W <= dim; d += W) store(to + d, mul(load(x + d), f));
-  if (d < dim) store(to + d, mul(load_n(x + d, static_cast<int>(dim - d)), f));
+  for_vectors(0, dim, [&](int64_t d, auto lanes) { store(to + d, mul(load(x + d, lanes), f)); });
 }
 
 template <class T>
 static inline void store_row(const float* x, int64_t dim, float factor, T* to) {
   const V f = set1(factor);
-  int64_t d = 0;
-  for (; d + W <= dim; d += W) store(to + d, mul(load(x + d), f));
-  if (d < dim) store_n(to + d, mul(load(x + d), f), static_cast<int>(dim - d));
+  for_vectors(0, dim, [&](int64_t d, auto lanes) { store(to + d, mul(load(x + d), f), lanes); });
 }
 
 static inline void clear_floats(float* x, int64_t n) { std::memset(x, 0, static_cast<size_t>(n) * sizeof(float)); }

@@ -273,8 +273,7 @@ Status run_backward(const Call& c, const Heads& h, int64_t count) {
     scratch = static_cast<char*>(c.rt->scratch(bytes));
     WS_CHECK(scratch != nullptr, oom, "no memory for %lld bytes of scratch", static_cast<long long>(bytes));
     Segment* list = reinterpret_cast<Segment*>(scratch);
-    const Status status = read_segments(c.t[6], h.tokens, list, count);
-    if (!status.ok()) return status;
+    WS_TRY(read_segments(c.t[6], h.tokens, list, count));
     b.segments = list;
     groups = find_roots(b, count, reinterpret_cast<int64_t*>(list + count));
     BackwardScratch sizes;
@@ -291,13 +290,6 @@ Status run_backward(const Call& c, const Heads& h, int64_t count) {
   return {};
 }
 
-Status same_shape(const View& x, const View& like, const char* what) {
-  bool same = x.rank == like.rank;
-  for (int i = 0; same && i < x.rank; ++i) same = x.dims[i] == like.dims[i];
-  WS_CHECK(same, shape, "%s: shape differs from the tensor that it belongs to", what);
-  return {};
-}
-
 }  // namespace
 
 /// dq, dk, dv of attention(). With s the scaled and capped scores: p = exp(s - lse), dp = do v^T, delta = sum(do o),
@@ -306,24 +298,19 @@ Status same_shape(const View& x, const View& like, const char* what) {
 /// twice that when prefixes are shared. Tolerance against f64: 1e-5 of the largest gradient (f32).
 /// What must stay: sums over queries in order of the segment's tokens, sharers in order after the root.
 Status attention_backward(const Call& c) {
-  const View &q = c.t[3], &k = c.t[4], &v = c.t[5];
-  Status status = check_keys(q, k, "k");
-  if (status.ok()) status = check_keys(q, v, "v");
+  const View &lse = c.t[2], &q = c.t[3], &k = c.t[4];
   Heads h = {};
-  if (status.ok()) status = read_heads(c, q, k.dims[1], k.dims[2], h);
-  if (status.ok()) status = same_shape(v, k, "v");
-  if (status.ok()) status = same_shape(c.t[0], q, "do");
-  if (status.ok()) status = same_shape(c.t[1], q, "o");
-  if (status.ok()) status = same_shape(c.t[7], q, "dq");
-  if (status.ok()) status = same_shape(c.t[8], k, "dk");
-  if (status.ok()) status = same_shape(c.t[9], k, "dv");
-  if (!status.ok()) return status;
-  const View& lse = c.t[2];
+  WS_TRY(read_heads(c, q, k, h));
+  WS_TRY(same_shape(c.t[5], "v", k, "k"));
+  WS_TRY(same_shape(c.t[0], "do", q, "q"));
+  WS_TRY(same_shape(c.t[1], "o", q, "q"));
+  WS_TRY(same_shape(c.t[7], "dq", q, "q"));
+  WS_TRY(same_shape(c.t[8], "dk", k, "k"));
+  WS_TRY(same_shape(c.t[9], "dv", k, "k"));
   WS_CHECK(lse.rank == 2 && lse.dims[0] == h.tokens && lse.dims[1] == h.heads, shape, "lse: expected [%lld, %lld]",
            static_cast<long long>(h.tokens), static_cast<long long>(h.heads));
   int64_t count = 0;
-  status = count_segments(c.t[6], h.tokens, count);
-  if (!status.ok()) return status;
+  WS_TRY(count_segments(c.t[6], h.tokens, count));
   return q.dtype == DType::f32 ? run_backward<float>(c, h, count) : run_backward<bf16>(c, h, count);
 }
 

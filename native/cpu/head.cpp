@@ -22,24 +22,17 @@ void cut(Head& s) {
 
 /// Checks h, w, targets and the parameters softcap, temperature.
 Status read_head(const Call& c, const View& h, const View& w, const View& targets, Head& s) {
-  Status status = check_head(h, w, "h", "w");
-  if (status.ok()) status = check_softcap(c.p[0]);
-  if (!status.ok()) return status;
+  WS_TRY(check_head(h, w, "h", "w"));
+  WS_TRY(check_softcap(c.p[0]));
   WS_CHECK(c.p[1] > 0 && __builtin_isfinite(c.p[1]), config, "temperature: expected more than 0, got %g", c.p[1]);
   s = {h.dims[0], h.dims[1], w.dims[0], static_cast<float>(c.p[0]), static_cast<float>(1.0 / c.p[1]), 0, 0, 0};
-  WS_CHECK(targets.rank == 1 && targets.dims[0] == s.tokens, shape, "targets: expected [%lld]",
-           static_cast<long long>(s.tokens));
+  WS_TRY(vector_of(targets, "targets", s.tokens));
   for (int64_t i = 0; i < s.tokens; ++i) {
     const int64_t target = targets.as<int32_t>()[i];
     WS_CHECK(target >= 0 && target < s.vocabulary, shape, "targets[%lld]: expected 0 to %lld, got %lld",
              static_cast<long long>(i), static_cast<long long>(s.vocabulary - 1), static_cast<long long>(target));
   }
   cut(s);
-  return {};
-}
-
-Status check_rows(const View& x, const Head& s, const char* what) {
-  WS_CHECK(x.rank == 1 && x.dims[0] == s.tokens, shape, "%s: expected [%lld]", what, static_cast<long long>(s.tokens));
   return {};
 }
 
@@ -75,15 +68,6 @@ void each_tile(const Head& s, float* z, F body) {
   }
 }
 
-/// body(row of the tile) for every row, some thousand logits a task.
-template <class F>
-void each_row(Runtime& rt, const LogitTile& t, F body) {
-  const int64_t step = larger(1, 4096 / t.stride);
-  parallel_for(rt, (t.rows + step - 1) / step, [&](int64_t task, int) {
-    for (int64_t r = task * step; r < smaller(t.rows, (task + 1) * step); ++r) body(r);
-  });
-}
-
 /// The target's place in the tile, or -1.
 int64_t place_of(const View& targets, const LogitTile& t, int64_t r) {
   const int64_t place = targets.as<int32_t>()[t.row + r] - t.word;
@@ -105,21 +89,13 @@ V chain(const Head& s, V z, V gradient) {
 template <class F>
 void gradient_row(const Head& s, float* z, int64_t n, int64_t target, F gradient) {
   const float logit = target >= 0 ? z[target] : 0.0f;
-  int64_t i = 0;
-  for (; i + W <= n; i += W) {
-    const V x = load(z + i);
-    store(z + i, chain(s, x, gradient(x, i, W, zero())));
-  }
-  if (i < n) {
-    const int left = static_cast<int>(n - i);
-    const V x = load_n(z + i, left);
-    store_n(z + i, chain(s, x, gradient(x, i, left, zero())), left);
-  }
+  for_vectors(0, n, [&](int64_t i, auto lanes) {
+    const V x = load(z + i, lanes);
+    store(z + i, chain(s, x, gradient(x, i, lanes, zero())), lanes);
+  });
   if (target < 0) return;
   const V x = set1(logit);
-  float lanes[W];
-  store(lanes, chain(s, x, gradient(x, target, 1, set1(1.0f))));
-  z[target] = lanes[0];
+  store(z + target, chain(s, x, gradient(x, target, Part{1}, set1(1.0f))), Part{1});
 }
 
 /// The operands of the products that end the backward pass of a tile: dh += dz w and dw += dz^T h.
@@ -136,13 +112,10 @@ void add_gradients(Runtime& rt, const Head& s, const LogitTile& t, const HeadGra
   gemm(rt, {t.rows, channels, t.words}, {t.z, DType::f32, t.stride, 1}, w, {dh, DType::f32, channels}, t.word > 0,
        scratch);
   if (g.sums != nullptr && is_last(s, t)) {
-    parallel_for(rt, t.rows, [&](int64_t r, int) {
+    for_rows(rt, t.rows, channels, [&](int64_t r) {
       const float* from = dh + r * channels;
       bf16* to = g.dh.as<bf16>() + (t.row + r) * channels;
-      for (int64_t i = 0; i < channels; i += W) {
-        const int n = static_cast<int>(smaller(W, channels - i));
-        store_n(to + i, load_n(from + i, n), n);
-      }
+      for_vectors(0, channels, [&](int64_t i, auto lanes) { store(to + i, load(from + i, lanes), lanes); });
     });
   }
   if (!g.dw->present()) return;
@@ -242,8 +215,7 @@ float kl_of(const KlRow& r, bool reverse) {
 
 /// The prior's operands, after read_head() accepted the policy's.
 Status read_prior(const Call& c, const View& qh, const View& qw, const Head& s) {
-  const Status status = check_head(qh, qw, "qh", "qw");
-  if (!status.ok()) return status;
+  WS_TRY(check_head(qh, qw, "qh", "qw"));
   WS_SAME(qh.dims[0], s.tokens, "tokens of qh");
   WS_SAME(qw.dims[0], s.vocabulary, "vocabulary of qw");
   WS_CHECK(c.p[2] == 0 || c.p[2] == 1, config, "direction: expected 0, KL(q||p), or 1, KL(p||q), got %g", c.p[2]);
@@ -258,16 +230,15 @@ Status head_logprobs(const Call& c) {
   const View &h = c.t[0], &w = c.t[1], &targets = c.t[2];
   Head s = {};
   HeadScratch k = {};
-  Status status = read_head(c, h, w, targets, s);
-  if (status.ok()) status = check_rows(c.t[3], s, "logps");
-  if (status.ok()) status = check_rows(c.t[4], s, "lse");
-  if (!status.ok() || s.tokens == 0) return status;
-  status = take_scratch(c, s, {1, sizeof(RowStatistics), 0, false, false}, k);
-  if (!status.ok()) return status;
+  WS_TRY(read_head(c, h, w, targets, s));
+  WS_TRY(vector_of(c.t[3], "logps", s.tokens));
+  WS_TRY(vector_of(c.t[4], "lse", s.tokens));
+  if (s.tokens == 0) return {};
+  WS_TRY(take_scratch(c, s, {1, sizeof(RowStatistics), 0, false, false}, k));
   RowStatistics* rows = static_cast<RowStatistics*>(k.rows);
   each_tile(s, k.z, [&](const LogitTile& t) {
     raw_logits(*c.rt, h, w, t, k.product);
-    each_row(*c.rt, t, [&](int64_t r) {
+    for_rows(*c.rt, t.rows, t.stride, [&](int64_t r) {
       float* z = t.z + r * t.stride;
       RowStatistics& row = rows[r];
       if (t.word == 0) row = empty_row();
@@ -290,17 +261,16 @@ Status head_logprobs_backward(const Call& c) {
   const View &dw = c.t[0], &dlogps = c.t[1], &h = c.t[2], &w = c.t[3], &targets = c.t[4], &lse = c.t[5], &dh = c.t[6];
   Head s = {};
   HeadScratch k = {};
-  Status status = read_head(c, h, w, targets, s);
-  if (status.ok()) status = check_rows(dlogps, s, "dlogps");
-  if (status.ok()) status = check_rows(lse, s, "lse");
-  if (status.ok()) status = check_gradient(dw, dh, s);
-  if (!status.ok() || s.tokens == 0) return status;
-  status = take_scratch(c, s, {1, 0, 0, true, dh.dtype != DType::f32}, k);
-  if (!status.ok()) return status;
+  WS_TRY(read_head(c, h, w, targets, s));
+  WS_TRY(vector_of(dlogps, "dlogps", s.tokens));
+  WS_TRY(vector_of(lse, "lse", s.tokens));
+  WS_TRY(check_gradient(dw, dh, s));
+  if (s.tokens == 0) return {};
+  WS_TRY(take_scratch(c, s, {1, 0, 0, true, dh.dtype != DType::f32}, k));
   const HeadGradient g = {&h, &w, &dw, dh, k.sums};
   each_tile(s, k.z, [&](const LogitTile& t) {
     raw_logits(*c.rt, h, w, t, k.product);
-    each_row(*c.rt, t, [&](int64_t r) {
+    for_rows(*c.rt, t.rows, t.stride, [&](int64_t r) {
       float* z = t.z + r * t.stride;
       const float weight = dlogps.as<float>()[t.row + r];
       if (weight == 0.0f) {
@@ -310,7 +280,7 @@ Status head_logprobs_backward(const Call& c) {
       const V top = set1(lse.as<float>()[t.row + r]), factor = set1(weight);
       transform_logits(z, t.words, s.inverse_temperature, s.softcap, z);
       gradient_row(s, z, t.words, place_of(targets, t, r),
-                   [&](V x, int64_t, int, V hit) { return mul(factor, sub(hit, exp(sub(x, top)))); });
+                   [&](V x, int64_t, auto, V hit) { return mul(factor, sub(hit, exp(sub(x, top)))); });
     });
     add_gradients(*c.rt, s, t, g, k.product);
   });
@@ -325,12 +295,11 @@ Status head_kl(const Call& c) {
   const char* const names[] = {"logps", "kl", "lse", "qlse"};
   Head s = {};
   HeadScratch k = {};
-  Status status = read_head(c, h, w, targets, s);
-  if (status.ok()) status = read_prior(c, qh, qw, s);
-  for (int i = 0; i < 4 && status.ok(); ++i) status = check_rows(c.t[5 + i], s, names[i]);
-  if (!status.ok() || s.tokens == 0) return status;
-  status = take_scratch(c, s, {2, sizeof(KlRow), qh.dims[1], false, false}, k);
-  if (!status.ok()) return status;
+  WS_TRY(read_head(c, h, w, targets, s));
+  WS_TRY(read_prior(c, qh, qw, s));
+  for (int i = 0; i < 4; ++i) WS_TRY(vector_of(c.t[5 + i], names[i], s.tokens));
+  if (s.tokens == 0) return {};
+  WS_TRY(take_scratch(c, s, {2, sizeof(KlRow), qh.dims[1], false, false}, k));
   KlRow* rows = static_cast<KlRow*>(k.rows);
   const bool reverse = c.p[2] == 1;
   each_tile(s, k.z, [&](const LogitTile& t) {
@@ -338,7 +307,7 @@ Status head_kl(const Call& c) {
     prior.z = k.qz;
     raw_logits(*c.rt, h, w, t, k.product);
     raw_logits(*c.rt, qh, qw, prior, k.product);
-    each_row(*c.rt, t, [&](int64_t r) {
+    for_rows(*c.rt, t.rows, t.stride, [&](int64_t r) {
       float *z = t.z + r * t.stride, *qz = prior.z + r * t.stride;
       KlRow& row = rows[r];
       if (t.word == 0) row = {empty_row(), empty_row(), 0.0, 0.0f, 0.0f};
@@ -367,15 +336,14 @@ Status head_kl_backward(const Call& c) {
   const char* const names[] = {"kl", "lse", "qlse"};
   Head s = {};
   HeadScratch k = {};
-  Status status = read_head(c, h, w, targets, s);
-  if (status.ok()) status = read_prior(c, qh, qw, s);
-  if (status.ok()) status = check_rows(dlogps, s, "dlogps");
-  if (status.ok()) status = check_rows(dkl, s, "dkl");
-  for (int i = 0; i < 3 && status.ok(); ++i) status = check_rows(c.t[8 + i], s, names[i]);
-  if (status.ok()) status = check_gradient(dw, dh, s);
-  if (!status.ok() || s.tokens == 0) return status;
-  status = take_scratch(c, s, {2, 0, qh.dims[1], true, dh.dtype != DType::f32}, k);
-  if (!status.ok()) return status;
+  WS_TRY(read_head(c, h, w, targets, s));
+  WS_TRY(read_prior(c, qh, qw, s));
+  WS_TRY(vector_of(dlogps, "dlogps", s.tokens));
+  WS_TRY(vector_of(dkl, "dkl", s.tokens));
+  for (int i = 0; i < 3; ++i) WS_TRY(vector_of(c.t[8 + i], names[i], s.tokens));
+  WS_TRY(check_gradient(dw, dh, s));
+  if (s.tokens == 0) return {};
+  WS_TRY(take_scratch(c, s, {2, 0, qh.dims[1], true, dh.dtype != DType::f32}, k));
   const HeadGradient g = {&h, &w, &dw, dh, k.sums};
   const bool reverse = c.p[2] == 1;
   each_tile(s, k.z, [&](const LogitTile& t) {
@@ -383,7 +351,7 @@ Status head_kl_backward(const Call& c) {
     prior.z = k.qz;
     raw_logits(*c.rt, h, w, t, k.product);
     raw_logits(*c.rt, qh, qw, prior, k.product);
-    each_row(*c.rt, t, [&](int64_t r) {
+    for_rows(*c.rt, t.rows, t.stride, [&](int64_t r) {
       float *z = t.z + r * t.stride, *qz = prior.z + r * t.stride;
       const int64_t i = t.row + r;
       const V weight = set1(dlogps.as<float>()[i]), kl_weight = set1(dkl.as<float>()[i]),
@@ -391,8 +359,8 @@ Status head_kl_backward(const Call& c) {
       const V top = set1(c.t[9].as<float>()[i]), q_top = set1(c.t[10].as<float>()[i]);
       transform_logits(z, t.words, s.inverse_temperature, s.softcap, z);
       transform_logits(qz, t.words, s.inverse_temperature, s.softcap, qz);
-      gradient_row(s, z, t.words, place_of(targets, t, r), [&](V x, int64_t at, int n, V hit) {
-        const V log_p = sub(x, top), log_q = sub(n == W ? load(qz + at) : load_n(qz + at, n), q_top), p = exp(log_p);
+      gradient_row(s, z, t.words, place_of(targets, t, r), [&](V x, int64_t at, auto lanes, V hit) {
+        const V log_p = sub(x, top), log_q = sub(load(qz + at, lanes), q_top), p = exp(log_p);
         const V direct = reverse ? mul(p, sub(sub(log_p, log_q), kl)) : sub(p, exp(log_q));
         return fma(kl_weight, direct, mul(weight, sub(hit, p)));
       });

@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "gemm.h"
+#include "loops.h"
 #include "softmax.h"
 
 namespace ws::WS_NS {
@@ -33,8 +34,8 @@ static inline Status check_softcap(double softcap) {
 
 /// h [N,C] and w [V,C].
 static inline Status check_head(const View& h, const View& w, const char* hidden, const char* weight) {
-  WS_CHECK(h.rank == 2, shape, "%s: expected [tokens, channels], got rank %d", hidden, h.rank);
-  WS_CHECK(w.rank == 2, shape, "%s: expected [vocabulary, channels], got rank %d", weight, w.rank);
+  WS_CHECK(h.rank == 2, shape, "%s: expected [tokens, channels], got %s", hidden, shape_text(h).text);
+  WS_CHECK(w.rank == 2, shape, "%s: expected [vocabulary, channels], got %s", weight, shape_text(w).text);
   WS_CHECK(w.dims[1] == h.dims[1], shape, "%s has %lld channels, but %s has %lld", weight,
            static_cast<long long>(w.dims[1]), hidden, static_cast<long long>(h.dims[1]));
   WS_CHECK(w.dims[0] < (int64_t{1} << 31), shape, "%s: the vocabulary must have fewer than 2^31 tokens", weight);
@@ -58,15 +59,10 @@ static inline void raw_logits(Runtime& rt, const View& h, const View& w, const L
 /// z = softcap(x / temperature) for n logits. The one place that says in which order cap and temperature apply.
 static inline void transform_logits(const float* x, int64_t n, float inverse_temperature, float softcap, float* z) {
   const V factor = set1(inverse_temperature), cap = set1(softcap), inverse = set1(1.0f / softcap);
-  int64_t i = 0;
-  for (; i + W <= n; i += W) {
-    const V y = mul(load(x + i), factor);
-    store(z + i, softcap > 0 ? soft_cap(y, cap, inverse) : y);
-  }
-  if (i < n) {
-    const V y = mul(load_n(x + i, static_cast<int>(n - i)), factor);
-    store_n(z + i, softcap > 0 ? soft_cap(y, cap, inverse) : y, static_cast<int>(n - i));
-  }
+  for_vectors(0, n, [&](int64_t i, auto lanes) {
+    const V y = mul(load(x + i, lanes), factor);
+    store(z + i, softcap > 0 ? soft_cap(y, cap, inverse) : y, lanes);
+  });
 }
 
 /// Running softmax statistics of a row: sum of exp(z - top), and the target's logit once it was seen.

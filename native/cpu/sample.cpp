@@ -219,11 +219,7 @@ Drawn draw_row(const Settings& set, const float* x, const int32_t* key, const Ro
     fold_all(tempered, s.z, n);
   }
   const V top = set1(tempered.top);
-  for (int64_t i = 0; i < n; i += W) {
-    const int left = static_cast<int>(smaller(W, n - i));
-    if (left == W) store(s.e + i, exp(sub(load(s.z + i), top)));
-    else store_n(s.e + i, exp(sub(load_n(s.z + i, left), top)), left);
-  }
+  for_vectors(0, n, [&](int64_t i, auto lanes) { store(s.e + i, exp(sub(load(s.z + i, lanes), top)), lanes); });
   bool numbered = false;
   const int64_t left = set.truncated() ? truncate(set, s, numbered) : n;
   const double total = total_mass(s.e, left);
@@ -231,17 +227,14 @@ Drawn draw_row(const Settings& set, const float* x, const int32_t* key, const Ro
                                      static_cast<uint32_t>(key[2]), static_cast<uint32_t>(key[3])));
   const int64_t place = place_of_mass(s.e, left, u * total);
   const int32_t id = numbered ? s.ids[place] : static_cast<int32_t>(place);
-  if (set.truncated()) {
-    tempered.sum = total;
-  }
+  if (set.truncated()) tempered.sum = total;
   return {id, log_prob(plain, logit_of(x[id], 1.0f, set.softcap)), log_prob(tempered, s.z[place])};
 }
 
 // The call -----------------------------------------------------------------------------------------------------------
 
 Status read_settings(const Call& c, int64_t vocabulary, Settings& set) {
-  const Status status = check_softcap(c.p[0]);
-  if (!status.ok()) return status;
+  WS_TRY(check_softcap(c.p[0]));
   set = {static_cast<float>(c.p[0]), c.p[1], c.p[3], c.p[4], 0, vocabulary};
   WS_CHECK(c.p[1] == 0 || (c.p[1] >= 1e-6 && __builtin_isfinite(c.p[1])), config,
            "temperature: expected 0 (the best token) or at least 1e-6, got %g", c.p[1]);
@@ -250,18 +243,6 @@ Status read_settings(const Call& c, int64_t vocabulary, Settings& set) {
   WS_CHECK(c.p[3] >= 0 && c.p[3] <= 1, config, "topP: expected 0 to 1 (all), got %g", c.p[3]);
   WS_CHECK(c.p[4] >= 0 && c.p[4] <= 1, config, "minP: expected 0 (all) to 1, got %g", c.p[4]);
   set.top_k = static_cast<int64_t>(c.p[2]);
-  return {};
-}
-
-Status check_outputs(const Call& c, int64_t rows) {
-  const char* const names[] = {"ids", "logps", "sampled"};
-  const View& keys = c.t[2];
-  WS_CHECK(keys.rank == 2 && keys.dims[0] == rows && keys.dims[1] == 4, shape, "keys: expected [%lld, 4]",
-           static_cast<long long>(rows));
-  for (int i = 0; i < 3; ++i) {
-    WS_CHECK(c.t[3 + i].rank == 1 && c.t[3 + i].dims[0] == rows, shape, "%s: expected [%lld]", names[i],
-             static_cast<long long>(rows));
-  }
   return {};
 }
 
@@ -287,12 +268,15 @@ RowScratch split_row(char* at, int64_t vocabulary) {
 /// tokens, with the bits of head_logprobs; sampled: its log-prob in the distribution that it was drawn from, which has
 /// the bits of head_logprobs at that temperature when nothing was cut. A row without a finite sum gives id -1 and NaN.
 Status head_sample(const Call& c) {
-  const View &h = c.t[0], &w = c.t[1];
+  const View &h = c.t[0], &w = c.t[1], &keys = c.t[2];
+  const char* const names[] = {"ids", "logps", "sampled"};
   Settings set = {};
-  Status status = check_head(h, w, "h", "w");
-  if (status.ok()) status = read_settings(c, w.dims[0], set);
-  if (status.ok()) status = check_outputs(c, h.dims[0]);
-  if (!status.ok() || h.dims[0] == 0) return status;
+  WS_TRY(check_head(h, w, "h", "w"));
+  WS_TRY(read_settings(c, w.dims[0], set));
+  WS_CHECK(keys.rank == 2 && keys.dims[0] == h.dims[0] && keys.dims[1] == 4, shape, "keys: expected [%lld, 4], got %s",
+           static_cast<long long>(h.dims[0]), shape_text(keys).text);
+  for (int i = 0; i < 3; ++i) WS_TRY(vector_of(c.t[3 + i], names[i], h.dims[0]));
+  if (h.dims[0] == 0) return {};
   const int64_t tokens = h.dims[0], vocabulary = set.vocabulary;
   WS_CHECK(vocabulary > 0, shape, "w: the vocabulary is empty");
 
@@ -310,7 +294,7 @@ Status head_sample(const Call& c) {
     raw_logits(*c.rt, h, w, t, scratch + tile);
     parallel_for(*c.rt, t.rows, [&](int64_t r, int worker) {
       const RowScratch s = split_row(workers + worker * row_bytes(vocabulary), vocabulary);
-      const Drawn drawn = draw_row(set, x + r * stride, c.t[2].as<int32_t>() + 4 * (row + r), s);
+      const Drawn drawn = draw_row(set, x + r * stride, keys.as<int32_t>() + 4 * (row + r), s);
       c.t[3].as<int32_t>()[row + r] = drawn.id;
       c.t[4].as<float>()[row + r] = drawn.logps;
       c.t[5].as<float>()[row + r] = drawn.sampled;

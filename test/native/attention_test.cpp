@@ -459,6 +459,19 @@ void test_edges(const Level& forward, Kernel backward, Kernel decode) {
   Backward g(b);
   CHECK_OK(backward(g.call(rt, b, bad)));
 
+  // What the window has left behind is never read, not even with weight zero.
+  Batch passed_by(packed({{45}}), {3, 1, 20, 6}, DType::f32, 8);
+  Batch whole = passed_by;
+  for (int64_t d = 0; d < 20; ++d) passed_by.v.set(10 * 20 + d, HUGE_VAL);
+  Forward some(passed_by), full(whole);
+  CHECK_OK(forward.kernel(some.call(rt, passed_by)));
+  CHECK_OK(forward.kernel(full.call(rt, whole)));
+  std::vector<int64_t> spared;
+  for (int64_t i = 0; i < 45; ++i)
+    if (i < 10 || i >= 16) spared.push_back(i);
+  CHECK_SAME(take(some.o, spared), take(full.o, spared));
+  CHECK(std::isinf(some.o.at(15 * 60)) && std::isfinite(some.o.at(16 * 60)));
+
   Batch large(packed({{50}}), {1, 1, 8}, DType::f32, 2);
   for (int64_t i = 0; i < large.q.size(); ++i) large.q.set(i, large.q.at(i) * 3e3);
   Forward far(large);

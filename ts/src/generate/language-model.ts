@@ -70,8 +70,9 @@ export interface LanguageModel {
  * @throws WhetstoneError E_CONFIG, E_FORMAT, E_MISMATCH (weights missing, unexpected or misshapen, by name), E_OOM
  */
 export async function loadModel(directory: string, options: LoadOptions = {}): Promise<LanguageModel> {
-  const [tokenizer, decoder] = await Promise.all([loadTokenizer(directory), loadDecoder(directory, options)])
-  return languageModel(decoder, tokenizer, directory)
+  // In this order: a tokenizer that fails leaves no weights behind.
+  const tokenizer = await loadTokenizer(directory)
+  return languageModel(await loadDecoder(directory, options), tokenizer, directory)
 }
 
 /** Puts a decoder and a tokenizer together. */

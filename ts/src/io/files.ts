@@ -5,7 +5,7 @@
 import { createHash, randomBytes } from 'node:crypto'
 import { constants } from 'node:fs'
 import { type FileHandle, lstat, mkdir, open, realpath, rename, rm } from 'node:fs/promises'
-import { dirname, join, sep } from 'node:path'
+import { basename, dirname, join, sep } from 'node:path'
 import { messageOf, WhetstoneError } from '../base/errors.js'
 
 /** Pieces of a file in order; strings are written as UTF-8. */
@@ -149,6 +149,15 @@ export async function* readPieces(path: string): AsyncGenerator<Uint8Array> {
 const safeName = /^(?!\.)[A-Za-z0-9._-]{1,255}$/
 
 /**
+ * May a file of this folder lie there? Inside the folder, or where Hugging Face's cache keeps what the links of
+ * `<repository>/snapshots/<commit>` lead to: in `<repository>/blobs`.
+ */
+function mayLie(root: string, real: string): boolean {
+  const under = (folder: string): boolean => real.startsWith(folder.endsWith(sep) ? folder : folder + sep)
+  return under(root) || (basename(dirname(root)) === 'snapshots' && under(join(root, '..', '..', 'blobs')))
+}
+
+/**
  * The path of a plain file inside a folder. A link counts as the file that it leads to.
  *
  * @throws WhetstoneError E_PATH for separators, leading dots, other characters, names above 255 bytes, a link that leads
@@ -163,7 +172,7 @@ export async function insideFolder(folder: string, name: string): Promise<string
     )
   const path = join(folder, name)
   const [root, real] = await attempt('resolve', path, () => Promise.all([realpath(folder), realpath(path)]))
-  if (!real.startsWith(root.endsWith(sep) ? root : root + sep))
+  if (!mayLie(root, real))
     throw new WhetstoneError('E_PATH', path, 'the file lies outside its folder: put a copy instead of the link')
   await fileSize(real)
   return real

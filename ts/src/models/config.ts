@@ -88,17 +88,28 @@ function refuse(key: string, expected: string, got: unknown): never {
   throw new WhetstoneError('E_CONFIG', `config.json: ${key}`, `expected ${expected}, got ${JSON.stringify(got)}`)
 }
 
-/** A whole number from 1 up to a size that no real model passes. */
-function count(raw: Json, key: string, fallback?: unknown): number {
+/** Sizes that no real model passes: what a file claims must not decide what is allocated. */
+const mostLayers = 4096
+const largestSize = 2 ** 31 - 1
+
+/** A whole number from 1 up to `most`. */
+function count(raw: Json, key: string, fallback?: unknown, most = largestSize): number {
   const value = raw[key] ?? fallback
-  if (typeof value === 'number' && Number.isInteger(value) && value >= 1 && value <= 2 ** 31) return value
-  return refuse(key, 'a whole number of at least 1', value)
+  if (typeof value === 'number' && Number.isInteger(value) && value >= 1 && value <= most) return value
+  return refuse(key, `a whole number from 1 to ${most}`, value)
+}
+
+function positive(raw: Json, key: string, fallback?: number): number {
+  const value = raw[key] ?? fallback
+  return typeof value === 'number' && Number.isFinite(value) && value > 0
+    ? value
+    : refuse(key, 'a number above 0', value)
 }
 
 function real(raw: Json, key: string, fallback?: number): number {
   const value = raw[key] ?? fallback
-  if (typeof value === 'number' && Number.isFinite(value)) return value
-  return refuse(key, 'a number', value)
+  if (typeof value === 'number' && Number.isFinite(value) && value >= 0) return value
+  return refuse(key, 'a number of at least 0', value)
 }
 
 function flag(raw: Json, key: string, fallback: boolean): boolean {
@@ -118,13 +129,13 @@ function tokenIds(value: unknown, key: string): number[] {
 }
 
 function ropeSpec(raw: Json, parameters: Json, headDim: number, theta: unknown): RopeSpec {
-  const partial = real(parameters, 'partial_rotary_factor', real(raw, 'partial_rotary_factor', 1))
+  const partial = positive(parameters, 'partial_rotary_factor', positive(raw, 'partial_rotary_factor', 1))
   const dim = Math.floor(headDim * partial)
   if (dim < 2 || dim % 2 !== 0 || dim > headDim)
     refuse('partial_rotary_factor', 'an even number of rotated dimensions', partial)
   return {
     type: String(parameters.rope_type ?? parameters.type ?? 'default'),
-    theta: real({ rope_theta: parameters.rope_theta ?? theta }, 'rope_theta', 10000),
+    theta: positive({ rope_theta: parameters.rope_theta ?? theta }, 'rope_theta', 10000),
     dim,
     maxPositions: count(raw, 'max_position_embeddings', 2048),
     scaling: parameters,
@@ -178,7 +189,7 @@ export function decoderConfig(raw: Json, generation: Json = {}): DecoderConfig {
   const family = Object.hasOwn(families, name) ? families[name] : undefined
   if (family === undefined) return refuse('model_type', `one of ${Object.keys(families).join(', ')}`, raw.model_type)
   const size = dimensions(raw)
-  const layers = count(raw, 'num_hidden_layers')
+  const layers = count(raw, 'num_hidden_layers', undefined, mostLayers)
   const sliding = slidingLayers(raw, family, layers)
   const window = sliding.includes(true) ? count(raw, 'sliding_window') : 0
   const action = String(raw.hidden_act ?? raw.hidden_activation ?? family.activation ?? 'silu')
@@ -204,7 +215,7 @@ export function decoderConfig(raw: Json, generation: Json = {}): DecoderConfig {
       ? activations[action]
       : refuse('hidden_act', `one of ${Object.keys(activations).join(', ')}`, action),
     embeddingScale: gemmaLike ? Math.sqrt(size.hiddenSize) : 1,
-    attentionScale: gemmaLike ? real(raw, 'query_pre_attn_scalar', 256) ** -0.5 : size.headDim ** -0.5,
+    attentionScale: gemmaLike ? positive(raw, 'query_pre_attn_scalar', 256) ** -0.5 : size.headDim ** -0.5,
     attentionSoftcap: real(raw, 'attn_logit_softcapping', 0),
     logitSoftcap: real(raw, 'final_logit_softcapping', 0),
     tied: flag(raw, 'tie_word_embeddings', family.tied ?? false),

@@ -37,11 +37,11 @@ export async function loadDecoder(directory: string, options: LoadOptions = {}):
     const parameters = createFlat(device, specs, dtype)
     try {
       await readWeights(file, parameters, directory)
+      return createDecoder(config, device, parameters)
     } catch (error) {
       disposeFlat(parameters)
       throw error
     }
-    return createDecoder(config, device, parameters)
   } finally {
     await file.close()
   }
@@ -89,5 +89,8 @@ async function readWeights(file: TensorFile, parameters: FlatTensors, where: str
       all.set(values.subarray(0, sizeOf(placement.shape)), placement.offset)
     }
     flat[group].write(all)
+    // One element read back, so that a lack of memory is said here and not at the first use.
+    using probe = flat[group].view([1])
+    await probe.data()
   }
 }

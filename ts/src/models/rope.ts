@@ -26,11 +26,11 @@ export interface Frequencies {
 
 function number(spec: RopeSpec, name: string, fallback?: number): number {
   const value = spec.scaling[name] ?? fallback
-  if (typeof value === 'number' && Number.isFinite(value)) return value
+  if (typeof value === 'number' && Number.isFinite(value) && value > 0) return value
   throw new WhetstoneError(
     'E_CONFIG',
     `rope_scaling.${name}`,
-    `expected a number for type '${spec.type}', got ${String(value)}`,
+    `expected a number above 0 for type '${spec.type}', got ${String(value)}`,
   )
 }
 
@@ -98,7 +98,7 @@ const scalings: Readonly<Record<string, (spec: RopeSpec) => Frequencies>> = {
 /**
  * Inverse frequencies of a spec.
  *
- * @throws WhetstoneError E_CONFIG for an unknown scaling or a missing number
+ * @throws WhetstoneError E_CONFIG for an unknown scaling, a missing number, or numbers without a meaning
  */
 export function ropeFrequencies(spec: RopeSpec): Frequencies {
   const scaling = Object.hasOwn(scalings, spec.type) ? scalings[spec.type] : undefined
@@ -106,7 +106,10 @@ export function ropeFrequencies(spec: RopeSpec): Frequencies {
     const known = Object.keys(scalings).join(', ')
     throw new WhetstoneError('E_CONFIG', 'rope_scaling.rope_type', `expected one of ${known}, got '${spec.type}'`)
   }
-  return scaling(spec)
+  const frequencies = scaling(spec)
+  if ([frequencies.factor, ...frequencies.inverse].every(Number.isFinite)) return frequencies
+  const numbers = JSON.stringify({ rope_theta: spec.theta, ...spec.scaling })
+  throw new WhetstoneError('E_CONFIG', 'rope_scaling', `expected finite frequencies, got none from ${numbers}`)
 }
 
 /** Cosine and sine, [positions, dim / 2] f32 on the device, grown when longer sequences come. */

@@ -27,17 +27,22 @@ export class Device {
   readonly level: string
   /** Why this device, for logs and `doctor`. */
   readonly reason: string
-  readonly #native: NativeDevice
+  #open: NativeDevice | undefined
   readonly #free: number[] = []
   #used = 0
   #threads: number
 
   constructor(native: NativeDevice, kind: 'cpu', reason: string) {
-    this.#native = native
+    this.#open = native
     this.kind = kind
     this.level = native.level
     this.reason = reason
     this.#threads = native.threads
+  }
+
+  get #native(): NativeDevice {
+    if (this.#open !== undefined) return this.#open
+    throw new WhetstoneError('E_DEVICE', 'device', 'the device was closed')
   }
 
   /** Number of CPU threads that kernels use. Results do not depend on it. */
@@ -66,7 +71,7 @@ export class Device {
 
   /** Gives a tensor's id back, in queue order: work already queued still sees it. */
   release(id: number): void {
-    this.#native.release(id)
+    this.#open?.release(id)
     this.#free.push(id)
   }
 
@@ -98,7 +103,11 @@ export class Device {
 
   /** Resolves when everything queued so far has run. */
   async sync(): Promise<void> {
-    await this.#native.sync()
+    try {
+      await this.#native.sync()
+    } catch (error) {
+      throw fromNative(error)
+    }
   }
 
   memory(): MemoryStats {
@@ -116,12 +125,14 @@ export class Device {
 
   /** Stops the queue and frees everything. Tensors of the device are unusable afterwards. */
   close(): void {
-    this.#native.close()
+    this.#open?.close()
+    this.#open = undefined
     if (shared === this) shared = undefined
   }
 }
 
 function fromNative(error: unknown): WhetstoneError {
+  if (WhetstoneError.isInstance(error)) return error
   const { code, where } = error as { code?: ErrorCode; where?: string }
   return new WhetstoneError(code ?? 'E_INTERNAL', where ?? 'device', messageOf(error), { cause: error })
 }
@@ -129,6 +140,11 @@ function fromNative(error: unknown): WhetstoneError {
 function checkThreads(count: number, where: string): number {
   if (Number.isInteger(count) && count >= 1 && count <= 4096) return count
   throw new WhetstoneError('E_CONFIG', where, `expected a whole number from 1 to 4096, got ${count}`)
+}
+
+function checkLimit(bytes: number): number {
+  if (Number.isSafeInteger(bytes) && bytes >= 0) return bytes
+  throw new WhetstoneError('E_CONFIG', 'memoryLimitBytes', `expected a whole number of bytes, got ${bytes}`)
 }
 
 function fromEnvironment(name: string, fallback: number): number {
@@ -151,13 +167,13 @@ export function openDevice(options: DeviceOptions = {}): Device {
   const threads = options.threads ?? fromEnvironment('WHETSTONE_THREADS', 0)
   if (threads !== 0) checkThreads(threads, 'threads')
   const isa = options.isa ?? process.env.WHETSTONE_ISA ?? ''
-  const limit = options.memoryLimitBytes ?? fromEnvironment('WHETSTONE_MEMORY_LIMIT', 0)
+  const limit = checkLimit(options.memoryLimitBytes ?? fromEnvironment('WHETSTONE_MEMORY_LIMIT', 0))
   try {
     const native = new (loadAddon().Device)(isa, threads, limit)
     const reason = wanted === 'cpu' ? 'asked for' : 'this build has no CUDA kernels'
     return new Device(native, 'cpu', reason)
   } catch (error) {
-    throw WhetstoneError.isInstance(error) ? error : fromNative(error)
+    throw fromNative(error)
   }
 }
 

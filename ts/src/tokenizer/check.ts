@@ -27,7 +27,7 @@ const knownPatterns = new Set([
   `${letters}${String.raw`\p{N}+`}${rest}`,
   String.raw`\p{N}{1,3}`,
   String.raw`\p{N}`,
-  String.raw`[0-9][0-9][0-9]`,
+  '[0-9][0-9][0-9]',
   ' {2,}',
   ' ',
   '.',

@@ -79,7 +79,10 @@ export async function runImprove(options: Options): Promise<void> {
 }
 
 function printResult(result: ImproveResult, report: string, json: boolean): void {
-  if (json) return print(JSON.stringify(result))
+  if (json) {
+    print(JSON.stringify(result))
+    return
+  }
   const row = (name: string, { accuracy, low, high }: ImproveResult['final']) =>
     print(
       `${name.padEnd(24)} ${(100 * accuracy).toFixed(1)}%  (${(100 * low).toFixed(1)} to ${(100 * high).toFixed(1)})`,

@@ -6,7 +6,7 @@ import { parseExpression } from './expression.js'
 import { splitLists, type TaskSource } from './task.js'
 
 const operators = ['+', '-', '*'] as const
-const largestNumber = 12
+const largestNumber = 20
 const largestTarget = 99
 
 /** A random expression over the numbers whose value is a target from 1 to 99. */

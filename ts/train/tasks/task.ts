@@ -2,6 +2,7 @@
 // canonical form, not by luck of the draw, so that the splits cannot overlap whatever is drawn.
 
 import { createHash } from 'node:crypto'
+import { WhetstoneError } from '../../src/base/errors.js'
 import { createRandom, deriveKey, type Random } from '../../src/base/rng.js'
 
 /** A problem with a solution. Trainers look at `answer` only for warm-up tasks. */
@@ -47,10 +48,10 @@ export interface Problem {
   readonly answer: string
 }
 
-/** Shares of the splits in tenths: warm-up 1, held-out 2, train 7. */
+/** Shares of the splits in tenths: warm-up 2, held-out 2, train 6. */
 function splitOf(name: string, canonical: string): Split {
   const tenth = createHash('sha256').update(`${name} ${canonical}`).digest()[0] % 10
-  return tenth === 0 ? 'warmup' : tenth <= 2 ? 'heldOut' : 'train'
+  return tenth < 2 ? 'warmup' : tenth < 4 ? 'heldOut' : 'train'
 }
 
 /** Draws that find nothing new before a split counts as used up. */
@@ -77,6 +78,12 @@ export function splitLists(name: string, seed: number, draw: (random: Random) =>
         seen.add(canonical)
         tasks.push({ id: `${name}/${split}/${canonical}`, prompt, answer })
       }
+      if (tasks.length < count)
+        throw new WhetstoneError(
+          'E_CONFIG',
+          name,
+          `expected ${count} different ${split} tasks, there are about ${tasks.length}: ask for fewer or raise the difficulty`,
+        )
       return tasks.slice(0, count)
     }
   }
