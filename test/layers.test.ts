@@ -267,14 +267,14 @@ t.test('file content is parsed as JSON in one place', async (t) => {
   t.same(using('JSON.parse'), ['ts/src/io/json-scan.ts', 'ts/src/io/json.ts'].filter(exists))
 })
 
-t.test('processes are started where that is allowed, and text is never code', async (t) => {
+t.test('processes are started where that is allowed; text is never code; no network', async (t) => {
   /** Sandboxed checkers of samples, when they exist. */
   const allowed = ['ts/train/loop/sandbox.ts']
   t.same(
     importing(/^(node:)?child_process$/).filter((file) => !allowed.includes(file)),
     [],
   )
-  t.same(importing(/^(node:)?(vm|cluster|inspector)$/), [])
+  t.same(importing(/^(node:)?(vm|cluster|inspector|net|tls|dgram|dns|https?|http2)(\/|$)/), [])
   t.same([...using('eval()'), ...using('Function()')], [])
 })
 

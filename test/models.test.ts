@@ -149,7 +149,7 @@ t.test('what config.json may not say', async (t) => {
     [{ model_type: 'mistral', sliding_window: -4 }, 'sliding_window'],
     [{ attn_logit_softcapping: -1 }, 'attn_logit_softcapping'],
     [{ final_logit_softcapping: 'x' }, 'final_logit_softcapping'],
-    [{ model_type: 'gemma2', query_pre_attn_scalar: 0 }, 'query_pre_attn_scalar'],
+    [{ model_type: 'gemma2', sliding_window: 8, query_pre_attn_scalar: 0 }, 'query_pre_attn_scalar'],
   ]
   for (const [patch, key] of bad)
     t.throws(

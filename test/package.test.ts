@@ -17,6 +17,8 @@ import { delimiter, join } from 'node:path'
 import t from 'tap'
 import { root } from './layers-scan.js'
 
+t.setTimeout(280_000)
+
 const megabyte = 2 ** 20
 const model = join(root, 'test/golden/models/llama')
 

@@ -99,12 +99,15 @@ function replace(part: Part): Step {
   }
 }
 
+const space = /\p{White_Space}/u
+
 function strip(part: Part): Step {
   const ends = { left: flagOf(part, 'strip_left', true), right: flagOf(part, 'strip_right', true) }
   const bounds = (text: string): [number, number] => {
-    const from = ends.left ? text.search(/\P{White_Space}|$/u) : 0
-    const kept = ends.right ? text.slice(from).replace(/\p{White_Space}+$/u, '') : text.slice(from)
-    return [from, from + kept.length]
+    let [from, to] = [0, text.length]
+    while (ends.left && from < to && space.test(text[from])) from++
+    while (ends.right && to > from && space.test(text[to - 1])) to--
+    return [from, to]
   }
   return {
     apply: (text) => text.slice(...bounds(text)),

@@ -1,0 +1,61 @@
+// The doctor: a complete report of a working installation, and a report of what is wrong instead of an exception.
+
+import { execFileSync } from 'node:child_process'
+import t from 'tap'
+import { type DoctorReport, doctor, formatDoctor } from '../ts/src/native/doctor.js'
+import { parseCpuList } from '../ts/src/native/machine.js'
+
+/** The report of a process of its own with these variables. */
+function doctorWith(env: Record<string, string>): DoctorReport {
+  const program = `import { doctor } from '${new URL('../ts/src/native/doctor.js', import.meta.url)}'
+    process.stdout.write(JSON.stringify(doctor()))`
+  const options = { env: { ...process.env, ...env }, encoding: 'utf8' } as const
+  return JSON.parse(execFileSync(process.execPath, ['--input-type=module', '-e', program], options))
+}
+
+t.test('a working installation', async (t) => {
+  const report = doctor()
+  t.same(report.problems, [])
+  t.equal(report.addon.loaded, true)
+  t.equal(report.node, process.version)
+  t.match(report.whetstone, /^\d+\.\d+\.\d+/)
+  t.ok(report.cpu.level !== null && report.cpu.levels.includes(report.cpu.level))
+  t.ok(report.threads.count >= 1 && report.threads.reason !== '')
+  t.ok(report.threads.physicalCores >= 1 && report.threads.physicalCores <= report.threads.allowedCpus)
+  t.ok(report.memory.totalBytes >= report.memory.freeBytes)
+  t.equal(report.cuda.usable, false)
+  t.match(report.cuda.reasons[0], /no CUDA kernels/)
+  t.same(JSON.parse(JSON.stringify(report)), report, 'plain data')
+  const text = formatDoctor(report)
+  for (const word of ['whetstone', 'addon', 'level', 'threads', 'cuda', 'memory'])
+    t.match(text, new RegExp(`^${word} `, 'm'))
+  t.notMatch(text, /PROBLEM/)
+})
+
+t.test('variables decide, and are told', async (t) => {
+  const report = doctorWith({ WHETSTONE_ISA: 'v2', WHETSTONE_THREADS: '3' })
+  t.same([report.cpu.level, report.cpu.reason], ['v2', 'WHETSTONE_ISA'])
+  t.same([report.threads.count, report.threads.reason], [3, 'WHETSTONE_THREADS'])
+  t.match(report.environment, { WHETSTONE_ISA: 'v2', WHETSTONE_THREADS: '3' })
+})
+
+t.test('an addon that cannot be loaded is a finding', async (t) => {
+  const report = doctorWith({ WHETSTONE_ADDON: 'no-such-file.node' })
+  t.same([report.addon.loaded, report.addon.kind, report.cpu.level], [false, 'WHETSTONE_ADDON', null])
+  t.match(report.problems[0], /no native addon for .*no-such-file/s)
+  t.ok(report.threads.count >= 1, 'the rest is told all the same')
+  t.match(formatDoctor(report), /^PROBLEM /m)
+})
+
+t.test('impossible settings are findings', async (t) => {
+  const report = doctorWith({ WHETSTONE_ISA: 'abacus', WHETSTONE_THREADS: 'many', WHETSTONE_MEMORY_LIMIT: '-1' })
+  t.equal(report.cpu.level, null)
+  t.equal(report.problems.length, 3)
+  t.match(report.problems.join(), /abacus.*WHETSTONE_THREADS.*'many'.*WHETSTONE_MEMORY_LIMIT.*'-1'/)
+})
+
+t.test('lists of processors', async (t) => {
+  t.same(parseCpuList('0-3,8'), [0, 1, 2, 3, 8])
+  t.same(parseCpuList('5'), [5])
+  t.same(parseCpuList(''), [])
+})
