@@ -4,6 +4,7 @@
 
 import { join } from 'node:path'
 import { sft } from '../loss/index.js'
+import { WhetstoneError } from '../src/base/errors.js'
 import { deriveKey, permutation } from '../src/base/rng.js'
 import { proportionInterval } from '../src/base/stats.js'
 import { type LanguageModel, loadModel } from '../src/generate/language-model.js'
@@ -95,7 +96,7 @@ export async function improve(
       run: run.output,
     }
   } catch (error) {
-    if (error instanceof Stopped) return undefined
+    if (error instanceof Stopped || (WhetstoneError.isInstance(error) && error.code === 'E_ABORTED')) return undefined
     throw error
   }
 }
@@ -150,7 +151,7 @@ async function sftPhase(
       plan: async (step) => [microBatchOf(rowsOfStep(rows, options.batchSize, step, options.seed, phase.name))],
       directory: phase.directory,
       fingerprint: job.fingerprint,
-      saveSteps: 0,
+      saveSteps: 100,
       resume,
       emit,
       signal,

@@ -47,6 +47,8 @@ export interface PhaseResult {
   /** True when the signal stopped it before its end; the state is saved. */
   readonly stopped: boolean
   readonly last: StepResult | undefined
+  /** Folder of the newest checkpoint, if the phase keeps any. */
+  readonly checkpoint: string | undefined
 }
 
 /** Steps with NaN in a row that `nonFinite: 'skip'` allows. */
@@ -58,28 +60,42 @@ const skipLimit = 3
  * @throws WhetstoneError E_NONFINITE, E_MISMATCH (resumed with another configuration), E_IO, E_TORN
  */
 export async function runPhase(phase: Phase): Promise<PhaseResult> {
-  const { trainer, schedule, emit } = phase
-  const first = phase.resume ? await resumePhase(phase) : 0
-  const clock = createClock()
+  const { schedule, signal } = phase
+  const resumed = phase.resume ? await resumePhase(phase) : undefined
+  const first = resumed?.step ?? 0
+  const saver = createSaver(phase, resumed?.checkpoint)
+  const report = createReporter(phase)
   let last: StepResult | undefined
   let skipped = 0
   let step = first
   let saved = first
-  for (; step < schedule.totalSteps && phase.signal?.aborted !== true; ) {
-    last = await trainStep(trainer, await phase.plan(step), learningRateAt(schedule, step))
-    if (!last.applied) skipped = await handleNonFinite(phase, step, skipped)
-    else skipped = 0
+  while (step < schedule.totalSteps) {
+    const batches = await unlessAborted(signal, () => phase.plan(step))
+    if (batches === undefined) break
+    last = await trainStep(phase.trainer, batches, learningRateAt(schedule, step))
+    skipped = last.applied ? 0 : await handleNonFinite(phase, step, skipped)
     step++
-    if (step % (phase.loggingSteps ?? 1) === 0 || step === schedule.totalSteps)
-      emit(stepEvent(phase, step, last, clock))
-    if (due(step, phase.evalSteps, schedule.totalSteps)) await phase.evaluate?.(step)
+    report(step, last)
     if (due(step, phase.saveSteps, schedule.totalSteps)) {
-      await save(phase, step)
+      await saver.save(step, step === schedule.totalSteps)
       saved = step
     }
+    if (due(step, phase.evalSteps, schedule.totalSteps)) await unlessAborted(signal, async () => phase.evaluate?.(step))
   }
-  if (step > saved && phase.signal?.aborted === true) await save(phase, step)
-  return { step, stepsDone: step - first, stopped: step < schedule.totalSteps, last }
+  if (step > saved) await saver.save(step, true)
+  return { step, stepsDone: step - first, stopped: step < schedule.totalSteps, last, checkpoint: saver.newest() }
+}
+
+/** The work's result; undefined when the signal came before or during it. */
+async function unlessAborted<R>(signal: AbortSignal | undefined, work: () => Promise<R>): Promise<R | undefined> {
+  const aborted = () => signal?.aborted === true
+  if (aborted()) return undefined
+  try {
+    return await work()
+  } catch (error) {
+    if (aborted() && WhetstoneError.isInstance(error) && error.code === 'E_ABORTED') return undefined
+    throw error
+  }
 }
 
 const due = (step: number, every: number | undefined, total: number): boolean =>
@@ -91,37 +107,31 @@ async function handleNonFinite(phase: Phase, step: number, skipped: number): Pro
   return skipped + 1
 }
 
-/** Tokens per second over what this process did, without the first step (it warms caches up). */
-function createClock() {
+/** Reports every `loggingSteps`-th step, with tokens per second over what this process did. */
+function createReporter(phase: Phase): (step: number, result: StepResult) => void {
+  const { loggingSteps = 1, schedule, model, emit, name } = phase
   const start = performance.now()
-  let counted = 0
-  let from = start
-  return {
-    add(tokens: number) {
-      if (counted === 0) from = start
-      counted += tokens
-      const seconds = (performance.now() - from) / 1000
-      return { tokensPerSecond: counted / seconds, seconds }
-    },
+  let tokens = 0
+  return (step, result) => {
+    tokens += result.tokens
+    if (step % loggingSteps !== 0 && step !== schedule.totalSteps) return
+    const seconds = (performance.now() - start) / 1000
+    emit({
+      type: 'step',
+      phase: name,
+      ...result,
+      step,
+      totalSteps: schedule.totalSteps,
+      tokensPerSecond: tokens / seconds,
+      seconds,
+      memoryBytes: model.decoder.device.memory().peakBytes,
+    })
   }
 }
 
-function stepEvent(phase: Phase, step: number, result: StepResult, clock: ReturnType<typeof createClock>) {
-  return {
-    type: 'step' as const,
-    phase: phase.name,
-    ...result,
-    step,
-    totalSteps: phase.schedule.totalSteps,
-    ...clock.add(result.tokens),
-    memoryBytes: phase.model.decoder.device.memory().peakBytes,
-  }
-}
-
-/** Saves the state at a step boundary. A failed save is reported and training goes on, once. */
-async function save(phase: Phase, step: number): Promise<void> {
-  const { directory, trainer, model, emit } = phase
-  if (directory === undefined) return
+/** Saves the state at a step boundary; the folder, or undefined when the phase keeps none. */
+async function save({ directory, trainer, model, ...phase }: Phase, step: number): Promise<string | undefined> {
+  if (directory === undefined) return undefined
   const path = await saveCheckpoint(directory, {
     step,
     files: {
@@ -132,14 +142,37 @@ async function save(phase: Phase, step: number): Promise<void> {
     modelDirectory: model.directory,
     saveTotalLimit: phase.saveTotalLimit ?? 2,
   })
-  emit({ type: 'checkpoint', step, path })
+  phase.emit({ type: 'checkpoint', step, path })
+  return path
 }
 
-/** Restores the newest checkpoint of the phase; 0 when there is none yet. */
-async function resumePhase(phase: Phase): Promise<number> {
-  if (phase.directory === undefined) return 0
+/**
+ * Saves, and lets training go on when that fails once: the checkpoint before still stands. A second failure in a row,
+ * and any failure of the last save, is thrown.
+ */
+function createSaver(phase: Phase, found: string | undefined) {
+  let newest = found
+  let failed = false
+  return {
+    newest: () => newest,
+    save: async (step: number, last: boolean): Promise<void> => {
+      try {
+        newest = (await save(phase, step)) ?? newest
+        failed = false
+      } catch (error) {
+        if (failed || last) throw error
+        failed = true
+        phase.emit({ type: 'warning', message: `the checkpoint of step ${step} was not saved: ${messageOf(error)}` })
+      }
+    },
+  }
+}
+
+/** Restores the newest checkpoint of the phase; undefined when there is none yet. */
+async function resumePhase(phase: Phase): Promise<{ step: number; checkpoint: string } | undefined> {
+  if (phase.directory === undefined) return undefined
   const found = await newestCheckpoint(phase.directory, (message) => phase.emit({ type: 'warning', message }))
-  if (found === undefined) return 0
+  if (found === undefined) return undefined
   const { state } = found
   checkFingerprint(phase.fingerprint, state.fingerprint as Record<string, unknown>)
   const weights = await found.tensors('model.safetensors')
@@ -149,7 +182,7 @@ async function resumePhase(phase: Phase): Promise<number> {
   } finally {
     await Promise.all([weights.close(), optimizer.close()])
   }
-  return Number(state.step)
+  return { step: Number(state.step), checkpoint: found.directory }
 }
 
 function checkFingerprint(now: Readonly<Record<string, unknown>>, then: Readonly<Record<string, unknown>>): void {

@@ -35,10 +35,8 @@ export interface TrainOptions extends TrainingInput {
   readonly sources?: readonly Source[]
 }
 
-/** What a run of `train` gives. */
+/** What a run of `train` gives. Its `checkpoint` is a Hugging Face folder. */
 export interface TrainResult extends PhaseResult {
-  /** The last checkpoint: a Hugging Face folder. Undefined without `output`. */
-  readonly checkpoint: string | undefined
   /** Numbers of the last step. */
   readonly metrics: Readonly<Record<string, number>>
 }
@@ -113,7 +111,6 @@ async function runPlan(
       type: 'warning',
       message: `${truncated} of ${rows.length} rows were cut to maxLength = ${values.maxLength} tokens`,
     })
-  const checkpoints: string[] = []
   const result = await runPhase({
     ...values,
     name: options.objective.name,
@@ -126,19 +123,13 @@ async function runPlan(
     evaluate: await evaluation(options, values, trainer, emit),
     resume: options.resume ?? false,
     signal,
-    emit: (event) => {
-      if (event.type === 'checkpoint') checkpoints.push(event.path)
-      emit(event)
-    },
+    emit,
   })
   emit({ type: 'end', step: result.step, stepsDone: result.stepsDone, stopped: result.stopped })
   if (result.stopped && signal !== undefined) throw abortError(signal)
-  const { loss = Number.NaN, gradNorm = Number.NaN, trainedTokens = 0 } = result.last ?? {}
-  return {
-    ...result,
-    checkpoint: checkpoints.at(-1),
-    metrics: { loss, gradNorm, trainedTokens, ...result.last?.stats },
-  }
+  if (result.last === undefined) return { ...result, metrics: {} }
+  const { loss, gradNorm, trainedTokens, stats } = result.last
+  return { ...result, metrics: { loss, gradNorm, trainedTokens, ...stats } }
 }
 
 /** The loss over the evaluation rows, as a callback of the loop. */

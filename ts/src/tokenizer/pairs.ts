@@ -12,7 +12,9 @@ export interface PairTable {
 const empty = -1
 
 /** Builds the table; a pair that comes twice has the later rank. */
-export function createPairTable(merges: readonly (readonly [left: number, right: number, merged: number])[]): PairTable {
+export function createPairTable(
+  merges: readonly (readonly [left: number, right: number, merged: number])[],
+): PairTable {
   const size = 2 ** Math.max(4, Math.ceil(Math.log2(merges.length * 2 + 1)))
   const [lefts, rights, ranks] = [new Int32Array(size).fill(empty), new Int32Array(size), new Int32Array(size)]
   const slotOf = (left: number, right: number): number => {

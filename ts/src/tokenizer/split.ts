@@ -30,8 +30,7 @@ interface Stretch {
 
 type Find = (text: string) => Iterable<[from: number, to: number]>
 
-const findRegex =
-  (pattern: RegExp): Find =>
+const findRegex = (pattern: RegExp): Find =>
   function* (text) {
     // Matches of the known patterns are never empty, so lastIndex moves on.
     pattern.lastIndex = 0

@@ -1,14 +1,19 @@
-// Text <-> token ids, from a Hugging Face tokenizer.json. The arithmetic of BPE is @huggingface/tokenizers'; what lies
-// here is the guard around it: files are checked before the library sees them, and text never becomes a control token
-// unless the caller asks for it.
+// Text <-> token ids, from the tokenizer.json of a Hugging Face folder: byte-pair models, byte-level or by characters
+// (GPT-2, Llama, Qwen, Mistral, Gemma and their kin). The file is checked before anything is built, and text never
+// becomes a control token unless the caller asks for it. Chat templates are template.ts.
 
 import { copyFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { Tokenizer as LibraryTokenizer } from '@huggingface/tokenizers'
-import { messageOf, WhetstoneError } from '../base/errors.js'
-import { attempt, exists, readBytes } from '../io/files.js'
-import { decodeUtf8, readJson, readJsonObject } from '../io/json.js'
-import { checkTokenizer, type TokenizerFile } from './check.js'
+import { WhetstoneError } from '../base/errors.js'
+import { attempt, exists } from '../io/files.js'
+import { isJsonObject, loneSurrogate, readJson, readJsonObject, readText } from '../io/json.js'
+import type { Allow } from './added.js'
+import { createDecoder } from './decode.js'
+import { createEncoder, type EncodedText } from './encode.js'
+import { optionalPart } from './fields.js'
+import { type AddedToken, checkTokenizer, fileLimit, type TokenizerFile } from './file.js'
+import { frameOf } from './frame.js'
+import { type ChatMessage, type ChatOptions, type EncodedChat, encodeChat } from './template.js'
 
 /** How to encode. */
 export interface EncodeOptions {
@@ -21,10 +26,18 @@ export interface EncodeOptions {
   readonly specialTokens?: 'text' | 'parse'
 }
 
-/** Turns ids into text as they come, never half a character. */
+/** How to decode. */
+export interface DecodeOptions {
+  /** Leave special tokens out. Default false. */
+  readonly skipSpecialTokens?: boolean
+}
+
+/** Turns ids into text as they come, never half a character. All pieces and the end joined are what `decode` gives. */
 export interface StreamDecoder {
   /** The text that is certain once this id is known; may be empty. */
   push(id: number): string
+  /** What was held back, after the last id. */
+  end(): string
 }
 
 /** A tokenizer loaded from a folder. */
@@ -34,41 +47,61 @@ export interface Tokenizer {
   readonly bosToken: string | undefined
   readonly eosToken: string | undefined
   readonly padToken: string | undefined
+  readonly bosId: number | undefined
+  readonly eosId: number | undefined
+  readonly padId: number | undefined
   /** Special tokens by text. */
   readonly specialTokens: ReadonlyMap<string, number>
   /** Every special string of tokenizer_config.json, for templates. */
   readonly variables: Readonly<Record<string, string>>
   /** Jinja source of the chat template, if the folder has one. */
   readonly chatTemplate: string | undefined
+  /** @throws WhetstoneError E_FORMAT for text that is not Unicode, or holds a character that has no token */
   encode(text: string, options?: EncodeOptions): number[]
-  decode(ids: readonly number[], options?: { skipSpecialTokens?: boolean }): string
+  /**
+   * Ids with their places in the text; a special token is read only where `allow` says so. Adds nothing around the text.
+   */
+  encodeSpans(text: string, allow: (from: number, to: number) => boolean): EncodedText
+  /** Ids that the vocabulary does not have give no text; invalid UTF-8 gives U+FFFD. Spaces are not cleaned up. */
+  decode(ids: readonly number[], options?: DecodeOptions): string
   idOf(token: string): number | undefined
-  createDecoder(): StreamDecoder
+  tokenOf(id: number): string | undefined
+  createDecoder(options?: DecodeOptions): StreamDecoder
+  /** The same as `encodeChat(tokenizer, messages, options)`. */
+  applyChatTemplate(messages: readonly ChatMessage[], options?: ChatOptions): EncodedChat
 }
 
 /** Files that make up a tokenizer. */
 const tokenizerFiles = ['tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'chat_template.jinja']
 
+const templateLimit = 2 ** 20
+
+async function objectIn(folder: string, name: string): Promise<Record<string, unknown>> {
+  const path = join(folder, name)
+  return (await exists(path)) ? readJsonObject(path, fileLimit) : {}
+}
+
 /**
- * Loads tokenizer.json and tokenizer_config.json (and chat_template.jinja) of a folder.
+ * Loads the tokenizer of a folder: tokenizer.json, and where they exist tokenizer_config.json, special_tokens_map.json
+ * and chat_template.jinja.
  *
- * @throws WhetstoneError E_IO, E_FORMAT, E_LIMIT
+ * @throws WhetstoneError E_IO, E_PATH; E_FORMAT, E_LIMIT with the field, what was expected and what came
  */
 export async function loadTokenizer(folder: string): Promise<Tokenizer> {
   const path = join(folder, 'tokenizer.json')
-  const file = checkTokenizer(await readJson(path, 64 * 2 ** 20), path)
-  const configPath = join(folder, 'tokenizer_config.json')
-  const config = (await exists(configPath)) ? await readJsonObject(configPath) : {}
+  const contents = await readJson(path, fileLimit)
+  const map = await objectIn(folder, 'special_tokens_map.json')
+  const config = { ...map, ...(await objectIn(folder, 'tokenizer_config.json')) }
   const templatePath = join(folder, 'chat_template.jinja')
-  if (await exists(templatePath)) config.chat_template = decodeUtf8(await readBytes(templatePath), templatePath)
-  return createTokenizer(file, config, path)
+  if (await exists(templatePath)) config.chat_template = await readText(templatePath, templateLimit)
+  return createTokenizer(contents, config, path)
 }
 
 /** Copies the tokenizer's files byte for byte. */
 export async function copyTokenizer(from: string, to: string): Promise<void> {
-  for (const name of tokenizerFiles) {
+  for (const name of await tokenizerFilesOf(from)) {
     const source = join(from, name)
-    if (await exists(source)) await attempt('copy', source, () => copyFile(source, join(to, name)))
+    await attempt('copy', source, () => copyFile(source, join(to, name)))
   }
 }
 
@@ -79,99 +112,106 @@ export async function tokenizerFilesOf(folder: string): Promise<string[]> {
 }
 
 /** The text of a special token, which a config gives as a string or as an object. */
-const tokenText = (value: unknown): string | undefined =>
-  typeof value === 'string' ? value : (value as { content?: string } | null | undefined)?.content
+const tokenText = (value: unknown): string | undefined => {
+  const text = isJsonObject(value) ? value.content : value
+  return typeof text === 'string' && text !== '' ? text : undefined
+}
 
 function variablesOf(config: Readonly<Record<string, unknown>>): Record<string, string> {
-  const variables: Record<string, string> = {}
-  for (const [key, value] of Object.entries(config)) {
+  const named = Object.entries(config).flatMap(([key, value]) => {
     const text = key.endsWith('_token') ? tokenText(value) : undefined
-    if (text !== undefined) variables[key] = text
-  }
-  return variables
+    return text === undefined ? [] : [[key, text] as const]
+  })
+  return Object.fromEntries(named)
 }
 
 function templateOf(config: Readonly<Record<string, unknown>>): string | undefined {
   const template = config.chat_template
   if (typeof template === 'string') return template
   if (!Array.isArray(template)) return undefined
-  const named = template.find((entry) => entry?.name === 'default') as { template?: unknown } | undefined
-  return typeof named?.template === 'string' ? named.template : undefined
+  const named: unknown = template.find((entry) => isJsonObject(entry) && entry.name === 'default')
+  return isJsonObject(named) && typeof named.template === 'string' ? named.template : undefined
 }
 
-/** Makes a tokenizer from checked contents. */
+/** The added tokens, and those that the config alone calls special: they count as special too. */
+function addedTokens(file: TokenizerFile, config: Readonly<Record<string, unknown>>): AddedToken[] {
+  const extra = config.additional_special_tokens
+  const listed = Array.isArray(extra) ? extra.map(tokenText) : []
+  const added = new Map(file.added.map((token) => [token.content, token]))
+  for (const content of [...Object.values(variablesOf(config)), ...listed]) {
+    if (content === undefined || added.has(content)) continue
+    const id = file.tokens.indexOf(content)
+    if (id < 0)
+      throw new WhetstoneError(
+        'E_FORMAT',
+        file.root.file,
+        `tokenizer_config.json names the special token '${content}', which has no id: add it to tokenizer.json`,
+      )
+    const flags = { special: true, normalized: false, singleWord: false, lstrip: false, rstrip: false }
+    added.set(content, { id, content, ...flags })
+  }
+  return [...added.values()]
+}
+
+/** Refuses text that no UTF-8 stands for: replacing half a character would go unseen. */
+function checkText(text: string): void {
+  const at = loneSurrogate(text)
+  if (at >= 0)
+    throw new WhetstoneError('E_FORMAT', 'encode', `expected Unicode text, got half of a surrogate pair at ${at}`)
+}
+
+const always: Allow = () => true
+const ordinaryOnly: Allow = (token) => !token.special
+
+/**
+ * Makes a tokenizer from the contents of tokenizer.json and tokenizer_config.json.
+ *
+ * @throws WhetstoneError E_FORMAT, E_LIMIT
+ */
 export function createTokenizer(
-  file: TokenizerFile,
+  contents: unknown,
   config: Readonly<Record<string, unknown>>,
   where: string,
 ): Tokenizer {
-  const make = (contents: object): LibraryTokenizer => {
-    try {
-      return new LibraryTokenizer(contents, { ...config, clean_up_tokenization_spaces: false })
-    } catch (cause) {
-      throw new WhetstoneError('E_FORMAT', where, `cannot use this tokenizer: ${messageOf(cause)}`, { cause })
-    }
-  }
-  const added = file.added_tokens ?? []
-  const parsing = make(file)
-  // The same tokenizer without special tokens: what spells one stays text.
-  const plain = make({ ...file, added_tokens: added.filter((token) => !token.special) })
-  const specialTokens = new Map(added.filter((token) => token.special).map((token) => [token.content, token.id]))
+  const file = checkTokenizer(contents, where)
+  const added = addedTokens(file, config)
+  const encoder = createEncoder(file, added)
+  const frame = frameOf(optionalPart(file.root, 'post_processor'))
+  const startText = createDecoder(optionalPart(file.root, 'decoder'))
+  const ids = new Map(file.tokens.map((token, id) => [token, id]))
+  const special = added.filter((token) => token.special)
+  const specialIds = new Set(special.map((token) => token.id))
   const variables = variablesOf(config)
-  const begins = parsing.encode('', { add_special_tokens: true }).ids
-  const decode = (ids: readonly number[], skip: boolean): string =>
-    ids.length === 0 ? '' : parsing.decode([...ids], { skip_special_tokens: skip, clean_up_tokenization_spaces: false })
-  return {
-    vocabSize: vocabularySize(file),
-    bosToken: variables.bos_token,
-    eosToken: variables.eos_token,
-    padToken: variables.pad_token,
-    specialTokens,
+  const { bos_token: bosToken, eos_token: eosToken, pad_token: padToken } = variables
+  const idOf = (token: string | undefined): number | undefined => (token === undefined ? undefined : ids.get(token))
+  const tokensOf = (list: readonly number[], { skipSpecialTokens = false }: DecodeOptions): string[] =>
+    list.flatMap((id) => (skipSpecialTokens && specialIds.has(id) ? [] : (file.tokens[id] ?? [])))
+  const tokenizer: Tokenizer = {
+    vocabSize: file.tokens.length,
+    ...{ bosToken, eosToken, padToken, bosId: idOf(bosToken), eosId: idOf(eosToken), padId: idOf(padToken) },
+    specialTokens: new Map(special.map((token) => [token.content, token.id])),
     variables,
     chatTemplate: templateOf(config),
-    encode: (text, options = {}) => {
-      const { addSpecialTokens = true, specialTokens: specials = 'text' } = options
-      if (specials === 'parse') return parsing.encode(text, { add_special_tokens: addSpecialTokens }).ids
-      const ids = plain.encode(text, { add_special_tokens: false }).ids
-      return addSpecialTokens && begins.length > 0 ? framed(ids, parsing) : ids
+    encode: (text, { addSpecialTokens = true, specialTokens = 'text' } = {}) => {
+      checkText(text)
+      const list = encoder.ids(text, specialTokens === 'parse' ? always : ordinaryOnly)
+      return addSpecialTokens ? [...frame.before, ...list, ...frame.after] : list
     },
-    decode: (ids, { skipSpecialTokens = false } = {}) => decode(ids, skipSpecialTokens),
-    idOf: (token) => parsing.token_to_id(token) ?? specialTokens.get(token),
-    createDecoder: () => streamDecoder((ids) => decode(ids, false)),
-  }
-}
-
-/** Puts around `ids` what the post-processor puts around any text, found by encoding a letter. */
-function framed(ids: readonly number[], parsing: LibraryTokenizer): number[] {
-  const bare: number[] = parsing.encode('a', { add_special_tokens: false }).ids
-  const whole: number[] = parsing.encode('a', { add_special_tokens: true }).ids
-  const at = whole.findIndex((_, i) => bare.every((id, j) => whole[i + j] === id))
-  return [...whole.slice(0, at), ...ids, ...whole.slice(at + bare.length)]
-}
-
-function vocabularySize(file: TokenizerFile): number {
-  let largest = -1
-  const { vocab } = file.model
-  if (Array.isArray(vocab)) largest = vocab.length - 1
-  else for (const id of Object.values(vocab as Readonly<Record<string, number>>)) if (id > largest) largest = id
-  for (const { id } of file.added_tokens ?? []) if (id > largest) largest = id
-  return largest + 1
-}
-
-/** Decodes a growing window of ids and gives out what later ids cannot change. */
-function streamDecoder(decode: (ids: readonly number[]) => string): StreamDecoder {
-  let pending: number[] = []
-  let given = ''
-  return {
-    push: (id) => {
-      pending.push(id)
-      const text = decode(pending)
-      if (text.endsWith('\uFFFD')) return ''
-      const piece = text.slice(given.length)
-      // Keep the last id as context: some decoders treat the first token differently.
-      pending = pending.slice(-1)
-      given = decode(pending)
-      return piece
+    encodeSpans: (text, allow) => {
+      checkText(text)
+      return encoder.spans(text, (token, from, to) => !token.special || allow(from, to))
     },
+    decode: (list, options = {}) => {
+      const decoder = startText()
+      return decoder.push(tokensOf(list, options)) + decoder.end()
+    },
+    idOf,
+    tokenOf: (id) => file.tokens[id],
+    createDecoder: (options = {}) => {
+      const decoder = startText()
+      return { push: (id) => decoder.push(tokensOf([id], options)), end: () => decoder.end() }
+    },
+    applyChatTemplate: (messages, options) => encodeChat(tokenizer, messages, options),
   }
+  return tokenizer
 }

@@ -121,7 +121,8 @@ export async function runTrain(objectiveName: string, options: Options): Promise
   for await (const event of run) show(progress, event)
   progress.end()
   const result = await run.result
-  print(json ? JSON.stringify(result) : `loss ${result.metrics.loss?.toFixed(4)}; checkpoint: ${result.checkpoint}`)
+  const loss = result.metrics.loss === undefined ? '' : `loss ${result.metrics.loss.toFixed(4)}; `
+  print(json ? JSON.stringify(result) : `${loss}checkpoint: ${result.checkpoint}`)
 }
 
 async function sourcesOf(options: Options): Promise<Source[]> {
