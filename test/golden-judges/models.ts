@@ -7,7 +7,7 @@ import { type LanguageModel, loadModel } from '../../ts/src/generate/language-mo
 import { readJson } from '../../ts/src/io/json.js'
 import { openSafetensors } from '../../ts/src/io/safetensors.js'
 import { createTrainer, disposeTrainer, gradientsOf } from '../../ts/train/trainer.js'
-import { microBatchOf } from './batches.js'
+import { maskedBatch } from './batches.js'
 import { type Finding, largest, largestDifference, meanDifference, within } from './finding.js'
 
 interface Reference {
@@ -68,7 +68,7 @@ async function judgeGradients(model: LanguageModel, r: Reference, name: string):
   const optimizer = { adamBeta1: 0.9, adamBeta2: 0.95, adamEpsilon: 1e-8, weightDecay: 0, maxGradNorm: 0 }
   const trainer = createTrainer({ policy: model.decoder, objective: sft(), optimizer })
   try {
-    const batch = microBatchOf(r.sequences.map((ids, s) => ({ ids, prompt: r.prompts[s] })))
+    const batch = maskedBatch(r.sequences.map((ids, s) => ({ ids, prompt: r.prompts[s] })))
     const { loss, gradients } = await gradientsOf(trainer, [batch])
     const findings = [within(`${name} loss`, Math.abs(loss - r.summary.loss), 1e-5)]
     for (const [key, expected] of r.tensors) {

@@ -5,10 +5,11 @@ import { join } from 'node:path'
 import { sft } from '../../ts/loss/index.js'
 import { loadModel } from '../../ts/src/generate/language-model.js'
 import { readJson } from '../../ts/src/io/json.js'
+import { microBatchOf } from '../../ts/train/data/micro-batch.js'
 import type { AdamWConfig } from '../../ts/train/optimizer.js'
 import { learningRateAt, type Schedule } from '../../ts/train/schedule.js'
 import { createTrainer, disposeTrainer, type MicroBatch, type Trainer, trainStep } from '../../ts/train/trainer.js'
-import { type MaskedSequence, microBatchOf } from './batches.js'
+import { type MaskedSequence, maskedBatch } from './batches.js'
 import { type Finding, within } from './finding.js'
 
 interface Expected {
@@ -76,7 +77,7 @@ export async function judgeFullTraining(root: string, name: string): Promise<Fin
     model: join(root, 'models', name),
     optimizer: { adamBeta1: 0.9, adamBeta2: 0.95, adamEpsilon: 1e-8, weightDecay: 0.1, maxGradNorm: 1 },
     schedule: { learningRate: 1e-3, lrSchedulerType: 'cosine', warmupSteps: 2, totalSteps: data.steps.length },
-    steps: data.steps.map((step) => step.micro_batches.map(microBatchOf)),
+    steps: data.steps.map((step) => step.micro_batches.map(maskedBatch)),
     lossTolerance: 1e-5,
   }
   return runRecipe(recipe, expected.f64, `train/${name}/full`)
@@ -90,25 +91,12 @@ interface TraceBatch {
 
 /** A padded batch of SFTTrainer as one micro-batch. */
 function traceBatch({ input_ids, attention_mask, labels }: TraceBatch): MicroBatch {
-  const rows = input_ids.map((ids, row) => {
-    const length = attention_mask[row].reduce((sum, bit) => sum + bit, 0)
-    const trained = labels[row].slice(0, length).map((label) => label !== -100)
-    return { ids: ids.slice(0, length), trained }
-  })
-  const batch = microBatchOf(rows.map(({ ids }) => ({ ids, prompt: 1 })))
-  const keep = Array.from(batch.predictors, (packed, i) => {
-    const row = batch.rowOf[i]
-    return rows[row].trained[packed + 1 - batch.packed.starts[row]]
-  })
-  const filter = (values: Int32Array) => values.filter((_, i) => keep[i])
-  const targets = filter(batch.targets)
-  return {
-    ...batch,
-    predictors: filter(batch.predictors),
-    targets,
-    rowOf: filter(batch.rowOf),
-    weights: new Float32Array(targets.length).fill(1),
-  }
+  return microBatchOf(
+    input_ids.map((padded, row) => {
+      const ids = padded.filter((_, t) => attention_mask[row][t] === 1)
+      return { ids, trained: Uint8Array.from(ids, (_, t) => Number(labels[row][t] !== -100)) }
+    }),
+  )
 }
 
 /** TRL's SFT trace. */

@@ -93,6 +93,8 @@ function checkRequest(m: Decoder, r: GenerationRequest): void {
   need(Number.isInteger(r.maxNewTokens) && r.maxNewTokens >= 1, 'maxNewTokens', 'at least 1', r.maxNewTokens)
   need(Number.isInteger(r.maxRows) && r.maxRows >= 1, 'maxRows', 'at least 1', r.maxRows)
   need(Number.isSafeInteger(r.seed) && r.seed >= 0, 'seed', 'a whole number of at least 0', r.seed)
+  const keys = r.promptKeys?.length ?? r.prompts.length
+  need(keys === r.prompts.length, 'promptKeys', `one key per prompt, ${r.prompts.length}`, keys)
   r.prompts.forEach((prompt, i) => {
     need(prompt.length > 0, `prompts[${i}]`, 'at least one token', 'none')
     const bad = prompt.find((id) => !(Number.isInteger(id) && id >= 0 && id < m.config.vocabSize))
@@ -127,7 +129,11 @@ export async function sample(m: Decoder, request: GenerationRequest): Promise<To
   const engine: Engine = {
     model: m,
     request,
-    cache: createCache(m, groupsAtOnce * groupBlocks(longest, request)),
+    // Not the longest prompt's need: one token below a block's end shares less and needs more.
+    cache: createCache(
+      m,
+      groupsAtOnce * request.prompts.reduce((most, prompt) => Math.max(most, groupBlocks(prompt.length, request)), 0),
+    ),
     results: request.prompts.map(() => []),
     rows: [],
     tableWidth: blocksFor(longest + request.maxNewTokens),

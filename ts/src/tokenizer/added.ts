@@ -66,6 +66,9 @@ function widen(text: string, token: AddedToken, match: { from: number; to: numbe
 /** Makes a matcher for tokens by the text that spells them. */
 export function createMatcher(tokens: readonly (readonly [text: string, token: AddedToken])[]): Matcher {
   const root = buildTrie(tokens)
+  // Most characters begin no token: one look at a flat table settles it.
+  const begins = new Uint8Array(2 ** 16)
+  for (const code of root.next.keys()) begins[code] = 1
   return (text, allow) => {
     const sections: Section[] = []
     let done = 0
@@ -73,7 +76,7 @@ export function createMatcher(tokens: readonly (readonly [text: string, token: A
       if (from < to) sections.push({ from, to, token })
     }
     for (let at = 0; tokens.length > 0 && at < text.length; ) {
-      const match = longest(root, text, at)
+      const match = begins[text.charCodeAt(at)] === 0 ? undefined : longest(root, text, at)
       if (match === undefined) {
         at++
         continue

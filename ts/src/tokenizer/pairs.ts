@@ -111,33 +111,57 @@ function createHeap(capacity: number): Heap {
 /** Keys order by rank, then by place: rank * 2^32 + place, exact below 2^53. */
 const placeSpan = 2 ** 32
 
-function mergeLong(symbols: Int32Array, table: PairTable): Merged {
+/** The list of symbols of a long word while it shrinks. */
+interface Links {
+  readonly ids: Int32Array
+  /** Neighbours by place, -1 at the ends. */
+  readonly next: Int32Array
+  readonly previous: Int32Array
+  /** Rank of the pair that begins at a place, -1 for none; a candidate of another rank is out of date. */
+  readonly ranks: Int32Array
+}
+
+function linkSymbols(symbols: Int32Array): Links {
   const count = symbols.length
-  const ids = symbols.slice()
-  const next = Int32Array.from({ length: count }, (_, i) => (i + 1 < count ? i + 1 : -1))
-  const previous = Int32Array.from({ length: count }, (_, i) => i - 1)
-  const heap = createHeap(count)
+  const [next, previous] = [new Int32Array(count), new Int32Array(count)]
+  for (let i = 0; i < count; i++) {
+    next[i] = i + 1
+    previous[i] = i - 1
+  }
+  next[count - 1] = -1
+  return { ids: symbols.slice(), next, previous, ranks: new Int32Array(count).fill(-1) }
+}
+
+function collect({ ids, next }: Links): Merged {
+  const merged: { ids: number[]; firsts: number[] } = { ids: [], firsts: [] }
+  for (let i = 0; i >= 0; i = next[i]) {
+    merged.ids.push(ids[i])
+    merged.firsts.push(i)
+  }
+  return merged
+}
+
+function mergeLong(symbols: Int32Array, table: PairTable): Merged {
+  const links = linkSymbols(symbols)
+  const { ids, next, previous, ranks } = links
+  const heap = createHeap(1024)
   const offer = (place: number) => {
-    const rank = table.rankOf(ids[place], ids[next[place]])
+    const rank = next[place] < 0 ? -1 : table.rankOf(ids[place], ids[next[place]])
+    ranks[place] = rank
     if (rank >= 0) heap.push(rank * placeSpan + place)
   }
-  for (let i = 0; i + 1 < count; i++) offer(i)
+  for (let i = 0; i + 1 < symbols.length; i++) offer(i)
   for (let key = heap.pop(); key >= 0; key = heap.pop()) {
-    const place = key % placeSpan
-    const rank = (key - place) / placeSpan
+    const rank = Math.floor(key / placeSpan)
+    const place = key - rank * placeSpan
+    if (ranks[place] !== rank) continue
     const right = next[place]
-    // Merging a neighbour leaves its old candidates behind: a swallowed symbol has id -1, another pair another rank.
-    if (ids[place] < 0 || right < 0 || table.rankOf(ids[place], ids[right]) !== rank) continue
     ids[place] = table.merged[rank]
-    ids[right] = -1
+    ranks[right] = -1
     next[place] = next[right]
-    if (next[place] >= 0) {
-      previous[next[place]] = place
-      offer(place)
-    }
+    if (next[place] >= 0) previous[next[place]] = place
+    offer(place)
     if (previous[place] >= 0) offer(previous[place])
   }
-  const firsts: number[] = []
-  for (let i = 0; i >= 0; i = next[i]) firsts.push(i)
-  return { ids: firsts.map((i) => ids[i]), firsts }
+  return collect(links)
 }
