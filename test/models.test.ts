@@ -92,11 +92,15 @@ t.test('element types', async (t) => {
     using model = await loadModel(directory, { dtype })
     return Array.from(await parameter(model.decoder.parameters, embedding).bits())
   }
-  const [stored] = (await entriesOfFile(join(golden('smollm'), 'model.safetensors'))).filter((e) => e.name === embedding)
+  const [stored] = (await entriesOfFile(join(golden('smollm'), 'model.safetensors'))).filter(
+    (e) => e.name === embedding,
+  )
   const values = new Float32Array(stored.data.buffer)
   t.same(await bitsOf(golden('smollm')), Array.from(values), 'f32 as stored')
   t.same(await bitsOf(golden('smollm'), 'bf16'), Array.from(values, bf16FromFloat), 'rounded to bf16')
-  const [halves] = (await entriesOfFile(join(golden('mistral'), 'model.safetensors'))).filter((e) => e.name === embedding)
+  const [halves] = (await entriesOfFile(join(golden('mistral'), 'model.safetensors'))).filter(
+    (e) => e.name === embedding,
+  )
   const bits = new Uint16Array(halves.data.buffer)
   t.same(await bitsOf(golden('mistral')), Array.from(bits), 'bf16 as stored')
   const wide = new Float32Array(Uint32Array.from(bits, (half) => half << 16).buffer)
@@ -113,9 +117,10 @@ t.test('element types', async (t) => {
 t.test('what config.json may not say', async (t) => {
   const raw = await readJsonObject(join(golden('llama'), 'config.json'))
   const bad: [Record<string, unknown>, string][] = [
-    ...['bert', 'gpt2', '', '__proto__', 'constructor', null, 7].map(
-      (name): [Record<string, unknown>, string] => [{ model_type: name }, 'model_type'],
-    ),
+    ...['bert', 'gpt2', '', '__proto__', 'constructor', null, 7].map((name): [Record<string, unknown>, string] => [
+      { model_type: name },
+      'model_type',
+    ]),
     ...[0, -1, 1.5, '64', 2 ** 40, [], {}, true].flatMap((value): [Record<string, unknown>, string][] =>
       ['hidden_size', 'num_attention_heads', 'num_hidden_layers', 'intermediate_size', 'vocab_size'].map((key) => [
         { [key]: value },

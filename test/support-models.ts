@@ -1,11 +1,11 @@
 // Models made on the spot for what the golden folders do not have: soft-caps, and toys to train.
 
+import { bf16FromFloat } from '../ts/src/io/dtype.js'
 import { decoderConfig } from '../ts/src/models/config.js'
 import { createDecoder, type Decoder, decoderSpecs } from '../ts/src/models/decoder.js'
 import { smallLlamaConfig } from '../ts/src/models/init.js'
 import type { Device } from '../ts/src/native/device.js'
 import { createFlat } from '../ts/src/nn/parameters.js'
-import { bf16FromFloat } from '../ts/src/io/dtype.js'
 import { sizeOf } from '../ts/src/tensor/shape.js'
 import { randomOf } from './support.js'
 

@@ -2,7 +2,7 @@
 // Logits exist as one tile of at most 2^20 numbers: a product fills it (gemm.h, parallel inside), then its rows are
 // folded or turned into gradients in parallel. Shared with the sampler: head.h.
 //
-// z = softcap(h w^T / temperature), p = softmax(z). FLOPs 2 N C V per head forward, 6 N C V backward (4 with a frozen
+// z = softcap(h w^T) / temperature, p = softmax(z). FLOPs 2 N C V per head forward, 6 N C V backward (4 with a frozen
 // head); w is read once per 1024 tokens.
 #include "head.h"
 
@@ -81,7 +81,7 @@ bool is_last(const Head& s, const LogitTile& t) { return t.word + t.words == s.v
 /// The factor between dz and the gradient of the raw product: the slopes of cap and temperature.
 V chain(const Head& s, V z, V gradient) {
   const V g = mul(gradient, set1(s.inverse_temperature));
-  return s.softcap > 0 ? mul(g, soft_cap_slope(z, set1(1.0f / s.softcap))) : g;
+  return s.softcap > 0 ? mul(g, soft_cap_slope(z, set1(1.0f / (s.softcap * s.inverse_temperature)))) : g;
 }
 
 /// Replaces the logits of a row by their gradients. gradient(z, place, lanes, onehot) gives dL/dz of some lanes; the

@@ -56,12 +56,13 @@ static inline void raw_logits(Runtime& rt, const View& h, const View& w, const L
   gemm(rt, {t.rows, t.words, channels}, a, b, {t.z, DType::f32, t.stride}, false, scratch);
 }
 
-/// z = softcap(x / temperature) for n logits. The one place that says in which order cap and temperature apply.
+/// z = softcap(x) / temperature for n logits, as Transformers: the cap belongs to the model, the temperature to whoever
+/// asks. The one place that says in which order they apply.
 static inline void transform_logits(const float* x, int64_t n, float inverse_temperature, float softcap, float* z) {
   const V factor = set1(inverse_temperature), cap = set1(softcap), inverse = set1(1.0f / softcap);
   for_vectors(0, n, [&](int64_t i, auto lanes) {
-    const V y = mul(load(x + i, lanes), factor);
-    store(z + i, softcap > 0 ? soft_cap(y, cap, inverse) : y, lanes);
+    const V y = load(x + i, lanes);
+    store(z + i, mul(softcap > 0 ? soft_cap(y, cap, inverse) : y, factor), lanes);
   });
 }
 

@@ -87,9 +87,8 @@ Row row_of(const Setting& s, const Tensor& h, const Tensor& w, int64_t i) {
   for (int64_t v = 0; v < s.vocabulary; ++v) {
     double x = 0;
     for (int64_t c = 0; c < channels; ++c) x += h.at(i * channels + c) * w.at(v * channels + c);
-    x /= s.temperature;
     const double t = s.softcap > 0 ? std::tanh(x / s.softcap) : 0;
-    r.z.push_back(s.softcap > 0 ? s.softcap * t : x);
+    r.z.push_back((s.softcap > 0 ? s.softcap * t : x) / s.temperature);
     r.slope.push_back((1 - t * t) / s.temperature);
   }
   const double top = *std::max_element(r.z.begin(), r.z.end());

@@ -78,8 +78,8 @@ std::vector<double> distribution(const std::vector<float>& logits, const Options
   std::vector<double> z(n), p(n, 0.0);
   std::vector<size_t> order(n);
   for (size_t i = 0; i < n; ++i) {
-    const double x = static_cast<double>(logits[i]) / o.temperature;
-    z[i] = o.softcap > 0 ? o.softcap * std::tanh(x / o.softcap) : x;
+    const double x = logits[i];
+    z[i] = (o.softcap > 0 ? o.softcap * std::tanh(x / o.softcap) : x) / o.temperature;
     order[i] = i;
   }
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return logits[a] > logits[b]; });

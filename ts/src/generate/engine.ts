@@ -179,9 +179,8 @@ async function prefill(engine: Engine, from: number, to: number): Promise<void> 
   const { model: m, request, cache } = engine
   const prompts = request.prompts.slice(from, to)
   const started = prompts.map((prompt, i) => startRows(engine, from + i, prompt.length))
-  const scope = new Scope()
   const rows = started.flat()
-  const draw = scope.run(() => {
+  await takeStep(engine, rows, () => {
     const packed = packSequences(prompts)
     const slots = Int32Array.from(packed.positions, (position, i) =>
       slotOf(promptBlocks(started, packed.starts, i), position),
@@ -205,7 +204,6 @@ async function prefill(engine: Engine, from: number, to: number): Promise<void> 
     const last = Int32Array.from(rows, (row) => packed.starts[row.prompt - from + 1] - 1)
     return drawTokens(engine, rows, gatherRows(hidden, tensor(m.device, last)))
   })
-  await finishStep(engine, rows, draw, scope)
 }
 
 /** The first sample's blocks hold the prompt itself; `i` is a packed token. */
@@ -255,9 +253,8 @@ function startRows(engine: Engine, prompt: number, promptLength: number): Row[] 
 /** Advances every running row by one token. */
 async function decode(engine: Engine): Promise<void> {
   const { model: m, rows, cache, tableWidth } = engine
-  const scope = new Scope()
   const running = [...rows]
-  const draw = scope.run(() => {
+  await takeStep(engine, running, () => {
     const ids = Int32Array.from(running, (row) => row.ids[row.ids.length - 1])
     const positions = Int32Array.from(running, (row) => row.length - 1)
     const slots = tensor(
@@ -280,7 +277,6 @@ async function decode(engine: Engine): Promise<void> {
     })
     return drawTokens(engine, running, hidden)
   })
-  await finishStep(engine, running, draw, scope)
 }
 
 /** Block ids by row; unused places repeat the row's first block, which no kernel reads there. */
@@ -306,26 +302,24 @@ function drawTokens({ model: m, request }: Engine, rows: readonly Row[], hidden:
   return headSample(hidden, headWeight(m), tensor(m.device, keys, [rows.length, 4]), settings)
 }
 
-/** Waits for the drawn tokens, gives them to their rows and lets finished rows go. */
-async function finishStep(engine: Engine, rows: readonly Row[], draw: Draw, scope: Scope): Promise<void> {
-  try {
-    const [ids, logps, sampled] = await Promise.all([draw.ids.data(), draw.logps.data(), draw.samplingLogps.data()])
-    rows.forEach((row, i) => {
-      if (ids[i] < 0)
-        throw new WhetstoneError(
-          'E_NONFINITE',
-          'generate',
-          `the logits of prompt ${row.prompt} are not numbers: the model is damaged`,
-        )
-      row.ids.push(ids[i])
-      row.logps.push(logps[i])
-      row.samplingLogps.push(sampled[i])
-      row.length++
-      if (isFinished(engine, row, ids[i])) finishRow(engine, row)
-    })
-  } finally {
-    scope.dispose()
-  }
+/** Runs `work`, waits for the tokens that it draws, gives them to their rows and lets finished rows go. */
+async function takeStep(engine: Engine, rows: readonly Row[], work: () => Draw): Promise<void> {
+  using scope = new Scope()
+  const draw = scope.run(work)
+  const [ids, logps, sampled] = await Promise.all([draw.ids.data(), draw.logps.data(), draw.samplingLogps.data()])
+  rows.forEach((row, i) => {
+    if (ids[i] < 0)
+      throw new WhetstoneError(
+        'E_NONFINITE',
+        'generate',
+        `the logits of prompt ${row.prompt} are not numbers: the model is damaged`,
+      )
+    row.ids.push(ids[i])
+    row.logps.push(logps[i])
+    row.samplingLogps.push(sampled[i])
+    row.length++
+    if (isFinished(engine, row, ids[i])) finishRow(engine, row)
+  })
 }
 
 function isFinished({ request }: Engine, row: Row, id: number): boolean {

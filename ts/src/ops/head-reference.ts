@@ -1,4 +1,4 @@
-// Float64 references of the language-model head: logits z = softcap(h w^T / temperature) of one row at a time, the
+// Float64 references of the language-model head: logits z = softcap(h w^T) / temperature of one row at a time, the
 // statistics taken from them, and their gradients by the chain rule. Source: KL forms in Hinton et al. 2015 and the
 // table of gradients with respect to z in each function.
 
@@ -9,10 +9,10 @@ type Hosts = Readonly<Record<string, Host>>
 
 /** Logits of a hidden row and their derivative by h w^T. */
 export function logitsOf(hidden: Float64Array, w: Host, { softcap, temperature }: Parameters) {
-  const raw = Float64Array.from(hostRows(w), (row) => dot(hidden, row) / temperature)
-  if (softcap === 0) return { z: raw, slopes: raw.map(() => 1 / temperature) }
-  const z = raw.map((x) => softcap * Math.tanh(x / softcap))
-  return { z, slopes: z.map((x) => (1 - (x / softcap) ** 2) / temperature) }
+  const raw = Float64Array.from(hostRows(w), (row) => dot(hidden, row))
+  const capped = softcap === 0 ? raw : raw.map((x) => softcap * Math.tanh(x / softcap))
+  const slopes = capped.map((x) => (softcap === 0 ? 1 : 1 - (x / softcap) ** 2) / temperature)
+  return { z: capped.map((x) => x / temperature), slopes }
 }
 
 /** [logps, lse] */

@@ -15,7 +15,7 @@ import {
 } from './head-reference.js'
 import { zeros } from './layout.js'
 
-/** Options of the head: logits are z = softcap(h w^T / temperature). */
+/** Options of the head: logits are z = softcap(h w^T) / temperature. */
 export interface HeadOptions {
   /** Logits become softcap tanh(logit / softcap); 0 or absent: off. */
   readonly softcap?: number

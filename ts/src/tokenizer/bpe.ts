@@ -8,14 +8,14 @@ import { createPairTable, mergePairs, type PairTable } from './pairs.js'
 
 /** Ids of a word, and the UTF-16 units of the word that each covers: [starts, ends). Tokens of one character overlap. */
 export interface WordTokens {
-  readonly ids: readonly number[]
-  readonly starts: readonly number[]
-  readonly ends: readonly number[]
+  readonly ids: ArrayLike<number>
+  readonly starts: ArrayLike<number>
+  readonly ends: ArrayLike<number>
 }
 
 /** A byte-pair model. */
 export interface Bpe {
-  readonly encode: (word: string) => readonly number[]
+  readonly encode: (word: string) => ArrayLike<number>
   readonly encodeSpans: (word: string) => WordTokens
 }
 
@@ -135,15 +135,19 @@ export function createBpe(spec: BpeSpec, byteLevel: boolean): Bpe {
     if (id !== undefined) return { ids: [id], starts: [0], ends: [word.length] }
     const symbols = symbolsOf(word)
     const { ids, firsts } = mergePairs(symbols.ids, table)
-    const last = (k: number): number => (k + 1 < firsts.length ? firsts[k + 1] : symbols.ids.length) - 1
-    return { ids, starts: firsts.map(symbols.starts), ends: firsts.map((_, k) => symbols.ends(last(k))) }
+    const [starts, ends] = [new Int32Array(ids.length), new Int32Array(ids.length)]
+    for (let k = 0; k < ids.length; k++) {
+      starts[k] = symbols.starts(firsts[k])
+      ends[k] = symbols.ends((k + 1 < ids.length ? firsts[k + 1] : symbols.ids.length) - 1)
+    }
+    return { ids, starts, ends }
   }
-  const encodeAnew = (word: string): readonly number[] => {
+  const encodeAnew = (word: string): ArrayLike<number> => {
     const id = whole(word)
     return id === undefined ? mergePairs(symbolsOf(word).ids, table).ids : [id]
   }
-  const cache = new Map<string, readonly number[]>()
-  const encode = (word: string): readonly number[] => {
+  const cache = new Map<string, ArrayLike<number>>()
+  const encode = (word: string): ArrayLike<number> => {
     if (word.length > cachedLength) return encodeAnew(word)
     const known = cache.get(word)
     if (known !== undefined) return known

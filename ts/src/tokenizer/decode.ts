@@ -30,20 +30,27 @@ const eachToken = (change: (token: string) => string): StageFactory => {
 }
 
 /** Bytes to text; what is not UTF-8 becomes U+FFFD, one per maximal invalid prefix. */
-function byteLevel(): Stage {
-  const decoder = new TextDecoder('utf-8', { ignoreBOM: true })
-  return {
-    push: (tokens) => {
-      const parts = tokens.map(bytesOfToken)
-      const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0))
+function byteLevel(): StageFactory {
+  const known = new Map<string, Uint8Array>()
+  const bytesOf = (token: string): Uint8Array => {
+    const bytes = known.get(token) ?? bytesOfToken(token)
+    known.set(token, bytes)
+    return bytes
+  }
+  return () => {
+    const decoder = new TextDecoder('utf-8', { ignoreBOM: true })
+    const push = (tokens: readonly string[]): string[] => {
+      let length = 0
+      for (const token of tokens) length += bytesOf(token).length
+      const bytes = new Uint8Array(length)
       let at = 0
-      for (const part of parts) {
-        bytes.set(part, at)
-        at += part.length
+      for (const token of tokens) {
+        bytes.set(bytesOf(token), at)
+        at += bytesOf(token).length
       }
       return [decoder.decode(bytes, { stream: true })]
-    },
-    end: () => [decoder.decode()],
+    }
+    return { push, end: () => [decoder.decode()] }
   }
 }
 
@@ -134,7 +141,7 @@ function stripFused(part: Part): StageFactory {
 }
 
 const kinds: Readonly<Record<string, (part: Part) => StageFactory>> = {
-  ByteLevel: () => byteLevel,
+  ByteLevel: byteLevel,
   ByteFallback: () => byteFallback,
   Metaspace: metaspace,
   Replace: replace,

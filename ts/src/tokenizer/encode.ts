@@ -66,14 +66,14 @@ export function createEncoder(file: TokenizerFile, added: readonly AddedToken[])
   const encodeWords = (text: string, first: boolean, places: Places, sink: Sink) => {
     for (const { text: word, at, lead } of splitter.split(text, first)) {
       if (sink.starts === undefined) {
-        for (const id of bpe.encode(word)) sink.ids.push(id)
+        const ids = bpe.encode(word)
+        for (let k = 0; k < ids.length; k++) sink.ids.push(ids[k])
         continue
       }
       const tokens = bpe.encodeSpans(word)
       const place = (unit: number, end: boolean) => places(at + Math.max(0, unit - lead), end)
-      tokens.ids.forEach((id, k) => {
-        pushToken(sink, id, place(tokens.starts[k], false), place(tokens.ends[k], true))
-      })
+      for (let k = 0; k < tokens.ids.length; k++)
+        pushToken(sink, tokens.ids[k], place(tokens.starts[k], false), place(tokens.ends[k], true))
     }
   }
   const encodeStretch = ({ text, from, allow }: Stretch, sink: Sink) => {

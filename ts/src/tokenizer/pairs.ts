@@ -38,8 +38,8 @@ export function createPairTable(
 
 /** What merging leaves: tokens, and the index of the first symbol of each. */
 export interface Merged {
-  readonly ids: number[]
-  readonly firsts: number[]
+  readonly ids: ArrayLike<number>
+  readonly firsts: ArrayLike<number>
 }
 
 /** Words up to this length are searched anew for every merge; beyond it a heap keeps the candidates. */
@@ -132,13 +132,16 @@ function linkSymbols(symbols: Int32Array): Links {
   return { ids: symbols.slice(), next, previous, ranks: new Int32Array(count).fill(-1) }
 }
 
+/** What is left, moved to the front in place: the k-th survivor never stands before k. */
 function collect({ ids, next }: Links): Merged {
-  const merged: { ids: number[]; firsts: number[] } = { ids: [], firsts: [] }
-  for (let i = 0; i >= 0; i = next[i]) {
-    merged.ids.push(ids[i])
-    merged.firsts.push(i)
+  let count = 0
+  for (let i = 0; i >= 0; count++) {
+    const after = next[i]
+    ids[count] = ids[i]
+    next[count] = i
+    i = after
   }
-  return merged
+  return { ids: ids.subarray(0, count), firsts: next.subarray(0, count) }
 }
 
 function mergeLong(symbols: Int32Array, table: PairTable): Merged {

@@ -177,6 +177,7 @@ export function createTokenizer(
   const added = addedTokens(file, config)
   const encoder = createEncoder(file, added)
   const frame = frameOf(optionalPart(file.root, 'post_processor'))
+  const isFramed = frame.before.length + frame.after.length > 0
   const startText = createDecoder(optionalPart(file.root, 'decoder'))
   const ids = new Map(file.tokens.map((token, id) => [token, id]))
   const special = added.filter((token) => token.special)
@@ -184,8 +185,10 @@ export function createTokenizer(
   const variables = variablesOf(config)
   const { bos_token: bosToken, eos_token: eosToken, pad_token: padToken } = variables
   const idOf = (token: string | undefined): number | undefined => (token === undefined ? undefined : ids.get(token))
-  const tokensOf = (list: readonly number[], { skipSpecialTokens = false }: DecodeOptions): string[] =>
-    list.flatMap((id) => (skipSpecialTokens && specialIds.has(id) ? [] : (file.tokens[id] ?? [])))
+  const tokensOf = (list: readonly number[], { skipSpecialTokens = false }: DecodeOptions): string[] => {
+    const kept = list.filter((id) => file.tokens[id] !== undefined && !(skipSpecialTokens && specialIds.has(id)))
+    return kept.map((id) => file.tokens[id])
+  }
   const tokenizer: Tokenizer = {
     vocabSize: file.tokens.length,
     ...{ bosToken, eosToken, padToken, bosId: idOf(bosToken), eosId: idOf(eosToken), padId: idOf(padToken) },
@@ -195,7 +198,7 @@ export function createTokenizer(
     encode: (text, { addSpecialTokens = true, specialTokens = 'text' } = {}) => {
       checkText(text)
       const list = encoder.ids(text, specialTokens === 'parse' ? always : ordinaryOnly)
-      return addSpecialTokens ? [...frame.before, ...list, ...frame.after] : list
+      return addSpecialTokens && isFramed ? [...frame.before, ...list, ...frame.after] : list
     },
     encodeSpans: (text, allow) => {
       checkText(text)
