@@ -5,6 +5,7 @@ import { objectives } from '../../loss/index.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import { createProgress } from '../../src/base/progress.js'
 import { loadModel } from '../../src/generate/language-model.js'
+import { exists } from '../../src/io/files.js'
 import { readJson } from '../../src/io/json.js'
 import { doctor, formatDoctor } from '../../src/native/doctor.js'
 import { trainingOptions } from '../config/options.js'
@@ -47,6 +48,14 @@ export function untilSignal(): AbortSignal {
   return controller.signal
 }
 
+/** A folder under runs/ that is free, NAME or NAME-2 and so on; when resuming, the newest of them. */
+async function runName(name: string, resume: boolean): Promise<string> {
+  const path = (count: number) => join('runs', count === 1 ? name : `${name}-${count}`)
+  let count = 1
+  while (await exists(path(count))) count++
+  return path(resume && count > 1 ? count - 1 : count)
+}
+
 /** `whetstone improve`: the main job. */
 export async function runImprove(options: Options): Promise<void> {
   const flags = readFlags(improveOptions, options)
@@ -55,7 +64,8 @@ export async function runImprove(options: Options): Promise<void> {
     { origin: `preset of ${task}`, values: taskPresets[task] ?? {} },
     { origin: 'command line', values: flags },
   ])
-  const output = text(options, 'output') ?? join('runs', `improve-${task}-seed${config.values.seed}`)
+  const output =
+    text(options, 'output') ?? (await runName(`improve-${task}-seed${config.values.seed}`, options.resume === true))
   const progress = createProgress(process.stderr, options.json === true)
   const folder = await openRun(output, config, options.resume === true)
   let result: ImproveResult | undefined
