@@ -71,7 +71,8 @@ function judgeRendering(
   expected: Rendering,
   entry: string,
 ): Finding[] {
-  const options = { addGenerationPrompt: prompt, contentSpecials: 'parse' } as const
+  const returnAssistantTokensMask = expected.assistant_mask !== undefined
+  const options = { addGenerationPrompt: prompt, contentSpecials: 'parse', returnAssistantTokensMask } as const
   try {
     const chat = encodeChat(tokenizer, messages, options)
     return [

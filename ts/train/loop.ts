@@ -73,8 +73,8 @@ export async function runPhase(phase: Phase): Promise<PhaseResult> {
     const batches = await unlessAborted(signal, () => phase.plan(step))
     if (batches === undefined) break
     last = await trainStep(phase.trainer, batches, learningRateAt(schedule, step))
-    skipped = last.applied ? 0 : await handleNonFinite(phase, step, skipped)
     step++
+    skipped = last.applied ? 0 : await handleNonFinite(phase, step, last, skipped)
     report(step, last)
     if (due(step, phase.saveSteps, schedule.totalSteps)) {
       await saver.save(step, step === schedule.totalSteps)
@@ -101,8 +101,9 @@ async function unlessAborted<R>(signal: AbortSignal | undefined, work: () => Pro
 const due = (step: number, every: number | undefined, total: number): boolean =>
   step === total || (every !== undefined && every > 0 && step % every === 0)
 
-async function handleNonFinite(phase: Phase, step: number, skipped: number): Promise<number> {
-  if (phase.nonFinite !== 'skip' || skipped + 1 > skipLimit) return refuseNonFinite(phase.trainer, step)
+/** Steps with NaN in a row, this one included; `step` is 1-based. */
+async function handleNonFinite(phase: Phase, step: number, result: StepResult, skipped: number): Promise<number> {
+  if (phase.nonFinite !== 'skip' || skipped + 1 > skipLimit) return refuseNonFinite(phase.trainer, step, result)
   phase.emit({ type: 'warning', message: `step ${step}: NaN or Inf found; nothing was changed, the step is skipped` })
   return skipped + 1
 }

@@ -69,10 +69,14 @@ export interface UpdateResult {
 
 const decays: Readonly<Record<ParameterGroup, boolean>> = { matrix: true, vector: false }
 
-/** Clips, checks and applies the gathered gradients at the given rate; waits for the result. */
+/**
+ * Clips, checks and applies the gathered gradients at the given rate; waits for the result.
+ *
+ * @throws WhetstoneError E_CONFIG for a rate that is no number of at least 0: nothing was changed
+ */
 export async function update(optimizer: Optimizer, model: Decoder, learningRate: number): Promise<UpdateResult> {
   const { config, masters, gradients, firstMoments, secondMoments } = optimizer
-  const scope = new Scope()
+  using scope = new Scope()
   const { normSquared, ok } = scope.run(() => {
     const normSquared = tensor(model.device, new Float32Array(1))
     const ok = tensor(model.device, new Int32Array([1]))
@@ -102,18 +106,14 @@ export async function update(optimizer: Optimizer, model: Decoder, learningRate:
     }
     return { normSquared, ok }
   })
-  try {
-    const [squared, flag] = await Promise.all([normSquared.data(), ok.data()])
-    const applied = flag[0] === 1
-    if (applied) optimizer.updates++
-    return { gradNorm: Math.sqrt(squared[0]), applied }
-  } finally {
-    scope.dispose()
-  }
+  const [squared, flag] = await Promise.all([normSquared.data(), ok.data()])
+  const applied = flag[0] === 1
+  if (applied) optimizer.updates++
+  return { gradNorm: Math.sqrt(squared[0]), applied }
 }
 
 /** Names the first parameter that holds a non-finite number, and what of it: for the error text only. */
-export async function findNonFinite(optimizer: Optimizer): Promise<string> {
+export async function findNonFinite(optimizer: Optimizer): Promise<string | undefined> {
   const places = {
     weight: optimizer.masters,
     gradient: optimizer.gradients,
@@ -125,5 +125,5 @@ export async function findNonFinite(optimizer: Optimizer): Promise<string> {
       const at = (await t.data()).findIndex((value) => !Number.isFinite(value))
       if (at >= 0) return `${what} of ${name}, element ${at}`
     }
-  return 'the gradient norm'
+  return undefined
 }

@@ -56,6 +56,13 @@ export async function readFlat(flat: FlatTensors, source: EntrySource, prefix = 
       )
     const bytes = await source.read(prefix + name)
     const target = arrays[group]
+    const expected = sizeOf(shape) * target.BYTES_PER_ELEMENT
+    if (bytes.byteLength !== expected)
+      throw new WhetstoneError(
+        'E_MISMATCH',
+        prefix + name,
+        `expected ${expected} bytes of ${flat.dtype} in the checkpoint, got ${bytes.byteLength}: resume with the same dtype`,
+      )
     new Uint8Array(target.buffer, offset * target.BYTES_PER_ELEMENT, bytes.byteLength).set(bytes)
   }
   return () => {

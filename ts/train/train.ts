@@ -4,14 +4,16 @@
 import { join } from 'node:path'
 import type { Objective } from '../loss/define.js'
 import { WhetstoneError } from '../src/base/errors.js'
+import { deriveKey, permutation } from '../src/base/rng.js'
 import type { LanguageModel } from '../src/generate/language-model.js'
 import type { Decoder } from '../src/models/decoder.js'
+import type { Tokenizer } from '../src/tokenizer/tokenizer.js'
 import { type TrainingInput, type TrainingOptions, trainingOptions } from './config/options.js'
 import { type Resolved, resolveConfig, type Source } from './config/resolve.js'
 import { encodeRows } from './data/encode.js'
 import { microBatchOf } from './data/micro-batch.js'
 import { planData } from './data/plan.js'
-import { type DataSource, readRows } from './data/rows.js'
+import { type DataSource, type PlacedRow, readRows } from './data/rows.js'
 import { type Emit, type Run, startRun } from './events.js'
 import { abortError, type PhaseResult, runPhase } from './loop.js'
 import { openRun, type RunFolder } from './run-folder.js'
@@ -23,6 +25,7 @@ export interface TrainOptions extends TrainingInput {
   readonly objective: Objective
   /** A .jsonl or .json file, or rows. */
   readonly data: DataSource
+  /** Rows to evaluate on; without them `evalRows` of the data are held out. */
   readonly evalData?: DataSource
   /** Frozen model for objectives that look at one. */
   readonly reference?: Decoder
@@ -94,7 +97,8 @@ async function runPlan(
   emit: Emit,
 ): Promise<TrainResult> {
   const { policy, signal } = options
-  const { rows, truncated } = encodeRows(policy.tokenizer, await readRows(options.data), values)
+  const data = await splitData(options, values)
+  const { rows, truncated } = encodeRows(policy.tokenizer, data.train, values)
   const plan = planData(rows, values)
   const totalSteps = values.maxSteps >= 0 ? values.maxSteps : Math.ceil(plan.stepsPerEpoch * values.numTrainEpochs)
   if (totalSteps === 0) throw new WhetstoneError('E_CONFIG', 'maxSteps', 'expected at least one step, got 0')
@@ -120,7 +124,7 @@ async function runPlan(
     plan: async (step) => plan.step(step),
     directory: folder === undefined ? undefined : join(folder.path, 'checkpoints'),
     fingerprint: { ...values, objective: options.objective.name, rows: rows.length },
-    evaluate: await evaluation(options, values, trainer, emit),
+    evaluate: evaluation(policy.tokenizer, data.held, values, trainer, emit),
     resume: options.resume ?? false,
     signal,
     emit,
@@ -132,10 +136,26 @@ async function runPlan(
   return { ...result, metrics: { loss, gradNorm, trainedTokens, ...stats } }
 }
 
-/** The loss over the evaluation rows, as a callback of the loop. */
-async function evaluation(options: TrainOptions, values: TrainingOptions, trainer: Trainer, emit: Emit) {
-  if (options.evalData === undefined) return undefined
-  const { rows } = encodeRows(options.policy.tokenizer, await readRows(options.evalData), values)
+/** Rows to train and rows to evaluate on: those of `evalData`, or `evalRows` rows chosen by the seed. */
+async function splitData(options: TrainOptions, { evalRows, seed }: TrainingOptions) {
+  const rows = await readRows(options.data)
+  if (options.evalData !== undefined) return { train: rows, held: await readRows(options.evalData) }
+  if (evalRows >= rows.length)
+    throw new WhetstoneError('E_CONFIG', 'evalRows', `expected fewer than the ${rows.length} rows, got ${evalRows}`)
+  const held = new Set(permutation(rows.length, deriveKey(seed, 'evaluation')).slice(0, evalRows))
+  return { train: rows.filter((_, i) => !held.has(i)), held: rows.filter((_, i) => held.has(i)) }
+}
+
+/** The loss over the held rows, as a callback of the loop. */
+function evaluation(
+  tokenizer: Tokenizer,
+  held: readonly PlacedRow[],
+  values: TrainingOptions,
+  trainer: Trainer,
+  emit: Emit,
+) {
+  if (held.length === 0) return undefined
+  const { rows } = encodeRows(tokenizer, held, values)
   const size = values.perDeviceTrainBatchSize
   const starts = Array.from({ length: Math.ceil(rows.length / size) }, (_, i) => i * size)
   const batches = starts.map((start) => microBatchOf(rows.slice(start, start + size)))

@@ -109,9 +109,10 @@ function leavesOf({ policy, optimizer, tiedHead }: Trainer): Map<Tensor, Tensor>
 }
 
 /**
- * One optimizer step over its micro-batches at the given learning rate.
+ * One optimizer step over its micro-batches at the given learning rate. When the loss, a gradient, a weight or a moment
+ * is NaN or Inf, nothing is changed and `applied` is false; {@link refuseNonFinite} then says where.
  *
- * @throws WhetstoneError E_NONFINITE when the loss is not a number: nothing was changed
+ * @throws WhetstoneError E_CONFIG without a trained token or for a rate that is no number, E_OOM: nothing was changed
  */
 export async function trainStep(
   trainer: Trainer,
@@ -119,7 +120,9 @@ export async function trainStep(
   learningRate: number,
 ): Promise<StepResult> {
   const { loss, stats, counts } = await accumulate(trainer, batches)
-  const { gradNorm, applied } = await update(trainer.optimizer, trainer.policy, learningRate)
+  const { gradNorm, applied } = Number.isFinite(loss)
+    ? await update(trainer.optimizer, trainer.policy, learningRate)
+    : { gradNorm: Number.NaN, applied: false }
   const tokens = batches.reduce((sum, batch) => sum + batch.packed.ids.length, 0)
   return { loss, gradNorm, learningRate, trainedTokens: counts.tokens, tokens, stats, applied }
 }
@@ -143,7 +146,11 @@ async function accumulate(trainer: Trainer, batches: readonly MicroBatch[]) {
   zeroGradients(trainer.optimizer)
   if (trainer.tiedHead !== undefined) fill(trainer.tiedHead.gradient, 0)
   const evaluations: Evaluation[] = []
-  for (const batch of batches) evaluations.push(await backwardOf(trainer, batch, counts))
+  for (const batch of batches) {
+    const evaluation = await backwardOf(trainer, batch, counts)
+    evaluations.push(evaluation)
+    if (!Number.isFinite(evaluation.loss)) break
+  }
   joinTiedGradient(trainer)
   return { ...totalOf(evaluations), counts }
 }
@@ -159,9 +166,14 @@ const totalOf = (evaluations: readonly Evaluation[]) => ({
   stats: meanStats(evaluations),
 })
 
-/** Throws E_NONFINITE naming the first place, for a step that was not applied. */
-export async function refuseNonFinite(trainer: Trainer, step: number): Promise<never> {
-  const place = await findNonFinite(trainer.optimizer)
+/**
+ * Throws E_NONFINITE naming the first place, for a step that was not applied.
+ *
+ * @param step 1-based, for the text
+ */
+export async function refuseNonFinite(trainer: Trainer, step: number, { loss }: StepResult): Promise<never> {
+  const place =
+    (await findNonFinite(trainer.optimizer)) ?? (Number.isFinite(loss) ? 'norm of the gradients' : 'loss of the batch')
   throw new WhetstoneError(
     'E_NONFINITE',
     `step ${step}`,
@@ -187,17 +199,13 @@ export async function evaluateLoss(
 const exampleCount = (batch: MicroBatch): number =>
   batch.sequences === undefined ? batch.packed.starts.length - 1 : new Set(batch.sequences.map((s) => s.example)).size
 
+/** Forward and, when the loss is a number, backward of one micro-batch. */
 async function backwardOf(trainer: Trainer, batch: MicroBatch, step: ObjectiveBatch['step']): Promise<Evaluation> {
   using scope = new Scope()
   using tape = new Tape(leavesOf(trainer))
   const terms = scope.run(() => headTerms(trainer, batch, tape))
   const evaluation = trainer.objective.evaluate(await objectiveBatch(batch, terms, step))
-  if (!Number.isFinite(evaluation.loss))
-    throw new WhetstoneError(
-      'E_NONFINITE',
-      trainer.objective.name,
-      `expected a finite loss, got ${evaluation.loss}; no weight was changed`,
-    )
+  if (!Number.isFinite(evaluation.loss)) return evaluation
   scope.run(() => {
     const { device } = trainer.policy
     const roots: [Tensor, Tensor][] = [[terms.logps, tensor(device, joined(evaluation, 'logps', batch.targets.length))]]
@@ -242,11 +250,11 @@ function neededReference(objective: Objective, reference: Decoder | undefined): 
 }
 
 /** Hidden states that predict the trained tokens: masked positions never reach the head. */
-const hiddenAtPredictors = (m: Decoder, batch: MicroBatch, activationCheckpointing: boolean): Tensor =>
-  tidy(() => {
-    const hidden = forward(m, packedInput(m, batch.packed, activationCheckpointing))
-    return gatherRows(hidden, tensor(m.device, batch.predictors))
-  })
+function hiddenAtPredictors(m: Decoder, batch: MicroBatch, activationCheckpointing: boolean): Tensor {
+  // Made outside tidy: a checkpointed layer reads its positions and visibility again in backward.
+  const input = packedInput(m, batch.packed, activationCheckpointing)
+  return tidy(() => gatherRows(forward(m, input), tensor(m.device, batch.predictors)))
+}
 
 async function objectiveBatch(
   batch: MicroBatch,

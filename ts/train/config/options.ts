@@ -43,6 +43,7 @@ export const trainingOptions = z.strictObject({
   seed: count().default(42).describe('key of every random choice'),
   loggingSteps: count(1).default(1).describe('optimizer steps between step events'),
   evalSteps: count().default(0).describe('optimizer steps between evaluations; 0: only at the end'),
+  evalRows: count().default(0).describe('rows of the data to hold out for evaluation, when there is no evalData'),
   saveSteps: count().default(500).describe('optimizer steps between checkpoints; 0: only at the end'),
   saveTotalLimit: count(1).default(2).describe('checkpoints to keep'),
   nonFinite: z

@@ -1,0 +1,86 @@
+// What the training suites share: rows for the toy model, trainers over it, and hashes of everything a step may change.
+
+import { createHash } from 'node:crypto'
+import type { Objective } from '../ts/loss/define.js'
+import { sft } from '../ts/loss/index.js'
+import type { Decoder } from '../ts/src/models/decoder.js'
+import { disposeDecoder } from '../ts/src/models/decoder.js'
+import { type Device, getDevice } from '../ts/src/native/device.js'
+import { disposeFlat } from '../ts/src/nn/parameters.js'
+import { type EncodedRow, microBatchOf } from '../ts/train/data/micro-batch.js'
+import type { AdamWConfig } from '../ts/train/optimizer.js'
+import { entriesOf, optimizerEntries } from '../ts/train/state.js'
+import { createTrainer, disposeTrainer, type MicroBatch, type Trainer, trainStep } from '../ts/train/trainer.js'
+import { randomOf } from './support.js'
+import { toyDecoder } from './support-models.js'
+
+/** AdamW with everything switched on. */
+export const adamw: AdamWConfig = {
+  adamBeta1: 0.9,
+  adamBeta2: 0.95,
+  adamEpsilon: 1e-8,
+  weightDecay: 0.1,
+  maxGradNorm: 1,
+}
+
+/** Rows of 2 to 40 tokens of the toy's vocabulary with a masked prompt. */
+export function toyRows(name: string, count: number): EncodedRow[] {
+  const random = randomOf(name)
+  return Array.from({ length: count }, () => {
+    const ids = Array.from({ length: 2 + random.integer(39) }, () => random.integer(61))
+    const prompt = 1 + random.integer(ids.length - 1)
+    return { ids, trained: Uint8Array.from(ids, (_, t) => Number(t >= prompt)) }
+  })
+}
+
+/** Cuts rows into micro-batches of the given numbers of rows. */
+export function split(rows: readonly EncodedRow[], sizes: readonly number[]): MicroBatch[] {
+  let at = 0
+  return sizes.map((size) => {
+    at += size
+    return microBatchOf(rows.slice(at - size, at))
+  })
+}
+
+/** How the toy is trained. */
+export interface ToyOptions {
+  readonly tied?: boolean
+  readonly dtype?: 'f32' | 'bf16'
+  readonly objective?: Objective
+  readonly reference?: Decoder
+  readonly optimizer?: Partial<AdamWConfig>
+  readonly activationCheckpointing?: boolean
+  readonly device?: Device
+}
+
+/** A trainer over a fresh toy. */
+export function toyTrainer(options: ToyOptions = {}): Trainer {
+  const { tied, dtype, objective = sft(), device = getDevice() } = options
+  const policy = toyDecoder(device, tied, dtype)
+  return createTrainer({ ...options, policy, objective, optimizer: { ...adamw, ...options.optimizer } })
+}
+
+/** Frees the trainer and its policy. */
+export function disposeToy(trainer: Trainer): void {
+  disposeTrainer(trainer)
+  disposeDecoder(trainer.policy, disposeFlat)
+}
+
+/** SHA-256 of weights, masters and moments: equal only when every bit is. */
+export async function stateHash(trainer: Trainer): Promise<string> {
+  const hash = createHash('sha256')
+  for (const { name, data } of [...(await entriesOf(trainer.policy.parameters)), ...(await optimizerEntries(trainer))])
+    hash.update(name).update(data)
+  return hash.digest('hex')
+}
+
+/** Trains the toy on `steps` lists of micro-batches and returns its final hash. */
+export async function trainedHash(options: ToyOptions, steps: readonly (readonly MicroBatch[])[]): Promise<string> {
+  const trainer = toyTrainer(options)
+  try {
+    for (const batches of steps) await trainStep(trainer, batches, 1e-2)
+    return await stateHash(trainer)
+  } finally {
+    disposeToy(trainer)
+  }
+}
