@@ -5,13 +5,13 @@
 import { join } from 'node:path'
 import { sft } from '../loss/index.js'
 import { WhetstoneError } from '../src/base/errors.js'
-import { deriveKey, permutation } from '../src/base/rng.js'
 import { proportionInterval } from '../src/base/stats.js'
 import { type LanguageModel, loadModel } from '../src/generate/language-model.js'
 import { getDevice } from '../src/native/device.js'
 import { parameterCount } from '../src/nn/parameters.js'
 import type { Resolved } from './config/resolve.js'
-import { microBatchOf } from './data/micro-batch.js'
+import { type EncodedRow, microBatchOf } from './data/micro-batch.js'
+import { createWalk } from './data/plan.js'
 import type { Emit } from './events.js'
 import type { ImproveOptions } from './improve-options.js'
 import { type PhaseResult, runPhase } from './loop.js'
@@ -136,6 +136,7 @@ async function sftPhase(
   const { options, source, emit, signal, resume } = job
   const tasks = source.warmup(options.sftTasks)
   const rows = tasks.map((task) => solvedRow(model, task))
+  const walk = createWalk(rows.length, options.seed, phase.name)
   const trainer = createTrainer({ policy: model.decoder, objective: sft(), optimizer: optimizerOf(options) })
   try {
     const result = await runPhase({
@@ -148,7 +149,7 @@ async function sftPhase(
         warmupSteps: options.warmupSteps,
         totalSteps: phase.steps,
       },
-      plan: async (step) => [microBatchOf(rowsOfStep(rows, options.batchSize, step, options.seed, phase.name))],
+      plan: async (step) => [microBatchOf(walk(step * options.batchSize, options.batchSize).map((row) => rows[row]))],
       directory: phase.directory,
       fingerprint: job.fingerprint,
       saveSteps: 100,
@@ -163,32 +164,11 @@ async function sftPhase(
 }
 
 /** A solved task as a training row: the answer and its end token are trained. */
-function solvedRow({ tokenizer, decoder }: LanguageModel, task: Task): { ids: number[]; trained: Uint8Array } {
+function solvedRow({ tokenizer, decoder }: LanguageModel, task: Task): EncodedRow {
   const prompt = tokenizer.encode(task.prompt)
   const answer = [...tokenizer.encode(task.answer), decoder.config.eosTokenIds[0]]
   const ids = [...prompt, ...answer]
   return { ids, trained: Uint8Array.from(ids, (_, i) => Number(i >= prompt.length)) }
-}
-
-/** Rows of a step: each pass over the data has its own random order. */
-function rowsOfStep<R>(rows: readonly R[], batchSize: number, step: number, seed: number, name: string): R[] {
-  return Array.from({ length: batchSize }, (_, i) => {
-    const at = step * batchSize + i
-    const pass = Math.floor(at / rows.length)
-    return rows[passOrder(rows.length, seed, name, pass)[at % rows.length]]
-  })
-}
-
-const orders = new Map<string, readonly number[]>()
-
-function passOrder(size: number, seed: number, name: string, pass: number): readonly number[] {
-  const key = JSON.stringify([size, seed, name, pass])
-  const known = orders.get(key)
-  if (known !== undefined) return known
-  if (orders.size > 2) orders.clear()
-  const order = permutation(size, deriveKey(seed, 'order', name, pass))
-  orders.set(key, order)
-  return order
 }
 
 /** Rounds of SuperHF from the warmed model; accuracy of the last policy. */

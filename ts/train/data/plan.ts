@@ -80,3 +80,17 @@ export function planData(rows: readonly EncodedRow[], options: PlanOptions): Dat
   }
   return { stepsPerEpoch, step }
 }
+
+/** Row indices of `count` consecutive places from place `begin` of a walk. */
+export type Walk = (begin: number, count: number) => number[]
+
+/** An endless walk over `size` rows: pass after pass, each in a random order of its own, keyed by the names. */
+export function createWalk(size: number, seed: number, ...names: readonly (string | number)[]): Walk {
+  let known: { pass: number; order: readonly number[] } | undefined
+  return (begin, count) =>
+    Array.from({ length: count }, (_, i) => {
+      const pass = Math.floor((begin + i) / size)
+      if (known?.pass !== pass) known = { pass, order: permutation(size, deriveKey(seed, 'order', ...names, pass)) }
+      return known.order[(begin + i) % size]
+    })
+}

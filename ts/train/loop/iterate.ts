@@ -5,10 +5,10 @@
 import { join } from 'node:path'
 import type { Objective } from '../../loss/define.js'
 import { WhetstoneError } from '../../src/base/errors.js'
-import { deriveKey, permutation } from '../../src/base/rng.js'
 import type { LanguageModel } from '../../src/generate/language-model.js'
 import type { Decoder } from '../../src/models/decoder.js'
-import { microBatchOf } from '../data/micro-batch.js'
+import { type EncodedRow, microBatchOf } from '../data/micro-batch.js'
+import { createWalk, type Walk } from '../data/plan.js'
 import type { Emit } from '../events.js'
 import { type PhaseResult, runPhase } from '../loop.js'
 import type { AdamWConfig } from '../optimizer.js'
@@ -58,6 +58,7 @@ export interface IterateOptions {
 interface Round {
   readonly number: number
   readonly kept: readonly Trace[]
+  readonly walk: Walk
 }
 
 /**
@@ -119,7 +120,7 @@ async function makeRound(options: IterateOptions, number: number): Promise<Round
       `round ${number}`,
       `none of ${traces.length} samples was good enough to train on: make the tasks easier or the warm-up longer`,
     )
-  return { number, kept }
+  return { number, kept, walk: createWalk(kept.length, seed, number) }
 }
 
 function roundStatistics(traces: readonly Trace[], kept: readonly Trace[]): Record<string, number> {
@@ -137,27 +138,14 @@ function roundStatistics(traces: readonly Trace[], kept: readonly Trace[]): Reco
   }
 }
 
-/** Rows of a step: the round's kept traces in a new random order for each pass over them. */
-function planStep({ update, seed }: IterateOptions, round: Round, step: number): MicroBatch[] {
-  const { kept } = round
-  const rows = Array.from({ length: Math.min(update.batchSize, kept.length * 64) }, (_, i) => {
-    const at = step * update.batchSize + i
-    const order = orderOf(kept.length, seed, round.number, Math.floor(at / kept.length))
-    return kept[order[at % kept.length]]
-  })
-  return [microBatchOf(rows.map(rowOf))]
-}
-
-let lastOrder: { key: string; order: readonly number[] } | undefined
-
-function orderOf(size: number, seed: number, round: number, pass: number): readonly number[] {
-  const key = JSON.stringify([size, seed, round, pass])
-  if (lastOrder?.key !== key) lastOrder = { key, order: permutation(size, deriveKey(seed, 'order', round, pass)) }
-  return lastOrder.order
+/** Rows of a step: the round's kept traces, walked over again and again. */
+function planStep({ update }: IterateOptions, { kept, walk }: Round, step: number): MicroBatch[] {
+  const chosen = walk(step * update.batchSize, update.batchSize)
+  return [microBatchOf(chosen.map((row) => rowOf(kept[row])))]
 }
 
 /** A trace as a training row: completions are trained, prompts are not. */
-function rowOf(trace: Trace): { ids: number[]; trained: Uint8Array } {
+function rowOf(trace: Trace): EncodedRow {
   const ids = trace.segments.flatMap((segment) => segment.ids)
   const trained = Uint8Array.from(
     trace.segments.flatMap((segment) => segment.ids.map(() => Number(segment.role === 'completion'))),
