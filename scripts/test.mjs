@@ -41,6 +41,8 @@ function countAssertions(label) {
   const total = { passed: 0, failed: 0, skipped: 0 }
   let file = { passed: 0, failed: 0, skipped: 0 }
   let failures = []
+  // tap may report a file that ran out of time twice: as the file, ended by a signal, and as a timeout
+  const seen = new Set()
   const fail = (result) => {
     file.failed++
     failures.push(describe(result))
@@ -52,29 +54,35 @@ function countAssertions(label) {
     else fail(result)
   })
   parser.on('assert', (result) => {
+    const name = result.diag?.expired ?? result.name
+    if (seen.has(name)) return
+    seen.add(name)
     const empty = file.passed + file.failed + file.skipped === 0
     if ((!result.ok && file.failed === 0) || empty) fail(result)
-    const name = `${result.diag?.expired ?? result.name}${label}`
     const skipped = file.skipped > 0 ? `, ${file.skipped} skipped` : ''
     const seconds = result.time === null ? '' : ` (${(result.time / 1000).toFixed(1)} s)`
-    console.log(`${name.padEnd(44)} ${file.passed} passed, ${file.failed} failed${skipped}${seconds}`)
+    console.log(`${(name + label).padEnd(44)} ${file.passed} passed, ${file.failed} failed${skipped}${seconds}`)
     for (const failure of failures) console.log(withoutPaths(failure))
     for (const key of Object.keys(total)) total[key] += file[key]
     file = { passed: 0, failed: 0, skipped: 0 }
     failures = []
   })
-  return { parser, total }
+  return { parser, total, seen }
 }
 
 /** Runs test files under tap with extra environment variables. */
 async function runFiles(files, env = {}, label = '') {
-  const { parser, total } = countAssertions(label)
+  const { parser, total, seen } = countAssertions(label)
   const program = join(dirname(require.resolve('tap/package.json')), 'dist/esm/run.mjs')
   const jobs = Math.min(2, cores)
   const options = ['--reporter=tap', '--disable-coverage', `--jobs=${jobs}`, `--timeout=${secondsPerFile}`]
   const onOutput = (text) => parser.write(text)
   const { code, signal, output } = await runNode([program, ...options, ...files], { env, onOutput })
   parser.end()
+  for (const file of files.filter((name) => !seen.has(name))) {
+    total.failed++
+    console.log(`${file}${label}: no result`)
+  }
   if (code !== 0 && total.failed === 0) {
     total.failed++
     console.log(withoutPaths(output.split('\n').slice(-linesPerFailure).join('\n')))

@@ -5,11 +5,12 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { dirname, join, posix, relative } from 'node:path'
 import ts from 'typescript'
 
-/** The folder of package.json. */
+/** The folder of package.json: above this file, or where the tests are run from when they were compiled elsewhere. */
 export const root = findRoot(import.meta.dirname)
 
 function findRoot(folder: string): string {
-  return existsSync(join(folder, 'CMakeLists.txt')) ? folder : findRoot(dirname(folder))
+  if (existsSync(join(folder, 'CMakeLists.txt'))) return folder
+  return dirname(folder) === folder ? process.cwd() : findRoot(dirname(folder))
 }
 
 export const readSource = (file: string): string => readFileSync(join(root, file), 'utf8')

@@ -207,7 +207,7 @@ async function headRefusals(t: Test, device: Device): Promise<void> {
     return [7, -1].map((target) => headLogProbs(h, w, integers(device, [3, target])).logps.data())
   })
   scope.dispose()
-  for (const read of bad) await t.rejects(read, { where: 'head_logprobs', message: /targets\[1\]/ })
+  await Promise.all(bad.map((read) => t.rejects(read, { where: 'head_logprobs', message: /targets\[1\]/ })))
 }
 
 // Micro-batches -------------------------------------------------------------------------------------------------------

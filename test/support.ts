@@ -67,6 +67,10 @@ export const randomIds = (name: string, length: number, vocabSize: number): numb
   return Array.from({ length }, () => random.integer(vocabSize))
 }
 
+/** Are all bytes of two typed arrays equal? Quick, where a comparison with a diff is not. */
+export const sameBytes = (a: ArrayBufferView, b: ArrayBufferView): boolean =>
+  Buffer.from(a.buffer, a.byteOffset, a.byteLength).equals(Buffer.from(b.buffer, b.byteOffset, b.byteLength))
+
 /** The 32-bit words of f32 values: equal words are equal bits, NaN and the sign of zero included. */
 export const wordsOf = (values: ArrayLike<number>): number[] =>
   Array.from(new Uint32Array(Float32Array.from(values).buffer))

@@ -24,7 +24,10 @@ struct Queue::Storage {
   Device& device;
   void* block;
   int64_t bytes;
+  Storage(Device& owner, void* data, int64_t size) : device(owner), block(data), bytes(size) {}
   ~Storage() { device.release(block, bytes); }
+  Storage(const Storage&) = delete;
+  Storage& operator=(const Storage&) = delete;
 };
 
 namespace {

@@ -37,11 +37,21 @@ struct Level {
   bool (*available)();
 };
 
-// From low to high; __builtin_cpu_supports also asks the operating system (xgetbv) for the wide registers.
+bool has_v2() { return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt"); }
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+}
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+
+// From low to high; __builtin_cpu_supports also asks the operating system (xgetbv) for the wide registers. It knows the
+// names x86-64-v2 to -v4 only from clang 18 on, so each level names the features that tell it apart.
 const Level levels[] = {
-    {"v2", v2::kernels, [] { return __builtin_cpu_supports("x86-64-v2") != 0; }},
-    {"avx2", avx2::kernels, [] { return __builtin_cpu_supports("x86-64-v3") != 0; }},
-    {"avx512", avx512::kernels, [] { return __builtin_cpu_supports("x86-64-v4") != 0; }},
+    {"v2", v2::kernels, has_v2},
+    {"avx2", avx2::kernels, has_avx2},
+    {"avx512", avx512::kernels, has_avx512},
 };
 
 const Level* find_level(const std::string& wanted) {

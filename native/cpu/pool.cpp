@@ -20,7 +20,9 @@ inline void relax() {
 
 void Pool::start(int threads) {
   stopping_ = false;
-  for (int worker = 1; worker < threads; ++worker) workers_.emplace_back([this, worker] { loop(worker); });
+  // A new worker must not take part in the last job, which is over: it waits for the next generation.
+  const uint64_t seen = generation_;
+  for (int worker = 1; worker < threads; ++worker) workers_.emplace_back([this, worker, seen] { loop(worker, seen); });
 }
 
 void Pool::stop() {
@@ -87,8 +89,7 @@ bool Pool::join(uint64_t& seen, Job& job) {
   return true;
 }
 
-void Pool::loop(int worker) {
-  uint64_t seen = 0;
+void Pool::loop(int worker, uint64_t seen) {
   while (wait_for_job(seen)) {
     Job job;
     if (!join(seen, job)) continue;

@@ -31,7 +31,7 @@ class Pool {
 
   void start(int threads);
   void stop();
-  void loop(int worker);
+  void loop(int worker, uint64_t seen);
   bool wait_for_job(uint64_t seen);
   bool join(uint64_t& seen, Job& job);
   void work(const Job& job, int worker);

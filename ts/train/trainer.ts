@@ -249,9 +249,11 @@ function neededReference(objective: Objective, reference: Decoder | undefined): 
   throw new WhetstoneError('E_CONFIG', objective.name, 'expected a reference model, got none: pass `reference`')
 }
 
-/** Hidden states that predict the trained tokens: masked positions never reach the head. */
+/**
+ * Hidden states that predict the trained tokens: masked positions never reach the head. The input's tensors stay with
+ * the scope outside, because a recomputed layer reads them again in backward.
+ */
 function hiddenAtPredictors(m: Decoder, batch: MicroBatch, activationCheckpointing: boolean): Tensor {
-  // Made outside tidy: a checkpointed layer reads its positions and visibility again in backward.
   const input = packedInput(m, batch.packed, activationCheckpointing)
   return tidy(() => gatherRows(forward(m, input), tensor(m.device, batch.predictors)))
 }

@@ -71,7 +71,8 @@ export function createEncoder(file: TokenizerFile, added: readonly AddedToken[])
         continue
       }
       const tokens = bpe.encodeSpans(word)
-      const place = (unit: number, end: boolean) => places(at + Math.max(0, unit - lead), end)
+      // What the splitter put in before a word counts as part of the word's first character.
+      const place = (unit: number, end: boolean) => places(at + Math.max(end ? 1 : 0, unit - lead), end)
       for (let k = 0; k < tokens.ids.length; k++)
         pushToken(sink, tokens.ids[k], place(tokens.starts[k], false), place(tokens.ends[k], true))
     }

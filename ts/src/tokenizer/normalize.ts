@@ -3,7 +3,7 @@
 
 import { chosen, flagOf, type Part, partOf, partsOf, refuse, textOf } from './fields.js'
 
-/** A stretch of the result and the stretch of the input that it was made of. */
+/** A stretch of the result and the stretch of the input that it was made of, or that it was put before. */
 interface Piece {
   readonly text: string
   readonly from: number
@@ -29,7 +29,7 @@ export interface Normalizer {
 }
 
 /** Characters that may join with the one before them under a normal form: marks, and the later letters of Hangul. */
-const clusters = /[^][\p{M}\u1160-\u11ff\ud7b0-\ud7fb]*/gu
+const clusters = /[\s\S][\p{M}\u1160-\u11ff\ud7b0-\ud7fb]*/gu
 
 /** A step that works on each cluster alone; should it not for some text, the text is one piece. */
 function clusterStep(apply: (text: string) => string): Step {
@@ -48,7 +48,7 @@ function clusterStep(apply: (text: string) => string): Step {
 const form = (name: 'NFC' | 'NFD' | 'NFKC' | 'NFKD') => () => clusterStep((text) => text.normalize(name))
 
 /** Character by character: JavaScript's own would give a sigma at the end of a word another form. */
-const lowercase = (): Step => clusterStep((text) => text.replace(/[^]/gu, (c) => c.toLowerCase()))
+const lowercase = (): Step => clusterStep((text) => text.replace(/[\s\S]/gu, (c) => c.toLowerCase()))
 
 function prepend(part: Part): Step {
   const prefix = textOf(part, 'prepend')
@@ -58,7 +58,7 @@ function prepend(part: Part): Step {
       text === ''
         ? []
         : [
-            { text: prefix, from: 0, to: 0 },
+            { text: prefix, from: 0, to: 1 },
             { text, from: 0, to: text.length },
           ],
   }

@@ -3,8 +3,8 @@
 // Files write them for Oniguruma. Two things differ in JavaScript and are translated: \s is the Unicode property
 // White_Space there, and (?i:...) is spelt out (Oniguruma folds U+017F to s).
 
-const contractions = String.raw`(?i:'s|'t|'re|'ve|'m|'ll|'d)`
-const spelledContractions = "'(?:[sS\u017f]|[tT]|[rR][eE]|[vV][eE]|[mM]|[lL][lL]|[dD])"
+const contractions = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+const spelledContractions = "(?:'(?:[sS\u017f]|[tT]|[rR][eE]|[vV][eE]|[mM]|[lL][lL]|[dD]))"
 
 const upper = String.raw`[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]`
 const lower = String.raw`[\p{Ll}\p{Lm}\p{Lo}\p{M}]`
