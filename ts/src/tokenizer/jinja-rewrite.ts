@@ -102,3 +102,13 @@ export function hasGeneration(value: unknown): boolean {
   if (!isNode(value)) return false
   return nameOf(value) === '__generation' || Object.values(value).some(hasGeneration)
 }
+
+/** The nodes that give loops what they go over; a loop with a condition holds the list inside. */
+export function iterablesOf(value: unknown): { type: string }[] {
+  if (Array.isArray(value)) return value.flatMap(iterablesOf)
+  if (value instanceof Map) return [...value].flatMap(iterablesOf)
+  if (!isNode(value)) return []
+  const iterable = value.type === 'For' ? (value.iterable as Node) : undefined
+  const list = iterable?.type === 'SelectExpression' ? (iterable.lhs as Node) : iterable
+  return [...(list === undefined ? [] : [list]), ...Object.values(value).flatMap(iterablesOf)]
+}

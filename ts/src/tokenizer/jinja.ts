@@ -1,11 +1,11 @@
 // Runs chat templates, which are programs in data files, by the interpreter of @huggingface/jinja under limits: steps,
 // depth, size of source, texts and lists. Templates see plain values only. Blocks are trimmed as Transformers does.
 // Limits that this cannot give: memory is bounded by the limits of values, not counted, and a step is a node of the
-// tree plus a share of the text it touches, not a unit of time (5,000,000 of them take about a second).
+// tree plus a share of the text and lists it touches, not a unit of time (all of them take about a second).
 
 import { messageOf, WhetstoneError } from '../base/errors.js'
 import { outputLimit, TemplateRefusal, templateFunctions } from './jinja-functions.js'
-import { hasGeneration, rewrite } from './jinja-rewrite.js'
+import { hasGeneration, iterablesOf, rewrite } from './jinja-rewrite.js'
 import {
   Environment,
   elementsOf,
@@ -21,6 +21,8 @@ import {
 /** A parsed template. */
 export interface Template {
   readonly program: Statement
+  /** The nodes whose lists loops go over. */
+  readonly iterables: ReadonlySet<Statement>
   /** The template marks what the assistant writes by generation blocks. */
   readonly marksGeneration: boolean
 }
@@ -34,7 +36,10 @@ export interface GenerationMarks {
 const sourceLimit = 256 * 1024
 /** The library's lexer takes time in the square of a run of space. */
 const spaceRun = /\s{500}/
-const stepLimit = 5_000_000
+/** Templates of current models take less than a tenth of it for long conversations. */
+const stepLimit = 2_000_000
+/** A pass of a loop costs the library a scope and a dozen values. */
+const stepsPerPass = 16
 const depthLimit = 500
 const weightLimit = 2 * outputLimit
 const keptTemplates = 16
@@ -44,6 +49,10 @@ const where = 'chat_template'
 const refuse = (message: string, cause?: unknown): never => {
   throw new WhetstoneError('E_TEMPLATE', where, message, { cause })
 }
+
+/** What went wrong; the library goes down the tree by recursion, so what is too deep exhausts the stack. */
+const reasonOf = (cause: unknown): string =>
+  cause instanceof RangeError ? 'it goes too deep or too far' : messageOf(cause)
 
 const compiled = new Map<string, Template>()
 
@@ -69,14 +78,25 @@ export function compileTemplate(source: string): Template {
   if (spaceRun.test(source)) refuse('expected no run of 500 spaces or line ends in the source')
   try {
     const program = parseTemplate(prepared(source))
-    const template = { marksGeneration: hasGeneration(program), program: rewrite(program) }
+    const marksGeneration = hasGeneration(program)
+    const rewritten = rewrite(program)
+    const template = { marksGeneration, program: rewritten, iterables: new Set(iterablesOf(rewritten)) }
     if (compiled.size >= keptTemplates) compiled.clear()
     compiled.set(source, template)
     return template
   } catch (cause) {
-    return refuse(`cannot parse it: ${messageOf(cause)}`, cause)
+    return refuse(`cannot parse it: ${reasonOf(cause)}`, cause)
   }
 }
+
+/** Does evaluating it give what is there already, rather than something new? */
+function isLookup(statement: Statement | undefined): boolean {
+  if (statement?.type !== 'MemberExpression') return statement?.type === 'Identifier'
+  return (statement as Statement & { property: Statement }).property.type !== 'SliceExpression'
+}
+
+/** Elements of a list or entries of an object. */
+const lengthOf = (value: Value): number => elementsOf(value)?.length ?? entriesOf(value)?.size ?? 0
 
 /** The library's interpreter with a budget. */
 class BoundedInterpreter extends Interpreter {
@@ -85,27 +105,38 @@ class BoundedInterpreter extends Interpreter {
   /** Characters and elements that a list or object would take when written. */
   private readonly weights = new WeakMap<Value, number>()
 
+  constructor(
+    environment: Environment,
+    private readonly iterables: ReadonlySet<Statement>,
+  ) {
+    super(environment)
+  }
+
   override evaluate(statement: Statement | undefined, environment: Environment): Value {
     if (++this.depth > depthLimit) throw new Error(`expected at most ${depthLimit} levels of nesting`)
     try {
       const value = super.evaluate(statement, environment)
-      this.charge(value, statement?.type === 'Identifier' || statement?.type === 'MemberExpression')
+      this.charge(value, isLookup(statement))
+      if (statement !== undefined && this.iterables.has(statement)) this.spend(stepsPerPass * lengthOf(value))
       return value
     } finally {
       this.depth--
     }
   }
 
+  private spend(steps: number): void {
+    this.steps += steps
+    if (this.steps > stepLimit) throw new Error(`expected at most ${stepLimit} steps`)
+  }
+
   private charge(value: Value, isLookup: boolean): void {
-    this.steps++
     if (isText(value)) {
       if (value.value.length > outputLimit) throw new Error(`expected at most ${outputLimit} characters of text`)
-      this.steps += value.value.length >> (isLookup ? 8 : 5)
-    } else if (elementsOf(value) !== undefined || value.type === 'ObjectValue') {
-      if (this.weigh(value) > weightLimit) throw new Error('a list or object became too large')
-      this.steps += (elementsOf(value)?.length ?? 0) >> 6
+      return this.spend(1 + (value.value.length >> (isLookup ? 8 : 5)))
     }
-    if (this.steps > stepLimit) throw new Error(`expected at most ${stepLimit} steps`)
+    const isPlain = elementsOf(value) !== undefined || value.type === 'ObjectValue'
+    if (isPlain && this.weigh(value) > weightLimit) throw new Error('a list or object became too large')
+    this.spend(1 + (lengthOf(value) >> (isLookup ? 6 : 0)))
   }
 
   /** Lists and objects do not change once made, so a weight holds; namespaces do, so they stay outside of lists. */
@@ -147,10 +178,10 @@ export function runTemplate(
 ): string {
   try {
     const environment = environmentOf(variables, marks)
-    const result = new BoundedInterpreter(environment).run(template.program)
+    const result = new BoundedInterpreter(environment, template.iterables).run(template.program)
     return String(result.value)
   } catch (cause) {
     if (cause instanceof TemplateRefusal) return refuse(cause.message, cause)
-    return refuse(`cannot render it: ${messageOf(cause)}`, cause)
+    return refuse(`cannot render it: ${reasonOf(cause)}`, cause)
   }
 }
