@@ -51,7 +51,7 @@ export const taskPresets: Readonly<Record<string, Partial<ImproveOptions>>> = {
     sftTasks: 1500,
     sftSteps: 500,
     rounds: 6,
-    tasksPerRound: 1024,
+    tasksPerRound: 900,
     numGenerations: 8,
     stepsPerRound: 80,
   },

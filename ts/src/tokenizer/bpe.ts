@@ -130,7 +130,7 @@ export function createBpe(spec: BpeSpec, byteLevel: boolean): Bpe {
     if (!spec.ignoreMerges || word.length > longest) return undefined
     return spec.vocab.get(byteLevel ? Array.from(utf8(word), (byte) => byteCharacters[byte]).join('') : word)
   }
-  const encodeSpans = (word: string): WordTokens => {
+  const spansAnew = (word: string): WordTokens => {
     const id = whole(word)
     if (id !== undefined) return { ids: [id], starts: [0], ends: [word.length] }
     const symbols = symbolsOf(word)
@@ -142,19 +142,23 @@ export function createBpe(spec: BpeSpec, byteLevel: boolean): Bpe {
     }
     return { ids, starts, ends }
   }
-  const encodeAnew = (word: string): ArrayLike<number> => {
+  const idsAnew = (word: string): ArrayLike<number> => {
     const id = whole(word)
     return id === undefined ? mergePairs(symbolsOf(word).ids, table).ids : [id]
   }
-  const cache = new Map<string, ArrayLike<number>>()
-  const encode = (word: string): ArrayLike<number> => {
-    if (word.length > cachedLength) return encodeAnew(word)
-    const known = cache.get(word)
+  return { encode: remembered(idsAnew), encodeSpans: remembered(spansAnew) }
+}
+
+/** Keeps the results for short words; when too many are kept, all are dropped. */
+function remembered<R>(make: (word: string) => R): (word: string) => R {
+  const kept = new Map<string, R>()
+  return (word) => {
+    if (word.length > cachedLength) return make(word)
+    const known = kept.get(word)
     if (known !== undefined) return known
-    const ids = encodeAnew(word)
-    if (cache.size >= cachedWords) cache.clear()
-    cache.set(word, ids)
-    return ids
+    const made = make(word)
+    if (kept.size >= cachedWords) kept.clear()
+    kept.set(word, made)
+    return made
   }
-  return { encode, encodeSpans }
 }

@@ -89,10 +89,21 @@ export function compileTemplate(source: string): Template {
   }
 }
 
-/** Does evaluating it give what is there already, rather than something new? */
-function isLookup(statement: Statement | undefined): boolean {
-  if (statement?.type !== 'MemberExpression') return statement?.type === 'Identifier'
-  return (statement as Statement & { property: Statement }).property.type !== 'SliceExpression'
+/** Steps that a value costs by its size. */
+interface Price {
+  readonly character: number
+  readonly element: number
+}
+
+const foundPrice: Price = { character: 1 / 256, element: 1 / 64 }
+const madePrice: Price = { character: 1 / 32, element: 1 }
+
+/** Is the value found, or made anew? What is found may still be searched or copied by the node above. */
+function priceOf(statement: Statement | undefined): Price {
+  if (statement?.type === 'Identifier') return foundPrice
+  if (statement?.type !== 'MemberExpression') return madePrice
+  const { property } = statement as Statement & { property: Statement }
+  return property.type === 'SliceExpression' ? madePrice : foundPrice
 }
 
 /** Elements of a list or entries of an object. */
@@ -116,7 +127,7 @@ class BoundedInterpreter extends Interpreter {
     if (++this.depth > depthLimit) throw new Error(`expected at most ${depthLimit} levels of nesting`)
     try {
       const value = super.evaluate(statement, environment)
-      this.charge(value, isLookup(statement))
+      this.charge(value, priceOf(statement))
       if (statement !== undefined && this.iterables.has(statement)) this.spend(stepsPerPass * lengthOf(value))
       return value
     } finally {
@@ -129,14 +140,15 @@ class BoundedInterpreter extends Interpreter {
     if (this.steps > stepLimit) throw new Error(`expected at most ${stepLimit} steps`)
   }
 
-  private charge(value: Value, isLookup: boolean): void {
+  private charge(value: Value, price: Price): void {
     if (isText(value)) {
       if (value.value.length > outputLimit) throw new Error(`expected at most ${outputLimit} characters of text`)
-      return this.spend(1 + (value.value.length >> (isLookup ? 8 : 5)))
+      this.spend(1 + Math.floor(value.value.length * price.character))
+      return
     }
     const isPlain = elementsOf(value) !== undefined || value.type === 'ObjectValue'
     if (isPlain && this.weigh(value) > weightLimit) throw new Error('a list or object became too large')
-    this.spend(1 + (lengthOf(value) >> (isLookup ? 6 : 0)))
+    this.spend(1 + Math.floor(lengthOf(value) * price.element))
   }
 
   /** Lists and objects do not change once made, so a weight holds; namespaces do, so they stay outside of lists. */
