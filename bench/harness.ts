@@ -1,55 +1,112 @@
-// The benchmark harness: warm-up, repeats, medians with their spread, and the row format that all suites share.
+// The benchmark harness: warm-up, rounds in which all sides take turns, medians with their spread, and the row format
+// that all suites share. What is timed is the suites' business; what a machine can do at best is in ceilings.ts.
 
 import { median } from '../ts/src/base/stats.js'
+import type { Peer } from './peer.js'
 
-/** Median, least and greatest of the repeats, in the row's unit. */
+/** Element types that suites run in. */
+export type Float = 'f32' | 'bf16'
+
+/** Median, least and greatest of the rounds, in the row's unit. */
 export interface Spread {
   readonly median: number
   readonly min: number
   readonly max: number
 }
 
-/** One measured row. */
-export interface BenchRow {
+/** What one row is about. */
+export interface Subject {
   readonly suite: string
   readonly name: string
   readonly shape: string
   readonly dtype: string
   readonly isa: string
   readonly threads: number
+  /** Something per second: more is better. */
   readonly unit: string
+}
+
+/** What the rounds of one row gave. */
+export interface Result {
   readonly ours: Spread
+  /** Median time of one run of ours. */
+  readonly milliseconds: number
+  readonly peer?: Spread & { readonly name: string; readonly peakBytes?: number }
+  /** Our median over the peer's. */
+  readonly ratio?: number
+  /** Median of the loop that bounds this row, timed in the same rounds, in the row's unit. */
+  readonly ceiling?: number
+  /** Our median over the ceiling. */
+  readonly share?: number
   /** Peak bytes of tensors, where the suite measures them. */
   readonly peakBytes?: number
 }
 
+/** One measured row. */
+export type BenchRow = Subject & Result
+
 /** How suites are run. */
 export interface BenchOptions {
   readonly threads: readonly number[]
-  readonly dtypes: readonly ('f32' | 'bf16')[]
+  readonly dtypes: readonly Float[]
+  /** Timed runs per row. */
+  readonly rounds: number
+  /** Rows whose name holds this text; all when empty. */
+  readonly only: string
+  /** The peer's program for this suite; absent without `--peer`. */
+  readonly peer?: Peer
   readonly report: (row: BenchRow) => void
 }
 
-/**
- * Times `work` `repeats` times behind `warmups` untimed runs.
- *
- * @param amount what one run does, in the unit per second that the spread then gives
- */
-export async function rate(work: () => Promise<unknown>, amount: number, repeats = 9, warmups = 3): Promise<Spread> {
-  const rates: number[] = []
-  for (let i = -warmups; i < repeats; i++) {
+/** Does its work once and resolves with the seconds that it took. */
+export type Run = () => Promise<number>
+
+/** One side of a row: what it runs, and how much of the row's unit (without "per second") one run does. */
+export interface Side {
+  readonly run: Run
+  readonly amount: number
+}
+
+/** The sides of a row. */
+export interface Sides {
+  readonly ours: Side
+  readonly peer?: Side & { readonly name: string; readonly peakBytes?: number }
+  readonly ceiling?: Side
+}
+
+const untimedRounds = 2
+
+/** A run that times `work` by the clock of this process. */
+export const timed = (work: () => Promise<unknown>): Run => {
+  return async () => {
     const start = performance.now()
     await work()
-    if (i >= 0) rates.push((amount * 1000) / (performance.now() - start))
+    return (performance.now() - start) / 1000
   }
+}
+
+function spreadOf(amount: number, seconds: readonly number[]): Spread {
+  const rates = seconds.map((time) => amount / time)
   return { median: median(rates), min: Math.min(...rates), max: Math.max(...rates) }
 }
 
-const figure = (value: number): string => (value >= 1000 ? value.toFixed(0) : value.toPrecision(3))
-
-/** A row as a line of the text table. */
-export function rowText({ name, shape, dtype, isa, threads, unit, ours, peakBytes }: BenchRow): string {
-  const spread = `${figure(ours.median)} (${figure(ours.min)} to ${figure(ours.max)}) ${unit}`
-  const memory = peakBytes === undefined ? '' : `, ${(peakBytes / 2 ** 20).toFixed(1)} MiB`
-  return `${name.padEnd(22)} ${shape.padEnd(34)} ${dtype.padEnd(5)} ${isa.padEnd(7)} ${threads} threads  ${spread}${memory}`
+/** Times all sides in turn, round by round, so that whatever else the machine does meets them alike. */
+export async function race({ ours, peer, ceiling }: Sides, rounds: number): Promise<Result> {
+  const sides = [ours, peer, ceiling].filter((side) => side !== undefined)
+  const seconds = new Map<Side, number[]>(sides.map((side) => [side, []]))
+  for (let round = -untimedRounds; round < rounds; round++)
+    for (const side of sides) {
+      const time = await side.run()
+      if (round >= 0) seconds.get(side)?.push(time)
+    }
+  const spread = (side: Side): Spread => spreadOf(side.amount, seconds.get(side) ?? [])
+  const own = spread(ours)
+  const other = peer && { name: peer.name, ...spread(peer), peakBytes: peer.peakBytes }
+  const limit = ceiling && spread(ceiling).median
+  return {
+    ours: own,
+    milliseconds: 1000 * median(seconds.get(ours) ?? []),
+    ...(other && { peer: other, ratio: own.median / other.median }),
+    ...(limit && { ceiling: limit, share: own.median / limit }),
+  }
 }

@@ -1,43 +1,113 @@
-// `npm run bench -- [SUITE] [--threads 1,2] [--dtype f32,bf16] [--json FILE]`: runs suites and prints a table.
+// `npm run bench -- [SUITE ...] [--peer NAME] [--json FILE] [--threads 1,2] [--dtype f32,bf16] [--rounds N] [--only TEXT]`:
+// runs suites and prints a table. How to read it: docs/benchmarks.md.
 
 import { parseArgs } from 'node:util'
-import { WhetstoneError } from '../ts/src/base/errors.js'
+import { messageOf, WhetstoneError } from '../ts/src/base/errors.js'
 import { writeAtomic } from '../ts/src/io/files.js'
 import { getDevice } from '../ts/src/native/device.js'
+import { benchCeilings } from './ceilings.js'
 import { benchGenerate } from './generate.js'
-import { type BenchOptions, type BenchRow, rowText } from './harness.js'
+import type { BenchOptions, BenchRow, Float } from './harness.js'
+import { benchKernels } from './kernels.js'
+import { type Peer, peers, startPeer } from './peer.js'
 import { benchStep } from './step.js'
+import { machineLine, tableHead, tableLine } from './table.js'
 
-const suites: Readonly<Record<string, (options: BenchOptions) => Promise<void>>> = {
-  step: benchStep,
-  generate: benchGenerate,
+type Suite = (options: BenchOptions) => Promise<void>
+
+const suites: Readonly<Record<string, Suite>> = { kernels: benchKernels, step: benchStep, generate: benchGenerate }
+
+const refuse = (where: string, expected: string, got: string): never => {
+  throw new WhetstoneError('E_CONFIG', where, `expected ${expected}, got '${got}'`)
 }
 
-const { values, positionals } = parseArgs({
-  allowPositionals: true,
-  options: {
-    threads: { type: 'string', default: String(getDevice().threads) },
-    dtype: { type: 'string', default: 'f32,bf16' },
-    json: { type: 'string' },
-  },
-})
-const rows: BenchRow[] = []
-const options: BenchOptions = {
-  threads: values.threads.split(',').map(Number),
-  dtypes: values.dtype.split(',').map((dtype) => {
-    if (dtype === 'f32' || dtype === 'bf16') return dtype
-    throw new WhetstoneError('E_CONFIG', '--dtype', `expected f32 or bf16, got '${dtype}'`)
-  }),
-  report: (row) => {
+function oneOf<T extends string>(where: string, known: readonly T[], got: string): T {
+  return known.find((name) => name === got) ?? refuse(where, `one of ${known.join(', ')}`, got)
+}
+
+function wholeNumber(where: string, text: string): number {
+  const value = Number(text)
+  return Number.isInteger(value) && value >= 1 ? value : refuse(where, 'a whole number of at least 1', text)
+}
+
+/** One thread, and all that the device has. */
+const defaultThreads = (): string => [...new Set([1, getDevice().threads])].join(',')
+
+function parseOptions() {
+  try {
+    return parseArgs({
+      allowPositionals: true,
+      options: {
+        peer: { type: 'string' },
+        json: { type: 'string' },
+        threads: { type: 'string', default: defaultThreads() },
+        dtype: { type: 'string', default: 'f32,bf16' },
+        rounds: { type: 'string', default: '9' },
+        only: { type: 'string', default: '' },
+      },
+    })
+  } catch (error) {
+    throw new WhetstoneError('E_CONFIG', 'bench', messageOf(error), { cause: error })
+  }
+}
+
+function parseCommand() {
+  const { values, positionals } = parseOptions()
+  const names = positionals.map((name) => oneOf('suite', Object.keys(suites), name))
+  const peer = values.peer === undefined ? undefined : oneOf('--peer', Object.keys(peers), values.peer)
+  const alone = names.find((name) => peer !== undefined && !peers[peer].includes(name))
+  if (peer !== undefined && alone !== undefined) refuse('--peer', `a suite of ${peers[peer].join(', ')}`, alone)
+  return {
+    names: names.length > 0 ? names : Object.keys(suites),
+    peer,
+    json: values.json,
+    threads: values.threads.split(',').map((text) => wholeNumber('--threads', text)),
+    dtypes: values.dtype.split(',').map((text) => oneOf<Float>('--dtype', ['f32', 'bf16'], text)),
+    rounds: wholeNumber('--rounds', values.rounds),
+    only: values.only,
+  }
+}
+
+const print = (line: string): void => {
+  process.stdout.write(`${line}\n`)
+}
+
+type Command = ReturnType<typeof parseCommand>
+
+/** Runs the suites with the peers' programs that were started for them. */
+async function runSuites({ names, json, ...settings }: Command, running: ReadonlyMap<string, Peer>): Promise<void> {
+  const rows: BenchRow[] = []
+  const report = (row: BenchRow) => {
     rows.push(row)
-    process.stdout.write(`${rowText(row)}\n`)
-  },
+    print(tableLine(row))
+  }
+  print(machineLine(getDevice()))
+  print(tableHead())
+  await benchCeilings(getDevice(), { ...settings, peer: undefined, report })
+  for (const name of names) await suites[name]({ ...settings, peer: running.get(name), report })
+  if (json !== undefined) await writeAtomic(json, `${JSON.stringify(rows, null, 2)}\n`)
 }
-for (const name of positionals.length > 0 ? positionals : Object.keys(suites)) {
-  const suite = Object.hasOwn(suites, name) ? suites[name] : undefined
-  if (suite === undefined)
-    throw new WhetstoneError('E_CONFIG', 'suite', `expected one of ${Object.keys(suites).join(', ')}, got '${name}'`)
-  await suite(options)
+
+async function main(): Promise<void> {
+  const command = parseCommand()
+  const running = new Map<string, Peer>()
+  try {
+    const { peer, names } = command
+    if (peer !== undefined)
+      for (const name of names.filter((suite) => peers[peer].includes(suite)))
+        running.set(name, await startPeer(peer, name))
+    await runSuites(command, running)
+  } finally {
+    for (const peer of running.values()) await peer.close()
+  }
 }
-if (values.json !== undefined) await writeAtomic(values.json, `${JSON.stringify(rows, null, 2)}\n`)
-getDevice().close()
+
+try {
+  await main()
+} catch (error) {
+  if (!WhetstoneError.isInstance(error)) throw error
+  process.stderr.write(`${error.code} ${error.message}\n`)
+  process.exitCode = 1
+} finally {
+  getDevice().close()
+}

@@ -8,6 +8,7 @@ import type { Device } from '../ts/src/native/device.js'
 import { copyFlat, createFlat, disposeFlat } from '../ts/src/nn/parameters.js'
 import { microBatchOf } from '../ts/train/data/micro-batch.js'
 import type { MicroBatch } from '../ts/train/trainer.js'
+import type { Float } from './harness.js'
 
 /** A model and the batch that it is timed on. */
 export interface BenchShape {
@@ -24,30 +25,45 @@ export interface BenchShape {
 /** The shapes that are compared from version to version. */
 export const benchShapes: readonly BenchShape[] = [
   { name: '0.8M', hiddenSize: 128, layers: 4, heads: 4, intermediateSize: 384, vocabSize: 64, rows: 64, tokens: 48 },
-  { name: '15M', hiddenSize: 384, layers: 6, heads: 6, intermediateSize: 1536, vocabSize: 4096, rows: 16, tokens: 256 },
+  { name: '15M', hiddenSize: 384, layers: 6, heads: 6, intermediateSize: 1024, vocabSize: 4096, rows: 16, tokens: 256 },
 ]
 
 /** The shape in words. */
 export const shapeWords = (s: BenchShape): string =>
-  `${s.layers} x ${s.hiddenSize}, vocab ${s.vocabSize}, ${s.rows} x ${s.tokens}`
+  `${s.layers} x ${s.hiddenSize}, ${s.heads} heads, MLP ${s.intermediateSize}, vocab ${s.vocabSize}`
+
+/**
+ * Floating-point operations of one training step: three times those of the forward pass (gradients of inputs and of
+ * weights). What is computed twice to save memory is not counted, embedding and norms neither.
+ */
+export function stepFlops(s: BenchShape): number {
+  const weights = s.layers * (4 * s.hiddenSize ** 2 + 3 * s.hiddenSize * s.intermediateSize)
+  const projections = 2 * s.tokens * weights
+  const head = 2 * (s.tokens - 1) * s.hiddenSize * s.vocabSize
+  const attention = 4 * ((s.tokens * (s.tokens + 1)) / 2) * s.hiddenSize * s.layers
+  return 3 * s.rows * (projections + head + attention)
+}
 
 /** A decoder with random weights. */
-export function benchDecoder(device: Device, shape: BenchShape, dtype: 'f32' | 'bf16'): Decoder {
+export function benchDecoder(device: Device, shape: BenchShape, dtype: Float): Decoder {
   const config = decoderConfig(smallLlamaConfig({ ...shape, maxPositions: 1024, eosTokenId: 1, padTokenId: 0 }))
   const exact = createFlat(device, decoderSpecs(config), 'f32')
-  initializeDecoder(createDecoder(config, device, exact), 1)
-  if (dtype === 'f32') return createDecoder(config, device, exact)
+  const decoder = createDecoder(config, device, exact)
+  initializeDecoder(decoder, 1)
+  if (dtype === 'f32') return decoder
   const parameters = createFlat(device, decoderSpecs(config), dtype)
   copyFlat(parameters, exact)
   disposeFlat(exact)
   return createDecoder(config, device, parameters)
 }
 
-/** Random tokens, all trained. */
-export function benchBatch(shape: BenchShape): MicroBatch {
+/** Random token ids, row by row. */
+export function benchRows(shape: BenchShape): number[][] {
   const random = createRandom(deriveKey(1, 'bench', shape.name))
   const row = () => Array.from({ length: shape.tokens }, () => random.integer(shape.vocabSize))
-  return microBatchOf(
-    Array.from({ length: shape.rows }, () => ({ ids: row(), trained: new Uint8Array(shape.tokens).fill(1) })),
-  )
+  return Array.from({ length: shape.rows }, row)
 }
+
+/** Random tokens, all trained but the first of each row. */
+export const benchBatch = (shape: BenchShape): MicroBatch =>
+  microBatchOf(benchRows(shape).map((ids) => ({ ids, trained: new Uint8Array(ids.length).fill(1) })))

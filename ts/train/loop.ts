@@ -3,7 +3,7 @@
 
 import { messageOf, WhetstoneError } from '../src/base/errors.js'
 import type { LanguageModel } from '../src/generate/language-model.js'
-import { newestCheckpoint } from './checkpoint/load.js'
+import { checkpointNames, newestCheckpoint } from './checkpoint/load.js'
 import { saveCheckpoint } from './checkpoint/save.js'
 import type { Emit } from './events.js'
 import { learningRateAt, type Schedule } from './schedule.js'
@@ -57,11 +57,12 @@ const skipLimit = 3
 /**
  * Runs a phase to its end or to the signal, from its newest checkpoint when resuming.
  *
- * @throws WhetstoneError E_NONFINITE, E_MISMATCH (resumed with another configuration), E_IO, E_TORN
+ * @throws WhetstoneError E_NONFINITE, E_MISMATCH (resumed with another configuration), E_CONFIG (started over an earlier
+ *   run), E_IO, E_TORN
  */
 export async function runPhase(phase: Phase): Promise<PhaseResult> {
   const { schedule, signal } = phase
-  const resumed = phase.resume ? await resumePhase(phase) : undefined
+  const resumed = phase.resume ? await resumePhase(phase) : await startPhase(phase)
   const first = resumed?.step ?? 0
   const saver = createSaver(phase, resumed?.checkpoint)
   const report = createReporter(phase)
@@ -167,6 +168,17 @@ function createSaver(phase: Phase, found: string | undefined) {
       }
     },
   }
+}
+
+/** Refuses to start over where checkpoints lie: the old ones would be taken for the new run's. */
+async function startPhase({ directory }: Phase): Promise<undefined> {
+  const [newest] = directory === undefined ? [] : await checkpointNames(directory)
+  if (newest === undefined) return undefined
+  throw new WhetstoneError(
+    'E_CONFIG',
+    directory ?? '',
+    `expected no checkpoints, found ${newest}: resume or use another folder`,
+  )
 }
 
 /** Restores the newest checkpoint of the phase; undefined when there is none yet. */

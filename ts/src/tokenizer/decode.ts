@@ -33,21 +33,20 @@ const eachToken = (change: (token: string) => string): StageFactory => {
 function byteLevel(): StageFactory {
   const known = new Map<string, Uint8Array>()
   const bytesOf = (token: string): Uint8Array => {
-    const bytes = known.get(token) ?? bytesOfToken(token)
+    const found = known.get(token)
+    if (found !== undefined) return found
+    const bytes = bytesOfToken(token)
     known.set(token, bytes)
     return bytes
   }
   return () => {
     const decoder = new TextDecoder('utf-8', { ignoreBOM: true })
     const push = (tokens: readonly string[]): string[] => {
-      let length = 0
-      for (const token of tokens) length += bytesOf(token).length
-      const bytes = new Uint8Array(length)
+      const parts = tokens.map(bytesOf)
+      const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0))
       let at = 0
-      for (const token of tokens) {
-        bytes.set(bytesOf(token), at)
-        at += bytesOf(token).length
-      }
+      // Tokens are a few bytes long: copying them one by one is faster than a call of `set`.
+      for (const part of parts) for (let i = 0; i < part.length; i++) bytes[at++] = part[i]
       return [decoder.decode(bytes, { stream: true })]
     }
     return { push, end: () => [decoder.decode()] }

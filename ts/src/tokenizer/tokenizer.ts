@@ -186,8 +186,12 @@ export function createTokenizer(
   const { bos_token: bosToken, eos_token: eosToken, pad_token: padToken } = variables
   const idOf = (token: string | undefined): number | undefined => (token === undefined ? undefined : ids.get(token))
   const tokensOf = (list: readonly number[], { skipSpecialTokens = false }: DecodeOptions): string[] => {
-    const kept = list.filter((id) => file.tokens[id] !== undefined && !(skipSpecialTokens && specialIds.has(id)))
-    return kept.map((id) => file.tokens[id])
+    const tokens: string[] = []
+    for (const id of list) {
+      const token: string | undefined = file.tokens[id]
+      if (token !== undefined && !(skipSpecialTokens && specialIds.has(id))) tokens.push(token)
+    }
+    return tokens
   }
   const tokenizer: Tokenizer = {
     vocabSize: file.tokens.length,

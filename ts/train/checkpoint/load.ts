@@ -36,10 +36,7 @@ export async function newestCheckpoint(
 ): Promise<Checkpoint | undefined> {
   if (!(await exists(directory))) return undefined
   await sweep(directory)
-  const names = (await readdir(directory))
-    .filter((name) => stepOf(name) !== undefined)
-    .sort()
-    .reverse()
+  const names = await checkpointNames(directory)
   for (const [tried, name] of names.entries()) {
     const path = join(directory, name)
     try {
@@ -65,6 +62,16 @@ export async function newestCheckpoint(
   return undefined
 }
 
+/** Folders of checkpoints, newest first, unverified; none when the folder does not exist. */
+export async function checkpointNames(directory: string): Promise<string[]> {
+  if (!(await exists(directory))) return []
+  const names = await attempt('list', directory, () => readdir(directory))
+  return names
+    .filter((name) => stepOf(name) !== undefined)
+    .sort()
+    .reverse()
+}
+
 async function open(path: string) {
   const file = await openSafetensors(path)
   return {
@@ -85,7 +92,7 @@ async function sweep(directory: string): Promise<void> {
 
 /** Is there a process with this id, other than ourselves? */
 export function isAlive(pid: number): boolean {
-  if (pid === process.pid) return false
+  if (pid === process.pid || !Number.isInteger(pid) || pid <= 0) return false
   try {
     process.kill(pid, 0)
     return true

@@ -1,9 +1,9 @@
 // What a checkpoint is: a folder `step-00000200` whose manifest.json lists every file with size and SHA-256. It is
 // complete exactly when the manifest verifies; the folder appears by one rename. It is also a Hugging Face model folder.
 
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { WhetstoneError } from '../../src/base/errors.js'
-import { fileSize, hashFile } from '../../src/io/files.js'
+import { fileSize, hashFile, insideFolder } from '../../src/io/files.js'
 import { readJsonObject } from '../../src/io/json.js'
 
 /** Version of the layout; another one is refused, not guessed at. */
@@ -51,9 +51,12 @@ export async function verifyCheckpoint(directory: string): Promise<Manifest> {
       path,
       `expected version ${checkpointVersion}, got ${String(manifest.version)}`,
     )
-  if (!Number.isInteger(manifest.step) || typeof manifest.files !== 'object' || manifest.files === null)
-    throw new WhetstoneError('E_FORMAT', path, 'expected a step and a table of files')
-  for (const [name, expected] of Object.entries(manifest.files)) await verifyFile(join(directory, name), expected)
+  if (typeof manifest.files !== 'object' || manifest.files === null)
+    throw new WhetstoneError('E_FORMAT', path, 'expected a table of files')
+  if (manifest.step !== stepOf(basename(directory)))
+    throw new WhetstoneError('E_TORN', path, `expected the folder's step, got ${String(manifest.step)}`)
+  for (const [name, expected] of Object.entries(manifest.files))
+    await verifyFile(await insideFolder(directory, name), expected)
   return manifest
 }
 

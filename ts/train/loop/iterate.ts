@@ -88,7 +88,7 @@ export async function iterate(options: IterateOptions): Promise<PhaseResult> {
         return planStep(options, current, step % update.stepsPerRound)
       },
       directory: output === undefined ? undefined : join(output, 'checkpoints'),
-      fingerprint: { ...options.fingerprint, rounds, seed: options.seed, objective: update.objective.name },
+      fingerprint: fingerprintOf(options),
       saveSteps: update.stepsPerRound,
       evalSteps: update.stepsPerRound,
       evaluate: async (step) => options.monitor?.(step / update.stepsPerRound),
@@ -101,11 +101,25 @@ export async function iterate(options: IterateOptions): Promise<PhaseResult> {
   }
 }
 
+/** Everything that decides the arithmetic, as far as it is data. */
+const fingerprintOf = ({ fingerprint, rounds, seed, update }: IterateOptions): Record<string, unknown> => ({
+  ...fingerprint,
+  ...update.optimizer,
+  ...update.schedule,
+  ...update.objective.config,
+  objective: update.objective.name,
+  stepsPerRound: update.stepsPerRound,
+  batchSize: update.batchSize,
+  rounds,
+  seed,
+})
+
 async function makeRound(options: IterateOptions, number: number): Promise<Round> {
-  const { policy, seed, explore, score, select, signal, emit } = options
+  const { policy, seed, explore, score, select, signal, emit, output, resume = false } = options
   const started = performance.now()
   const tasks = options.tasks(number)
-  const traces = await rollouts(options.output, number, tasks, async (part) =>
+  const store = output === undefined ? undefined : { directory: output, resume }
+  const traces = await rollouts(store, number, tasks, async (part) =>
     score(await explore({ policy, seed, round: number, signal }, part)),
   )
   const kept = select(traces)
@@ -132,6 +146,8 @@ function roundStatistics(traces: readonly Trace[], kept: readonly Trace[]): Reco
     tasks: groups.length,
     samples: traces.length,
     kept: kept.length,
+    /** Samples on which the checker failed; they count as wrong. */
+    unscored: traces.filter((trace) => Object.keys(trace.scores).length === 0).length,
     reward: mean(rewards),
     passAt1: mean(rewards),
     passAtN: solved / Math.max(1, groups.length),

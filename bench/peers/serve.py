@@ -1,0 +1,44 @@
+# The peer's end of the pipe: one line of JSON each way. First a line with the version (or what is missing); then, per
+# request, either new work is made ready or the present work is done a number of times and timed by this clock.
+
+import gc
+import json
+import sys
+import time
+
+
+def say(message):
+    print(json.dumps(message), flush=True)
+
+
+def load_torch():
+    """The torch module; ends the program with a line about what is missing when it is not there."""
+    try:
+        import torch
+    except ImportError:
+        say({"missing": "torch"})
+        sys.exit(0)
+    return torch
+
+
+def serve(torch, prepare):
+    """Answers requests until the input ends. prepare(job) gives (run, facts), or None for work that it does not know."""
+    say({"version": torch.__version__})
+    run = None
+    for line in sys.stdin:
+        message = json.loads(line)
+        if "run" in message:
+            start = time.perf_counter()
+            for _ in range(message["run"]):
+                run()
+            say({"seconds": (time.perf_counter() - start) / message["run"]})
+            continue
+        run = None
+        gc.collect()
+        torch.set_num_threads(message["threads"])
+        prepared = prepare(message)
+        if prepared is None:
+            say({"unsupported": True})
+        else:
+            run, facts = prepared
+            say(facts)
