@@ -1,6 +1,7 @@
 // The benchmark harness: warm-up, rounds in which all sides take turns, medians with their spread, and the row format
 // that all suites share. What is timed is the suites' business; what a machine can do at best is in ceilings.ts.
 
+import { setTimeout } from 'node:timers/promises'
 import { median } from '../ts/src/base/stats.js'
 import type { Peer } from './peer.js'
 
@@ -76,6 +77,9 @@ export interface Sides {
 
 const untimedRounds = 2
 
+/** Pause before each run: threads of the side before, which wait for work in a busy loop, go to sleep in it. */
+const restMilliseconds = 5
+
 /** A run that times `work` by the clock of this process. */
 export const timed = (work: () => Promise<unknown>): Run => {
   return async () => {
@@ -96,6 +100,7 @@ export async function race({ ours, peer, ceiling }: Sides, rounds: number): Prom
   const seconds = new Map<Side, number[]>(sides.map((side) => [side, []]))
   for (let round = -untimedRounds; round < rounds; round++)
     for (const side of sides) {
+      await setTimeout(restMilliseconds)
       const time = await side.run()
       if (round >= 0) seconds.get(side)?.push(time)
     }

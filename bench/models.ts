@@ -25,7 +25,7 @@ export interface BenchShape {
 /** The shapes that are compared from version to version. */
 export const benchShapes: readonly BenchShape[] = [
   { name: '0.8M', hiddenSize: 128, layers: 4, heads: 4, intermediateSize: 384, vocabSize: 64, rows: 64, tokens: 48 },
-  { name: '15M', hiddenSize: 384, layers: 6, heads: 6, intermediateSize: 1024, vocabSize: 4096, rows: 16, tokens: 256 },
+  { name: '15M', hiddenSize: 384, layers: 6, heads: 6, intermediateSize: 1536, vocabSize: 4096, rows: 16, tokens: 256 },
 ]
 
 /** The shape in words. */

@@ -2,7 +2,7 @@
 // two), and bytes that must move if each operand is touched once. Tables by op; nothing is measured here.
 
 import type { OpName } from '../ts/src/native/ops.gen.js'
-import { type OpCase, type OpEntry, operandsOf } from '../ts/src/ops/define.js'
+import { type OpCase, type OpEntry, operandsOf, type Parameters } from '../ts/src/ops/define.js'
 import { bytesPerElement, type DType, type Shape, sizeOf } from '../ts/src/tensor/shape.js'
 import type { Float } from './harness.js'
 
@@ -18,12 +18,13 @@ type Shapes = Readonly<Record<string, Shape>>
 /** Values of the case's integer operands. */
 export type Integers = Readonly<Record<string, Int32Array>>
 
-/** Query and key pairs that see each other, for one head. */
-function visiblePairs(visibility: Int32Array): number {
+/** Query and key pairs that see each other, for one head; a window keeps the latest keys of a query. */
+function visiblePairs(visibility: Int32Array, window: number): number {
   let pairs = 0
   for (let i = 0; 3 * i < visibility.length; i++) {
     const [start, begin, end] = visibility.subarray(3 * i, 3 * i + 3)
-    pairs += end - begin + i - start + 1
+    const seen = end - begin + i - start + 1
+    pairs += window > 0 ? Math.min(window, seen) : seen
   }
   return pairs
 }
@@ -37,14 +38,15 @@ const headSize = ({ h, w }: Shapes): number => sizeOf(h) * w[0]
 const priorSize = ({ qh, qw }: Shapes): number => sizeOf(qh) * qw[0]
 
 /** Attention's own: N and heads of q, D. Counts as in FlashAttention: four per pair and channel, backward 2.5 times. */
-const attentionFlops = ({ q }: Shapes, { visibility }: Integers): number => 4 * visiblePairs(visibility) * q[1] * q[2]
+const attentionFlops = ({ q }: Shapes, { visibility }: Integers, { window }: Parameters): number =>
+  4 * visiblePairs(visibility, window) * q[1] * q[2]
 
-const flopsOf: Readonly<Partial<Record<OpName, (s: Shapes, integers: Integers) => number>>> = {
+const flopsOf: Readonly<Partial<Record<OpName, (s: Shapes, integers: Integers, p: Parameters) => number>>> = {
   linear: ({ x, w }) => 2 * sizeOf(x) * w[0],
   linear_dx: ({ dy, w }) => 2 * sizeOf(dy) * w[1],
   linear_dw: ({ dy, x }) => 2 * sizeOf(dy) * x[1],
   attention: attentionFlops,
-  attention_backward: (s, integers) => 2.5 * attentionFlops(s, integers),
+  attention_backward: (s, integers, p) => 2.5 * attentionFlops(s, integers, p),
   attention_decode: ({ q }, { lengths }) => 4 * sumOf(lengths) * q[1] * q[2],
   head_logprobs: (s) => 2 * headSize(s),
   // logits again, dh, and dw when it is asked for
@@ -88,7 +90,7 @@ export function workOf(entry: OpEntry, c: OpCase, float: Float, integers: Intege
     return operand === undefined ? 0 : bytesPerElement(dtypeOf(operand, c, float))
   }
   return {
-    flops: flopsOf[entry.name]?.(c.in, integers) ?? 0,
+    flops: flopsOf[entry.name]?.(c.in, integers, c.p ?? {}) ?? 0,
     bytes: bytesOf[entry.name]?.(c.in, integers, width) ?? bytesTouched(entry, c, float),
   }
 }

@@ -61,6 +61,18 @@ t.test('sampler = trainer, bit for bit', async (t) => {
   getDevice().close()
 })
 
+t.test('sequences longer than the first rotary table', async (t) => {
+  for (const name of ['llama', 'mistral'] as const) {
+    using model = await open(name)
+    const prompt = randomIds('long', 250, 320)
+    const short = await model.logProbs(prompt)
+    const [{ ids, logps }] = await model.generate(prompt, { maxNewTokens: 20, stopIds: [] })
+    const long = await model.logProbs([...prompt, ...ids])
+    t.same(wordsOf(long.subarray(250)), wordsOf(logps), `${name}: 250 tokens and 20 new ones`)
+    t.same(wordsOf(long.subarray(0, 250)), wordsOf(short), `${name}: what came before stays`)
+  }
+})
+
 t.test('samples depend on prompt, settings and key alone', async (t) => {
   for (const name of ['llama', 'mistral', 'gemma'] as const) {
     using model = await open(name)

@@ -4,8 +4,11 @@
 import { spawn } from 'node:child_process'
 import { readdir, readFile, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { isDeepStrictEqual } from 'node:util'
 import t, { type Test } from 'tap'
+import { loadModel } from '../ts/src/generate/language-model.js'
 import type { TrainEvent } from '../ts/train/events.js'
+import { sampleGroup } from '../ts/train/loop/explore.js'
 import { rollouts, tasksPerShard } from '../ts/train/loop/rollouts.js'
 import { verify } from '../ts/train/loop/score.js'
 import { pick } from '../ts/train/loop/select.js'
@@ -221,6 +224,28 @@ t.test('verify', async (t) => {
   const error = { code: 'E_VERIFIER', message: /failed on 6 of 100 samples: the checker broke/ }
   await t.rejects(failing(6), error, 'six stop the loop')
   t.same(await isRight([]), [])
+})
+
+t.test('sampleGroup', async (t) => {
+  using policy = await loadModel(base)
+  const tasks = source.train(6)
+  const explore = sampleGroup({ numGenerations: 3, maxNewTokens: 12 })
+  const traces = await explore({ policy, seed: 1, round: 1 }, tasks)
+  t.equal(traces.length, 18)
+  t.same(
+    traces.map(({ task, sample }) => [task.id, sample]),
+    tasks.flatMap(({ id }) => [0, 1, 2].map((sample) => [id, sample])),
+  )
+  const [{ segments }] = traces
+  t.match(segments, [{ role: 'prompt', text: tasks[0].prompt }, { role: 'completion' }])
+  t.equal(segments[1].ids.length, segments[1].logps?.length)
+  const alone = await explore({ policy, seed: 1, round: 1 }, tasks.slice(4, 5))
+  t.same(alone, traces.slice(12, 15), 'a task alone has the samples that it has among others')
+  const others = [
+    await explore({ policy, seed: 2, round: 1 }, tasks),
+    await explore({ policy, seed: 1, round: 2 }, tasks),
+  ]
+  for (const other of others) t.notOk(isDeepStrictEqual(other, traces), 'another seed or round has others')
 })
 
 t.test('a checker that breaks in the loop', async (t: Test) => {

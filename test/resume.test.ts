@@ -8,6 +8,7 @@ import { promisify } from 'node:util'
 import t, { type Test } from 'tap'
 import { newestCheckpoint } from '../ts/train/checkpoint/load.js'
 import { lockRun } from '../ts/train/checkpoint/lock.js'
+import { saveCheckpoint } from '../ts/train/checkpoint/save.js'
 import { randomOf, temporaryFolder } from './support.js'
 import { type RunOutcome, runToy, toyPlan } from './support-run.js'
 
@@ -183,6 +184,19 @@ t.test('damaged checkpoints', async (t) => {
     await t.rejects(runToy({ directory }), { code: 'E_TORN', message: /manifest\.json/ }, 'the only one damaged')
   })
 
+  await t.test('the same step damaged again', async (t) => {
+    await fresh()
+    for (const _ of [1, 2]) {
+      await truncate(join(directory, newest, 'state.json'), 0)
+      t.equal((await find())?.step, 8)
+      await runToy({ directory, stopAt: 9 })
+    }
+    t.equal((await find())?.step, 9)
+    for (const name of await readdir(directory))
+      if (!name.startsWith('.')) await rm(join(directory, name), { recursive: true })
+    await t.rejects(find(), { code: 'E_TORN', message: /only \.bad-step-00000009/ }, 'only damaged ones are left')
+  })
+
   await t.test('manifests that lie', async (t) => {
     const path = join(directory, newest, 'manifest.json')
     const manifest = JSON.parse(await readFile(join(intact, newest, 'manifest.json'), 'utf8'))
@@ -208,7 +222,9 @@ t.test('damaged checkpoints', async (t) => {
     await fresh()
     const dead = await deadProcess()
     const left = [`.tmp-${dead}-12`, `.trash-${dead}-step-00000004`, `.tmp-${process.pid}-3`]
-    const others = [`.tmp-${process.ppid}-12`, 'notes']
+    const living = spawn(process.execPath, ['-e', 'setInterval(() => 0, 1000)'], { stdio: 'ignore' })
+    t.teardown(() => living.kill())
+    const others = [`.tmp-${living.pid}-12`, 'notes']
     for (const name of [...left, ...others]) await mkdir(join(directory, name, 'inner'), { recursive: true })
     t.equal((await find())?.step, 9)
     const names = await readdir(directory)
@@ -228,6 +244,17 @@ t.test('damaged checkpoints', async (t) => {
 
 t.test('saves that fail', async (t) => {
   const folder = await temporaryFolder(t)
+  const modelDirectory = join(folder, 'model')
+  await mkdir(join(modelDirectory, 'config.json'), { recursive: true })
+  const contents = { step: 3, files: {}, state: {}, modelDirectory, saveTotalLimit: 1 }
+  const half = join(folder, 'half')
+  await saveCheckpoint(half, { ...contents, step: 2, modelDirectory: folder })
+  await t.rejects(
+    saveCheckpoint(half, contents),
+    { code: 'E_PATH', message: /config\.json/ },
+    'in the middle of a save',
+  )
+  t.same(await readdir(half), ['step-00000002'], 'the one before stands and nothing else is left')
   /** In place of the checkpoint folder lies a file when the given steps have been made. */
   const run = (name: string, blocked: readonly number[]) => {
     const directory = join(folder, name)

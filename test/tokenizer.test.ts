@@ -3,9 +3,9 @@
 
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { Tokenizer as Library } from '@huggingface/tokenizers'
 import t, { type Test } from 'tap'
 import { type ErrorCode, WhetstoneError } from '../ts/src/base/errors.js'
+import { parseJson } from '../ts/src/io/json.js'
 import { characterTokenizer } from '../ts/src/tokenizer/character.js'
 import { copyTokenizer, createTokenizer, loadTokenizer, tokenizerFilesOf } from '../ts/src/tokenizer/tokenizer.js'
 import { judgeTokenizer } from './golden-judges/tokenizers.js'
@@ -83,7 +83,7 @@ t.test('long runs take time in proportion, and come back', async (t) => {
   ]
   for (const style of styles) {
     const tokenizer = await load(style)
-    for (const unit of style === 'gpt2' ? runs : [' ', '1', '🙂']) {
+    for (const unit of style === 'gpt2' ? runs : [' ', '🙂']) {
       const text = unit.repeat(Math.ceil(1_000_000 / [...unit].length))
       const before = process.cpuUsage()
       const ids = tokenizer.encode(text, { addSpecialTokens: false })
@@ -124,19 +124,6 @@ t.test('round trips', async (t) => {
   const qwen = await load('qwen')
   const odd = texts.filter((text) => qwen.decode(qwen.encode(text)) !== text.normalize('NFC'))
   t.same(odd, [], 'qwen, in normal form C')
-})
-
-t.test('the library gives the same ids for random text', async (t) => {
-  const texts = randomTexts(500).filter((text) => text !== '')
-  for (const style of styles) {
-    const [file, config] = ['tokenizer.json', 'tokenizer_config.json'].map((name) =>
-      JSON.parse(readFileSync(join(golden, style, name), 'utf8')),
-    )
-    const library = new Library(file, config)
-    const tokenizer = await load(style)
-    const odd = texts.filter((text) => `${library.encode(text).ids}` !== `${tokenizer.encode(text)}`)
-    t.same(odd, [], style)
-  }
 })
 
 t.test('streams', async (t) => {
@@ -198,8 +185,12 @@ t.test('what a tokenizer knows', async (t) => {
 
 t.test('hostile files', async (t) => {
   for (const [name, change, expected] of hostileTokenizers) {
-    const folder = t.testdir({ 'tokenizer.json': JSON.stringify(change(goodTokenizer())) })
-    t.equal(await codeOf(() => loadTokenizer(folder)), expected, name)
+    const text = JSON.stringify(change(goodTokenizer()))
+    t.equal(
+      await codeOf(() => createTokenizer(parseJson(text, 'tokenizer.json'), {}, 'tokenizer.json')),
+      expected,
+      name,
+    )
   }
   const wide = t.testdir({ 'tokenizer.json': `{"x":"${'x'.repeat(64 * 2 ** 20)}"}` })
   await fails(t, 'E_LIMIT', () => loadTokenizer(wide))
@@ -275,13 +266,16 @@ t.test('character tokenizers', async (t) => {
   const tokenizer = createTokenizer(contents[0], contents[1], 'x')
   t.equal(tokenizer.vocabSize, made.vocabSize)
   t.match(tokenizer, { eosId: made.eosId, padId: made.padId, eosToken: '<end>', chatTemplate: options.chatTemplate })
-  const library = new Library(contents[0], contents[1])
   for (const text of ['12 + 3 = 15\n', 'é中🙂', '<|im_start|>1<|im_end|>', '<|im_', '<end>'.repeat(3)]) {
     const ids = tokenizer.encode(text, { specialTokens: 'parse' })
-    t.same(ids, library.encode(text).ids, 'as the library')
     t.equal(tokenizer.decode(ids), text)
-    t.equal(tokenizer.encode(text).length, [...text].length, 'one token per character')
+    t.same(
+      tokenizer.encode(text),
+      Array.from(text, (c) => tokenizer.idOf(c)),
+      'one token per character',
+    )
   }
+  t.same(tokenizer.encode('<|im_start|>1<end>', { specialTokens: 'parse' }), [2, 5, 1])
   await fails(t, 'E_FORMAT', () => tokenizer.encode('1 * 2'), '"*"')
   for (const bad of ['aa', 'a\ud800']) await fails(t, 'E_CONFIG', () => characterTokenizer(bad))
   await fails(t, 'E_CONFIG', () => characterTokenizer('a', { specials: ['<pad>'] }))

@@ -3,6 +3,7 @@
 
 import { isDeepStrictEqual } from 'node:util'
 import t from 'tap'
+import type { Objective } from '../ts/loss/define.js'
 import { sft, superhf } from '../ts/loss/index.js'
 import { loadModel } from '../ts/src/generate/language-model.js'
 import { bf16FromFloat } from '../ts/src/io/dtype.js'
@@ -21,7 +22,7 @@ import {
 } from '../ts/train/trainer.js'
 import { golden, liveBytes, randomIds, sameBytes, wordsOf } from './support.js'
 import { toyDecoder } from './support-models.js'
-import { disposeToy, split, stateHash, toyRows, toyTrainer, trainedHash } from './support-train.js'
+import { adamw, disposeToy, split, stateHash, toyRows, toyTrainer, trainedHash } from './support-train.js'
 
 const rows = [0, 1, 2].map((step) => toyRows(`step ${step}`, 8))
 const cut = (...sizes: number[]) => rows.map((eight) => split(eight, sizes))
@@ -175,6 +176,31 @@ t.test('labels and predictors', async (t) => {
   const both = await gradientsOf(trainer, [microBatchOf(masked), batch])
   const plain = await gradientsOf(trainer, [batch])
   t.ok(isDeepStrictEqual(both, plain), 'a micro-batch without trained tokens adds nothing')
+  disposeTrainer(trainer)
+})
+
+t.test('reference', async (t) => {
+  using model = await loadModel(golden('llama'))
+  using prior = await loadModel(golden('mistral'), { dtype: 'f32' })
+  const batch = microBatchOf(rows[0])
+  const seen: number[][] = []
+  const objective: Objective = {
+    ...sft(),
+    needs: { rows: 'completion', reference: true },
+    evaluate: (all) => {
+      for (const { reference } of all.sequences) seen.push(Array.from(reference ?? []))
+      return sft().evaluate(all)
+    },
+  }
+  const trainer = createTrainer({ policy: model.decoder, reference: prior.decoder, objective, optimizer: adamw })
+  await evaluateLoss(trainer, [batch])
+  const exact = await prior.logProbs(rows[0].map(({ ids }) => ids))
+  const trained = rows[0].map(({ trained }, row) => Array.from(exact[row]).filter((_, t) => t > 0 && trained[t] === 1))
+  t.same(seen, trained, "an objective is given the reference's log-probs")
+  for (const needy of [objective, superhf()]) {
+    const alone = { ...trainer, objective: needy, reference: undefined }
+    await t.rejects(evaluateLoss(alone, [batch]), { code: 'E_CONFIG', where: needy.name, message: /reference/ })
+  }
   disposeTrainer(trainer)
 })
 

@@ -92,14 +92,17 @@ const inDisguise = (session: Session, disguise: Disguise): Session => ({
 })
 
 /**
- * A rendering in which characters that came from messages differ from `text` wherever a special token could stand.
+ * Where the template itself wrote: a rendering in which characters that came from messages differ from `text` wherever
+ * a special token could stand is laid beside it.
  *
  * @throws WhetstoneError E_TEMPLATE when the template does not copy its content through
  */
-function disguisedText(session: Session, specials: readonly string[], text: string): string {
+function ownPlaces(session: Session, specials: readonly string[], text: string): (from: number, to: number) => boolean {
+  if (!specials.some((special) => text.includes(special))) return () => false
   for (const disguise of disguises(specials, text)) {
     const other = tryRender(inDisguise(session, disguise))
-    if (other !== undefined && disguise.remove(other) === text) return other
+    if (other !== undefined && disguise.remove(other) === text)
+      return (from, to) => other.slice(from, to) === text.slice(from, to)
   }
   return refuse(
     'cannot tell the content from the template: it changes with the characters of control tokens in the content; ' +
@@ -187,8 +190,8 @@ export function encodeChat(
   const session = sessionOf(tokenizer, messages, options)
   const text = render(session)
   const parse = options.contentSpecials === 'parse'
-  const other = parse ? text : disguisedText(session, [...tokenizer.specialTokens.keys()], text)
-  const encoded = tokenizer.encodeSpans(text, (from, to) => other.slice(from, to) === text.slice(from, to))
+  const allow = parse ? () => true : ownPlaces(session, [...tokenizer.specialTokens.keys()], text)
+  const encoded = tokenizer.encodeSpans(text, allow)
   if (options.returnAssistantTokensMask !== true) return { text, ids: encoded.ids, assistantMask: undefined }
   const spans = session.template.marksGeneration
     ? generationSpans(session, text)
