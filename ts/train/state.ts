@@ -3,7 +3,7 @@
 
 import { WhetstoneError } from '../src/base/errors.js'
 import type { NumberArray } from '../src/native/addon.js'
-import { copyFlat, type FlatTensors, type ParameterGroup, parameterGroups } from '../src/nn/parameters.js'
+import { type FlatTensors, type ParameterGroup, parameterGroups } from '../src/nn/parameters.js'
 import { type Shape, shapeText, sizeOf } from '../src/tensor/shape.js'
 import type { Trainer } from './trainer.js'
 
@@ -97,10 +97,4 @@ export async function restoreTrainer(
   if (masters !== parameters) writes.push(await readFlat(masters, optimizer, 'w.'))
   for (const write of writes) write()
   trainer.optimizer.updates = updates
-}
-
-/** Makes a trainer's masters equal to its policy's weights after those were changed from outside. */
-export function syncMasters(trainer: Trainer): void {
-  const { masters } = trainer.optimizer
-  if (masters !== trainer.policy.parameters) copyFlat(masters, trainer.policy.parameters)
 }

@@ -56,10 +56,23 @@ export async function newestCheckpoint(
           { cause: error },
         )
       warn(`checkpoint ${name} is damaged and was set aside: ${messageOf(error)}`)
-      await attempt('set aside', path, () => rename(path, join(directory, `.bad-${name}`)))
+      await setAside(directory, name)
     }
   }
-  return undefined
+  const [bad] = (await readdir(directory)).filter((name) => name.startsWith('.bad-'))
+  if (bad === undefined) return undefined
+  throw new WhetstoneError(
+    'E_TORN',
+    directory,
+    `no whole checkpoint, only ${bad}. To start afresh, use another run folder`,
+  )
+}
+
+/** Takes a damaged checkpoint out of the way, in place of one that had the same step. */
+async function setAside(directory: string, name: string): Promise<void> {
+  const aside = join(directory, `.bad-${name}`)
+  await attempt('remove', aside, () => rm(aside, { recursive: true, force: true }))
+  await attempt('set aside', join(directory, name), () => rename(join(directory, name), aside))
 }
 
 /** Folders of checkpoints, newest first, unverified; none when the folder does not exist. */

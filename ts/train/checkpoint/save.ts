@@ -1,9 +1,9 @@
 // Saving: everything goes into a temporary folder, each file is synced, the manifest comes last, and one rename
 // publishes it. Older checkpoints go only after the new one is durable. A failed save leaves what was there.
 
-import { copyFile, readdir, rename, rm } from 'node:fs/promises'
+import { readdir, rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { attempt, ensureDirectory, exists, syncDirectory, writeSynced } from '../../src/io/files.js'
+import { attempt, ensureDirectory, exists, readBytes, syncDirectory, writeSynced } from '../../src/io/files.js'
 import { safetensorsChunks, type TensorEntry } from '../../src/io/safetensors.js'
 import { tokenizerFilesOf } from '../../src/tokenizer/tokenizer.js'
 import { checkpointVersion, type FileRecord, recordOf, stepFolder, stepOf } from './manifest.js'
@@ -52,7 +52,7 @@ async function fill(folder: string, { step, files, state, modelDirectory }: Chec
   const copies = ['config.json', 'generation_config.json', ...(await tokenizerFilesOf(modelDirectory))]
   for (const name of copies) {
     const source = join(modelDirectory, name)
-    if (await exists(source)) await attempt('copy', source, () => copyFile(source, join(folder, name)))
+    if (await exists(source)) await writeSynced(join(folder, name), [await readBytes(source)])
   }
   const records: Record<string, FileRecord> = {}
   for (const name of (await readdir(folder)).sort()) records[name] = await recordOf(join(folder, name))
