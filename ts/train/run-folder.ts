@@ -2,7 +2,7 @@
 // line, and what the run itself puts there. Resuming appends to the log; a folder in use, or a finished one that was
 // not asked to resume, is refused rather than overwritten.
 
-import { appendFile } from 'node:fs/promises'
+import { appendFile, truncate } from 'node:fs/promises'
 import { join } from 'node:path'
 import { WhetstoneError } from '../src/base/errors.js'
 import { attempt, ensureDirectory, exists, readBytes, writeAtomic } from '../src/io/files.js'
@@ -38,6 +38,7 @@ export async function openRun(
   const unlock = await lockRun(path)
   try {
     await settleConfig(path, config, resume)
+    await cutTornLine(join(path, 'metrics.jsonl'))
   } catch (error) {
     await unlock()
     throw error
@@ -54,6 +55,14 @@ export async function openRun(
       await writing.finally(unlock)
     },
   }
+}
+
+/** Cuts off a last line that a kill left unfinished, so that the next event begins a line of its own. */
+async function cutTornLine(file: string): Promise<void> {
+  if (!(await exists(file))) return
+  const bytes = await readBytes(file)
+  const whole = bytes.lastIndexOf(0x0a) + 1
+  if (whole < bytes.length) await attempt('cut', file, () => truncate(file, whole))
 }
 
 async function settleConfig(

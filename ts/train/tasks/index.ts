@@ -25,5 +25,8 @@ export function createTask(name: string, options: { seed: number; difficulty: nu
   const make = Object.hasOwn(tasks, name) ? tasks[name] : undefined
   if (make === undefined)
     throw new WhetstoneError('E_CONFIG', 'task', `expected one of ${taskNames.join(', ')}, got '${name}'`)
-  return make(options.seed, options.difficulty)
+  const { seed, difficulty } = options
+  if (!Number.isInteger(difficulty) || difficulty < 1 || difficulty > 7)
+    throw new WhetstoneError('E_CONFIG', 'difficulty', `expected a whole number from 1 to 7, got ${difficulty}`)
+  return make(seed, difficulty)
 }
