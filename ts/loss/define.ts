@@ -1,12 +1,32 @@
 // What an objective is: the data it needs, its settings, and a pure function from per-token log-probs to a loss and
 // its gradients. No tensors, models, files or randomness: numbers come in float64, gradients go out in float64, and
 // the trainer feeds them to the head's backward (objectives.md 0.2: dL/dz = g * (onehot - p)).
+// Types alone; how an objective is made of a formula is in objective.ts.
 
-/** Row shapes an objective trains on. */
+/** Row shapes an objective trains on. `group`: n samples of one prompt with an advantage each. */
 export type RowKind = 'completion' | 'preference' | 'unpaired' | 'group'
 
 /** A full-vocabulary divergence from the prior (reference) model, computed by the fused head. */
 export type KlDirection = 'priorToPolicy' | 'policyToPrior'
+
+/**
+ * What a sequence is to its example: the answer to a prompt, one side of a pair, the prompt before a chosen answer
+ * (ORPO's likelihood covers it), an answer to another prompt (KTO's reference point, no gradient), or one side of a pair
+ * in a prompt that shows an answer (SRPO: `chosenGivenRejected` is the chosen answer, behind the rejected one).
+ */
+export type Role =
+  | 'completion'
+  | 'chosen'
+  | 'rejected'
+  | 'prompt'
+  | 'mismatch'
+  | 'chosenGivenRejected'
+  | 'rejectedGivenRejected'
+  | 'chosenGivenChosen'
+  | 'rejectedGivenChosen'
+
+/** Numbers per trained token that an objective may look at besides the policy's log-probs; no gradient reaches them. */
+export type TokenInput = 'reference' | 'old' | 'sampler' | 'logSquares' | 'advantages'
 
 /** The scored tokens of one sequence: masked positions are left out before they come here. */
 export interface SequenceTerms {
@@ -14,27 +34,44 @@ export interface SequenceTerms {
   readonly logps: Float64Array
   /** The same under the reference, when the objective needs one. */
   readonly reference?: Float64Array
+  /** The same under the policy that the advantages belong to, before this step's updates; absent: on-policy. */
+  readonly old?: Float64Array
+  /** The same as the sampler saw it, where sampling ran with other kernels than training. */
+  readonly sampler?: Float64Array
+  /** log sum_v p_v^2 of the policy at each trained token (WPO). */
+  readonly logSquares?: Float64Array
+  /** Advantage per trained token; absent: `scores.advantage` for all of them. */
+  readonly advantages?: Float64Array
   /** Full-vocabulary KL per trained token, when the objective needs it. */
   readonly kl?: Float64Array
   /** Weight per trained token; default 1. */
   readonly weights?: Float64Array
-  /** What the sequence is: a completion, or one side of a pair. */
-  readonly role: 'completion' | 'chosen' | 'rejected'
+  /** What the sequence is to its example. */
+  readonly role: Role
   /** Which example of the step it belongs to; a pair shares its number. */
   readonly example: number
   /** Named numbers of the example: label, margin, reward, advantage, ... */
   readonly scores?: Readonly<Record<string, number>>
 }
 
+/** Counts over all micro-batches of an optimizer step: what losses are normalised by. `countStep` makes them. */
+export interface StepCounts {
+  /** Trained tokens of all micro-batches of the step. */
+  readonly tokens: number
+  /** Examples (rows or pairs) of all micro-batches of the step. */
+  readonly examples: number
+  /** Trained tokens by role. Needed by a normaliser over one role unless the batch is the whole step. */
+  readonly tokensOf?: Readonly<Partial<Record<Role, number>>>
+  /** Sum of the tokens' weights. Needed by a normaliser over weights unless the batch is the whole step. */
+  readonly weight?: number
+}
+
 /** One micro-batch, with the counts of the whole optimizer step that normalise it. */
 export interface ObjectiveBatch {
   readonly sequences: readonly SequenceTerms[]
-  readonly step: {
-    /** Trained tokens of all micro-batches of the step. */
-    readonly tokens: number
-    /** Examples (rows or pairs) of all micro-batches of the step. */
-    readonly examples: number
-  }
+  readonly step: StepCounts
+  /** Totals of the objective's own statistics over all earlier steps, for objectives with a running mean (BCO). */
+  readonly history?: Readonly<Record<string, Statistic>>
 }
 
 /** A statistic that adds up over micro-batches: its value is sum / count. */
@@ -49,13 +86,36 @@ export interface Evaluation {
   /** Per sequence, in order: dL/d logps, and dL/d kl when the objective uses it. */
   readonly gradients: readonly { readonly logps: Float64Array; readonly kl?: Float64Array }[]
   readonly stats: Readonly<Record<string, Statistic>>
+  /**
+   * Numbers per example, in the order in which examples first appear. `loss`, where it exists, is each example's own
+   * loss: their sum over the step divided by its examples is the step's loss.
+   */
+  readonly perExample?: Readonly<Record<string, Float64Array>>
+}
+
+/** What an objective asks of its batches. */
+export interface Needs {
+  readonly rows: RowKind
+  /** A reference model: its log-probs per token, or with `kl` its divergence from the policy instead. */
+  readonly reference: boolean
+  readonly kl?: KlDirection
+  /** Roles that every example has, one sequence each; absent: one sequence of any role. */
+  readonly roles?: readonly Role[]
+  /** Roles that examples may have besides. */
+  readonly optionalRoles?: readonly Role[]
+  /** Further numbers per token. */
+  readonly tokens?: readonly TokenInput[]
+  /** Named scores that every example has. */
+  readonly scores?: readonly string[]
+  /** The loss is no sum over examples or tokens: one call must see the whole step. */
+  readonly wholeStep?: boolean
 }
 
 /** An objective with its settings resolved. */
 export interface Objective {
   /** Versioned, because it is stored in checkpoints: `sft.v1`. */
   readonly name: string
-  readonly needs: { readonly rows: RowKind; readonly reference: boolean; readonly kl?: KlDirection }
+  readonly needs: Needs
   /** Every setting, for logs and checkpoints. */
   readonly config: Readonly<Record<string, unknown>>
   readonly evaluate: (batch: ObjectiveBatch) => Evaluation

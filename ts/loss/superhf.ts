@@ -1,54 +1,61 @@
 // SuperHF (Mukobi et al. 2023, arXiv 2310.16763; code openfeedback/superhf, src/superhf/training.py). objectives.md 1.
 //   loss = NLL + kappa * KL, with KL = sum_v p0 (log p0 - log p) per position: prior || policy, full vocabulary.
 // `tokenMean` (default) averages both terms over the trained tokens of the step. `authors` is the published reduction:
-// the KL is a mean over the tokens of each sequence, then a SUM over the sequences of the step.
-// The authors clamp the KL of a sequence at 0 against rounding; `clamp` does the same, per sequence.
+// the KL is a mean over the tokens of each sequence, then a SUM over the sequences of the step: with the published two
+// sequences per step, their kappa 0.35 is 0.70 of a mean over sequences.
+// The KL of a sequence is clamped at 0 against rounding, as in the authors' code. `inverseLoss` C adds C / NLL, their
+// guard against collapse (default off); it is no sum over tokens, so one call must see the whole step.
+// Differs from the authors' code, which masks the KL one position late (objectives.md 1.8): one mask serves both terms.
 
 import { z } from 'zod'
-import type { Evaluation, Objective } from './define.js'
+import { add, div, gather, leaf, mul, neg, sum, where } from './autodiff.js'
+import { nonNegative, oneOf } from './config.js'
+import { defineObjective } from './objective.js'
+import { overTokens, sequenceSums, type View } from './view.js'
 
 const settings = z.strictObject({
-  /** Weight of the KL term. */
-  kappa: z.number().min(0).default(0.35),
-  normalisation: z.enum(['tokenMean', 'authors']).default('tokenMean'),
-  clamp: z.boolean().default(true),
+  kappa: nonNegative(0.35).describe('weight of the KL term'),
+  direction: oneOf('priorToPolicy', 'policyToPrior').describe('KL(prior || policy), or KL(policy || prior)'),
+  normalisation: oneOf('tokenMean', 'authors').describe('of the KL: mean over tokens, or mean per sequence then a sum'),
+  clamp: z.boolean().default(true).describe('no KL of a sequence counts as less than 0'),
+  inverseLoss: nonNegative(0).describe('C of the term C / NLL'),
 })
 
 /** Settings of SuperHF. */
 export type SuperHfConfig = z.input<typeof settings>
 
-/** The SuperHF objective. */
-export function superhf(input: SuperHfConfig = {}): Objective {
-  const config = settings.parse(input)
-  return {
-    name: 'superhf.v1',
-    needs: { rows: 'completion', reference: true, kl: 'priorToPolicy' },
-    config,
-    evaluate: ({ sequences, step }): Evaluation => {
-      let nll = 0
-      let divergence = 0
-      let klSum = 0
-      let tokens = 0
-      const gradients = sequences.map((terms) => {
-        const kl = terms.kl ?? new Float64Array(terms.logps.length)
-        const total = kl.reduce((sum, value) => sum + value, 0)
-        // Weight of each token's KL in the loss.
-        const weight = config.normalisation === 'authors' ? 1 / Math.max(1, kl.length) : 1 / step.tokens
-        const active = config.clamp && total < 0 ? 0 : config.kappa * weight
-        divergence += active * total
-        nll -= terms.logps.reduce((sum, logp) => sum + logp, 0) / step.tokens
-        klSum += total
-        tokens += kl.length
-        return {
-          logps: new Float64Array(kl.length).fill(-1 / step.tokens),
-          kl: new Float64Array(kl.length).fill(active),
-        }
-      })
-      return {
-        loss: nll + divergence,
-        gradients,
-        stats: { nll: { sum: nll * step.tokens, count: tokens }, kl: { sum: klSum, count: tokens } },
-      }
-    },
-  }
+/** Sum of the KL over tokens, each sequence at least 0 when clamped; with 1 / length for each token or not. */
+function klSum(view: View, clamp: boolean, perSequence: boolean) {
+  const { sequenceOf, lengths, kl } = view
+  const sums = sequenceSums(view, perSequence ? div(kl, gather(leaf(lengths), sequenceOf)) : kl)
+  if (!clamp) return sum(sums)
+  return sum(
+    where(
+      Array.from(sums.value, (total) => !(total < 0)),
+      sums,
+      leaf(new Float64Array(lengths.length)),
+    ),
+  )
 }
+
+const total = (values: Float64Array): number => values.reduce((all, value) => all + value, 0)
+
+/** The SuperHF objective. */
+export const superhf = defineObjective('superhf.v1', settings, (config) => ({
+  needs: { rows: 'completion', reference: true, kl: config.direction, wholeStep: config.inverseLoss > 0 },
+  formula: (view) => {
+    const authors = config.normalisation === 'authors'
+    const nll = overTokens(view, neg(view.logps))
+    const kl = klSum(view, config.clamp, authors)
+    const divergence = mul(authors ? kl : div(kl, view.batch.step.tokens), config.kappa)
+    const loss = add(nll, divergence)
+    const count = view.logps.value.length
+    return {
+      loss: config.inverseLoss === 0 ? loss : add(loss, div(config.inverseLoss, nll)),
+      stats: {
+        nll: { sum: -total(view.logps.value), count },
+        kl: { sum: total(view.kl.value), count },
+      },
+    }
+  },
+}))

@@ -3,6 +3,7 @@
 
 import { messageOf, WhetstoneError } from '../src/base/errors.js'
 import type { LanguageModel } from '../src/generate/language-model.js'
+import { checkSameConfig } from './checkpoint/compare.js'
 import { checkpointNames, newestCheckpoint } from './checkpoint/load.js'
 import { saveCheckpoint } from './checkpoint/save.js'
 import type { Emit } from './events.js'
@@ -187,7 +188,7 @@ async function resumePhase(phase: Phase): Promise<{ step: number; checkpoint: st
   const found = await newestCheckpoint(phase.directory, (message) => phase.emit({ type: 'warning', message }))
   if (found === undefined) return undefined
   const { state } = found
-  checkFingerprint(phase.fingerprint, state.fingerprint as Record<string, unknown>)
+  checkSameConfig(state.fingerprint as Record<string, unknown>, phase.fingerprint)
   const weights = await found.tensors('model.safetensors')
   const optimizer = await found.tensors('optimizer.safetensors')
   try {
@@ -196,18 +197,6 @@ async function resumePhase(phase: Phase): Promise<{ step: number; checkpoint: st
     await Promise.all([weights.close(), optimizer.close()])
   }
   return { step: Number(state.step), checkpoint: found.directory }
-}
-
-function checkFingerprint(now: Readonly<Record<string, unknown>>, then: Readonly<Record<string, unknown>>): void {
-  for (const key of new Set([...Object.keys(now), ...Object.keys(then)])) {
-    const [a, b] = [JSON.stringify(then[key]), JSON.stringify(now[key])]
-    if (a !== b)
-      throw new WhetstoneError(
-        'E_MISMATCH',
-        key,
-        `the run was started with ${a}, now ${b}: resume with the same settings, or start a new run`,
-      )
-  }
 }
 
 /** Turns an abort into the error that a caller of `train` expects. */

@@ -3,6 +3,7 @@
 // key = (seed low, seed high), counter = (index low, index high, stream, 0).
 
 import { createHash } from 'node:crypto'
+import { WhetstoneError } from './errors.js'
 
 /** Two 32-bit words that select a stream of random numbers. */
 export type Key = readonly [low: number, high: number]
@@ -40,19 +41,43 @@ export function philox(counter: Words, key: Key): Words {
   return [c0 >>> 0, c1 >>> 0, c2 >>> 0, c3 >>> 0]
 }
 
-/** The key of a named stream: the first 64 bits of SHA-256 over the seed and the names, which may hold any text. */
+/**
+ * The key of a named stream: the first 64 bits of SHA-256 over the JSON array [seed, ...names]. Names may hold any text;
+ * the number 1 and the text '1' are different names.
+ *
+ * @throws WhetstoneError E_CONFIG for NaN and infinities: JSON writes all of them as null, so their keys would collide
+ */
 export function deriveKey(seed: number, ...names: readonly (string | number)[]): Key {
+  const odd = [seed, ...names].find((name) => typeof name === 'number' && !Number.isFinite(name))
+  if (odd !== undefined)
+    throw new WhetstoneError('E_CONFIG', 'seed', `expected finite numbers and texts as names of a key, got ${odd}`)
   const digest = createHash('sha256')
     .update(JSON.stringify([seed, ...names]))
     .digest()
   return [digest.readUInt32LE(0), digest.readUInt32LE(4)]
 }
 
+/**
+ * The number at an index of a stream: uniform in [0, 1) with 53 bits, the bits of `uniform53(random4(...))` in
+ * native/core/rng.h. Any index can be asked for in any order.
+ *
+ * @param index whole number from 0 to 2^53 - 1
+ * @param stream whole number below 2^32
+ */
+export function uniform(key: Key, index: number, stream = 0): number {
+  const [a, b] = philox([index >>> 0, Math.floor(index / 2 ** 32), stream, 0], key)
+  return ((a >>> 5) * 2 ** 26 + (b >>> 6)) / 2 ** 53
+}
+
 /** Random numbers of one key, in order. */
 export interface Random {
   /** Uniform in [0, 1) with 53 bits. */
   next(): number
-  /** Uniform whole number in [0, n), n below 2^32. */
+  /**
+   * Uniform whole number in [0, n).
+   *
+   * @throws WhetstoneError E_CONFIG unless n is a whole number from 1 to 2^32
+   */
   integer(n: number): number
   /** Standard normal (Box-Muller). */
   normal(): number
@@ -70,6 +95,8 @@ export function createRandom(key: Key): Random {
   }
   const next = () => (word() * 2 ** 21 + (word() >>> 11)) / 2 ** 53
   const integer = (n: number): number => {
+    if (!Number.isInteger(n) || n < 1 || n > 2 ** 32)
+      throw new WhetstoneError('E_CONFIG', 'integer', `expected a whole number from 1 to 2^32, got ${n}`)
     // Words in the last, incomplete run of n are drawn again: every value is equally likely.
     const limit = 2 ** 32 - (2 ** 32 % n)
     let drawn = word()

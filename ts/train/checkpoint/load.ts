@@ -1,22 +1,27 @@
 // Finding the newest whole checkpoint: leftovers are swept, then folders are verified from the highest step down. A
 // damaged one is set aside and reported; two in a row stop, because then something else is wrong. Resume never means
-// restart: a folder that holds checkpoints but no whole one is an error.
+// restart: a folder that holds anything but no whole checkpoint is an error. What a system refuses to read is not damaged.
 
 import { readdir, rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { messageOf, WhetstoneError } from '../../src/base/errors.js'
-import { attempt, exists } from '../../src/io/files.js'
+import { type ErrorCode, messageOf, WhetstoneError } from '../../src/base/errors.js'
+import { attempt, exists, insideFolder } from '../../src/io/files.js'
 import { readJsonObject } from '../../src/io/json.js'
 import { openSafetensors } from '../../src/io/safetensors.js'
 import type { Shape } from '../../src/tensor/shape.js'
-import { stepOf, verifyCheckpoint } from './manifest.js'
+import { sweepLeftovers } from './leftovers.js'
+import { stateFile, stepFolder, stepOf, verifyCheckpoint } from './manifest.js'
 
 /** A verified checkpoint. */
 export interface Checkpoint {
   readonly directory: string
   readonly step: number
+  /** Version of the package that wrote it. */
+  readonly package: string
   readonly state: Readonly<Record<string, unknown>>
-  /** Opens one of its safetensors files; reads close it at the end of `use`. */
+  /** Files in its folder that it does not list; they are ignored. */
+  readonly unlisted: readonly string[]
+  /** Opens one of its safetensors files; the caller closes it. */
   tensors(name: string): Promise<{
     shapeOf(name: string): Shape | undefined
     read(name: string): Promise<Uint8Array>
@@ -24,47 +29,89 @@ export interface Checkpoint {
   }>
 }
 
+/** What the contents of a checkpoint can be wrong with. */
+const damage: ReadonlySet<ErrorCode> = new Set(['E_TORN', 'E_FORMAT', 'E_PATH', 'E_LIMIT', 'E_VERSION'])
+
+/**
+ * Reads a checkpoint's folder, every file verified.
+ *
+ * @throws WhetstoneError E_TORN, E_FORMAT, E_VERSION, E_PATH naming the file; E_IO
+ */
+export async function readCheckpoint(directory: string): Promise<Checkpoint> {
+  const { step, package: writer, unlisted } = await verifyCheckpoint(directory)
+  return {
+    directory,
+    step,
+    package: writer,
+    state: await readJsonObject(join(directory, stateFile)),
+    unlisted,
+    tensors: async (file) => open(await insideFolder(directory, file)),
+  }
+}
+
+async function open(path: string) {
+  const file = await openSafetensors(path)
+  return {
+    shapeOf: (name: string) => file.tensors.get(name)?.shape,
+    read: (name: string) => file.read(name),
+    close: () => file.close(),
+  }
+}
+
+/** A checkpoint, or what is wrong with it. */
+async function tryCheckpoint(path: string): Promise<Checkpoint | WhetstoneError> {
+  try {
+    return await readCheckpoint(path)
+  } catch (error) {
+    if (WhetstoneError.isInstance(error) && damage.has(error.code)) return error
+    throw error
+  }
+}
+
 /**
  * The newest checkpoint that verifies, or undefined when there was never one.
  *
- * @param warn told of each damaged checkpoint
- * @throws WhetstoneError E_TORN when two in a row, or all, are damaged
+ * @param warn told of each damaged checkpoint, and of files that a checkpoint does not list
+ * @throws WhetstoneError E_TORN when two in a row, or all, are damaged, and when there is something but no checkpoint;
+ *   E_IO
  */
 export async function newestCheckpoint(
   directory: string,
   warn: (message: string) => void,
 ): Promise<Checkpoint | undefined> {
   if (!(await exists(directory))) return undefined
-  await sweep(directory)
+  await sweepLeftovers(directory)
   const names = await checkpointNames(directory)
-  for (const [tried, name] of names.entries()) {
-    const path = join(directory, name)
-    try {
-      const { step } = await verifyCheckpoint(path)
-      return {
-        directory: path,
-        step,
-        state: await readJsonObject(join(path, 'state.json')),
-        tensors: (file) => open(join(path, file)),
-      }
-    } catch (error) {
-      if (tried > 0 || names.length === 1)
-        throw new WhetstoneError(
-          'E_TORN',
-          directory,
-          `no whole checkpoint among the newest ${tried + 1}: ${messageOf(error)}. To start afresh, use another run folder`,
-          { cause: error },
-        )
-      warn(`checkpoint ${name} is damaged and was set aside: ${messageOf(error)}`)
-      await setAside(directory, name)
+  const faults: string[] = []
+  for (const name of names) {
+    const found = await tryCheckpoint(join(directory, name))
+    if (!(found instanceof Error)) {
+      if (found.unlisted.length > 0)
+        warn(`checkpoint ${name}: ${found.unlisted.join(', ')} is not part of it and was ignored`)
+      return found
     }
+    faults.push(messageOf(found))
+    if (faults.length > 1 || names.length === 1) return refuseDamaged(directory, faults)
+    warn(`checkpoint ${name} is damaged and was set aside: ${messageOf(found)}`)
+    await setAside(directory, name)
   }
-  const [bad] = (await readdir(directory)).filter((name) => name.startsWith('.bad-'))
-  if (bad === undefined) return undefined
+  return refuseOthers(directory)
+}
+
+function refuseDamaged(directory: string, faults: readonly string[]): never {
+  const text = `no whole checkpoint among the newest ${faults.length}: ${faults.join('; ')}. To start afresh, use another run folder`
+  throw new WhetstoneError('E_TORN', directory, text, { details: { faults } })
+}
+
+/** Refuses a folder without checkpoints that is not empty. Hidden files of others do not count. */
+async function refuseOthers(directory: string): Promise<undefined> {
+  const names = await attempt('list', directory, () => readdir(directory))
+  const [found] = names.filter((name) => name.startsWith('.bad-') || !name.startsWith('.'))
+  if (found === undefined) return undefined
   throw new WhetstoneError(
     'E_TORN',
     directory,
-    `no whole checkpoint, only ${bad}. To start afresh, use another run folder`,
+    `no whole checkpoint, only ${found}. To start afresh, use another run folder`,
   )
 }
 
@@ -79,37 +126,6 @@ async function setAside(directory: string, name: string): Promise<void> {
 export async function checkpointNames(directory: string): Promise<string[]> {
   if (!(await exists(directory))) return []
   const names = await attempt('list', directory, () => readdir(directory))
-  return names
-    .filter((name) => stepOf(name) !== undefined)
-    .sort()
-    .reverse()
-}
-
-async function open(path: string) {
-  const file = await openSafetensors(path)
-  return {
-    shapeOf: (name: string) => file.tensors.get(name)?.shape,
-    read: (name: string) => file.read(name),
-    close: () => file.close(),
-  }
-}
-
-/** Removes what interrupted saves of dead processes left. */
-async function sweep(directory: string): Promise<void> {
-  for (const name of await readdir(directory)) {
-    const owner = /^\.(?:tmp|trash)-(\d+)-/.exec(name)
-    if (owner === null || isAlive(Number(owner[1]))) continue
-    await attempt('sweep', join(directory, name), () => rm(join(directory, name), { recursive: true, force: true }))
-  }
-}
-
-/** Is there a process with this id, other than ourselves? */
-export function isAlive(pid: number): boolean {
-  if (pid === process.pid || !Number.isInteger(pid) || pid <= 0) return false
-  try {
-    process.kill(pid, 0)
-    return true
-  } catch (error) {
-    return (error as { code?: string }).code === 'EPERM'
-  }
+  const steps = names.flatMap((name) => stepOf(name) ?? []).sort((a, b) => b - a)
+  return steps.map(stepFolder)
 }

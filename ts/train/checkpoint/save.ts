@@ -1,12 +1,23 @@
 // Saving: everything goes into a temporary folder, each file is synced, the manifest comes last, and one rename
-// publishes it. Older checkpoints go only after the new one is durable. A failed save leaves what was there.
+// publishes it. Older checkpoints go only after the new one is durable. A failed save leaves what was there. Every file
+// operation passes through `attempt` of files.ts, where a test makes it fail or ends the process.
 
-import { readdir, rename, rm } from 'node:fs/promises'
+import { readdir, rename, rm, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
-import { attempt, ensureDirectory, exists, readBytes, syncDirectory, writeSynced } from '../../src/io/files.js'
+import { messageOf, WhetstoneError } from '../../src/base/errors.js'
+import {
+  attempt,
+  ensureDirectory,
+  exists,
+  fileSize,
+  readPieces,
+  syncDirectory,
+  writeSynced,
+} from '../../src/io/files.js'
 import { safetensorsChunks, type TensorEntry } from '../../src/io/safetensors.js'
 import { tokenizerFilesOf } from '../../src/tokenizer/tokenizer.js'
-import { checkpointVersion, type FileRecord, recordOf, stepFolder, stepOf } from './manifest.js'
+import { leftoverName } from './leftovers.js'
+import { type FileRecord, manifestFile, manifestText, stateFile, stepFolder, stepOf } from './manifest.js'
 
 /** What to save. */
 export interface CheckpointContents {
@@ -18,56 +29,98 @@ export interface CheckpointContents {
   readonly modelDirectory: string
   /** Newest checkpoints to keep. */
   readonly saveTotalLimit: number
+  /** Checkpoints whose step is a multiple of this are kept for ever; default none. */
+  readonly keepEverySteps?: number
+  /** Told when the checkpoint is saved but an older one could not be removed; without it, that is thrown. */
+  readonly warn?: (message: string) => void
 }
 
-const json = (value: unknown): string => `${JSON.stringify(value, null, 2)}\n`
+/** Room for state, manifest and the file system's own books. */
+const smallFilesBytes = 2 ** 20
 
 /**
  * Saves a checkpoint under `directory` and returns its folder.
  *
- * @throws WhetstoneError E_IO: nothing was published and older checkpoints stand
+ * @throws WhetstoneError E_IO: nothing was published and older checkpoints stand, unless the very last operations fail,
+ *   behind publication; E_CONFIG for no step, or one that is already saved
  */
 export async function saveCheckpoint(directory: string, contents: CheckpointContents): Promise<string> {
+  const { step, modelDirectory, warn } = contents
+  const target = join(directory, stepFolder(step))
+  if (stepOf(stepFolder(step)) !== step)
+    throw new WhetstoneError('E_CONFIG', 'step', `expected a step from 0 on, got ${step}`)
   await ensureDirectory(directory)
-  const temporary = join(directory, `.tmp-${process.pid}-${contents.step}`)
-  const target = join(directory, stepFolder(contents.step))
-  await attempt('remove', temporary, () => rm(temporary, { recursive: true, force: true }))
-  await ensureDirectory(temporary)
+  if (await exists(target))
+    throw new WhetstoneError('E_CONFIG', target, `step ${step} is already saved: resume that run or use another folder`)
+  const copies = await copiesOf(modelDirectory)
+  await checkSpace(directory, await estimateBytes(contents, copies))
+  const temporary = join(directory, leftoverName('tmp', step))
   try {
-    await fill(temporary, contents)
-    if (await exists(target)) await discard(directory, stepFolder(contents.step))
+    await fill(temporary, contents, copies)
     await attempt('publish', target, () => rename(temporary, target))
   } catch (error) {
     await rm(temporary, { recursive: true, force: true }).catch(() => undefined)
     throw error
   }
   await syncDirectory(directory)
-  await retain(directory, contents.saveTotalLimit)
+  try {
+    await retain(directory, contents)
+  } catch (error) {
+    if (warn === undefined) throw error
+    warn(`step ${step} is saved, but an older checkpoint could not be removed: ${messageOf(error)}`)
+  }
   return target
 }
 
-async function fill(folder: string, { step, files, state, modelDirectory }: CheckpointContents): Promise<void> {
-  for (const [name, entries] of Object.entries(files)) await writeSynced(join(folder, name), safetensorsChunks(entries))
-  await writeSynced(join(folder, 'state.json'), [json(state)])
-  const copies = ['config.json', 'generation_config.json', ...(await tokenizerFilesOf(modelDirectory))]
-  for (const name of copies) {
-    const source = join(modelDirectory, name)
-    if (await exists(source)) await writeSynced(join(folder, name), [await readBytes(source)])
-  }
+/** Paths of the files that make a folder a model, by name. */
+async function copiesOf(modelDirectory: string): Promise<ReadonlyMap<string, string>> {
+  const names = ['config.json', 'generation_config.json', ...(await tokenizerFilesOf(modelDirectory))]
+  const paths = names.map((name) => [name, join(modelDirectory, name)] as const)
+  const present = await Promise.all(paths.map(([, path]) => exists(path)))
+  return new Map(paths.filter((_, i) => present[i]))
+}
+
+async function estimateBytes({ files }: CheckpointContents, copies: ReadonlyMap<string, string>): Promise<number> {
+  const sizes = await Promise.all([...copies.values()].map(fileSize))
+  const tensors = Object.values(files).flatMap((entries) => entries.map(({ data }) => data.byteLength))
+  return [...sizes, ...tensors].reduce((sum, bytes) => sum + bytes, smallFilesBytes)
+}
+
+/**
+ * Refuses when less than twice the bytes are free: a disk that is filled to the brim harms more than this run.
+ *
+ * @throws WhetstoneError E_IO with the bytes that are needed and free
+ */
+export async function checkSpace(directory: string, bytes: number): Promise<void> {
+  const { bavail, bsize, blocks } = await attempt('look at the free space of', directory, () => statfs(directory))
+  const free = bavail * bsize
+  // Some file systems do not say how large they are.
+  if (blocks === 0 || free >= 2 * bytes) return
+  const text = `expected ${2 * bytes} free bytes for a checkpoint, got ${free}: free space or use another disk`
+  throw new WhetstoneError('E_IO', directory, text, { details: { operation: 'save', code: 'ENOSPC', free } })
+}
+
+async function fill(folder: string, contents: CheckpointContents, copies: ReadonlyMap<string, string>): Promise<void> {
+  await ensureDirectory(folder)
   const records: Record<string, FileRecord> = {}
-  for (const name of (await readdir(folder)).sort()) records[name] = await recordOf(join(folder, name))
-  await writeSynced(join(folder, 'manifest.json'), [json({ version: checkpointVersion, step, files: records })])
+  for (const [name, entries] of Object.entries(contents.files))
+    records[name] = await writeSynced(join(folder, name), safetensorsChunks(entries))
+  for (const [name, source] of copies) records[name] = await writeSynced(join(folder, name), readPieces(source))
+  records[stateFile] = await writeSynced(join(folder, stateFile), [`${JSON.stringify(contents.state, null, 2)}\n`])
+  await writeSynced(join(folder, manifestFile), [manifestText(contents.step, records)])
   await syncDirectory(folder)
 }
 
 /** Removes a checkpoint: first out of sight by a rename, then for good. */
 async function discard(directory: string, name: string): Promise<void> {
-  const trash = join(directory, `.trash-${process.pid}-${name}`)
+  const trash = join(directory, leftoverName('trash', name))
   await attempt('retire', join(directory, name), () => rename(join(directory, name), trash))
   await attempt('remove', trash, () => rm(trash, { recursive: true, force: true }))
 }
 
-async function retain(directory: string, limit: number): Promise<void> {
-  const names = (await readdir(directory)).filter((name) => stepOf(name) !== undefined).sort()
-  for (const name of names.slice(0, Math.max(0, names.length - limit))) await discard(directory, name)
+async function retain(directory: string, { saveTotalLimit, keepEverySteps = 0 }: CheckpointContents): Promise<void> {
+  const names = await attempt('list', directory, () => readdir(directory))
+  const steps = names.flatMap((name) => stepOf(name) ?? []).sort((a, b) => b - a)
+  const old = steps.slice(saveTotalLimit).filter((step) => keepEverySteps === 0 || step % keepEverySteps !== 0)
+  for (const step of old) await discard(directory, stepFolder(step))
 }

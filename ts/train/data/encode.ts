@@ -1,5 +1,6 @@
 // Rows -> token ids with a mark on every token that is trained, as TRL 1.13 does it: whole texts, assistant turns of
-// conversations, completions behind prompts. A row that would train nothing is refused, never passed over in silence.
+// conversations, completions behind prompts, each with its end token. A row that would train nothing is refused, or
+// skipped and counted on request, never passed over in silence.
 
 import { WhetstoneError } from '../../src/base/errors.js'
 import { type ChatMessage, encodeChat } from '../../src/tokenizer/template.js'
@@ -13,6 +14,8 @@ export interface EncodeRowOptions {
   readonly maxLength: number
   readonly completionOnlyLoss: boolean
   readonly assistantOnlyLoss: boolean
+  /** What a row that trains no token does. Default `refuse`. */
+  readonly untrainedRows?: 'refuse' | 'skip'
 }
 
 /** Encoded rows and what happened to them. */
@@ -20,25 +23,54 @@ export interface EncodedData {
   readonly rows: readonly EncodedRow[]
   /** Rows that were cut to maxLength. */
   readonly truncated: number
+  /** Rows left out because they train no token. */
+  readonly skipped: number
+  /** Rows whose last trained token is no special token: they do not teach the model to end. */
+  readonly withoutEnd: number
+  /** Text rows in which a token spans prompt and completion: the mark lies where the prompt alone would end. */
+  readonly straddling: number
 }
 
+/** A row before any cut. */
+interface WholeRow extends EncodedRow {
+  readonly straddles?: boolean
+}
+
+/** The first token is never a target: nothing predicts it. */
 const marks = (length: number, from: number): Uint8Array =>
   Uint8Array.from({ length }, (_, i) => Number(i >= Math.max(1, from)))
 
 /** Appends the end token unless it is there. */
-function ended(ids: readonly number[], tokenizer: Tokenizer): number[] {
-  const end = tokenizer.eosToken === undefined ? undefined : tokenizer.idOf(tokenizer.eosToken)
-  return end === undefined || ids[ids.length - 1] === end ? [...ids] : [...ids, end]
-}
+const ended = (ids: readonly number[], { eosId }: Tokenizer): number[] =>
+  eosId === undefined || ids[ids.length - 1] === eosId ? [...ids] : [...ids, eosId]
 
-function encodeText(tokenizer: Tokenizer, text: string): EncodedRow {
+function encodeText(tokenizer: Tokenizer, text: string): WholeRow {
   const ids = ended(tokenizer.encode(text), tokenizer)
   return { ids, trained: marks(ids.length, 1) }
 }
 
-function encodePair(tokenizer: Tokenizer, prompt: string, completion: string, completionOnly: boolean): EncodedRow {
-  const ids = ended(tokenizer.encode(prompt + completion), tokenizer)
-  return { ids, trained: marks(ids.length, completionOnly ? tokenizer.encode(prompt).length : 1) }
+/** Ids at the end of both lists that the tokenizer puts behind every text. */
+function tailLength(tokenizer: Tokenizer, head: readonly number[], whole: readonly number[]): number {
+  const edges = tokenizer.encode('')
+  const same = (back: number): boolean => {
+    const id = edges[edges.length - back]
+    return id !== undefined && head[head.length - back] === id && whole[whole.length - back] === id
+  }
+  let tail = 0
+  while (same(tail + 1)) tail++
+  return tail
+}
+
+function encodePair(tokenizer: Tokenizer, prompt: string, completion: string, completionOnly: boolean): WholeRow {
+  const head = tokenizer.encode(prompt)
+  const whole = tokenizer.encode(prompt + completion)
+  const promptLength = head.length - tailLength(tokenizer, head, whole)
+  const ids = ended(whole, tokenizer)
+  return {
+    ids,
+    trained: marks(ids.length, completionOnly ? promptLength : 1),
+    straddles: head.slice(0, promptLength).some((id, i) => ids[i] !== id),
+  }
 }
 
 function encodeTurns(
@@ -46,44 +78,27 @@ function encodeTurns(
   prompt: readonly ChatMessage[],
   completion: readonly ChatMessage[],
   completionOnly: boolean,
-): EncodedRow {
-  const head = encodeChat(tokenizer, prompt, { addGenerationPrompt: true }).ids
+): WholeRow {
   const { ids } = encodeChat(tokenizer, [...prompt, ...completion])
-  checkPrefix(head, ids)
-  return { ids, trained: marks(ids.length, completionOnly ? head.length : 1) }
-}
-
-function checkPrefix(head: readonly number[], ids: readonly number[]): void {
+  if (!completionOnly) return { ids, trained: marks(ids.length, 1) }
+  const head = encodeChat(tokenizer, prompt, { addGenerationPrompt: true }).ids
   if (head.some((id, i) => ids[i] !== id))
     throw new WhetstoneError(
       'E_TEMPLATE',
       'chat_template',
       'the prompt alone is rendered differently than the prompt with its answer: the trained tokens cannot be told apart',
     )
+  return { ids, trained: marks(ids.length, head.length) }
 }
 
-/** Marks by the template's generation blocks; without them, by rendering every prefix of the conversation. */
-function encodeMessages(tokenizer: Tokenizer, messages: readonly ChatMessage[], assistantOnly: boolean): EncodedRow {
-  const { ids, assistantMask } = encodeChat(tokenizer, messages)
-  if (!assistantOnly) return { ids, trained: marks(ids.length, 1) }
-  return { ids, trained: assistantMask ?? prefixMask(tokenizer, messages, ids) }
+/** Which turns are the assistant's is the template's to say: by its generation blocks, or by where turns begin. */
+function encodeMessages(tokenizer: Tokenizer, messages: readonly ChatMessage[], assistantOnly: boolean): WholeRow {
+  const { ids, assistantMask } = encodeChat(tokenizer, messages, { returnAssistantTokensMask: assistantOnly })
+  const trained = assistantMask ?? marks(ids.length, 1)
+  return { ids, trained: trained.map((mark, i) => (i === 0 ? 0 : mark)) }
 }
 
-function prefixMask(tokenizer: Tokenizer, messages: readonly ChatMessage[], ids: readonly number[]): Uint8Array {
-  const mask = new Uint8Array(ids.length)
-  messages.forEach(({ role }, i) => {
-    if (role !== 'assistant') return
-    const before = encodeChat(tokenizer, messages.slice(0, i), { addGenerationPrompt: true }).ids
-    const through = encodeChat(tokenizer, messages.slice(0, i + 1)).ids
-    checkPrefix(before, ids)
-    checkPrefix(through, ids)
-    mask.fill(1, before.length, through.length)
-  })
-  return mask
-}
-
-/** Tokens and marks of one row, before any cut. */
-export function encodeRow(tokenizer: Tokenizer, row: Row, options: Omit<EncodeRowOptions, 'maxLength'>): EncodedRow {
+function wholeRow(tokenizer: Tokenizer, row: Row, options: Omit<EncodeRowOptions, 'maxLength'>): WholeRow {
   if ('text' in row) return encodeText(tokenizer, row.text)
   if ('messages' in row) return encodeMessages(tokenizer, row.messages, options.assistantOnlyLoss)
   const { prompt, completion } = row
@@ -91,26 +106,54 @@ export function encodeRow(tokenizer: Tokenizer, row: Row, options: Omit<EncodeRo
   return encodeTurns(tokenizer, prompt, completion as readonly ChatMessage[], options.completionOnlyLoss)
 }
 
+/** Tokens and marks of one row, before any cut. */
+export function encodeRow(tokenizer: Tokenizer, row: Row, options: Omit<EncodeRowOptions, 'maxLength'>): EncodedRow {
+  const { ids, trained } = wholeRow(tokenizer, row, options)
+  return { ids, trained }
+}
+
+/** Names the row in what its encoding throws. */
+function atRow<R>(where: string, work: () => R): R {
+  try {
+    return work()
+  } catch (error) {
+    if (!WhetstoneError.isInstance(error)) throw error
+    throw new WhetstoneError(error.code, where, error.message, { cause: error, details: { ...error.details } })
+  }
+}
+
+const refuseUntrained = ({ ids, trained }: EncodedRow, where: string, maxLength: number): never => {
+  const message = trained.includes(1)
+    ? `all trained tokens lie behind maxLength = ${maxLength} (the row has ${ids.length} tokens): raise maxLength or shorten the prompt`
+    : 'the row trains no token: expected a completion, or an assistant turn'
+  throw new WhetstoneError('E_FORMAT', where, message)
+}
+
 /**
  * Encodes all rows.
  *
- * @throws WhetstoneError E_FORMAT naming a row that trains no token, E_TEMPLATE
+ * @throws WhetstoneError naming the row: E_FORMAT when it trains no token or is no Unicode, E_TEMPLATE; E_CONFIG when
+ *   no row is left
  */
 export function encodeRows(tokenizer: Tokenizer, rows: readonly PlacedRow[], options: EncodeRowOptions): EncodedData {
-  let truncated = 0
-  const encoded = rows.map(({ row, where }) => {
-    const whole = encodeRow(tokenizer, row, options)
-    if (whole.ids.length > options.maxLength) truncated++
-    const cut = { ids: whole.ids.slice(0, options.maxLength), trained: whole.trained.slice(0, options.maxLength) }
-    if (!cut.trained.includes(1, 1))
-      throw new WhetstoneError(
-        'E_FORMAT',
-        where,
-        whole.trained.includes(1, 1)
-          ? `all trained tokens lie behind maxLength = ${options.maxLength} (the row has ${whole.ids.length} tokens): raise maxLength or shorten the prompt`
-          : 'the row trains no token: expected a completion, or an assistant turn',
-      )
-    return cut
-  })
-  return { rows: encoded, truncated }
+  const { maxLength, untrainedRows = 'refuse' } = options
+  const specials = new Set(tokenizer.specialTokens.values())
+  const encoded: EncodedRow[] = []
+  const counts = { truncated: 0, skipped: 0, withoutEnd: 0, straddling: 0 }
+  for (const { row, where } of rows) {
+    const whole = atRow(where, () => wholeRow(tokenizer, row, options))
+    const trained = whole.trained.slice(0, maxLength)
+    const last = trained.lastIndexOf(1)
+    if (last < 0) {
+      if (untrainedRows === 'refuse') refuseUntrained(whole, where, maxLength)
+      counts.skipped++
+      continue
+    }
+    counts.truncated += Number(whole.ids.length > maxLength)
+    counts.withoutEnd += Number(!specials.has(whole.ids[last]))
+    counts.straddling += Number(whole.straddles === true)
+    encoded.push({ ids: whole.ids.slice(0, maxLength), trained })
+  }
+  if (encoded.length > 0 || rows.length === 0) return { rows: encoded, ...counts }
+  throw new WhetstoneError('E_CONFIG', 'data', `none of the ${rows.length} rows trains a token within maxLength`)
 }

@@ -1,10 +1,12 @@
 // Which rows a step trains: a pure function of (seed, step), so there is no cursor to save. Rows are visited in a new
 // order in every epoch; with packing, rows of an epoch are laid into bins of maxLength tokens first. Nothing is dropped:
-// the last step of an epoch may be smaller.
+// the last step of an epoch may be smaller. How rows become tokens is encode.ts.
 
+import { WhetstoneError } from '../../src/base/errors.js'
 import { deriveKey, permutation } from '../../src/base/rng.js'
 import type { MicroBatch } from '../trainer.js'
 import { type EncodedRow, microBatchOf } from './micro-batch.js'
+import { packBins } from './pack-bins.js'
 
 /** How rows become steps. */
 export interface PlanOptions {
@@ -22,63 +24,47 @@ export interface DataPlan {
   readonly stepsPerEpoch: number
   /** Micro-batches of step `step`, counted over all epochs. */
   step(step: number): MicroBatch[]
+  /** Indices of the rows in each micro-batch of step `step`. */
+  rowsOf(step: number): number[][]
+}
+
+/** Orders of `size` things by epoch; the latest one is kept. */
+function createOrder(size: number, { shuffle, seed }: PlanOptions): (epoch: number) => readonly number[] {
+  let known: { epoch: number; order: readonly number[] } | undefined
+  return (epoch) => {
+    if (known?.epoch !== epoch)
+      known = {
+        epoch,
+        order: shuffle ? permutation(size, deriveKey(seed, 'order', epoch)) : Array.from({ length: size }, (_, i) => i),
+      }
+    return known.order
+  }
 }
 
 /**
- * Lays lengths into bins of at most `capacity`: best-fit decreasing, ties to the earlier row and the earlier bin. A
- * length above the capacity gets a bin of its own.
+ * Plans the steps over encoded rows.
  *
- * @returns bins of row indices, each in ascending order, bins by their first row
+ * @throws WhetstoneError E_CONFIG when there is no row
  */
-export function packBins(lengths: readonly number[], capacity: number): number[][] {
-  const bins: { rows: number[]; left: number }[] = []
-  const order = lengths.map((_, row) => row).sort((a, b) => lengths[b] - lengths[a] || a - b)
-  for (const row of order) {
-    let best: (typeof bins)[number] | undefined
-    for (const bin of bins) if (bin.left >= lengths[row] && (best === undefined || bin.left < best.left)) best = bin
-    if (best === undefined) {
-      best = { rows: [], left: capacity }
-      bins.push(best)
-    }
-    best.rows.push(row)
-    best.left -= lengths[row]
-  }
-  return bins.map((bin) => bin.rows.sort((a, b) => a - b)).sort((a, b) => a[0] - b[0])
-}
-
-/** Plans the steps over encoded rows. */
 export function planData(rows: readonly EncodedRow[], options: PlanOptions): DataPlan {
-  const units = options.packing
-    ? packBins(
-        rows.map((row) => row.ids.length),
-        options.maxLength,
-      )
-    : rows.map((_, row) => [row])
-  const perStep = options.perDeviceTrainBatchSize * options.gradientAccumulationSteps
+  const { perDeviceTrainBatchSize: size, gradientAccumulationSteps, packing, maxLength } = options
+  if (rows.length === 0) throw new WhetstoneError('E_CONFIG', 'data', 'expected at least one row to train, got none')
+  const lengths = rows.map((row) => row.ids.length)
+  const units = packing ? packBins(lengths, maxLength) : rows.map((_, row) => [row])
+  const perStep = size * gradientAccumulationSteps
   const stepsPerEpoch = Math.ceil(units.length / perStep)
-  let known: { epoch: number; order: readonly number[] } | undefined
-  const orderOf = (epoch: number): readonly number[] => {
-    if (known?.epoch !== epoch) {
-      const order = options.shuffle
-        ? permutation(units.length, deriveKey(options.seed, 'order', epoch))
-        : units.map((_, i) => i)
-      known = { epoch, order }
-    }
-    return known.order
+  const orderOf = createOrder(units.length, options)
+  const rowsOf = (step: number): number[][] => {
+    const begin = (step % stepsPerEpoch) * perStep
+    const chosen = orderOf(Math.floor(step / stepsPerEpoch)).slice(begin, begin + perStep)
+    const starts = Array.from({ length: Math.ceil(chosen.length / size) }, (_, i) => i * size)
+    return starts.map((at) => chosen.slice(at, at + size).flatMap((unit) => units[unit]))
   }
-  const step = (number: number): MicroBatch[] => {
-    const begin = (number % stepsPerEpoch) * perStep
-    const chosen = orderOf(Math.floor(number / stepsPerEpoch)).slice(begin, begin + perStep)
-    const micro: MicroBatch[] = []
-    for (let at = 0; at < chosen.length; at += options.perDeviceTrainBatchSize)
-      micro.push(
-        microBatchOf(
-          chosen.slice(at, at + options.perDeviceTrainBatchSize).flatMap((unit) => units[unit].map((row) => rows[row])),
-        ),
-      )
-    return micro
+  return {
+    stepsPerEpoch,
+    rowsOf,
+    step: (step) => rowsOf(step).map((micro) => microBatchOf(micro.map((row) => rows[row]))),
   }
-  return { stepsPerEpoch, step }
 }
 
 /** Row indices of `count` consecutive places from place `begin` of a walk. */

@@ -1,161 +1,210 @@
-// report.html: a run on one self-contained page, from its configuration and metrics. No scripts, no outside resources.
+// report.html: a run on one self-contained page, from its configuration and metrics. No scripts, no outside resources,
+// every text of the run escaped. The charts of the page are in charts.ts.
 
 import { join } from 'node:path'
+import { WhetstoneError } from '../../src/base/errors.js'
+import { bytesText, duration } from '../../src/base/progress.js'
+import { proportionDifference } from '../../src/base/stats.js'
 import { writeAtomic } from '../../src/io/files.js'
-import { readJsonObject } from '../../src/io/json.js'
-import { type LoggedEvent, readMetrics } from '../run-folder.js'
-import { type ChartOptions, escapeXml, lineChart, type Series, thinned } from './svg.js'
+import { isJsonObject, readJsonObject } from '../../src/io/json.js'
+import { charts, percent, type RunData } from './charts.js'
+import { type EvalRecord, type RunRecord, readRecords, type SampleRecord, type StepRecord } from './records.js'
+import { style } from './style.js'
+import { escapeXml, short } from './svg.js'
 
-type Of<T extends LoggedEvent['type']> = Extract<LoggedEvent, { type: T }>
+type Of<T extends RunRecord['type']> = Extract<RunRecord, { type: T }>
 
-const ofType = <T extends LoggedEvent['type']>(events: readonly LoggedEvent[], type: T): Of<T>[] =>
-  events.filter((event): event is Of<T> => event.type === type)
+const ofType = <T extends RunRecord['type']>(records: readonly RunRecord[], type: T): Of<T>[] =>
+  records.filter((record): record is Of<T> => record.type === type)
 
-const percent = (share: number): string => `${(100 * share).toFixed(1)}%`
-
-/** Of events that were logged twice (a run that was resumed), the last. */
-function latest<E>(events: readonly E[], key: (event: E) => string): E[] {
-  return [...new Map(events.map((event) => [key(event), event])).values()]
+/** Of records that were logged twice (a run that was resumed), the last. */
+function latest<E>(records: readonly E[], key: (record: E) => string): E[] {
+  return [...new Map(records.map((record) => [key(record), record])).values()]
 }
 
-interface Data {
-  readonly steps: readonly Of<'step'>[]
-  readonly evals: readonly Of<'eval'>[]
-  readonly rounds: readonly Of<'round'>[]
-  readonly samples: readonly Of<'sample'>[]
+function dataOf(records: readonly RunRecord[]): RunData {
+  return {
+    steps: latest(ofType(records, 'step'), (e) => `${e.phase} ${e.step}`),
+    evals: latest(ofType(records, 'eval'), (e) => `${e.name} ${e.round} ${e.step}`),
+    rounds: latest(ofType(records, 'round'), (e) => String(e.round)),
+    samples: latest(ofType(records, 'sample'), (e) => `${e.name} ${e.round} ${e.prompt}`),
+  }
 }
 
-const chart = (series: readonly Series[], options: ChartOptions): string =>
-  series.every((s) => s.points.length === 0) ? '' : `<figure>${lineChart(series, options)}</figure>`
+// Words -----------------------------------------------------------------------------------------------------------------
 
-function accuracyChart({ evals }: Data): string {
-  const rounds = evals.filter(({ name }) => ['warmup', 'round', 'final'].includes(name))
-  const control = evals.find(({ name }) => name === 'control')
-  const last = Math.max(1, ...rounds.map((e) => e.round ?? 0))
-  const series: Series[] = [
-    {
-      name: 'self-training',
-      color: 0,
-      points: rounds.map((e) => [e.round ?? 0, e.values.accuracy] as const),
-      bars: rounds.map((e) => [e.values.low, e.values.high] as const),
-    },
-  ]
-  if (control !== undefined)
-    series.push({
-      name: 'control',
-      color: 1,
-      points: [[last, control.values.accuracy]],
-      bars: [[control.values.low, control.values.high]],
-    })
-  return chart(series, { title: 'Held-out accuracy, 95% intervals', xLabel: 'round', yRange: [0, 1], format: percent })
-}
+const points = (share: number): string => `${share < 0 ? '-' : '+'}${(100 * Math.abs(share)).toFixed(1)}`
 
-function lossChart({ steps }: Data): string {
-  const phases = [...new Set(steps.map((step) => step.phase))]
-  const series = phases.map((phase, color): Series => {
-    const points = steps.filter((step) => step.phase === phase).map((step) => [step.step, step.loss] as const)
-    return { name: phase, color, points: thinned(points) }
-  })
-  return chart(series, { title: 'Loss', xLabel: 'step of the phase' })
-}
-
-function stepChart({ steps }: Data, stat: string, title: string): string {
-  const points = steps
-    .filter((step) => step.stats[stat] !== undefined)
-    .map((step) => [step.step, step.stats[stat]] as const)
-  return chart([{ name: stat, color: 2, points: thinned(points) }], { title, xLabel: 'step of the rounds' })
-}
-
-function roundChart({ rounds }: Data, names: Readonly<Record<string, string>>, title: string): string {
-  const series = Object.entries(names).map(
-    ([key, name], color): Series => ({
-      name,
-      color,
-      points: rounds.filter((e) => e.values[key] !== undefined).map((e) => [e.round, e.values[key]] as const),
-    }),
+/** The difference of two evaluations in words; empty when one lacks its counts. */
+function compared(after: EvalRecord, before: EvalRecord): string {
+  if (after.correct === undefined || after.total === undefined) return ''
+  if (before.correct === undefined || before.total === undefined) return ''
+  const { difference, low, high } = proportionDifference(
+    { correct: after.correct, total: after.total },
+    { correct: before.correct, total: before.total },
   )
-  return chart(series, { title, xLabel: 'round', yRange: [0, 1], format: percent })
+  const clear = low > 0 || high < 0 ? '' : ', not a clear difference'
+  return `${points(difference)} points (95% interval ${points(low)} to ${points(high)}${clear})`
 }
 
-function resultTable({ evals }: Data): string {
+function lead({ evals }: RunData): string {
+  const find = (name: string) => evals.find((e) => e.name === name && e.accuracy !== undefined)
+  const [warmup, control, final] = [find('warmup'), find('control'), find('final')]
+  if (warmup === undefined || final === undefined) return ''
+  const gain = compared(final, warmup)
+  const sentences = [
+    `Held-out accuracy went from ${percent(warmup.accuracy)} after warm-up to ${percent(final.accuracy)} after self-training${gain && `: ${gain}`}.`,
+  ]
+  if (control !== undefined) {
+    const gap = compared(final, control)
+    sentences.push(
+      `The control, which spent its steps on more supervised training, reached ${percent(control.accuracy)}${gap && `; self-training differs from it by ${gap}`}.`,
+    )
+  }
+  return `<p class="lead">${escapeXml(sentences.join(' '))}</p>`
+}
+
+/** Phase: its last step, its rate. */
+function phaseFacts(steps: readonly StepRecord[]): [string, string][] {
+  return latest(steps, (e) => e.phase).map((e) => [
+    `${e.phase}: steps`,
+    `${e.step}, ${short(e.tokensPerSecond)} tokens/s`,
+  ])
+}
+
+function wallTime(records: readonly RunRecord[]): number {
+  const times = records.map((record) => Date.parse(record.time ?? '')).filter(Number.isFinite)
+  return times.length < 2 ? Number.NaN : (times[times.length - 1] - times[0]) / 1000
+}
+
+function facts(records: readonly RunRecord[], { steps, rounds }: RunData, seed: unknown): string {
+  const start = ofType(records, 'start')[0]
+  const memory = steps.reduce((most, e) => Math.max(most, e.memoryBytes ?? 0), 0)
+  const sampled = rounds.reduce((sum, e) => sum + e.samples, 0)
+  const kept = rounds.reduce((sum, e) => sum + e.kept, 0)
+  const wall = wallTime(records)
+  const rows: [string, string][] = [
+    ['run', start?.notes.join(', ') ?? ''],
+    ['device', start?.device ?? ''],
+    ['seed', seed === undefined ? '' : String(seed)],
+    ['first to last record', Number.isFinite(wall) ? duration(wall) : ''],
+    ['memory at its highest', memory > 0 ? bytesText(memory) : ''],
+    [
+      'samples',
+      sampled > 0 ? `${sampled} in ${rounds.length} ${rounds.length === 1 ? 'round' : 'rounds'}, ${kept} kept` : '',
+    ],
+    ...phaseFacts(steps),
+  ]
+  const shown = rows.filter(([, value]) => value !== '')
+  return `<dl>${shown.map(([name, value]) => `<div><dt>${escapeXml(name)}</dt><dd>${escapeXml(value)}</dd></div>`).join('')}</dl>`
+}
+
+// Tables ----------------------------------------------------------------------------------------------------------------
+
+const table = (head: readonly string[], rows: readonly string[]): string =>
+  `<div class="scroll"><table><thead><tr>${head.map((name) => `<th>${escapeXml(name)}</th>`).join('')}</tr></thead><tbody>${rows.join('')}</tbody></table></div>`
+
+function resultTable({ evals }: RunData): string {
   const names = { warmup: 'after warm-up', control: 'control: more SFT', final: 'after self-training' }
   const rows = Object.entries(names).flatMap(([name, text]) => {
-    const found = evals.find((e) => e.name === name)
+    const found = evals.find((e) => e.name === name && e.accuracy !== undefined)
     if (found === undefined) return []
-    const { accuracy, low, high, total } = found.values
-    return [
-      `<tr><th>${text}</th><td>${percent(accuracy)}</td><td>${percent(low)} to ${percent(high)}</td><td>${total}</td></tr>`,
+    const cells = [
+      percent(found.accuracy),
+      found.low === undefined ? '' : `${percent(found.low)} to ${percent(found.high)}`,
+      found.total === undefined ? '' : `${found.correct ?? '?'} of ${found.total}`,
     ]
+    return [`<tr><th>${text}</th>${cells.map((cell) => `<td>${escapeXml(cell)}</td>`).join('')}</tr>`]
   })
-  if (rows.length === 0) return ''
-  return `<table><thead><tr><th></th><th>accuracy</th><th>95% interval</th><th>held-out tasks</th></tr></thead><tbody>${rows.join('')}</tbody></table>`
+  return rows.length === 0 ? '' : table(['', 'accuracy', '95% interval', 'held-out tasks'], rows)
 }
 
-function sampleTable({ samples }: Data): string {
+const sampleCell = (sample: SampleRecord | undefined): string => {
+  if (sample === undefined) return '<td></td>'
+  const [kind, mark, word] = sample.correct ? ['right', '✓', 'right'] : ['wrong', '✗', 'wrong']
+  return `<td class="${kind}"><span class="mark" role="img" aria-label="${word}">${mark}</span><code>${escapeXml(sample.completion)}</code></td>`
+}
+
+/** Samples of the warm-up beside those of the final evaluation, or of the last round when the run is not finished. */
+function sampleTable({ samples }: RunData): string {
   const before = samples.filter((s) => s.name === 'warmup')
-  const after = new Map(samples.filter((s) => s.name === 'final').map((s) => [s.prompt, s]))
-  const cell = (s: Of<'sample'> | undefined) =>
-    s === undefined
-      ? '<td></td>'
-      : `<td class="${s.correct ? 'right' : 'wrong'}"><code>${escapeXml(s.completion)}</code></td>`
+  const later = samples.filter((s) => s.name === 'final' || s.name === 'round')
+  const final = later.find((s) => s.name === 'final') ?? later[later.length - 1]
+  const same = later.filter((s) => s.name === final?.name && s.round === final?.round)
+  const after = new Map(same.map((s) => [s.prompt, s]))
+  if (before.length === 0) return ''
   const rows = before.map(
-    (s) => `<tr><td><code>${escapeXml(s.prompt)}</code></td>${cell(s)}${cell(after.get(s.prompt))}</tr>`,
+    (s) => `<tr><td><code>${escapeXml(s.prompt)}</code></td>${sampleCell(s)}${sampleCell(after.get(s.prompt))}</tr>`,
   )
-  if (rows.length === 0) return ''
-  return `<h2>Samples, before and after</h2><table><thead><tr><th>prompt</th><th>after warm-up</th><th>after self-training</th></tr></thead><tbody>${rows.join('')}</tbody></table>`
+  const name = final?.name === 'round' ? `after round ${final.round ?? '?'}` : 'after self-training'
+  return `<h2>Samples, before and after</h2>${table(['prompt', 'after warm-up', name], rows)}`
 }
 
-function configTable(config: Readonly<Record<string, unknown>>): string {
+function warningList(records: readonly RunRecord[]): string {
+  const warnings = ofType(records, 'warning')
+  if (warnings.length === 0) return ''
+  const items = warnings.map(({ message }) => `<li>${escapeXml(message)}</li>`)
+  return `<h2>Warnings</h2><ul class="warnings">${items.join('')}</ul>`
+}
+
+function configTable(config: Readonly<Record<string, unknown>>, path: string): string {
   const rows = Object.entries(config).map(([key, entry]) => {
-    const { value, origin } = entry as { value: unknown; origin: string }
-    return `<tr><th>${escapeXml(key)}</th><td><code>${escapeXml(JSON.stringify(value))}</code></td><td>${escapeXml(origin)}</td></tr>`
+    if (!isJsonObject(entry) || !('value' in entry) || typeof entry.origin !== 'string')
+      throw new WhetstoneError('E_FORMAT', path, `expected { value, origin } for '${key}': not the file of a run`)
+    const value = JSON.stringify(entry.value)
+    return `<tr><th>${escapeXml(key)}</th><td><code>${escapeXml(value)}</code></td><td class="soft">${escapeXml(entry.origin)}</td></tr>`
   })
-  return `<details><summary>Configuration</summary><table><tbody>${rows.join('')}</tbody></table></details>`
+  return `<details><summary>Configuration</summary>${table(['setting', 'value', 'from'], rows)}</details>`
 }
 
-const style = `:root{color-scheme:light dark;--ink:#1c2126;--soft:#68727c;--line:#d9dee3;--page:#fbfbf9;--c0:#1f6feb;--c1:#c2571a;--c2:#2f855a;--c3:#8250df;--c4:#b08800;--c5:#57606a}
-@media (prefers-color-scheme:dark){:root{--ink:#e6e9ec;--soft:#929ca6;--line:#343b42;--page:#15181b;--c0:#6ea8fe;--c1:#f0955c;--c2:#68c29a;--c3:#b794f6;--c4:#e0c04a;--c5:#a9b3bd}}
-body{margin:0 auto;max-width:62rem;padding:2rem 1rem 4rem;background:var(--page);color:var(--ink);font:15px/1.5 system-ui,sans-serif}
-h1{font-size:1.5rem;font-weight:600;margin:0 0 .25rem}h2{font-size:1.1rem;font-weight:600;margin:2rem 0 .5rem}p{color:var(--soft);margin:0 0 1.5rem}
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(20rem,1fr));gap:1rem}figure{margin:0}svg{width:100%;height:auto}
-.title{font-size:13px;font-weight:600;fill:var(--ink)}.tick{font-size:10.5px;fill:var(--soft)}.legend{font-size:11px}.grid{stroke:var(--line)}.line{fill:none;stroke-width:1.8}.bar{stroke-width:1.4;opacity:.7}
-${[0, 1, 2, 3, 4, 5].map((i) => `polyline.c${i},line.c${i}{stroke:var(--c${i})}circle.c${i},text.c${i}{fill:var(--c${i})}`).join('')}
-table{border-collapse:collapse;width:100%;font-size:14px}th,td{text-align:left;padding:.3rem .7rem .3rem 0;border-bottom:1px solid var(--line);font-weight:400;vertical-align:top}thead th{color:var(--soft);font-size:12px}
-code{font:13px ui-monospace,monospace;white-space:pre-wrap;word-break:break-word}.right code{color:var(--c2)}.wrong code{color:var(--c1)}details{margin-top:2rem}summary{cursor:pointer;color:var(--soft)}`
+// Page ------------------------------------------------------------------------------------------------------------------
+
+const settingOf = (config: Readonly<Record<string, unknown>>, name: string): unknown => {
+  const entry = config[name]
+  return isJsonObject(entry) ? entry.value : undefined
+}
+
+/** Nothing is loaded and nothing runs, whatever a text of the run holds. */
+const policy = "default-src 'none'; style-src 'unsafe-inline'"
+
+/** The page as text: a pure function of what the run's files hold. */
+export function reportPage(
+  config: Readonly<Record<string, unknown>>,
+  records: readonly RunRecord[],
+  path = 'config.json',
+): string {
+  const data = dataOf(records)
+  const task = settingOf(config, 'task')
+  const title = typeof task === 'string' ? `Whetstone: ${task}` : 'Whetstone run'
+  const drawn = charts(data)
+  const parts = [
+    '<!doctype html>',
+    '<html lang="en">',
+    `<head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><meta http-equiv="Content-Security-Policy" content="${escapeXml(policy)}">`,
+    `<title>${escapeXml(title)}</title><style>${style}</style></head>`,
+    `<body><h1>${escapeXml(title)}</h1>`,
+    lead(data),
+    facts(records, data, settingOf(config, 'seed')),
+    drawn.length === 0 ? '' : `<div class="charts">${drawn.map((svg) => `<figure>${svg}</figure>`).join('\n')}</div>`,
+    resultTable(data) && `<h2>Results</h2>${resultTable(data)}`,
+    sampleTable(data),
+    warningList(records),
+    configTable(config, path),
+    '</body></html>',
+  ]
+  return `${parts.filter((part) => part !== '').join('\n')}\n`
+}
 
 /**
  * Writes report.html into a run folder and returns its path.
  *
- * @throws WhetstoneError E_IO, E_FORMAT when the folder is not a run
+ * @throws WhetstoneError E_IO; E_FORMAT when the folder's files are not those of a run
  */
 export async function writeReport(run: string): Promise<string> {
-  const config = await readJsonObject(join(run, 'config.json'))
-  const events = await readMetrics(run)
-  const data: Data = {
-    steps: latest(ofType(events, 'step'), (e) => `${e.phase} ${e.step}`),
-    evals: latest(ofType(events, 'eval'), (e) => `${e.name} ${e.round} ${e.step}`),
-    rounds: latest(ofType(events, 'round'), (e) => String(e.round)),
-    samples: latest(ofType(events, 'sample'), (e) => `${e.name} ${e.round} ${e.prompt}`),
-  }
-  const device = ofType(events, 'start')[0]?.device ?? ''
-  const notes = ofType(events, 'start')[0]?.notes.join(', ') ?? ''
-  const page = [
-    '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
-    `<title>Whetstone run</title><style>${style}</style></head><body>`,
-    `<h1>Whetstone run</h1><p>${escapeXml(notes)}. ${escapeXml(device)}.</p>`,
-    resultTable(data),
-    '<div class="charts">',
-    accuracyChart(data),
-    roundChart(data, { reward: 'mean reward' }, 'Reward of the samples'),
-    roundChart(data, { passAt1: 'pass@1', passAtN: 'pass@n' }, 'Solved tasks of each round'),
-    stepChart(data, 'kl', 'KL(prior || policy), nats per token'),
-    lossChart(data),
-    '</div>',
-    sampleTable(data),
-    configTable(config),
-    '</body></html>',
-  ]
+  const file = join(run, 'config.json')
+  const config = await readJsonObject(file)
+  const page = reportPage(config, readRecords(join(run, 'metrics.jsonl')), file)
   const path = join(run, 'report.html')
-  await writeAtomic(path, `${page.filter((part) => part !== '').join('\n')}\n`)
+  await writeAtomic(path, page)
   return path
 }

@@ -1,38 +1,50 @@
-// Charts as SVG text: lines over a number, and dots with error bars. Colours come from CSS classes, so that one drawing
-// fits light and dark pages.
+// Charts as SVG text: lines over a number with 95% bars, and horizontal bars. Colours come from CSS classes (style.ts), so
+// that one drawing fits light and dark pages. Knows nothing of runs. Numbers that are not finite are never drawn.
+
+/** A point of a line, with its 95% interval when it has one. */
+export interface Point {
+  readonly x: number
+  readonly y: number
+  readonly low?: number
+  readonly high?: number
+}
 
 /** A line of a chart. */
 export interface Series {
   readonly name: string
   /** CSS class suffix: c0 .. c5. */
   readonly color: number
-  readonly points: readonly (readonly [x: number, y: number])[]
-  /** 95% interval of each point, when it has one. */
-  readonly bars?: readonly (readonly [low: number, high: number])[]
+  readonly points: readonly Point[]
+  readonly dashed?: boolean
 }
 
-/** How to draw a chart. */
+/** How to draw a chart of lines. */
 export interface ChartOptions {
   readonly title: string
   readonly xLabel: string
   /** Fixed range of y; default what the data needs. */
   readonly yRange?: readonly [number, number]
   readonly format?: (y: number) => string
+  /** Logarithmic y when the values are positive and span a factor of ten or more; else the scale stays linear. */
+  readonly log?: boolean
 }
 
 const width = 460
-const height = 240
-const frame = { left: 52, right: 14, top: 34, bottom: 38 }
+const height = 250
+const frame = { left: 50, right: 14, top: 46, bottom: 34 }
+const letter = 6.1
 
-/** Text that is safe inside XML. */
+/** Control characters that HTML forbids or hides, as the pictures that Unicode has for them. */
+const visible = (c: string): string => (c === '\u007f' ? '\u2421' : String.fromCodePoint(0x2400 + c.charCodeAt(0)))
+
+/** Text that is safe in elements and attributes of HTML and XML; control characters other than newlines are shown. */
 export const escapeXml = (text: string): string =>
-  text.replace(
-    /[&<>"']/g,
-    (c) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;', "'": '&#39;' })[c] as string,
-  )
+  text
+    .replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`)
+    .replace(/(?!\n)[\p{Cc}]/gu, (c) => (c < '\u0080' ? visible(c) : '\ufffd'))
 
 /** About `count` round numbers across a range. */
-export function ticks(low: number, high: number, count = 5): number[] {
+export function ticks(low: number, high: number, count = 6): number[] {
   const span = high - low || 1
   const raw = span / count
   const power = 10 ** Math.floor(Math.log10(raw))
@@ -43,76 +55,184 @@ export function ticks(low: number, high: number, count = 5): number[] {
   )
 }
 
-const short = (value: number): string =>
-  Math.abs(value) >= 1000 ? `${(value / 1000).toPrecision(3)}k` : String(Number(value.toPrecision(3)))
-
-function rangeOf(values: readonly number[]): [number, number] {
-  const finite = values.filter(Number.isFinite)
-  if (finite.length === 0) return [0, 1]
-  const low = Math.min(...finite)
-  const high = Math.max(...finite)
-  const margin = (high - low || Math.abs(high) || 1) * 0.06
-  return [low - margin, high + margin]
+/** Powers of ten across a positive range; with 2 and 5 between them when there are few. */
+export function logTicks(low: number, high: number): number[] {
+  const [first, last] = [Math.floor(Math.log10(low)), Math.ceil(Math.log10(high))]
+  const powers = Array.from({ length: last - first + 1 }, (_, i) => first + i)
+  const inRange = (factors: readonly number[]): number[] =>
+    powers
+      .flatMap((power) => factors.map((factor) => Number((factor * 10 ** power).toPrecision(12))))
+      .filter((value) => value >= low * (1 - 1e-9) && value <= high * (1 + 1e-9))
+  const tens = inRange([1])
+  return tens.length >= 3 ? tens : inRange([1, 2, 5])
 }
 
-/** At most `limit` points, each the mean of its stretch: a long run stays readable and small. */
-export function thinned(points: Series['points'], limit = 240): Series['points'] {
+/** A number in at most three digits. */
+export const short = (value: number): string =>
+  Math.abs(value) >= 1000 ? `${Number((value / 1000).toPrecision(3))}k` : String(Number(value.toPrecision(3)))
+
+/** The range of finite values with a margin; not below 0 when no value is. */
+export function rangeOf(values: readonly number[]): [number, number] {
+  const finite = values.filter(Number.isFinite)
+  if (finite.length === 0) return [0, 1]
+  const low = finite.reduce((a, b) => Math.min(a, b))
+  const high = finite.reduce((a, b) => Math.max(a, b))
+  const margin = (high - low || Math.abs(high) || 1) * 0.06
+  return [low >= 0 ? Math.max(0, low - margin) : low - margin, high + margin]
+}
+
+/** At most `limit` points without bars, each the mean of its stretch: a long run stays readable and small. */
+export function thinned(points: readonly Point[], limit = 240): readonly Point[] {
   const per = Math.ceil(points.length / limit)
   if (per <= 1) return points
   const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length
   return Array.from({ length: Math.ceil(points.length / per) }, (_, i) => {
     const part = points.slice(i * per, (i + 1) * per)
-    return [mean(part.map((point) => point[0])), mean(part.map((point) => point[1]))] as const
+    return { x: mean(part.map((point) => point.x)), y: mean(part.map((point) => point.y)) }
   })
 }
 
-/** A chart of lines with points; error bars where a series has them. */
-export function lineChart(series: readonly Series[], options: ChartOptions): string {
-  const xs = series.flatMap((s) => s.points.map((point) => point[0]))
-  const ys = series.flatMap((s) => [...s.points.map((point) => point[1]), ...(s.bars ?? []).flat()])
-  const [x0, x1] = rangeOf(xs)
-  const [y0, y1] = options.yRange ?? rangeOf(ys)
-  const px = (x: number) => frame.left + ((x - x0) / (x1 - x0)) * (width - frame.left - frame.right)
-  const py = (y: number) => height - frame.bottom - ((y - y0) / (y1 - y0)) * (height - frame.top - frame.bottom)
-  const format = options.format ?? short
-  const grid = ticks(y0, y1).map(
-    (y) =>
-      `<line class="grid" x1="${frame.left}" x2="${width - frame.right}" y1="${at(py(y))}" y2="${at(py(y))}"/><text class="tick" x="${frame.left - 6}" y="${at(py(y) + 4)}" text-anchor="end">${escapeXml(format(y))}</text>`,
-  )
-  const feet = ticks(x0, x1).map(
-    (x) =>
-      `<text class="tick" x="${at(px(x))}" y="${height - frame.bottom + 16}" text-anchor="middle">${short(x)}</text>`,
-  )
-  const legend =
-    series.length < 2
-      ? []
-      : series.map(
-          (s, i) =>
-            `<text class="legend c${s.color}" x="${frame.left + i * 96}" y="${height - 4}">${escapeXml(s.name)}</text>`,
-        )
-  return [
-    `<svg viewBox="0 0 ${width} ${height}" role="img" aria-label="${escapeXml(options.title)}">`,
-    `<text class="title" x="${frame.left}" y="18">${escapeXml(options.title)}</text>`,
-    ...grid,
-    ...feet,
-    `<text class="tick" x="${width - frame.right}" y="${height - 4}" text-anchor="end">${escapeXml(options.xLabel)}</text>`,
-    ...legend,
-    ...series.map((s) => drawSeries(s, px, py)),
-    '</svg>',
-  ].join('\n')
-}
+type Scale = (value: number) => number
 
+/** A place in the drawing. */
 const at = (value: number): string => value.toFixed(1)
 
-function drawSeries({ points, bars, color }: Series, px: (x: number) => number, py: (y: number) => number): string {
-  const line = points.map(([x, y]) => `${at(px(x))},${at(py(y))}`).join(' ')
-  const dots =
-    points.length > 60
-      ? []
-      : points.map(([x, y]) => `<circle class="c${color}" cx="${at(px(x))}" cy="${at(py(y))}" r="3"/>`)
-  const whiskers = (bars ?? []).map(
-    ([low, high], i) =>
-      `<line class="bar c${color}" x1="${at(px(points[i][0]))}" x2="${at(px(points[i][0]))}" y1="${at(py(low))}" y2="${at(py(high))}"/>`,
+const linear =
+  ([low, high]: readonly [number, number], from: number, to: number): Scale =>
+  (value) =>
+    from + ((value - low) / (high - low || 1)) * (to - from)
+
+const label = (kind: string, x: number, y: number, text: string, anchor = 'start'): string =>
+  `<text class="${kind}" x="${at(x)}" y="${at(y)}" text-anchor="${anchor}">${escapeXml(text)}</text>`
+
+const svg = (title: string, size: readonly [number, number], parts: readonly string[]): string =>
+  [
+    `<svg viewBox="0 0 ${size[0]} ${size[1]}" role="img" aria-label="${escapeXml(title)}">`,
+    ...parts.filter((part) => part !== ''),
+    '</svg>',
+  ].join('\n')
+
+interface Axis {
+  readonly scale: Scale
+  readonly marks: readonly number[]
+}
+
+function yAxis(values: readonly number[], { yRange, log }: ChartOptions): Axis {
+  const [from, to] = [height - frame.bottom, frame.top]
+  const finite = values.filter(Number.isFinite)
+  const least = finite.reduce((a, b) => Math.min(a, b), Number.POSITIVE_INFINITY)
+  const most = finite.reduce((a, b) => Math.max(a, b), 0)
+  if (log === true && least > 0 && most >= 10 * least) {
+    const margin = (most / least) ** 0.06
+    const [low, high] = [least / margin, most * margin]
+    const scale = linear([Math.log10(low), Math.log10(high)], from, to)
+    return { scale: (value) => scale(Math.log10(value)), marks: logTicks(low, high) }
+  }
+  const range = yRange ?? rangeOf(finite)
+  return { scale: linear(range, from, to), marks: ticks(range[0], range[1]) }
+}
+
+/** Rounds and steps are counted: marks of the x axis are whole numbers. */
+function xAxis(values: readonly number[]): Axis {
+  const range = rangeOf(values)
+  const marks = ticks(range[0], range[1]).filter(Number.isInteger)
+  return { scale: linear(range, frame.left, width - frame.right), marks }
+}
+
+function legend(series: readonly Series[]): string[] {
+  if (series.length < 2) return []
+  let x = frame.left
+  return series.map(({ name, color, dashed }) => {
+    const line = `<line class="line c${color}${dashed === true ? ' dashed' : ''}" x1="${at(x)}" x2="${at(x + 14)}" y1="32" y2="32"/>`
+    const text = label('legend', x + 19, 35.5, name)
+    x += 19 + name.length * letter + 16
+    return line + text
+  })
+}
+
+function drawSeries({ points, color, dashed }: Series, x: Scale, y: Scale): string {
+  const line = points.map((point) => `${at(x(point.x))},${at(y(point.y))}`).join(' ')
+  const whiskers = points.map(({ x: place, low, high }) =>
+    low === undefined || high === undefined ? '' : whisker(color, [x(place), y(low)], [x(place), y(high)]),
   )
-  return [`<polyline class="line c${color}" points="${line}"/>`, ...whiskers, ...dots].join('')
+  const dots = points.map((point) => `<circle class="c${color}" cx="${at(x(point.x))}" cy="${at(y(point.y))}" r="3"/>`)
+  return [
+    `<polyline class="line c${color}${dashed === true ? ' dashed' : ''}" points="${line}"/>`,
+    ...whiskers,
+    ...(points.length > 40 ? [] : dots),
+  ].join('')
+}
+
+type Place = readonly [x: number, y: number]
+
+const whisker = (color: number, [x1, y1]: Place, [x2, y2]: Place): string =>
+  `<line class="bar c${color}" x1="${at(x1)}" x2="${at(x2)}" y1="${at(y1)}" y2="${at(y2)}"/>`
+
+const drawable = (series: readonly Series[]): Series[] =>
+  series
+    .map((s) => ({ ...s, points: s.points.filter(({ x, y }) => Number.isFinite(x) && Number.isFinite(y)) }))
+    .filter(({ points }) => points.length > 0)
+
+/** A chart of lines with points; 95% bars where points have them. Empty text when there is nothing to draw. */
+export function lineChart(given: readonly Series[], options: ChartOptions): string {
+  const series = drawable(given)
+  if (series.length === 0) return ''
+  const points = series.flatMap((s) => s.points)
+  const x = xAxis(points.map((point) => point.x))
+  const y = yAxis(
+    points.flatMap((point) => [point.y, point.low ?? point.y, point.high ?? point.y]),
+    options,
+  )
+  const format = options.format ?? short
+  const right = width - frame.right
+  const bottom = height - frame.bottom
+  return svg(
+    options.title,
+    [width, height],
+    [
+      label('title', frame.left, 16, options.title),
+      ...y.marks.map((mark) => {
+        const place = at(y.scale(mark))
+        const line = `<line class="grid" x1="${frame.left}" x2="${right}" y1="${place}" y2="${place}"/>`
+        return line + label('tick', frame.left - 7, y.scale(mark) + 3.5, format(mark), 'end')
+      }),
+      ...x.marks.map((mark) => label('tick', x.scale(mark), bottom + 15, short(mark), 'middle')),
+      label('tick', right, bottom + 29, options.xLabel, 'end'),
+      ...legend(series),
+      ...series.map((s) => drawSeries(s, x.scale, y.scale)),
+    ],
+  )
+}
+
+/** A horizontal bar with its 95% interval; values from 0 to 1. */
+export interface Bar {
+  readonly name: string
+  readonly color: number
+  readonly value: number
+  readonly low?: number
+  readonly high?: number
+}
+
+/** Bars from 0 to 1 with their values behind them. Empty text when there is nothing to draw. */
+export function barChart(bars: readonly Bar[], options: { title: string; format: (value: number) => string }): string {
+  const shown = bars.filter(({ value }) => Number.isFinite(value))
+  if (shown.length === 0) return ''
+  const left = 24 + letter * shown.reduce((most, { name }) => Math.max(most, name.length), 0)
+  const rowHeight = 56
+  const x = linear([0, 1], left, width - 62)
+  const rows = shown.map(({ name, color, value, low, high }, i) => {
+    const middle = frame.top + (i + 0.5) * rowHeight
+    return [
+      label('name', left - 12, middle + 4, name, 'end'),
+      `<rect class="track" x="${at(left)}" y="${at(middle - 13)}" width="${at(x(1) - left)}" height="26" rx="3"/>`,
+      `<rect class="fill c${color}" x="${at(left)}" y="${at(middle - 13)}" width="${at(x(value) - left)}" height="26" rx="3"/>`,
+      low === undefined || high === undefined ? '' : whisker(5, [x(low), middle], [x(high), middle]),
+      label('value', width - frame.right, middle + 4.5, options.format(value), 'end'),
+    ].join('')
+  })
+  return svg(
+    options.title,
+    [width, frame.top + rowHeight * shown.length + 24],
+    [label('title', 12, 16, options.title), ...rows],
+  )
 }

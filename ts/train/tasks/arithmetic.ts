@@ -1,8 +1,27 @@
-// Multi-digit addition with scratch steps: `347+85=` -> `7521,4831,3040>432`. Each step, from the lowest place up, is
-// four digits: one of each operand, the digit of the sum, the carry. What counts is the number behind `>`.
+// Addition and multiplication with scratch steps, worked from the lowest place up.
+//   347+85=  ->  7521,4831,3040>432      a column: one digit of each operand, the digit of the sum, the carry
+//   47*36=   ->  7624,4682;7312,4341;8190,2460,0110>1692      partial products, each added to the running sum
+// What counts is the number behind `>`; without scratch steps the completion is that number alone.
 
+import { z } from 'zod'
 import type { Random } from '../../src/base/rng.js'
+import { resolveConfig } from '../config/resolve.js'
 import { splitLists, type TaskSource } from './task.js'
+
+/** Settings of the arithmetic tasks. */
+export const arithmeticOptions = z.strictObject({
+  seed: z.int().describe('key of the draws; the splits do not depend on it'),
+  difficulty: z.int().min(1).max(7).default(3).describe('most digits of an operand'),
+  operations: z
+    .array(z.enum(['+', '*']))
+    .min(1)
+    .default(['+'])
+    .describe('what to do with the operands, each entry equally likely'),
+  factorDigits: z.int().min(1).max(3).default(2).describe('most digits of the second factor of a product'),
+  scratch: z.boolean().default(true).describe('work in steps in front of the answer'),
+})
+
+type Settings = z.output<typeof arithmeticOptions>
 
 /** A number with 1 to `digits` digits, every length equally likely. */
 function operand(random: Random, digits: number): number {
@@ -11,40 +30,129 @@ function operand(random: Random, digits: number): number {
   return least + random.integer(10 ** length - least)
 }
 
-/** The column addition of two numbers, as steps of operand digits, sum digit and carry. */
-function scratchOf(a: number, b: number): string {
-  const steps: string[] = []
+/** Digits from the lowest place up; of 0 one. */
+const digitsOf = (n: number): number[] => [...String(n)].reverse().map(Number)
+
+/** The column addition of two numbers: operand digits, sum digit, carry. */
+function sumScratch(a: number, b: number): string {
+  const [x, y] = [digitsOf(a), digitsOf(b)]
   let carry = 0
-  for (let x = a, y = b; steps.length === 0 || x > 0 || y > 0; x = Math.floor(x / 10), y = Math.floor(y / 10)) {
-    const sum = (x % 10) + (y % 10) + carry
-    carry = sum >= 10 ? 1 : 0
-    steps.push(`${x % 10}${y % 10}${sum % 10}${carry}`)
-  }
-  return steps.join(',')
+  return Array.from({ length: Math.max(x.length, y.length) }, (_, place) => {
+    const [p, q] = [x[place] ?? 0, y[place] ?? 0]
+    const sum = p + q + carry
+    carry = Math.floor(sum / 10)
+    return `${p}${q}${sum % 10}${carry}`
+  }).join(',')
 }
 
-/** The tasks. `difficulty` is the most digits of an operand. */
-export function arithmetic(seed: number, difficulty: number): TaskSource {
-  const lists = splitLists(`arithmetic-${difficulty}`, seed, (random) => {
+/** A number times one digit: digit of the number, the digit, digit of the product, carry. */
+function partialScratch(a: number, digit: number): string {
+  let carry = 0
+  return digitsOf(a)
+    .map((p) => {
+      const product = p * digit + carry
+      carry = Math.floor(product / 10)
+      return `${p}${digit}${product % 10}${carry}`
+    })
+    .join(',')
+}
+
+/**
+ * Long multiplication: for each digit of `b` the partial product, and from the second on its addition to the running
+ * sum, whose lower places are final and left out: `47*36=` -> `7624,4682;7312,4341;8190,2460,0110>1692`.
+ */
+function productScratch(a: number, b: number): string {
+  let running = 0
+  return digitsOf(b)
+    .flatMap((digit, place) => {
+      const upper = Math.floor(running / 10 ** place)
+      running += a * digit * 10 ** place
+      return place === 0 ? [partialScratch(a, digit)] : [partialScratch(a, digit), sumScratch(upper, a * digit)]
+    })
+    .join(';')
+}
+
+interface Operation {
+  readonly words: string
+  readonly compute: (a: number, b: number) => number
+  readonly scratch: (a: number, b: number) => string
+  /** Most digits of the second operand. */
+  readonly secondDigits: (settings: Settings) => number
+  /** Longest answer in characters, and the end token. */
+  readonly length: (digits: number, second: number) => number
+  /** What prompts and answers need beside digits, `=` and `>`. */
+  readonly characters: string
+}
+
+const operations: Readonly<Record<'+' | '*', Operation>> = {
+  '+': {
+    words: 'addition',
+    compute: (a, b) => a + b,
+    scratch: sumScratch,
+    secondDigits: ({ difficulty }) => difficulty,
+    length: (digits) => 6 * digits + 4,
+    characters: '+,',
+  },
+  '*': {
+    words: 'multiplication',
+    compute: (a, b) => a * b,
+    scratch: productScratch,
+    secondDigits: ({ difficulty, factorDigits }) => Math.min(difficulty, factorDigits),
+    // Columns of five characters: `digits` per partial product, one more per addition; then the result.
+    length: (digits, second) => 5 * (digits * second + (digits + 1) * (second - 1)) + digits + second + 2,
+    characters: ',*;',
+  },
+}
+
+/** Alphabet in the order of ids: digits, signs, `=`, `,`, then what only some settings need. */
+function alphabet({ operations: chosen, scratch }: Settings): string {
+  const needed = `=${scratch ? '>' : ''}${chosen.map((sign) => (scratch ? operations[sign].characters : sign)).join('')}`
+  return [...'0123456789+=,>*;'].filter((c) => (c >= '0' && c <= '9') || needed.includes(c)).join('')
+}
+
+/** The operands of a prompt. */
+function read(prompt: string): { a: number; b: number; sign: '+' | '*' } {
+  const sign = prompt.includes('*') ? '*' : '+'
+  const [a, b] = prompt.slice(0, -1).split(sign).map(Number)
+  return { a, b, sign }
+}
+
+/**
+ * The tasks.
+ *
+ * @throws WhetstoneError E_CONFIG for settings out of range
+ */
+export function arithmetic(options: z.input<typeof arithmeticOptions>): TaskSource {
+  const settings = resolveConfig(arithmeticOptions, [{ origin: 'task', values: options }]).values
+  const { difficulty, scratch } = settings
+  const signs = settings.operations
+  const form = scratch ? /^[\d,;]+>(\d+)$/ : /^(\d+)$/
+  const most = (measure: (operation: Operation, second: number) => number): number =>
+    Math.max(...signs.map((sign) => measure(operations[sign], operations[sign].secondDigits(settings))))
+  const lists = splitLists(`arithmetic-${difficulty}`, settings.seed, (random) => {
+    const sign = signs.length === 1 ? signs[0] : signs[random.integer(signs.length)]
+    const { compute, scratch: work, secondDigits } = operations[sign]
     const a = operand(random, difficulty)
-    const b = operand(random, difficulty)
+    const b = operand(random, secondDigits(settings))
     return {
-      canonical: [a, b].sort((x, y) => x - y).join('+'),
-      prompt: `${a}+${b}=`,
-      answer: `${scratchOf(a, b)}>${a + b}`,
+      canonical: [a, b].sort((x, y) => x - y).join(sign),
+      prompt: `${a}${sign}${b}=`,
+      answer: `${scratch ? `${work(a, b)}>` : ''}${compute(a, b)}`,
     }
   })
   return {
     ...lists,
     name: 'arithmetic',
-    description: `addition of two numbers of 1 to ${difficulty} digits`,
-    characters: '0123456789+=,>',
-    maxNewTokens: 6 * difficulty + 4,
+    description: `${signs.map((sign) => operations[sign].words).join(' and ')} of two numbers of 1 to ${difficulty} digits`,
+    characters: alphabet(settings),
+    maxPromptTokens: most((_, second) => difficulty + second + 2),
+    maxNewTokens: scratch ? most(({ length }, second) => length(difficulty, second)) : 2 * difficulty + 2,
     check: (task, completion) => {
-      const [a, b] = task.prompt.slice(0, -1).split('+').map(Number)
-      const match = /^[\d,]+>(\d+)$/.exec(completion)
+      const { a, b, sign } = read(task.prompt)
+      const match = form.exec(completion)
       if (match === null) return { correct: false, reason: 'malformed' }
-      return match[1] === String(a + b) ? { correct: true } : { correct: false, reason: `expected ${a + b}` }
+      const expected = String(operations[sign].compute(a, b))
+      return match[1] === expected ? { correct: true } : { correct: false, reason: `expected ${expected}` }
     },
   }
 }

@@ -7,7 +7,13 @@ export interface Expression {
   readonly numbers: readonly number[]
 }
 
-/** Reads an expression; undefined when it is malformed. Numbers have at most six digits, nesting is at most 16. */
+/** Whole numbers that are exact; NaN, which no operation turns back into a number, for what is not. */
+const exact = (value: number): number => (Number.isSafeInteger(value) ? value : Number.NaN)
+
+/**
+ * Reads an expression without signs in front of numbers and without spaces; undefined when it is malformed or one of its
+ * values is not exact. Numbers have at most six digits and no leading zeros, nesting is at most 16.
+ */
 export function parseExpression(text: string): Expression | undefined {
   const numbers: number[] = []
   let at = 0
@@ -32,13 +38,14 @@ export function parseExpression(text: string): Expression | undefined {
     let value = atom()
     while (text[at] === '*') {
       at++
-      value *= atom()
+      value = exact(value * atom())
     }
     return value
   }
   const sum = (): number => {
     let value = product()
-    while (text[at] === '+' || text[at] === '-') value = text[at++] === '+' ? value + product() : value - product()
+    while (text[at] === '+' || text[at] === '-')
+      value = exact(text[at++] === '+' ? value + product() : value - product())
     return value
   }
   const value = sum()

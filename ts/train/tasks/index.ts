@@ -8,25 +8,32 @@ import type { TaskSource } from './task.js'
 export type { Split, Task, TaskSource, Verdict } from './task.js'
 
 /** Task sources by name. */
-export const tasks: Readonly<Record<string, (seed: number, difficulty: number) => TaskSource>> = {
-  arithmetic,
-  countdown,
-}
+export const tasks = { arithmetic, countdown } as const
 
 export const taskNames = Object.keys(tasks)
+
+/** Settings of a task source: those below, and the task's own by name. Only what deviates from the defaults is needed. */
+export interface TaskOptions {
+  /** Key of the draws. */
+  readonly seed: number
+  /** arithmetic: most digits of an operand; countdown: how many numbers. */
+  readonly difficulty?: number
+  /**
+   * arithmetic: `operations` (of '+', '*'), `factorDigits`, `scratch`. countdown: `largestNumber`, `largestTarget`,
+   * `operations` (of '+', '-', '*'), `solutions` ('drawn' or 'first').
+   */
+  readonly [name: string]: unknown
+}
 
 /**
  * A task source.
  *
- * @param options `difficulty`: digits of an operand, or how many numbers
- * @throws WhetstoneError E_CONFIG for an unknown task
+ * @throws WhetstoneError E_CONFIG for an unknown task, and for settings that the task does not have or allow
  */
-export function createTask(name: string, options: { seed: number; difficulty: number }): TaskSource {
-  const make = Object.hasOwn(tasks, name) ? tasks[name] : undefined
+export function createTask(name: string, options: TaskOptions): TaskSource {
+  const makers: Readonly<Record<string, (options: TaskOptions) => TaskSource>> = tasks
+  const make = Object.hasOwn(tasks, name) ? makers[name] : undefined
   if (make === undefined)
     throw new WhetstoneError('E_CONFIG', 'task', `expected one of ${taskNames.join(', ')}, got '${name}'`)
-  const { seed, difficulty } = options
-  if (!Number.isInteger(difficulty) || difficulty < 1 || difficulty > 7)
-    throw new WhetstoneError('E_CONFIG', 'difficulty', `expected a whole number from 1 to 7, got ${difficulty}`)
-  return make(seed, difficulty)
+  return make(options)
 }

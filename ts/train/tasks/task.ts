@@ -11,7 +11,7 @@ export interface Task {
   readonly id: string
   /** Text that the model continues. */
   readonly prompt: string
-  /** A worked solution. */
+  /** A worked solution, without an end mark: trainers add the tokenizer's end token. */
   readonly answer: string
 }
 
@@ -31,7 +31,9 @@ export interface TaskSource {
   readonly description: string
   /** Every character of prompts and answers. */
   readonly characters: string
-  /** Longest answer in characters, with room to spare. */
+  /** Longest prompt in characters. */
+  readonly maxPromptTokens: number
+  /** Longest answer in characters and its end token, with room to spare. */
   readonly maxNewTokens: number
   warmup(count: number): Task[]
   train(count: number): Task[]

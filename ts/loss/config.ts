@@ -1,0 +1,42 @@
+// Settings of objectives: zod schemas with described fields and defaults, checked strictly. Kinds of numbers that
+// several objectives share are here; the fields themselves are next to each formula.
+
+import { z } from 'zod'
+import { WhetstoneError } from '../src/base/errors.js'
+
+/** A number above 0. */
+export const positive = (initial: number) => z.number().positive().default(initial)
+
+/** A number of at least 0. */
+export const nonNegative = (initial: number) => z.number().min(0).default(initial)
+
+/** A share of wrong labels: 0 to below one half. */
+export const smoothing = (initial = 0) => z.number().min(0).lt(0.5).default(initial)
+
+/** One of some words; the first one is the default. */
+export const oneOf = <const T extends readonly [string, ...string[]]>(...words: T) => z.enum(words).default(words[0])
+
+/** Refuses a setting of an objective. */
+export function refuse(objective: string, option: string, message: string): never {
+  throw new WhetstoneError('E_CONFIG', `${objective}.${option}`, message)
+}
+
+/**
+ * Settings with their defaults.
+ *
+ * @throws WhetstoneError E_CONFIG naming the objective and the option
+ */
+export function readConfig<S extends z.ZodRawShape>(
+  objective: string,
+  schema: z.ZodObject<S>,
+  input: unknown,
+): z.output<z.ZodObject<S>> {
+  const checked = schema.safeParse(input)
+  if (checked.success) return checked.data
+  const [issue] = checked.error.issues
+  if (issue.code === 'unrecognized_keys')
+    return refuse(objective, issue.keys[0], `unknown option; expected one of ${Object.keys(schema.shape).join(', ')}`)
+  const option = issue.path.join('.') || 'config'
+  const value = issue.path.reduce<unknown>((at, key) => (at as Record<PropertyKey, unknown>)[key], input)
+  return refuse(objective, option, `${issue.message}; got ${JSON.stringify(value) ?? String(value)}`)
+}

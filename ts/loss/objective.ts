@@ -1,0 +1,68 @@
+// From a formula to an objective: settings are read, the batch is checked and laid out, the formula is written down once
+// in the vectors of autodiff.ts, and its gradients per token are cut back into sequences.
+
+import type { z } from 'zod'
+import { gradientsOf, type Vector } from './autodiff.js'
+import { readConfig } from './config.js'
+import type { Evaluation, Needs, Objective, ObjectiveBatch, Statistic } from './define.js'
+import { type View, viewOf } from './view.js'
+
+/** A loss as a formula of a batch. */
+export interface Formula {
+  /** This batch's share of the step's loss, length 1. */
+  readonly loss: Vector
+  readonly stats: Readonly<Record<string, Statistic>>
+  /** See {@link Evaluation}. */
+  readonly perExample?: Readonly<Record<string, Float64Array>>
+}
+
+/** What an objective does with its settings. */
+export interface Method {
+  readonly needs: Needs
+  readonly formula: (view: View) => Formula
+}
+
+/** Sum and count of some numbers. */
+export const statistic = (values: Float64Array): Statistic => ({
+  sum: values.reduce((sum, value) => sum + value, 0),
+  count: values.length,
+})
+
+/** Loss, gradients and statistics of a batch by a formula. */
+function evaluate(name: string, { needs, formula }: Method, batch: ObjectiveBatch): Evaluation {
+  const view = viewOf(name, needs, batch)
+  const { loss, stats, perExample } = formula(view)
+  const [logps, kl] = gradientsOf(loss, [view.logps, view.kl])
+  let at = 0
+  const gradients = batch.sequences.map((terms) => {
+    const from = at
+    at += terms.logps.length
+    const own = { logps: logps.slice(from, at) }
+    return needs.kl === undefined ? own : { ...own, kl: kl.slice(from, at) }
+  })
+  return { loss: loss.value[0], gradients, stats, perExample }
+}
+
+/**
+ * Makes the maker of an objective.
+ *
+ * @param name versioned, `dpo.v1`: it is stored in checkpoints; errors of settings name what stands before the dot
+ * @param make what the objective does with checked settings
+ * @returns settings -> objective; throws WhetstoneError E_CONFIG naming the option
+ */
+export function defineObjective<S extends z.ZodRawShape>(
+  name: string,
+  schema: z.ZodObject<S>,
+  make: (config: z.output<z.ZodObject<S>>) => Method,
+): (input?: z.input<z.ZodObject<S>>) => Objective {
+  return (input = {} as z.input<z.ZodObject<S>>) => {
+    const config = readConfig(name.split('.')[0], schema, input)
+    const method = make(config)
+    return {
+      name,
+      needs: method.needs,
+      config: config as Readonly<Record<string, unknown>>,
+      evaluate: (batch) => evaluate(name, method, batch),
+    }
+  }
+}

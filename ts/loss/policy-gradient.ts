@@ -1,0 +1,170 @@
+// Policy gradients over sampled completions: REINFORCE, RLOO, PPO, GRPO and its variants as settings of one formula.
+//   loss = aggregate over tokens of c_t keep_t surrogate(A_t, rho_t) + beta KL estimate
+// Advantages come with the batch (advantages.ts makes them): the score `advantage` of a completion, or one per token.
+// `old` log-probs are those of the policy that sampled; without them the batch is on-policy and rho is 1 with the gradient
+// of l. aggregation: tokenMean = sum / trained tokens of the step (TRL: dapo; bnpo is the same over a micro-batch);
+// sequenceMean = mean per sequence, then over sequences (grpo); sequenceSum = sum per sequence, then mean (luspo);
+// constant = sum / (sequences x maxCompletionLength) (dr_grpo). Every completion is an example of its own.
+// Differs from TRL: KL estimator `k3` is not multiplied by rho unless it is `rhoK3`, which is TRL's default.
+
+import { z } from 'zod'
+import { add, div, gather, leaf, mul, sub, type Vector } from './autodiff.js'
+import { nonNegative, oneOf, positive, refuse } from './config.js'
+import type { Objective, SequenceTerms } from './define.js'
+import { klEstimators } from './kl.js'
+import { defineObjective, statistic } from './objective.js'
+import { importanceCaps, offPolicyMask, type PolicyTokens, ratioLevels, surrogates } from './surrogates.js'
+import { overExamples, overTokens, scoresOf, sequenceSums, tokensOf, type View, weightsOf } from './view.js'
+
+const settings = z.strictObject({
+  lossType: oneOf('clip', 'reinforce', 'cispo', 'sapo', 'gmpo').describe('surrogate of a token'),
+  aggregation: oneOf('tokenMean', 'sequenceMean', 'sequenceSum', 'constant').describe('from tokens to one loss'),
+  maxCompletionLength: z.int().positive().optional().describe('constant: tokens that a completion counts as'),
+  importanceSamplingLevel: oneOf('token', 'sequence', 'sequenceSum').describe('ratio of what to what'),
+  epsilon: positive(0.2).describe('clip below 1 - epsilon; gmpo: below -epsilon in log space'),
+  epsilonHigh: z
+    .number()
+    .positive()
+    .optional()
+    .describe('clip above 1 + epsilonHigh (default epsilon); cispo: the cap'),
+  delta: z.number().positive().optional().describe('clip: largest ratio of the unclipped branch'),
+  dualClip: z.number().gt(1).optional().describe('clip: bound of the loss where the advantage is negative'),
+  beta: nonNegative(0).describe('weight of the KL estimate; 0: no reference is needed'),
+  klEstimator: oneOf('k3', 'k1', 'k2', 'rhoK3', 'k3StraightThrough').describe('see kl.ts'),
+  offPolicyMaskThreshold: z.number().optional().describe('drop sequences with A < 0 and mean(old - l) above this'),
+  importanceSamplingMode: oneOf('none', 'tokenTruncate', 'tokenMask', 'sequenceTruncate', 'sequenceMask').describe(
+    'weight by old / sampler where sampling ran elsewhere',
+  ),
+  importanceSamplingCap: positive(3).describe('largest such weight; beyond it: this, or 0 with mask'),
+  sapoTemperaturePos: positive(1).describe('sapo: temperature for positive advantages'),
+  sapoTemperatureNeg: positive(1.05).describe('sapo: temperature for the others'),
+})
+
+type Settings = z.output<typeof settings>
+
+/** Settings of policy gradients. */
+export type PolicyGradientConfig = z.input<typeof settings>
+
+const filled = ({ logps }: SequenceTerms, value: number): Float64Array => new Float64Array(logps.length).fill(value)
+
+function tokensOfPolicy(view: View, config: Settings): PolicyTokens {
+  const { logps } = view
+  for (const own of view.examples) {
+    const terms = view.batch.sequences[own.get('completion') ?? 0]
+    // Without advantages per token, the completion must have one.
+    if (terms.advantages === undefined) scoresOf({ ...view, examples: [own] }, 'advantage')
+  }
+  const advantages = tokensOf(view, 'advantages', (terms) => filled(terms, terms.scores?.advantage ?? 0))
+  const logRatio = sub(
+    logps,
+    tokensOf(view, 'old', (terms) => terms.logps),
+  )
+  const rho = ratioLevels[config.importanceSamplingLevel](view, logRatio)
+  return { view, logps, advantages, logRatio, rho }
+}
+
+/** exp(old - sampler) per token or per sequence, capped; a constant. */
+function samplerWeights(view: View, { importanceSamplingMode, importanceSamplingCap }: Settings): Vector {
+  const gap = sub(
+    tokensOf(view, 'old', (terms) => terms.logps),
+    tokensOf(view, 'sampler'),
+  )
+  const wide = importanceSamplingMode.startsWith('sequence')
+  const logs = wide ? gather(sequenceSums(view, gap), view.sequenceOf) : gap
+  const cap = importanceCaps[importanceSamplingMode.endsWith('Mask') ? 'mask' : 'truncate']
+  return leaf(logs.value.map((v) => cap(Math.exp(v), importanceSamplingCap)))
+}
+
+const aggregations: Readonly<
+  Record<Settings['aggregation'], (view: View, tokens: Vector, maxCompletionLength: number) => Vector>
+> = {
+  tokenMean: overTokens,
+  sequenceMean: (view, tokens) => overExamples(view, div(tokens, gather(leaf(view.lengths), view.sequenceOf))),
+  sequenceSum: overExamples,
+  constant: (view, tokens, maxCompletionLength) => overExamples(view, div(tokens, maxCompletionLength)),
+}
+
+/** Share of tokens whose gradient the clip takes away. */
+function clipped({ advantages, rho }: PolicyTokens, { epsilon, epsilonHigh = epsilon }: Settings): Float64Array {
+  return rho.value.map((r, t) => {
+    const a = advantages.value[t]
+    return Number((a > 0 && r > 1 + epsilonHigh) || (a < 0 && r < 1 - epsilon))
+  })
+}
+
+function formulaOf(view: View, config: Settings) {
+  const tokens = tokensOfPolicy(view, config)
+  const { epsilon, epsilonHigh = epsilon, offPolicyMaskThreshold, beta } = config
+  let losses = mul(weightsOf(view), surrogates[config.lossType](tokens, { ...config, epsilonHigh }))
+  if (offPolicyMaskThreshold !== undefined) losses = mul(offPolicyMask(tokens, offPolicyMaskThreshold), losses)
+  if (config.importanceSamplingMode !== 'none') losses = mul(samplerWeights(view, config), losses)
+  const drift = sub(
+    view.logps,
+    tokensOf(view, 'reference', (terms) => terms.logps),
+  )
+  if (beta > 0) losses = add(losses, mul(klEstimators[config.klEstimator](drift, tokens.rho), beta))
+  return {
+    loss: aggregations[config.aggregation](view, losses, config.maxCompletionLength ?? 1),
+    stats: {
+      ratio: statistic(tokens.rho.value),
+      clipRatio: statistic(clipped(tokens, config)),
+      kl: statistic(klEstimators.k3(drift).value),
+    },
+  }
+}
+
+/** A policy gradient under a name, with defaults of its own. */
+function policyGradient(name: string, defaults: PolicyGradientConfig): (input?: PolicyGradientConfig) => Objective {
+  const make = defineObjective(name, settings, (config) => {
+    if (config.aggregation === 'constant' && config.maxCompletionLength === undefined)
+      refuse(name.split('.')[0], 'maxCompletionLength', 'expected the number of tokens to divide by, got nothing')
+    return {
+      needs: {
+        rows: 'group',
+        reference: config.beta > 0,
+        roles: ['completion'],
+        tokens: config.importanceSamplingMode === 'none' ? [] : ['sampler'],
+      },
+      formula: (view) => formulaOf(view, config),
+    }
+  })
+  return (input = {}) => {
+    const given = Object.entries(input).filter(([, value]) => value !== undefined)
+    return make({ ...defaults, ...Object.fromEntries(given) })
+  }
+}
+
+/** REINFORCE (Williams 1992): -A times the summed log-probs. */
+export const reinforce = policyGradient('reinforce.v1', { lossType: 'reinforce', aggregation: 'sequenceSum' })
+
+/** RLOO (2402.14740) as TRL has it: one ratio per sequence, clipped; advantages leave-one-out. */
+export const rloo = policyGradient('rloo.v1', { importanceSamplingLevel: 'sequenceSum', aggregation: 'sequenceMean' })
+
+/** PPO (1707.06347): token ratios and token advantages. */
+export const ppo = policyGradient('ppo.v1', {})
+
+/** GRPO (2402.03300). */
+export const grpo = policyGradient('grpo.v1', { aggregation: 'sequenceMean' })
+
+/** DAPO (2503.14476): a mean over tokens, a higher upper clip. */
+export const dapo = policyGradient('dapo.v1', { epsilonHigh: 0.28 })
+
+/** Dr. GRPO (2503.20783): a constant length; needs `maxCompletionLength`. */
+export const drGrpo = policyGradient('drGrpo.v1', { aggregation: 'constant' })
+
+/** GSPO (2507.18071): geometric mean of the ratios of a sequence. */
+export const gspo = policyGradient('gspo.v1', {
+  importanceSamplingLevel: 'sequence',
+  aggregation: 'sequenceMean',
+  epsilon: 3e-4,
+  epsilonHigh: 4e-4,
+})
+
+/** CISPO (2506.13585): weights are clipped, gradients are not. */
+export const cispo = policyGradient('cispo.v1', { lossType: 'cispo', epsilonHigh: 5 })
+
+/** SAPO (2511.20347): a soft gate in place of the clip. */
+export const sapo = policyGradient('sapo.v1', { lossType: 'sapo', aggregation: 'sequenceMean' })
+
+/** GMPO (2507.20673): the geometric mean of clipped ratios. */
+export const gmpo = policyGradient('gmpo.v1', { lossType: 'gmpo', aggregation: 'sequenceMean', epsilon: 0.4 })

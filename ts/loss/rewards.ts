@@ -1,0 +1,153 @@
+// Losses of reward and value models: functions of scores, not of log-probs. objectives.md 5. Each returns the mean over its
+// items and the gradient by every score; the heads that make scores, and their training, are elsewhere.
+// `bradleyTerry` is TRL's RewardTrainer; SuperHF's reward model is the same without options.
+
+import { WhetstoneError } from '../src/base/errors.js'
+import {
+  add,
+  clamp,
+  gather,
+  gradientsOf,
+  leaf,
+  logSigmoid,
+  maximum,
+  mean,
+  mul,
+  neg,
+  segmentLogSumExp,
+  square,
+  sub,
+  type Vector,
+} from './autodiff.js'
+
+type Numbers = ArrayLike<number>
+
+/** A loss of scores. */
+export interface ScoreEvaluation<Names extends string = string> {
+  readonly loss: number
+  /** dL/d score, by input and in its order. */
+  readonly gradients: Readonly<Record<Names, Float64Array>>
+  /** The items that the loss is the mean of: pairs, answers, positions. */
+  readonly perExample: Float64Array
+}
+
+/** The mean of a formula's items, differentiated by its scores. */
+function evaluateScores<Names extends string>(
+  scores: Readonly<Record<Names, Numbers>>,
+  items: (scores: Readonly<Record<Names, Vector>>) => Vector,
+): ScoreEvaluation<Names> {
+  const names = Object.keys(scores) as Names[]
+  const leaves = names.map((name) => leaf(scores[name]))
+  const of = Object.fromEntries(names.map((name, i) => [name, leaves[i]])) as Record<Names, Vector>
+  const values = items(of)
+  if (values.value.length === 0) throw new WhetstoneError('E_SHAPE', 'scores', 'expected at least one item, got none')
+  const loss = mean(values)
+  const gradients = gradientsOf(loss, leaves)
+  return {
+    loss: loss.value[0],
+    gradients: Object.fromEntries(names.map((name, i) => [name, gradients[i]])) as Record<Names, Float64Array>,
+    perExample: values.value,
+  }
+}
+
+/** -log s(difference) */
+const prefer = (better: Vector, worse: Vector): Vector => neg(logSigmoid(sub(better, worse)))
+
+/**
+ * Bradley-Terry over pairs: -log s(R_w - R_l - margin) + c (R_w + R_l)^2.
+ *
+ * @param margin per pair (Llama 2, 2307.09288)
+ * @param centerRewardsCoefficient c (2312.09244): keeps scores around 0; 0.01 is usual
+ */
+export function bradleyTerry(
+  scores: { readonly chosen: Numbers; readonly rejected: Numbers },
+  {
+    margin,
+    centerRewardsCoefficient = 0,
+  }: { readonly margin?: Numbers; readonly centerRewardsCoefficient?: number } = {},
+): ScoreEvaluation<'chosen' | 'rejected'> {
+  return evaluateScores(scores, ({ chosen, rejected }) => {
+    const ahead = margin === undefined ? chosen : sub(chosen, leaf(margin))
+    const losses = prefer(ahead, rejected)
+    if (centerRewardsCoefficient === 0) return losses
+    return add(losses, mul(square(add(chosen, rejected)), centerRewardsCoefficient))
+  })
+}
+
+/** A score against a target per answer: bce with the probability s(score), or squared error. */
+export const pointwise = (
+  scores: Numbers,
+  targets: Numbers,
+  lossType: 'bce' | 'mse' = 'bce',
+): ScoreEvaluation<'scores'> =>
+  evaluateScores({ scores }, ({ scores: s }) => {
+    const target = leaf(targets)
+    if (lossType === 'mse') return square(sub(s, target))
+    return neg(add(mul(target, logSigmoid(s)), mul(sub(1, target), logSigmoid(neg(s)))))
+  })
+
+/** Right answers against wrong ones of one problem: mean over all k (n - k) pairs (Qwen2.5-Math, 2409.12122). */
+export const listwise = (scores: {
+  readonly positive: Numbers
+  readonly negative: Numbers
+}): ScoreEvaluation<'positive' | 'negative'> =>
+  evaluateScores(scores, ({ positive, negative }) => {
+    const [k, rest] = [positive.value.length, negative.value.length]
+    const index = Array.from({ length: k * rest }, (_, i) => i)
+    return prefer(
+      gather(
+        positive,
+        index.map((i) => Math.floor(i / rest)),
+      ),
+      gather(
+        negative,
+        index.map((i) => i % rest),
+      ),
+    )
+  })
+
+/** Ranked answers of one prompt: mean over pairs, answer above[i] being better than below[i] (InstructGPT, 2203.02155). */
+export const kWise = (scores: Numbers, above: Numbers, below: Numbers): ScoreEvaluation<'scores'> =>
+  evaluateScores({ scores }, ({ scores: s }) => prefer(gather(s, above), gather(s, below)))
+
+/**
+ * PIT's gap reward g(answer, reference answer) (2310.00898): g(w,l) >= g(w,w) ~ g(l,l) >= g(l,w), each as a Bradley-Terry
+ * term. Sums the five terms of a pair.
+ */
+export const gapReward = (scores: {
+  readonly wl: Numbers
+  readonly ww: Numbers
+  readonly ll: Numbers
+  readonly lw: Numbers
+}): ScoreEvaluation<'wl' | 'ww' | 'll' | 'lw'> =>
+  evaluateScores(scores, ({ wl, ww, ll, lw }) =>
+    [prefer(wl, lw), prefer(wl, ww), prefer(wl, ll), prefer(ww, lw), prefer(ll, lw)].reduce((all, part) =>
+      add(all, part),
+    ),
+  )
+
+/**
+ * Process rewards (TRL's PRM trainer): cross-entropy of the classes at labelled positions, no shift.
+ *
+ * @param logits classes of each position, end to end
+ * @param labels class of each position
+ */
+export const processReward = (logits: Numbers, labels: Numbers, classes = 2): ScoreEvaluation<'logits'> =>
+  evaluateScores({ logits }, ({ logits: z }) => {
+    const position = Int32Array.from(z.value, (_, i) => Math.floor(i / classes))
+    const own = Array.from(labels, (label, i) => i * classes + label)
+    return sub(segmentLogSumExp(z, position, labels.length), gather(z, own))
+  })
+
+/** PPO's value loss: max((V - R)^2, (V clipped to old +- range - R)^2) / 2. */
+export const clippedValueLoss = (
+  values: Numbers,
+  oldValues: Numbers,
+  returns: Numbers,
+  clipRange = 0.2,
+): ScoreEvaluation<'values'> =>
+  evaluateScores({ values }, ({ values: v }) => {
+    const [old, target] = [leaf(oldValues), leaf(returns)]
+    const near = add(old, clamp(sub(v, old), -clipRange, clipRange))
+    return mul(maximum(square(sub(v, target)), square(sub(near, target))), 0.5)
+  })

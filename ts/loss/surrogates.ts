@@ -1,0 +1,105 @@
+// The token losses of policy gradients: how an advantage A and a ratio rho = pi / old become one number per token.
+// objectives.md 7.2; sources per formula. How tokens become one loss, and which data they need, is in policy-gradient.ts.
+
+import {
+  clamp,
+  detach,
+  div,
+  exp,
+  gather,
+  maximum,
+  minimum,
+  mul,
+  neg,
+  sigmoid,
+  sub,
+  type Vector,
+  where,
+} from './autodiff.js'
+import { sequenceMeans, sequenceSums, type View } from './view.js'
+
+/** What a surrogate reads, one number per token. */
+export interface PolicyTokens {
+  readonly view: View
+  readonly logps: Vector
+  readonly advantages: Vector
+  /** log pi - log old */
+  readonly logRatio: Vector
+  /** pi / old at the chosen level. */
+  readonly rho: Vector
+}
+
+/** Settings that surrogates read. */
+export interface SurrogateSettings {
+  readonly epsilon: number
+  readonly epsilonHigh: number
+  readonly delta?: number
+  readonly dualClip?: number
+  readonly sapoTemperaturePos: number
+  readonly sapoTemperatureNeg: number
+}
+
+/** Of one number per sequence: one per token. */
+const toTokens = ({ sequenceOf }: View, perSequence: Vector): Vector => gather(perSequence, sequenceOf)
+
+/** Ratios at a level: of each token; the geometric mean over a sequence (GSPO); of the whole sequence (RLOO). */
+export const ratioLevels = {
+  token: (_: View, logRatio: Vector): Vector => exp(logRatio),
+  sequence: (view: View, logRatio: Vector): Vector => exp(toTokens(view, sequenceMeans(view, logRatio))),
+  sequenceSum: (view: View, logRatio: Vector): Vector => exp(toTokens(view, sequenceSums(view, logRatio))),
+} as const
+
+const isPositive = ({ value }: Vector): boolean[] => Array.from(value, (a) => a > 0)
+const isNegative = ({ value }: Vector): boolean[] => Array.from(value, (a) => a < 0)
+
+/**
+ * PPO (1707.06347): -min(rho A, clip(rho, 1 - epsilon, 1 + epsilonHigh) A). `delta` caps rho in the first branch
+ * (two-sided, INTELLECT-2); `dualClip` c bounds the loss of negative advantages by -c A (1912.09729).
+ */
+function clip({ rho, advantages }: PolicyTokens, settings: SurrogateSettings): Vector {
+  const { epsilon, epsilonHigh, delta, dualClip } = settings
+  const free = mul(delta === undefined ? rho : clamp(rho, Number.NEGATIVE_INFINITY, delta), advantages)
+  const loss = neg(minimum(free, mul(clamp(rho, 1 - epsilon, 1 + epsilonHigh), advantages)))
+  if (dualClip === undefined) return loss
+  return where(isNegative(advantages), minimum(loss, mul(advantages, -dualClip)), loss)
+}
+
+/** -A l (Williams 1992) */
+const reinforce = ({ logps, advantages }: PolicyTokens): Vector => neg(mul(advantages, logps))
+
+/** CISPO (2506.13585): -sg(min(rho, epsilonHigh)) A l; as in TRL the cap is absolute, not 1 + epsilonHigh. */
+const cispo = ({ logps, advantages, rho }: PolicyTokens, { epsilonHigh }: SurrogateSettings): Vector =>
+  neg(mul(mul(detach(minimum(rho, epsilonHigh)), advantages), logps))
+
+/** SAPO (2511.20347): -A (4 / tau) s(tau (rho - 1)), tau by the sign of A. */
+function sapo({ advantages, rho }: PolicyTokens, settings: SurrogateSettings): Vector {
+  const { sapoTemperaturePos, sapoTemperatureNeg } = settings
+  const taus = advantages.value.map((a) => (a > 0 ? sapoTemperaturePos : sapoTemperatureNeg))
+  const tau: Vector = { value: taus, sources: [] }
+  return neg(mul(advantages, mul(div(4, tau), sigmoid(mul(tau, sub(rho, 1))))))
+}
+
+/** GMPO (2507.20673): -A exp(mean over the sequence of log rho, clipped on the side that A pulls to, in log space). */
+function gmpo({ view, logRatio, advantages }: PolicyTokens, { epsilon, epsilonHigh }: SurrogateSettings): Vector {
+  const inside = clamp(logRatio, -epsilon, epsilonHigh)
+  const oneSided = where(isPositive(advantages), minimum(logRatio, inside), maximum(logRatio, inside))
+  return neg(mul(exp(toTokens(view, sequenceMeans(view, oneSided))), advantages))
+}
+
+/** Surrogates by name. */
+export const surrogates = { clip, reinforce, cispo, sapo, gmpo } as const satisfies Record<
+  string,
+  (tokens: PolicyTokens, settings: SurrogateSettings) => Vector
+>
+
+/** 1 where a sequence may train; 0 where A < 0 and mean(old - l) is above the threshold (DeepSeek-V3.2). */
+export function offPolicyMask({ view, logRatio, advantages }: PolicyTokens, threshold: number): Vector {
+  const drift = toTokens(view, neg(sequenceMeans(view, detach(logRatio)))).value
+  return { value: advantages.value.map((a, t) => Number(a >= 0 || drift[t] <= threshold)), sources: [] }
+}
+
+/** How weights of a separate sampler beyond a cap are treated: at most the cap, or 0. */
+export const importanceCaps = {
+  truncate: (ratio: number, cap: number): number => Math.min(ratio, cap),
+  mask: (ratio: number, cap: number): number => (ratio <= cap ? ratio : 0),
+} as const

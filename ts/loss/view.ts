@@ -1,0 +1,221 @@
+// A batch as formulas see it: tokens of all sequences end to end, sequences by their role, examples in order of first
+// appearance. What an objective needs and does not get is refused here, once for all of them. No formula lives here.
+
+import { WhetstoneError } from '../src/base/errors.js'
+import { div, gather, leaf, segmentSum, sum, type Vector } from './autodiff.js'
+import type { Needs, ObjectiveBatch, Role, SequenceTerms, StepCounts, TokenInput } from './define.js'
+
+/** The vectors of a batch. */
+export interface View {
+  readonly batch: ObjectiveBatch
+  /** Name of the objective, for errors. */
+  readonly name: string
+  /** Policy log-prob of each token. */
+  readonly logps: Vector
+  /** Full-vocabulary KL of each token; empty unless the objective needs it. */
+  readonly kl: Vector
+  /** Sequence of each token. */
+  readonly sequenceOf: Int32Array
+  /** Tokens of each sequence. */
+  readonly lengths: Float64Array
+  /** Sequences of each example by role. */
+  readonly examples: readonly ReadonlyMap<Role, number>[]
+}
+
+/** What the counts of a step are made of: one entry per sequence. */
+export interface CountedSequence {
+  readonly role: Role
+  readonly example: number
+  /** Trained tokens. */
+  readonly tokens: number
+  /** Sum of their weights; default one each. */
+  readonly weight?: number
+}
+
+/** Counts of a whole step from the sequences of all its micro-batches; example numbers must be unique in the step. */
+export function countStep(sequences: Iterable<CountedSequence>): StepCounts {
+  const tokensOf: Partial<Record<Role, number>> = {}
+  const examples = new Set<number>()
+  let tokens = 0
+  let weight = 0
+  for (const sequence of sequences) {
+    examples.add(sequence.example)
+    tokens += sequence.tokens
+    weight += sequence.weight ?? sequence.tokens
+    tokensOf[sequence.role] = (tokensOf[sequence.role] ?? 0) + sequence.tokens
+  }
+  return { tokens, examples: examples.size, tokensOf, weight }
+}
+
+const weightOf = ({ weights, logps }: SequenceTerms): number => weights?.reduce((all, w) => all + w, 0) ?? logps.length
+
+const countBatch = ({ sequences }: ObjectiveBatch): StepCounts =>
+  countStep(sequences.map((s) => ({ ...s, tokens: s.logps.length, weight: weightOf(s) })))
+
+/**
+ * Checks a batch against the needs of an objective.
+ *
+ * @throws WhetstoneError E_SHAPE naming the example that lacks something, E_CONFIG when the step must not be cut
+ */
+export function viewOf(name: string, needs: Needs, batch: ObjectiveBatch): View {
+  const { sequences, step } = batch
+  checkCounts(name, needs, batch)
+  const reference = needs.reference && needs.kl === undefined
+  const inputs: readonly TokenInput[] = reference ? ['reference', ...(needs.tokens ?? [])] : (needs.tokens ?? [])
+  for (const terms of sequences) checkTokens(name, needs, inputs, terms)
+  const view: View = {
+    batch,
+    name,
+    logps: leaf(endToEnd(sequences, (s) => s.logps)),
+    kl: leaf(needs.kl === undefined ? [] : endToEnd(sequences, (s) => s.kl)),
+    sequenceOf: Int32Array.from(sequences.flatMap((s, i) => new Array<number>(s.logps.length).fill(i))),
+    lengths: Float64Array.from(sequences, (s) => s.logps.length),
+    examples: examplesOf(name, needs, sequences),
+  }
+  for (const score of needs.scores ?? []) scoresOf(view, score)
+  if (!(step.tokens > 0 && step.examples > 0))
+    throw new WhetstoneError('E_SHAPE', name, `expected a step with trained tokens, got ${JSON.stringify(step)}`)
+  return view
+}
+
+function endToEnd(
+  sequences: readonly SequenceTerms[],
+  of: (terms: SequenceTerms) => Float64Array | undefined,
+): Float64Array {
+  const parts = sequences.map((terms) => of(terms) ?? new Float64Array(terms.logps.length))
+  const all = new Float64Array(parts.reduce((size, part) => size + part.length, 0))
+  let at = 0
+  for (const part of parts) {
+    all.set(part, at)
+    at += part.length
+  }
+  return all
+}
+
+/** True when the batch holds every token and example of its step. */
+export function isWholeStep({ batch }: Pick<View, 'batch'>): boolean {
+  const own = countBatch(batch)
+  return own.tokens === batch.step.tokens && own.examples === batch.step.examples
+}
+
+function checkCounts(name: string, needs: Needs, batch: ObjectiveBatch): void {
+  if (!needs.wholeStep || isWholeStep({ batch })) return
+  const own = countBatch(batch)
+  throw new WhetstoneError(
+    'E_CONFIG',
+    name,
+    `its loss looks at all examples of a step together, and this batch has ${own.examples} of ${batch.step.examples}: set gradientAccumulationSteps to 1, or evaluate the step at once`,
+  )
+}
+
+/** Every array of numbers per token is there when it is needed, and as long as the log-probs. */
+function checkTokens(name: string, needs: Needs, inputs: readonly TokenInput[], terms: SequenceTerms): void {
+  const known = ['reference', 'old', 'sampler', 'logSquares', 'advantages', 'kl', 'weights'] as const
+  const needed: readonly string[] = needs.kl === undefined ? inputs : [...inputs, 'kl']
+  for (const key of known) {
+    const length = terms[key]?.length
+    if (length === terms.logps.length || (length === undefined && !needed.includes(key))) continue
+    throw new WhetstoneError(
+      'E_SHAPE',
+      `${name}: example ${terms.example}`,
+      `expected '${key}' of the ${terms.role} sequence to have one number for each of its ${terms.logps.length} trained tokens, got ${length ?? 'nothing'}`,
+    )
+  }
+}
+
+/** Sequences by role for each example, in order of first appearance. */
+function examplesOf(name: string, needs: Needs, sequences: readonly SequenceTerms[]): Map<Role, number>[] {
+  const { roles, optionalRoles = [] } = needs
+  const byNumber = new Map<number, Map<Role, number>>()
+  sequences.forEach(({ role, example, logps }, i) => {
+    const own = byNumber.get(example) ?? new Map<Role, number>()
+    byNumber.set(example, own)
+    if (roles !== undefined) checkRole(`${name}: example ${example}`, role, [...roles, ...optionalRoles], own)
+    if (roles?.includes(role) && logps.length === 0) refuseEmpty(`${name}: example ${example}`, role)
+    own.set(role, i)
+  })
+  for (const [example, own] of byNumber) {
+    const missing = roles?.find((role) => !own.has(role))
+    if (missing === undefined) continue
+    const got = [...own.keys()].join(', ')
+    throw new WhetstoneError(
+      'E_SHAPE',
+      `${name}: example ${example}`,
+      `expected a ${missing} sequence, got ${got} alone`,
+    )
+  }
+  return [...byNumber.values()]
+}
+
+function checkRole(where: string, role: Role, known: readonly Role[], own: ReadonlyMap<Role, number>): void {
+  if (!known.includes(role))
+    throw new WhetstoneError('E_SHAPE', where, `expected sequences with a role of ${known.join(', ')}, got ${role}`)
+  if (own.has(role)) throw new WhetstoneError('E_SHAPE', where, `expected one ${role} sequence, got another one`)
+}
+
+const refuseEmpty = (where: string, role: Role): never => {
+  throw new WhetstoneError('E_SHAPE', where, `expected at least one trained token in the ${role} sequence, got none`)
+}
+
+/** Numbers per token that are no variables: reference log-probs, old ones, ...; `initial` where a sequence has none. */
+export const tokensOf = (
+  { batch }: View,
+  input: TokenInput,
+  initial?: (terms: SequenceTerms) => Float64Array,
+): Vector => leaf(endToEnd(batch.sequences, (terms) => terms[input] ?? initial?.(terms)))
+
+/** Weight of each token. */
+export const weightsOf = ({ batch }: View): Vector =>
+  leaf(endToEnd(batch.sequences, ({ weights, logps }) => weights ?? new Float64Array(logps.length).fill(1)))
+
+/** Sums over the tokens of each sequence. */
+export const sequenceSums = ({ sequenceOf, lengths }: View, x: Vector): Vector =>
+  segmentSum(x, sequenceOf, lengths.length)
+
+/** Means over the tokens of each sequence; NaN for an empty one. */
+export const sequenceMeans = (view: View, x: Vector): Vector => div(sequenceSums(view, x), leaf(view.lengths))
+
+/** Of one value per sequence, those of a role, one per example. */
+export const ofRole = ({ examples }: View, role: Role, x: Vector): Vector =>
+  gather(
+    x,
+    examples.map((own) => own.get(role) ?? Number.NaN),
+  )
+
+/** A named number of each example, from whichever of its sequences carries it. */
+export function scoresOf(view: View, name: string, initial?: number): Float64Array {
+  const { batch, examples } = view
+  return Float64Array.from(examples, (own) => {
+    const sequences = [...own.values()].map((i) => batch.sequences[i])
+    const value = sequences.find(({ scores }) => scores?.[name] !== undefined)?.scores?.[name] ?? initial
+    if (value !== undefined) return value
+    throw new WhetstoneError('E_SHAPE', `${view.name}: example ${sequences[0].example}`, `expected the score '${name}'`)
+  })
+}
+
+/** A named number of the sequence with a role, for each example. */
+export const roleScoresOf = (view: View, role: Role, name: string): Float64Array =>
+  Float64Array.from(view.examples, (own) => {
+    const { scores, example } = view.batch.sequences[own.get(role) ?? 0]
+    if (scores?.[name] !== undefined) return scores[name]
+    throw new WhetstoneError('E_SHAPE', `${view.name}: example ${example}`, `expected the score '${name}' of ${role}`)
+  })
+
+/** Trained tokens with one of the roles in the whole step. */
+export function stepTokensOf(view: View, ...roles: readonly Role[]): number {
+  const counts = countedBy(view, 'tokensOf')
+  return roles.reduce((all, role) => all + (counts[role] ?? 0), 0)
+}
+
+/** A count that the trainer may leave out where the batch is the whole step. */
+export function countedBy<K extends 'tokensOf' | 'weight'>(view: View, count: K): NonNullable<StepCounts[K]> {
+  const given = view.batch.step[count] ?? (isWholeStep(view) ? countBatch(view.batch)[count] : undefined)
+  if (given !== undefined) return given
+  throw new WhetstoneError('E_SHAPE', view.name, `expected step.${count}, which counts over all micro-batches`)
+}
+
+/** Mean over the trained tokens of the step: this batch's share. */
+export const overTokens = ({ batch }: View, x: Vector): Vector => div(sum(x), batch.step.tokens)
+
+/** Mean over the examples of the step: this batch's share. */
+export const overExamples = ({ batch }: View, x: Vector): Vector => div(sum(x), batch.step.examples)
