@@ -6,8 +6,14 @@
 /** Row shapes an objective trains on. `group`: n samples of one prompt with an advantage each. */
 export type RowKind = 'completion' | 'preference' | 'unpaired' | 'group'
 
-/** A full-vocabulary divergence from the prior (reference) model, computed by the fused head. */
-export type KlDirection = 'priorToPolicy' | 'policyToPrior'
+/** A full-vocabulary divergence from the prior (reference) model, computed by the fused head; see `klMixture`. */
+export type KlDirection = 'priorToPolicy' | 'policyToPrior' | 'jensenShannon'
+
+/**
+ * Numbers per trained token that gradients flow through: log p(token); the KL of `Needs.kl`; the entropy of the policy;
+ * the mean of log p over the vocabulary (label smoothing); the numbers of a score head, in place of log-probs.
+ */
+export type Term = 'logps' | 'kl' | 'entropy' | 'meanLogps' | 'values'
 
 /**
  * What a sequence is to its example: the answer to a prompt, one side of a pair, the prompt before a chosen answer
@@ -30,8 +36,14 @@ export type TokenInput = 'reference' | 'old' | 'sampler' | 'logSquares' | 'advan
 
 /** The scored tokens of one sequence: masked positions are left out before they come here. */
 export interface SequenceTerms {
-  /** log p(token) under the policy, one per trained token. */
+  /** log p(token) under the policy, one per trained token; zeros for objectives over the numbers of a score head. */
   readonly logps: Float64Array
+  /** Numbers of the score head, `Needs.values` for each trained token, end to end. */
+  readonly values?: Float64Array
+  /** Entropy of the policy at each trained token, in nats. */
+  readonly entropy?: Float64Array
+  /** Mean over the vocabulary of log p at each trained token. */
+  readonly meanLogps?: Float64Array
   /** The same under the reference, when the objective needs one. */
   readonly reference?: Float64Array
   /** The same under the policy that the advantages belong to, before this step's updates; absent: on-policy. */
@@ -80,11 +92,14 @@ export interface Statistic {
   readonly count: number
 }
 
+/** dL/d each term of a sequence that the objective uses; log-probs always. */
+export type TermGradients = Readonly<{ logps: Float64Array } & Partial<Record<Term, Float64Array>>>
+
 /** The loss of a micro-batch as its share of the step's loss: shares of one step add up. */
 export interface Evaluation {
   readonly loss: number
-  /** Per sequence, in order: dL/d logps, and dL/d kl when the objective uses it. */
-  readonly gradients: readonly { readonly logps: Float64Array; readonly kl?: Float64Array }[]
+  /** Per sequence, in order. */
+  readonly gradients: readonly TermGradients[]
   readonly stats: Readonly<Record<string, Statistic>>
   /**
    * Numbers per example, in the order in which examples first appear. `loss`, where it exists, is each example's own
@@ -99,6 +114,12 @@ export interface Needs {
   /** A reference model: its log-probs per token, or with `kl` its divergence from the policy instead. */
   readonly reference: boolean
   readonly kl?: KlDirection
+  /** jensenShannon: weight of the prior in the mixture, between 0 and 1. */
+  readonly klMixture?: number
+  /** Further terms besides log-probs and KL. */
+  readonly terms?: readonly ('entropy' | 'meanLogps')[]
+  /** Numbers per trained token that a score head gives; then there are no log-probs and no reference. */
+  readonly values?: number
   /** Roles that every example has, one sequence each; absent: one sequence of any role. */
   readonly roles?: readonly Role[]
   /** Roles that examples may have besides. */

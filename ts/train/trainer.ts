@@ -234,6 +234,12 @@ function headTerms(trainer: Trainer, batch: MicroBatch, tape: Tape): HeadTerms {
     const hidden = hiddenAtPredictors(policy, batch, activationCheckpointing)
     if (prior === undefined || priorHidden === undefined)
       return { logps: headLogProbs(hidden, weight, targets, settings).logps }
+    if (objective.needs.kl === 'jensenShannon')
+      throw new WhetstoneError(
+        'E_CONFIG',
+        objective.name,
+        'the head computes both directions of the KL, not their mixture',
+      )
     if (objective.needs.kl !== undefined)
       return headKl(hidden, weight, priorHidden, headWeight(prior), targets, {
         ...settings,
