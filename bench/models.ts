@@ -6,7 +6,7 @@ import { createDecoder, type Decoder, decoderSpecs } from '../ts/src/models/deco
 import { initializeDecoder, smallLlamaConfig } from '../ts/src/models/init.js'
 import type { Device } from '../ts/src/native/device.js'
 import { copyFlat, createFlat, disposeFlat } from '../ts/src/nn/parameters.js'
-import { microBatchOf } from '../ts/train/data/micro-batch.js'
+import { microBatchOfRows } from '../ts/train/data/micro-batch.js'
 import type { MicroBatch } from '../ts/train/trainer.js'
 import type { Float } from './harness.js'
 
@@ -66,4 +66,4 @@ export function benchRows(shape: BenchShape): number[][] {
 
 /** Random tokens, all trained but the first of each row. */
 export const benchBatch = (shape: BenchShape): MicroBatch =>
-  microBatchOf(benchRows(shape).map((ids) => ({ ids, trained: new Uint8Array(ids.length).fill(1) })))
+  microBatchOfRows(benchRows(shape).map((ids) => ({ ids, trained: new Uint8Array(ids.length).fill(1) })))

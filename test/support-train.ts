@@ -7,7 +7,8 @@ import type { Decoder } from '../ts/src/models/decoder.js'
 import { disposeDecoder } from '../ts/src/models/decoder.js'
 import { type Device, getDevice } from '../ts/src/native/device.js'
 import { disposeFlat } from '../ts/src/nn/parameters.js'
-import { type EncodedRow, microBatchOf } from '../ts/train/data/micro-batch.js'
+import type { EncodedSequence } from '../ts/train/data/example.js'
+import { microBatchOfRows } from '../ts/train/data/micro-batch.js'
 import type { AdamWConfig } from '../ts/train/optimizer.js'
 import { entriesOf, optimizerEntries } from '../ts/train/state.js'
 import { createTrainer, disposeTrainer, type MicroBatch, type Trainer, trainStep } from '../ts/train/trainer.js'
@@ -24,7 +25,7 @@ export const adamw: AdamWConfig = {
 }
 
 /** Rows of 2 to 40 tokens of the toy's vocabulary with a masked prompt. */
-export function toyRows(name: string, count: number): EncodedRow[] {
+export function toyRows(name: string, count: number): EncodedSequence[] {
   const random = randomOf(name)
   return Array.from({ length: count }, () => {
     const ids = Array.from({ length: 2 + random.integer(39) }, () => random.integer(61))
@@ -34,11 +35,11 @@ export function toyRows(name: string, count: number): EncodedRow[] {
 }
 
 /** Cuts rows into micro-batches of the given numbers of rows. */
-export function split(rows: readonly EncodedRow[], sizes: readonly number[]): MicroBatch[] {
+export function split(rows: readonly EncodedSequence[], sizes: readonly number[]): MicroBatch[] {
   let at = 0
   return sizes.map((size) => {
     at += size
-    return microBatchOf(rows.slice(at - size, at))
+    return microBatchOfRows(rows.slice(at - size, at))
   })
 }
 

@@ -10,7 +10,7 @@ import { bf16FromFloat } from '../ts/src/io/dtype.js'
 import { disposeDecoder } from '../ts/src/models/decoder.js'
 import { getDevice, openDevice } from '../ts/src/native/device.js'
 import { disposeFlat, parameterGroups } from '../ts/src/nn/parameters.js'
-import { microBatchOf } from '../ts/train/data/micro-batch.js'
+import { microBatchOfRows } from '../ts/train/data/micro-batch.js'
 import { type LrSchedulerType, learningRateAt } from '../ts/train/schedule.js'
 import {
   createTrainer,
@@ -74,9 +74,9 @@ t.test('a row alone or packed', async (t) => {
     }
   for (const { tied, dtype } of variants) {
     const trainer = toyTrainer({ tied, dtype })
-    const all = microBatchOf(rows[0])
+    const all = microBatchOfRows(rows[0])
     // Row 3 alone, and row 3 among rows of weight 0 with the weight that undoes the larger count of tokens.
-    const only = microBatchOf([rows[0][3]])
+    const only = microBatchOfRows([rows[0][3]])
     const weights = Float32Array.from(all.rowOf, (row) => (row === 3 ? 1 : 0))
     const one = await gradientsOf({ ...trainer, objective: perToken(64) }, [only])
     const among = await gradientsOf({ ...trainer, objective: perToken(64) }, [{ ...all, weights }])
@@ -154,7 +154,7 @@ t.test('labels and predictors', async (t) => {
   using model = await loadModel(golden('llama'))
   const optimizer = { adamBeta1: 0.9, adamBeta2: 0.99, adamEpsilon: 1e-8, weightDecay: 0, maxGradNorm: 0 }
   const trainer = createTrainer({ policy: model.decoder, objective: sft(), optimizer })
-  const batch = microBatchOf(rows[0])
+  const batch = microBatchOfRows(rows[0])
   const { loss } = await evaluateLoss(trainer, [batch])
   const byHand = await lossByHand(trainer, (t, trained) => trained[t] === 1)
   t.ok(Math.abs(loss - byHand) < 1e-5, `loss ${loss}, by hand ${byHand}`)
@@ -169,11 +169,11 @@ t.test('labels and predictors', async (t) => {
     const shifted = await evaluateLoss(trainer, [{ ...batch, predictors }])
     t.ok(Math.abs(shifted.loss - loss) > 1e-3, 'predictors shifted by one give another loss')
   }
-  t.throws(() => microBatchOf([{ ids: [1, 2, 3], trained: new Uint8Array(2) }]), { code: 'E_SHAPE' })
+  t.throws(() => microBatchOfRows([{ ids: [1, 2, 3], trained: new Uint8Array(2) }]), { code: 'E_SHAPE' })
   const masked = rows[0].map(({ ids }) => ({ ids, trained: new Uint8Array(ids.length) }))
-  await t.rejects(trainStep(trainer, [microBatchOf(masked)], 1e-3), { code: 'E_CONFIG', message: /trained token/ })
+  await t.rejects(trainStep(trainer, [microBatchOfRows(masked)], 1e-3), { code: 'E_CONFIG', message: /trained token/ })
   await t.rejects(trainStep(trainer, [], 1e-3), { code: 'E_CONFIG' })
-  const both = await gradientsOf(trainer, [microBatchOf(masked), batch])
+  const both = await gradientsOf(trainer, [microBatchOfRows(masked), batch])
   const plain = await gradientsOf(trainer, [batch])
   t.ok(isDeepStrictEqual(both, plain), 'a micro-batch without trained tokens adds nothing')
   disposeTrainer(trainer)
@@ -182,7 +182,7 @@ t.test('labels and predictors', async (t) => {
 t.test('reference', async (t) => {
   using model = await loadModel(golden('llama'))
   using prior = await loadModel(golden('mistral'), { dtype: 'f32' })
-  const batch = microBatchOf(rows[0])
+  const batch = microBatchOfRows(rows[0])
   const seen: number[][] = []
   const objective: Objective = {
     ...sft(),
@@ -301,7 +301,7 @@ t.test('memory', async (t) => {
     const small = toyTrainer({ device })
     await trainStep(small, cut(8)[0].slice(0, 1), 1e-3)
     const [hash, live] = [await stateHash(small), await liveBytes(device)]
-    await t.rejects(trainStep(small, [microBatchOf(toyRows('large', 400))], 1e-3), { code: 'E_OOM' })
+    await t.rejects(trainStep(small, [microBatchOfRows(toyRows('large', 400))], 1e-3), { code: 'E_OOM' })
     t.equal(await stateHash(small), hash, 'no weight changed')
     t.equal(await liveBytes(device), live, 'memory comes back')
     const { applied } = await trainStep(small, split(rows[1], [8]), 1e-3)

@@ -1,6 +1,6 @@
 // Micro-batches from token ids whose first `prompt` tokens are not trained, as the golden files give them.
 
-import { microBatchOf } from '../../ts/train/data/micro-batch.js'
+import { microBatchOfRows } from '../../ts/train/data/micro-batch.js'
 import type { MicroBatch } from '../../ts/train/trainer.js'
 
 /** A sequence and the length of its masked prompt. */
@@ -11,6 +11,6 @@ export interface MaskedSequence {
 
 /** One micro-batch that trains every token behind the prompts. */
 export const maskedBatch = (sequences: readonly MaskedSequence[]): MicroBatch =>
-  microBatchOf(
+  microBatchOfRows(
     sequences.map(({ ids, prompt }) => ({ ids, trained: Uint8Array.from(ids, (_, t) => Number(t >= prompt)) })),
   )

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { sft } from '../../ts/loss/index.js'
 import { loadModel } from '../../ts/src/generate/language-model.js'
 import { readJson } from '../../ts/src/io/json.js'
-import { microBatchOf } from '../../ts/train/data/micro-batch.js'
+import { microBatchOfRows } from '../../ts/train/data/micro-batch.js'
 import type { AdamWConfig } from '../../ts/train/optimizer.js'
 import { learningRateAt, type Schedule } from '../../ts/train/schedule.js'
 import { createTrainer, disposeTrainer, type MicroBatch, type Trainer, trainStep } from '../../ts/train/trainer.js'
@@ -91,7 +91,7 @@ interface TraceBatch {
 
 /** A padded batch of SFTTrainer as one micro-batch. */
 function traceBatch({ input_ids, attention_mask, labels }: TraceBatch): MicroBatch {
-  return microBatchOf(
+  return microBatchOfRows(
     input_ids.map((padded, row) => {
       const ids = padded.filter((_, t) => attention_mask[row][t] === 1)
       return { ids, trained: Uint8Array.from(ids, (_, t) => Number(labels[row][t] !== -100)) }

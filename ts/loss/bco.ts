@@ -18,7 +18,14 @@ export type BcoConfig = z.input<typeof settings>
 
 /** The BCO objective. */
 export const bco = defineObjective('bco.v1', settings, ({ beta }) => ({
-  needs: { rows: 'unpaired', reference: true, roles: ['completion'], scores: ['label'], wholeStep: true },
+  needs: {
+    rows: 'unpaired',
+    reference: true,
+    roles: ['completion'],
+    scores: ['label'],
+    history: ['logRatio'],
+    wholeStep: true,
+  },
   formula: (view) => {
     const ratios = ofRole(view, 'completion', sequenceRatios(view))
     const logRatio = statistic(ratios.value)

@@ -128,6 +128,8 @@ export interface Needs {
   readonly tokens?: readonly TokenInput[]
   /** Named scores that every example has. */
   readonly scores?: readonly string[]
+  /** Statistics whose totals over all earlier steps it looks back on; the trainer keeps them. */
+  readonly history?: readonly string[]
   /** The loss is no sum over examples or tokens: one call must see the whole step. */
   readonly wholeStep?: boolean
 }

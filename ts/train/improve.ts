@@ -10,7 +10,8 @@ import { type LanguageModel, loadModel } from '../src/generate/language-model.js
 import { getDevice } from '../src/native/device.js'
 import { parameterCount } from '../src/nn/parameters.js'
 import type { Resolved } from './config/resolve.js'
-import { type EncodedRow, microBatchOf } from './data/micro-batch.js'
+import type { EncodedSequence } from './data/example.js'
+import { microBatchOfRows } from './data/micro-batch.js'
 import { createWalk } from './data/plan.js'
 import type { Emit } from './events.js'
 import type { ImproveOptions } from './improve-options.js'
@@ -149,7 +150,9 @@ async function sftPhase(
         warmupSteps: options.warmupSteps,
         totalSteps: phase.steps,
       },
-      plan: async (step) => [microBatchOf(walk(step * options.batchSize, options.batchSize).map((row) => rows[row]))],
+      plan: async (step) => [
+        microBatchOfRows(walk(step * options.batchSize, options.batchSize).map((row) => rows[row])),
+      ],
       directory: phase.directory,
       fingerprint: job.fingerprint,
       saveSteps: 100,
@@ -164,7 +167,7 @@ async function sftPhase(
 }
 
 /** A solved task as a training row: the answer and its end token are trained. */
-function solvedRow({ tokenizer, decoder }: LanguageModel, task: Task): EncodedRow {
+function solvedRow({ tokenizer, decoder }: LanguageModel, task: Task): EncodedSequence {
   const prompt = tokenizer.encode(task.prompt)
   const answer = [...tokenizer.encode(task.answer), decoder.config.eosTokenIds[0]]
   const ids = [...prompt, ...answer]

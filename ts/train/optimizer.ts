@@ -2,7 +2,7 @@
 // copies of f32 masters that live here. A step is all or nothing: one flag says whether every number is finite, and
 // the kernels change no byte when it is not.
 
-import type { Decoder } from '../src/models/decoder.js'
+import { type Decoder, trainableOf } from '../src/models/decoder.js'
 import {
   copyFlat,
   createFlat,
@@ -40,7 +40,8 @@ export interface Optimizer {
 
 /** Makes the optimizer's tensors for a model; moments are zero. */
 export function createOptimizer(model: Decoder, config: AdamWConfig): Optimizer {
-  const { parameters, device } = model
+  const { device } = model
+  const parameters = trainableOf(model)
   const flat = () => createFlat(device, parameters.placements, 'f32')
   const masters = parameters.dtype === 'f32' ? parameters : flat()
   if (masters !== parameters) copyFlat(masters, parameters)
@@ -51,7 +52,7 @@ export function createOptimizer(model: Decoder, config: AdamWConfig): Optimizer 
 export function disposeOptimizer(optimizer: Optimizer, model: Decoder): void {
   const { masters, gradients, firstMoments, secondMoments } = optimizer
   for (const flat of [gradients, firstMoments, secondMoments]) disposeFlat(flat)
-  if (masters !== model.parameters) disposeFlat(masters)
+  if (masters !== trainableOf(model)) disposeFlat(masters)
 }
 
 /** Sets all gradients to zero. */
@@ -76,6 +77,7 @@ const decays: Readonly<Record<ParameterGroup, boolean>> = { matrix: true, vector
  */
 export async function update(optimizer: Optimizer, model: Decoder, learningRate: number): Promise<UpdateResult> {
   const { config, masters, gradients, firstMoments, secondMoments } = optimizer
+  const parameters = trainableOf(model)
   using scope = new Scope()
   const { normSquared, ok } = scope.run(() => {
     const normSquared = tensor(model.device, new Float32Array(1))
@@ -89,7 +91,7 @@ export async function update(optimizer: Optimizer, model: Decoder, learningRate:
         w: masters.flat[group],
         m: firstMoments.flat[group],
         v: secondMoments.flat[group],
-        copy: masters === model.parameters ? undefined : model.parameters.flat[group],
+        copy: masters === parameters ? undefined : parameters.flat[group],
         g: gradients.flat[group],
         normSquared,
         ok,

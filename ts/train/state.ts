@@ -2,6 +2,7 @@
 // are taken at step boundaries, when nothing is in flight; restoring writes all of it or, on a mismatch, none.
 
 import { WhetstoneError } from '../src/base/errors.js'
+import { trainableOf } from '../src/models/decoder.js'
 import type { NumberArray } from '../src/native/addon.js'
 import { type FlatTensors, type ParameterGroup, parameterGroups } from '../src/nn/parameters.js'
 import { type Shape, shapeText, sizeOf } from '../src/tensor/shape.js'
@@ -39,7 +40,7 @@ export async function entriesOf(flat: FlatTensors, prefix = ''): Promise<Entry[]
 export async function optimizerEntries(trainer: Trainer): Promise<Entry[]> {
   const { masters, firstMoments, secondMoments } = trainer.optimizer
   const parts = [await entriesOf(firstMoments, 'm.'), await entriesOf(secondMoments, 'v.')]
-  if (masters !== trainer.policy.parameters) parts.unshift(await entriesOf(masters, 'w.'))
+  if (masters !== trainableOf(trainer.policy)) parts.unshift(await entriesOf(masters, 'w.'))
   return parts.flat()
 }
 
@@ -88,7 +89,7 @@ export async function restoreTrainer(
   updates: number,
 ): Promise<void> {
   const { masters, firstMoments, secondMoments } = trainer.optimizer
-  const { parameters } = trainer.policy
+  const parameters = trainableOf(trainer.policy)
   const writes = [
     await readFlat(parameters, weights),
     await readFlat(firstMoments, optimizer, 'm.'),

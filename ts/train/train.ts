@@ -11,7 +11,7 @@ import type { Tokenizer } from '../src/tokenizer/tokenizer.js'
 import { type TrainingInput, type TrainingOptions, trainingOptions } from './config/options.js'
 import { type Resolved, resolveConfig, type Source } from './config/resolve.js'
 import { encodeRows } from './data/encode.js'
-import { microBatchOf } from './data/micro-batch.js'
+import { microBatchOfRows } from './data/micro-batch.js'
 import { planData } from './data/plan.js'
 import { type DataSource, type PlacedRow, readRows } from './data/rows.js'
 import { type Emit, type Run, startRun } from './events.js'
@@ -99,7 +99,10 @@ async function runPlan(
   const { policy, signal } = options
   const data = await splitData(options, values)
   const { rows, truncated } = encodeRows(policy.tokenizer, data.train, values)
-  const plan = planData(rows, values)
+  const plan = planData(
+    rows.map((row) => [row]),
+    values,
+  )
   const totalSteps = values.maxSteps >= 0 ? values.maxSteps : Math.ceil(plan.stepsPerEpoch * values.numTrainEpochs)
   if (totalSteps === 0) throw new WhetstoneError('E_CONFIG', 'maxSteps', 'expected at least one step, got 0')
   const { kind, level, threads, reason } = policy.decoder.device
@@ -158,7 +161,7 @@ function evaluation(
   const { rows } = encodeRows(tokenizer, held, values)
   const size = values.perDeviceTrainBatchSize
   const starts = Array.from({ length: Math.ceil(rows.length / size) }, (_, i) => i * size)
-  const batches = starts.map((start) => microBatchOf(rows.slice(start, start + size)))
+  const batches = starts.map((start) => microBatchOfRows(rows.slice(start, start + size)))
   return async (step: number) => {
     const { loss, stats } = await evaluateLoss(trainer, batches)
     emit({ type: 'eval', name: 'eval', step, values: { loss, ...stats } })

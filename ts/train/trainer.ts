@@ -1,15 +1,15 @@
-// THE optimisation step, the only one of the package: forward, log-probs, objective, backward, clip, update. SFT,
-// preference methods and every round of self-training come through here. Log-probs go to the host once per
-// micro-batch, where the objective works in float64; what comes back is one gradient per trained token.
+// THE optimisation step, the only one of the package: forward, terms, objective, backward, clip, update. SFT, preference
+// methods, reward models and every round of self-training come through here. Per-token terms go to the host once per
+// micro-batch, where the objective works in float64 (terms.ts); what comes back is one gradient per trained token.
 
-import type { Evaluation, Objective, ObjectiveBatch, SequenceTerms } from '../loss/define.js'
+import type { Evaluation, Objective, SequenceTerms, Statistic, StepCounts, Term } from '../loss/define.js'
 import { Tape } from '../src/autograd/tape.js'
 import { WhetstoneError } from '../src/base/errors.js'
-import { type Decoder, forward, headWeight, packedInput } from '../src/models/decoder.js'
-import type { PackedTokens } from '../src/models/pack.js'
-import { add, copy, fill, gatherRows, headKl, headLogProbs } from '../src/ops/index.js'
-import { keep, Scope, tidy } from '../src/tensor/scope.js'
+import { type Decoder, headWeight, trainableOf } from '../src/models/decoder.js'
+import { add, copy, fill } from '../src/ops/index.js'
+import { keep, Scope } from '../src/tensor/scope.js'
 import { empty, type Tensor, tensor } from '../src/tensor/tensor.js'
+import type { MicroBatch } from './data/micro-batch.js'
 import {
   type AdamWConfig,
   createOptimizer,
@@ -19,21 +19,9 @@ import {
   update,
   zeroGradients,
 } from './optimizer.js'
+import { countsOf, exampleCount, gradientVector, type NoiseOptions, sequencesOf, type Terms, termsOf } from './terms.js'
 
-/** A micro-batch: packed sequences and which of their tokens are trained. */
-export interface MicroBatch {
-  readonly packed: PackedTokens
-  /** Packed index of the hidden state that predicts each target, [T]. */
-  readonly predictors: Int32Array
-  /** Trained token ids, [T]. */
-  readonly targets: Int32Array
-  /** Which sequence of the batch each target belongs to, ascending, [T]. */
-  readonly rowOf: Int32Array
-  /** Weight of each target, [T]. */
-  readonly weights: Float32Array
-  /** What each sequence is for the objective; default a completion of its own example. */
-  readonly sequences?: readonly Pick<SequenceTerms, 'role' | 'example' | 'scores'>[]
-}
+export type { MicroBatch } from './data/micro-batch.js'
 
 /** What a step did. */
 export interface StepResult {
@@ -43,7 +31,7 @@ export interface StepResult {
   readonly learningRate: number
   /** Trained tokens. */
   readonly trainedTokens: number
-  /** All tokens that went through the model. */
+  /** All tokens that went through the model; a shared beginning counts once. */
   readonly tokens: number
   /** The objective's statistics, as means over the step. */
   readonly stats: Readonly<Record<string, number>>
@@ -59,8 +47,13 @@ export interface Trainer {
   objective: Objective
   readonly optimizer: Optimizer
   readonly activationCheckpointing: boolean
+  /** Divides the logits of policy and reference. */
+  readonly temperature: number
+  readonly noise: Pick<NoiseOptions, 'seed' | 'neftuneNoiseAlpha'>
   /** Gradient of a tied head, apart from the embedding's, so that micro-batches add up to the bits of one batch. */
   readonly tiedHead: { readonly weight: Tensor; readonly gradient: Tensor } | undefined
+  /** Totals over all applied steps of the statistics that the objective wants to look back on. */
+  history: Readonly<Record<string, Statistic>>
 }
 
 /** How to make a {@link Trainer}. */
@@ -70,23 +63,32 @@ export interface TrainerOptions {
   readonly reference?: Decoder
   readonly optimizer: AdamWConfig
   readonly activationCheckpointing?: boolean
+  /** Default 1. */
+  readonly temperature?: number
+  /** Key of dropout and of noise on embeddings; default 0. */
+  readonly seed?: number
+  /** Default 0: no noise. */
+  readonly neftuneNoiseAlpha?: number
 }
 
 /** Puts a policy into training: makes gradients and optimizer state. */
 export function createTrainer(options: TrainerOptions): Trainer {
-  const { policy, objective, reference } = options
+  const { policy, objective, reference, seed = 0, neftuneNoiseAlpha = 0 } = options
   const optimizer = createOptimizer(policy, options.optimizer)
+  const tied = policy.config.tied && trainableOf(policy) === policy.parameters
   const head = headWeight(policy)
-  const tiedHead = policy.config.tied
-    ? { weight: keep(head.view(head.shape)), gradient: keep(empty(policy.device, head.shape, 'f32')) }
-    : undefined
   return {
     policy,
     reference,
     objective,
     optimizer,
-    tiedHead,
     activationCheckpointing: options.activationCheckpointing ?? false,
+    temperature: options.temperature ?? 1,
+    noise: { seed, neftuneNoiseAlpha },
+    tiedHead: tied
+      ? { weight: keep(head.view(head.shape)), gradient: keep(empty(policy.device, head.shape, 'f32')) }
+      : undefined,
+    history: {},
   }
 }
 
@@ -100,7 +102,7 @@ export function disposeTrainer(trainer: Trainer): void {
 /** Parameters with the buffers that receive their gradients. */
 function leavesOf({ policy, optimizer, tiedHead }: Trainer): Map<Tensor, Tensor> {
   const leaves = new Map<Tensor, Tensor>()
-  for (const [name, weight] of policy.parameters.byName) {
+  for (const [name, weight] of trainableOf(policy).byName) {
     const gradient = optimizer.gradients.byName.get(name)
     if (gradient !== undefined) leaves.set(weight, gradient)
   }
@@ -119,12 +121,13 @@ export async function trainStep(
   batches: readonly MicroBatch[],
   learningRate: number,
 ): Promise<StepResult> {
-  const { loss, stats, counts } = await accumulate(trainer, batches)
+  const { loss, totals, counts } = await accumulate(trainer, batches)
   const { gradNorm, applied } = Number.isFinite(loss)
     ? await update(trainer.optimizer, trainer.policy, learningRate)
     : { gradNorm: Number.NaN, applied: false }
+  if (applied) remember(trainer, totals)
   const tokens = batches.reduce((sum, batch) => sum + batch.packed.ids.length, 0)
-  return { loss, gradNorm, learningRate, trainedTokens: counts.tokens, tokens, stats, applied }
+  return { loss, gradNorm, learningRate, trainedTokens: counts.tokens, tokens, stats: means(totals), applied }
 }
 
 /** Loss and gradients by parameter name, without an update: for inspection and tests. */
@@ -138,6 +141,23 @@ export async function gradientsOf(
   return { loss, gradients }
 }
 
+/** A micro-batch in its step. */
+interface Part {
+  readonly batch: MicroBatch
+  readonly firstExample: number
+  readonly firstSequence: number
+}
+
+function partsOf(batches: readonly MicroBatch[]): Part[] {
+  let [firstExample, firstSequence] = [0, 0]
+  return batches.map((batch) => {
+    const part = { batch, firstExample, firstSequence }
+    firstExample += exampleCount(batch)
+    firstSequence += batch.sequences.length
+    return part
+  })
+}
+
 /** Runs all micro-batches forward and backward; the gradients of the step lie in the optimizer's buffers. */
 async function accumulate(trainer: Trainer, batches: readonly MicroBatch[]) {
   const counts = countsOf(batches)
@@ -145,26 +165,100 @@ async function accumulate(trainer: Trainer, batches: readonly MicroBatch[]) {
     throw new WhetstoneError('E_CONFIG', 'trainStep', 'expected at least one trained token, got none')
   zeroGradients(trainer.optimizer)
   if (trainer.tiedHead !== undefined) fill(trainer.tiedHead.gradient, 0)
-  const evaluations: Evaluation[] = []
-  for (const batch of batches) {
-    const evaluation = await backwardOf(trainer, batch, counts)
-    evaluations.push(evaluation)
-    if (!Number.isFinite(evaluation.loss)) break
-  }
+  const parts = partsOf(batches)
+  const whole = trainer.objective.needs.wholeStep === true && parts.length > 1
+  const evaluations = whole ? await wholeStep(trainer, parts, counts) : await inParts(trainer, parts, counts)
   joinTiedGradient(trainer)
   return { ...totalOf(evaluations), counts }
 }
 
-/** Trained tokens and examples of the whole step: objectives normalise by them before the first backward. */
-const countsOf = (batches: readonly MicroBatch[]): ObjectiveBatch['step'] => ({
-  tokens: batches.reduce((sum, batch) => sum + batch.targets.length, 0),
-  examples: batches.reduce((sum, batch) => sum + exampleCount(batch), 0),
-})
+/** Micro-batch by micro-batch: shares of the loss add up. Stops at the first that is no number. */
+async function inParts(trainer: Trainer, parts: readonly Part[], counts: StepCounts): Promise<Evaluation[]> {
+  const evaluations: Evaluation[] = []
+  for (const part of parts) {
+    const evaluation = await backwardOf(trainer, part, (sequences) => evaluate(trainer, sequences, counts))
+    evaluations.push(evaluation)
+    if (!Number.isFinite(evaluation.loss)) break
+  }
+  return evaluations
+}
 
-const totalOf = (evaluations: readonly Evaluation[]) => ({
-  loss: evaluations.reduce((sum, evaluation) => sum + evaluation.loss, 0),
-  stats: meanStats(evaluations),
-})
+/** A loss that looks at all examples together: every micro-batch runs forward first, and again to go back. */
+async function wholeStep(trainer: Trainer, parts: readonly Part[], counts: StepCounts): Promise<Evaluation[]> {
+  const sequences: SequenceTerms[] = []
+  for (const part of parts) sequences.push(...(await forwardOf(trainer, part, true)))
+  const evaluation = evaluate(trainer, sequences, counts)
+  if (!Number.isFinite(evaluation.loss)) return [evaluation]
+  for (const part of parts) {
+    const end = part.firstSequence + part.batch.sequences.length
+    const own = { ...evaluation, gradients: evaluation.gradients.slice(part.firstSequence, end) }
+    await backwardOf(trainer, part, () => own)
+  }
+  return [evaluation]
+}
+
+const evaluate = ({ objective, history }: Trainer, sequences: readonly SequenceTerms[], step: StepCounts): Evaluation =>
+  objective.evaluate({ sequences, step, history })
+
+function termsOfPart(trainer: Trainer, { batch, firstSequence }: Part, training: boolean): Terms {
+  const noise = { ...trainer.noise, update: trainer.optimizer.updates, firstSequence }
+  const sources = { ...trainer, head: trainer.tiedHead?.weight }
+  return termsOf(sources, batch, training ? noise : undefined)
+}
+
+/** The terms of a micro-batch on the host. */
+async function forwardOf(trainer: Trainer, part: Part, training: boolean): Promise<SequenceTerms[]> {
+  using scope = new Scope()
+  const terms = scope.run(() => termsOfPart(trainer, part, training))
+  return sequencesOf(part.batch, terms, part.firstExample)
+}
+
+/** Forward and, when the loss is a number, backward of one micro-batch. */
+async function backwardOf(
+  trainer: Trainer,
+  part: Part,
+  evaluationOf: (sequences: readonly SequenceTerms[]) => Evaluation,
+): Promise<Evaluation> {
+  using scope = new Scope()
+  using tape = new Tape(leavesOf(trainer))
+  const terms = scope.run(() => tape.record(() => termsOfPart(trainer, part, true)))
+  const evaluation = evaluationOf(await sequencesOf(part.batch, terms, part.firstExample))
+  if (!Number.isFinite(evaluation.loss)) return evaluation
+  scope.run(() => {
+    const roots = (Object.entries(terms.policy) as [Term, Tensor][])
+      .filter(([term]) => evaluation.gradients.some((gradient) => gradient[term] !== undefined))
+      .map(
+        ([term, t]) => [t, tensor(trainer.policy.device, gradientVector(evaluation, term, t.size), t.shape)] as const,
+      )
+    tape.backward(roots)
+  })
+  return evaluation
+}
+
+type Totals = Record<string, { sum: number; count: number }>
+
+function totalOf(evaluations: readonly Evaluation[]): { loss: number; totals: Totals } {
+  const totals: Totals = {}
+  for (const { stats } of evaluations)
+    for (const [name, { sum, count }] of Object.entries(stats)) {
+      totals[name] ??= { sum: 0, count: 0 }
+      totals[name].sum += sum
+      totals[name].count += count
+    }
+  return { loss: evaluations.reduce((sum, evaluation) => sum + evaluation.loss, 0), totals }
+}
+
+const means = (totals: Totals): Record<string, number> =>
+  Object.fromEntries(Object.entries(totals).map(([name, { sum, count }]) => [name, count === 0 ? 0 : sum / count]))
+
+/** Adds a step's totals to those that the objective looks back on. */
+function remember(trainer: Trainer, totals: Totals): void {
+  for (const name of trainer.objective.needs.history ?? []) {
+    const before = trainer.history[name] ?? { sum: 0, count: 0 }
+    const { sum, count } = totals[name] ?? { sum: 0, count: 0 }
+    trainer.history = { ...trainer.history, [name]: { sum: before.sum + sum, count: before.count + count } }
+  }
+}
 
 /**
  * Throws E_NONFINITE naming the first place, for a step that was not applied.
@@ -186,147 +280,20 @@ export async function evaluateLoss(
   trainer: Trainer,
   batches: readonly MicroBatch[],
 ): Promise<Pick<StepResult, 'loss' | 'stats'>> {
-  const counts = countsOf(batches)
-  const evaluations: Evaluation[] = []
-  for (const batch of batches) {
-    using scope = new Scope()
-    const terms = scope.run(() => headTerms(trainer, batch, new Tape()))
-    evaluations.push(trainer.objective.evaluate(await objectiveBatch(batch, terms, counts)))
-  }
-  return totalOf(evaluations)
-}
-
-const exampleCount = (batch: MicroBatch): number =>
-  batch.sequences === undefined ? batch.packed.starts.length - 1 : new Set(batch.sequences.map((s) => s.example)).size
-
-/** Forward and, when the loss is a number, backward of one micro-batch. */
-async function backwardOf(trainer: Trainer, batch: MicroBatch, step: ObjectiveBatch['step']): Promise<Evaluation> {
-  using scope = new Scope()
-  using tape = new Tape(leavesOf(trainer))
-  const terms = scope.run(() => headTerms(trainer, batch, tape))
-  const evaluation = trainer.objective.evaluate(await objectiveBatch(batch, terms, step))
-  if (!Number.isFinite(evaluation.loss)) return evaluation
-  scope.run(() => {
-    const { device } = trainer.policy
-    const roots: [Tensor, Tensor][] = [[terms.logps, tensor(device, joined(evaluation, 'logps', batch.targets.length))]]
-    if (terms.kl !== undefined) roots.push([terms.kl, tensor(device, joined(evaluation, 'kl', batch.targets.length))])
-    tape.backward(roots)
-  })
-  return evaluation
-}
-
-interface HeadTerms {
-  readonly logps: Tensor
-  readonly kl?: Tensor
-  readonly reference?: Tensor
-}
-
-/** Runs policy (recorded) and reference (not recorded) up to per-token terms. */
-function headTerms(trainer: Trainer, batch: MicroBatch, tape: Tape): HeadTerms {
-  const { policy, reference, objective, tiedHead, activationCheckpointing } = trainer
-  const targets = tensor(policy.device, batch.targets)
-  const prior =
-    objective.needs.kl === undefined && !objective.needs.reference ? undefined : neededReference(objective, reference)
-  const priorHidden = prior && hiddenAtPredictors(prior, batch, false)
-  const weight = tiedHead?.weight ?? headWeight(policy)
-  const settings = { softcap: policy.config.logitSoftcap }
-  return tape.record(() => {
-    const hidden = hiddenAtPredictors(policy, batch, activationCheckpointing)
-    if (prior === undefined || priorHidden === undefined)
-      return { logps: headLogProbs(hidden, weight, targets, settings).logps }
-    if (objective.needs.kl === 'jensenShannon')
-      throw new WhetstoneError(
-        'E_CONFIG',
-        objective.name,
-        'the head computes both directions of the KL, not their mixture',
-      )
-    if (objective.needs.kl !== undefined)
-      return headKl(hidden, weight, priorHidden, headWeight(prior), targets, {
-        ...settings,
-        direction: objective.needs.kl,
-      })
-    const { logps } = headLogProbs(hidden, weight, targets, settings)
-    return { logps, reference: headLogProbs(priorHidden, headWeight(prior), targets, settings).logps }
-  })
-}
-
-function neededReference(objective: Objective, reference: Decoder | undefined): Decoder {
-  if (reference !== undefined) return reference
-  throw new WhetstoneError('E_CONFIG', objective.name, 'expected a reference model, got none: pass `reference`')
-}
-
-/**
- * Hidden states that predict the trained tokens: masked positions never reach the head. The input's tensors stay with
- * the scope outside, because a recomputed layer reads them again in backward.
- */
-function hiddenAtPredictors(m: Decoder, batch: MicroBatch, activationCheckpointing: boolean): Tensor {
-  const input = packedInput(m, batch.packed, activationCheckpointing)
-  return tidy(() => gatherRows(forward(m, input), tensor(m.device, batch.predictors)))
-}
-
-async function objectiveBatch(
-  batch: MicroBatch,
-  terms: HeadTerms,
-  step: ObjectiveBatch['step'],
-): Promise<ObjectiveBatch> {
-  const read = async (t: Tensor | undefined) => t && Float64Array.from(await t.data())
-  const [logps, kl, reference] = await Promise.all([read(terms.logps), read(terms.kl), read(terms.reference)])
-  const weights = Float64Array.from(batch.weights)
-  const sequences = rangesOf(batch).map(([begin, end], row): SequenceTerms => {
-    const part = (values: Float64Array | undefined) => values?.subarray(begin, end)
-    const role = batch.sequences?.[row] ?? { role: 'completion' as const, example: row }
-    return {
-      ...role,
-      logps: logps!.subarray(begin, end),
-      kl: part(kl),
-      reference: part(reference),
-      weights: part(weights),
-    }
-  })
-  return { sequences, step }
-}
-
-/** Begin and end of each sequence's targets. */
-function rangesOf({ packed, rowOf }: MicroBatch): [number, number][] {
-  const ranges: [number, number][] = []
-  let begin = 0
-  for (let row = 0; row + 1 < packed.starts.length; row++) {
-    let end = begin
-    while (end < rowOf.length && rowOf[end] === row) end++
-    ranges.push([begin, end])
-    begin = end
-  }
-  return ranges
-}
-
-/** The gradients of all sequences end to end, rounded to f32. */
-function joined(evaluation: Evaluation, term: 'logps' | 'kl', size: number): Float32Array {
-  const all = new Float32Array(size)
-  let at = 0
-  for (const gradient of evaluation.gradients) {
-    const values = gradient[term]
-    if (values !== undefined) all.set(values, at)
-    at += gradient.logps.length
-  }
-  return all
+  const sequences: SequenceTerms[] = []
+  for (const part of partsOf(batches)) sequences.push(...(await forwardOf(trainer, part, false)))
+  const { loss, totals } = totalOf([evaluate(trainer, sequences, countsOf(batches))])
+  return { loss, stats: means(totals) }
 }
 
 /** Adds the head's share of a tied matrix to the embedding's. */
-function joinTiedGradient({ optimizer, tiedHead }: Trainer): void {
-  const embedding = optimizer.gradients.byName.get('model.embed_tokens.weight')
-  if (embedding === undefined || tiedHead === undefined) return
-  tidy(() => copy(embedding, add(embedding, tiedHead.gradient)))
-}
-
-function meanStats(evaluations: readonly Evaluation[]): Record<string, number> {
-  const totals: Record<string, { sum: number; count: number }> = {}
-  for (const { stats } of evaluations)
-    for (const [name, { sum, count }] of Object.entries(stats)) {
-      totals[name] ??= { sum: 0, count: 0 }
-      totals[name].sum += sum
-      totals[name].count += count
-    }
-  return Object.fromEntries(
-    Object.entries(totals).map(([name, { sum, count }]) => [name, count === 0 ? 0 : sum / count]),
-  )
+function joinTiedGradient({ policy, optimizer, tiedHead }: Trainer): void {
+  if (tiedHead === undefined) return
+  const head = headWeight(policy)
+  for (const [name, weight] of trainableOf(policy).byName) {
+    const gradient = weight === head ? optimizer.gradients.byName.get(name) : undefined
+    if (gradient === undefined) continue
+    using scope = new Scope()
+    scope.run(() => copy(gradient, add(gradient, tiedHead.gradient)))
+  }
 }

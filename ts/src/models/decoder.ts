@@ -41,6 +41,8 @@ export interface ForwardInput {
   readonly attend: Attend
   /** Recompute each layer in backward instead of keeping its inner tensors. */
   readonly activationCheckpointing?: boolean
+  /** In training: keys of each token's random numbers, i32 [N, 4], and the scale of noise on its embedding, f32 [N]. */
+  readonly regularization?: { readonly keys: Tensor; readonly noiseScale?: Tensor }
 }
 
 const layerName = (layer: number, name: string): string => `model.layers.${layer}.${name}`
@@ -88,6 +90,9 @@ export const createDecoder = (config: DecoderConfig, device: Device, parameters:
   parameters,
   ropes: config.rope.map((spec) => createRopeTable(device, spec)),
 })
+
+/** The tensors that training changes. */
+export const trainableOf = (m: Decoder): FlatTensors => m.parameters
 
 /** The matrix of the LM head, [V, C]. */
 export const headWeight = (m: Decoder): Tensor =>

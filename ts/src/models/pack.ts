@@ -1,9 +1,11 @@
 // Sequences laid end to end without padding, with what the kernels need to keep them apart: a position and a
-// visibility triple per token (ops.def, attention). The one place where that layout is made. Pure typed arrays.
+// visibility triple per token (ops.def, attention). A sequence that begins like an earlier one may leave the common
+// tokens out and look at that one's instead: key blocks follow logical positions, so its hidden states have the same
+// bits. The one place where that layout is made. Pure typed arrays.
 
 import { WhetstoneError } from '../base/errors.js'
 
-/** Token sequences as one packed run of N tokens; sequence s is `starts[s] .. starts[s + 1]`. */
+/** Token sequences as one packed run of N tokens. Token t of sequence s lies at `placeOf(packed, s, t)`. */
 export interface PackedTokens {
   /** Token ids, [N]. */
   readonly ids: Int32Array
@@ -11,35 +13,71 @@ export interface PackedTokens {
   readonly positions: Int32Array
   /** Per token: first token of its segment, first and one-past-last token of its shared prefix, [N, 3]. */
   readonly visibility: Int32Array
-  /** Boundaries of the sequences, [S + 1]. */
+  /** Boundaries of the sequences' own tokens, [S + 1]. */
   readonly starts: Int32Array
+  /** Tokens at the start of each sequence that lie in an earlier one, [S]. */
+  readonly shared: Int32Array
+  /** Packed index of the first of those, [S]. */
+  readonly roots: Int32Array
+}
+
+/** Packed index of token t of sequence s. */
+export const placeOf = ({ starts, shared, roots }: PackedTokens, s: number, t: number): number =>
+  t < shared[s] ? roots[s] + t : starts[s] + t - shared[s]
+
+/** Tokens that both sequences begin with, short of the whole of `b`. */
+export function commonPrefix(a: ArrayLike<number>, b: ArrayLike<number>): number {
+  const most = Math.min(a.length, b.length - 1)
+  let common = 0
+  while (common < most && a[common] === b[common]) common++
+  return common
 }
 
 /**
- * Packs sequences one after another; none sees another.
+ * Packs sequences one after another; none sees another's own tokens.
  *
  * @param sequences token ids, each at least one token long
- * @throws WhetstoneError E_SHAPE for an empty sequence
+ * @param roots for each sequence the earlier one, itself whole, whose first tokens it shares, or a negative number;
+ *   default none shares
+ * @throws WhetstoneError E_SHAPE for an empty sequence, or a root that is not a whole earlier sequence
  */
-export function packSequences(sequences: readonly ArrayLike<number>[]): PackedTokens {
-  const starts = new Int32Array(sequences.length + 1)
+export function packSequences(sequences: readonly ArrayLike<number>[], roots?: ArrayLike<number>): PackedTokens {
+  const count = sequences.length
+  const starts = new Int32Array(count + 1)
+  const shared = new Int32Array(count)
+  const places = new Int32Array(count)
   sequences.forEach((sequence, s) => {
     if (sequence.length === 0) throw new WhetstoneError('E_SHAPE', 'packSequences', `sequence ${s} has no tokens`)
-    starts[s + 1] = starts[s] + sequence.length
+    const root = roots?.[s] ?? -1
+    if (root >= 0) {
+      if (!(root < s && shared[root] === 0))
+        throw new WhetstoneError('E_SHAPE', 'packSequences', `sequence ${s}: ${root} is no whole sequence before it`)
+      shared[s] = commonPrefix(sequences[root], sequence)
+      places[s] = starts[root]
+    }
+    starts[s + 1] = starts[s] + sequence.length - shared[s]
   })
-  const total = starts[sequences.length]
+  const total = starts[count]
   const packed = {
     ids: new Int32Array(total),
     positions: new Int32Array(total),
     visibility: new Int32Array(total * 3),
     starts,
+    shared,
+    roots: places,
   }
-  sequences.forEach((sequence, s) => {
-    packed.ids.set(sequence, starts[s])
-    for (let i = 0; i < sequence.length; i++) {
-      packed.positions[starts[s] + i] = i
-      packed.visibility.fill(starts[s], (starts[s] + i) * 3, (starts[s] + i) * 3 + 3)
-    }
-  })
+  for (const [s, sequence] of sequences.entries()) layOut(packed, sequence, s)
   return packed
+}
+
+function layOut(packed: PackedTokens, sequence: ArrayLike<number>, s: number): void {
+  const { starts, shared, roots } = packed
+  for (let i = starts[s], t = shared[s]; i < starts[s + 1]; i++, t++) {
+    packed.ids[i] = sequence[t]
+    packed.positions[i] = t
+    packed.visibility[3 * i] = starts[s]
+    // Without a prefix both ends are the segment's start.
+    packed.visibility[3 * i + 1] = shared[s] > 0 ? roots[s] : starts[s]
+    packed.visibility[3 * i + 2] = shared[s] > 0 ? roots[s] + shared[s] : starts[s]
+  }
 }

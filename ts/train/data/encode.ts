@@ -5,7 +5,7 @@
 import { WhetstoneError } from '../../src/base/errors.js'
 import { type ChatMessage, encodeChat } from '../../src/tokenizer/template.js'
 import type { Tokenizer } from '../../src/tokenizer/tokenizer.js'
-import type { EncodedRow } from './micro-batch.js'
+import type { EncodedSequence } from './example.js'
 import type { PlacedRow, Row } from './rows.js'
 
 /** How rows become tokens. */
@@ -20,7 +20,7 @@ export interface EncodeRowOptions {
 
 /** Encoded rows and what happened to them. */
 export interface EncodedData {
-  readonly rows: readonly EncodedRow[]
+  readonly rows: readonly EncodedSequence[]
   /** Rows that were cut to maxLength. */
   readonly truncated: number
   /** Rows left out because they train no token. */
@@ -32,7 +32,7 @@ export interface EncodedData {
 }
 
 /** A row before any cut. */
-interface WholeRow extends EncodedRow {
+interface WholeRow extends EncodedSequence {
   readonly straddles?: boolean
 }
 
@@ -107,7 +107,11 @@ function wholeRow(tokenizer: Tokenizer, row: Row, options: Omit<EncodeRowOptions
 }
 
 /** Tokens and marks of one row, before any cut. */
-export function encodeRow(tokenizer: Tokenizer, row: Row, options: Omit<EncodeRowOptions, 'maxLength'>): EncodedRow {
+export function encodeRow(
+  tokenizer: Tokenizer,
+  row: Row,
+  options: Omit<EncodeRowOptions, 'maxLength'>,
+): EncodedSequence {
   const { ids, trained } = wholeRow(tokenizer, row, options)
   return { ids, trained }
 }
@@ -122,7 +126,7 @@ function atRow<R>(where: string, work: () => R): R {
   }
 }
 
-const refuseUntrained = ({ ids, trained }: EncodedRow, where: string, maxLength: number): never => {
+const refuseUntrained = ({ ids, trained }: EncodedSequence, where: string, maxLength: number): never => {
   const message = trained.includes(1)
     ? `all trained tokens lie behind maxLength = ${maxLength} (the row has ${ids.length} tokens): raise maxLength or shorten the prompt`
     : 'the row trains no token: expected a completion, or an assistant turn'
@@ -138,7 +142,7 @@ const refuseUntrained = ({ ids, trained }: EncodedRow, where: string, maxLength:
 export function encodeRows(tokenizer: Tokenizer, rows: readonly PlacedRow[], options: EncodeRowOptions): EncodedData {
   const { maxLength, untrainedRows = 'refuse' } = options
   const specials = new Set(tokenizer.specialTokens.values())
-  const encoded: EncodedRow[] = []
+  const encoded: EncodedSequence[] = []
   const counts = { truncated: 0, skipped: 0, withoutEnd: 0, straddling: 0 }
   for (const { row, where } of rows) {
     const whole = atRow(where, () => wholeRow(tokenizer, row, options))

@@ -4,13 +4,13 @@
 
 import { WhetstoneError } from '../../src/base/errors.js'
 import { deriveKey, permutation } from '../../src/base/rng.js'
-import type { MicroBatch } from '../trainer.js'
-import { type EncodedRow, microBatchOf } from './micro-batch.js'
+import type { EncodedExample } from './example.js'
+import { type MicroBatch, type MicroBatchOptions, microBatchOf } from './micro-batch.js'
 import { packBins } from './pack-bins.js'
 
 /** How rows become steps. */
-export interface PlanOptions {
-  /** Rows (or bins) per micro-batch. */
+export interface PlanOptions extends MicroBatchOptions {
+  /** Examples (or bins of them) per micro-batch. */
   readonly perDeviceTrainBatchSize: number
   readonly gradientAccumulationSteps: number
   readonly packing: boolean
@@ -42,15 +42,16 @@ function createOrder(size: number, { shuffle, seed }: PlanOptions): (epoch: numb
 }
 
 /**
- * Plans the steps over encoded rows.
+ * Plans the steps over examples.
  *
  * @throws WhetstoneError E_CONFIG when there is no row
  */
-export function planData(rows: readonly EncodedRow[], options: PlanOptions): DataPlan {
+export function planData(examples: readonly EncodedExample[], options: PlanOptions): DataPlan {
   const { perDeviceTrainBatchSize: size, gradientAccumulationSteps, packing, maxLength } = options
-  if (rows.length === 0) throw new WhetstoneError('E_CONFIG', 'data', 'expected at least one row to train, got none')
-  const lengths = rows.map((row) => row.ids.length)
-  const units = packing ? packBins(lengths, maxLength) : rows.map((_, row) => [row])
+  if (examples.length === 0)
+    throw new WhetstoneError('E_CONFIG', 'data', 'expected at least one row to train, got none')
+  const lengths = examples.map((example) => example.reduce((sum, { ids }) => sum + ids.length, 0))
+  const units = packing ? packBins(lengths, maxLength) : examples.map((_, row) => [row])
   const perStep = size * gradientAccumulationSteps
   const stepsPerEpoch = Math.ceil(units.length / perStep)
   const orderOf = createOrder(units.length, options)
@@ -63,7 +64,13 @@ export function planData(rows: readonly EncodedRow[], options: PlanOptions): Dat
   return {
     stepsPerEpoch,
     rowsOf,
-    step: (step) => rowsOf(step).map((micro) => microBatchOf(micro.map((row) => rows[row]))),
+    step: (step) =>
+      rowsOf(step).map((micro) =>
+        microBatchOf(
+          micro.map((row) => examples[row]),
+          options,
+        ),
+      ),
   }
 }
 

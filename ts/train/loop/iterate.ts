@@ -7,7 +7,8 @@ import type { Objective } from '../../loss/define.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import type { LanguageModel } from '../../src/generate/language-model.js'
 import type { Decoder } from '../../src/models/decoder.js'
-import { type EncodedRow, microBatchOf } from '../data/micro-batch.js'
+import type { EncodedSequence } from '../data/example.js'
+import { microBatchOfRows } from '../data/micro-batch.js'
 import { createWalk, type Walk } from '../data/plan.js'
 import type { Emit } from '../events.js'
 import { type PhaseResult, runPhase } from '../loop.js'
@@ -157,11 +158,11 @@ function roundStatistics(traces: readonly Trace[], kept: readonly Trace[]): Reco
 /** Rows of a step: the round's kept traces, walked over again and again. */
 function planStep({ update }: IterateOptions, { kept, walk }: Round, step: number): MicroBatch[] {
   const chosen = walk(step * update.batchSize, update.batchSize)
-  return [microBatchOf(chosen.map((row) => rowOf(kept[row])))]
+  return [microBatchOfRows(chosen.map((row) => rowOf(kept[row])))]
 }
 
 /** A trace as a training row: completions are trained, prompts are not. */
-function rowOf(trace: Trace): EncodedRow {
+function rowOf(trace: Trace): EncodedSequence {
   const ids = trace.segments.flatMap((segment) => segment.ids)
   const trained = Uint8Array.from(
     trace.segments.flatMap((segment) => segment.ids.map(() => Number(segment.role === 'completion'))),

@@ -1,0 +1,163 @@
+// From a micro-batch to the numbers that an objective sees, and back: policy and reference run up to the fused head,
+// per-token terms go to the host as SequenceTerms, and an evaluation's gradients become one f32 vector per term.
+
+import type { Evaluation, Objective, SequenceTerms, StepCounts, Term, TokenInput } from '../loss/define.js'
+import { countStep } from '../loss/view.js'
+import { WhetstoneError } from '../src/base/errors.js'
+import { deriveKey } from '../src/base/rng.js'
+import { type Decoder, type ForwardInput, forward, headWeight, packedInput } from '../src/models/decoder.js'
+import { gatherRows, headKl, headLogProbs } from '../src/ops/index.js'
+import { tidy } from '../src/tensor/scope.js'
+import { type Tensor, tensor } from '../src/tensor/tensor.js'
+import type { MicroBatch } from './data/micro-batch.js'
+
+/** What decides the terms of a micro-batch besides its tokens. */
+export interface TermSources {
+  readonly policy: Decoder
+  /** Matrix of the head; default the policy's. */
+  readonly head?: Tensor
+  /** Frozen model for objectives that look at one; not needed where the batch brings its log-probs. */
+  readonly reference?: Decoder
+  readonly objective: Objective
+  readonly activationCheckpointing: boolean
+  /** Divides the logits of policy and reference. */
+  readonly temperature: number
+}
+
+/** Noise of a training step: a pure function of its key and of each token's place in its sequence. */
+export interface NoiseOptions {
+  readonly seed: number
+  /** Updates made before this step. */
+  readonly update: number
+  /** Sequences of the step in earlier micro-batches. */
+  readonly firstSequence: number
+  /** NEFTune (arXiv 2310.05914): the largest noise on an embedding is this over sqrt(tokens x channels); 0: none. */
+  readonly neftuneNoiseAlpha: number
+}
+
+/** Per-token terms of a micro-batch, [T] each. */
+export interface Terms {
+  /** Those that gradients flow through. */
+  readonly policy: Readonly<Partial<Record<Term, Tensor>>>
+  /** Those that are constants of the loss. */
+  readonly fixed: Readonly<Partial<Record<TokenInput, Tensor>>>
+}
+
+/** Runs reference (not recorded) and policy (recorded by the open tape) up to the terms that the objective needs. */
+export function termsOf(sources: TermSources, batch: MicroBatch, noise?: NoiseOptions): Terms {
+  const { policy, objective, activationCheckpointing, temperature, head = headWeight(policy) } = sources
+  const targets = tensor(policy.device, batch.targets)
+  const settings = { softcap: policy.config.logitSoftcap, temperature }
+  const prior = priorOf(sources, batch)
+  const input = inputOf(policy, batch, activationCheckpointing, noise)
+  const hidden = hiddenAt(policy, input, batch.predictors)
+  if (objective.needs.kl !== undefined && prior !== undefined) {
+    const direction = objective.needs.kl
+    if (direction === 'jensenShannon')
+      throw new WhetstoneError('E_CONFIG', objective.name, 'the head computes both directions of the KL, no mixture')
+    const { logps, kl } = headKl(hidden, head, prior.hidden, prior.head, targets, { ...settings, direction })
+    return { policy: { logps, kl }, fixed: {} }
+  }
+  const { logps } = headLogProbs(hidden, head, targets, settings)
+  if (prior === undefined) return { policy: { logps }, fixed: {} }
+  return { policy: { logps }, fixed: { reference: headLogProbs(prior.hidden, prior.head, targets, settings).logps } }
+}
+
+/** The reference's hidden states and head, where the objective needs them and the batch does not bring log-probs. */
+function priorOf({ objective, reference }: TermSources, batch: MicroBatch) {
+  const { needs, name } = objective
+  if (!needs.reference || (needs.kl === undefined && batch.inputs.reference !== undefined)) return undefined
+  if (reference === undefined)
+    throw new WhetstoneError('E_CONFIG', name, 'expected a reference model, got none: pass `reference`')
+  const hidden = tidy(() => hiddenAt(reference, inputOf(reference, batch, false), batch.predictors))
+  return { hidden, head: headWeight(reference) }
+}
+
+/** The input's tensors stay with the scope outside, because a recomputed layer reads them again in backward. */
+function inputOf(m: Decoder, batch: MicroBatch, activationCheckpointing: boolean, noise?: NoiseOptions): ForwardInput {
+  const input = packedInput(m, batch.packed, activationCheckpointing)
+  return noise === undefined ? input : { ...input, regularization: regularizationOf(m, batch, noise) }
+}
+
+/** Hidden states that the head reads: masked positions never reach it. */
+const hiddenAt = (m: Decoder, input: ForwardInput, places: Int32Array): Tensor =>
+  tidy(() => gatherRows(forward(m, input), tensor(m.device, places)))
+
+/** Keys of random numbers for each token, i32 [N, 4], and the scale of its noise, f32 [N]. */
+function regularizationOf(m: Decoder, { packed }: MicroBatch, noise: NoiseOptions): ForwardInput['regularization'] {
+  const count = packed.ids.length
+  const keys = new Int32Array(count * 4)
+  const scales = new Float32Array(count)
+  for (let s = 0; s + 1 < packed.starts.length; s++) {
+    const [low, high] = deriveKey(noise.seed, 'regularization', noise.update, noise.firstSequence + s)
+    const length = packed.shared[s] + packed.starts[s + 1] - packed.starts[s]
+    const scale = noise.neftuneNoiseAlpha / Math.sqrt(length * m.config.hiddenSize)
+    for (let i = packed.starts[s]; i < packed.starts[s + 1]; i++) {
+      keys.set([low, high, 0, packed.positions[i]], 4 * i)
+      scales[i] = scale
+    }
+  }
+  const noiseScale = noise.neftuneNoiseAlpha > 0 ? tensor(m.device, scales) : undefined
+  return { keys: tensor(m.device, keys, [count, 4]), noiseScale }
+}
+
+/** Begin and end of each sequence's targets. */
+function rangesOf({ sequences, rowOf }: MicroBatch): [number, number][] {
+  let end = 0
+  return sequences.map((_, s) => {
+    const begin = end
+    while (end < rowOf.length && rowOf[end] === s) end++
+    return [begin, end]
+  })
+}
+
+/** Terms on the host, as an objective takes them. `firstExample`: examples of the step in earlier micro-batches. */
+export async function sequencesOf(batch: MicroBatch, terms: Terms, firstExample: number): Promise<SequenceTerms[]> {
+  const read = async ([name, t]: [string, Tensor]) => [name, Float64Array.from(await t.data())] as const
+  const values = Object.fromEntries(
+    await Promise.all(Object.entries({ ...terms.fixed, ...terms.policy }).map(read)),
+  ) as Partial<Record<Term | TokenInput, Float64Array>>
+  const weights = Float64Array.from(batch.weights)
+  const ranges = rangesOf(batch)
+  return batch.sequences.map(({ role, example, scores, inputs }, s): SequenceTerms => {
+    const [begin, end] = ranges[s]
+    const part = (all: Float64Array) => all.subarray(begin, end)
+    const given = inputs.map((name) => [name, part(batch.inputs[name] ?? new Float64Array(end))] as const)
+    const computed = Object.entries(values).map(([name, all]) => [name, part(all)] as const)
+    const numbers = Object.fromEntries([...given, ...computed]) as { logps: Float64Array }
+    return { ...numbers, weights: part(weights), role, example: firstExample + example, scores }
+  })
+}
+
+/** Examples of a micro-batch. */
+export const exampleCount = ({ sequences }: MicroBatch): number =>
+  sequences.length === 0 ? 0 : sequences[sequences.length - 1].example + 1
+
+/** Counts over the whole step, before the first forward pass: objectives normalise by them. */
+export function countsOf(batches: readonly MicroBatch[]): StepCounts {
+  let firstExample = 0
+  const counted = batches.flatMap((batch) => {
+    const first = firstExample
+    firstExample += exampleCount(batch)
+    return rangesOf(batch).map(([begin, end], s) => ({
+      role: batch.sequences[s].role,
+      example: first + batch.sequences[s].example,
+      tokens: end - begin,
+      weight: batch.weights.subarray(begin, end).reduce((sum, weight) => sum + weight, 0),
+    }))
+  })
+  return countStep(counted)
+}
+
+/** The gradients of a term over all sequences end to end, rounded to f32. */
+export function gradientVector({ gradients }: Pick<Evaluation, 'gradients'>, term: Term, size: number): Float32Array {
+  const all = new Float32Array(size)
+  let at = 0
+  for (const gradient of gradients) {
+    const values = gradient[term]
+    if (values === undefined) continue
+    all.set(values, at)
+    at += values.length
+  }
+  return all
+}
