@@ -43,7 +43,7 @@ t.test('the judges can fail', async (t) => {
     await mkdir(join(folder, 'losses'))
     await mkdir(join(folder, 'models', 'gpt2'), { recursive: true })
     await mkdir(join(folder, 'train', 'llama', 'lora_start'), { recursive: true })
-    const files = ['losses/pairs.json', 'traces.json', 'traces/dpo.json', 'train/llama/lora.json']
+    const files = ['losses/pairs.json', 'traces.json', 'traces/kto.json', 'train/llama/lora.json']
     await mkdir(join(folder, 'traces'))
     for (const file of files) await writeFile(join(folder, file), '{}')
     await writeFile(join(folder, 'README.md'), 'no entry')
@@ -67,6 +67,7 @@ t.test('the judges can fail', async (t) => {
     await edit('train/llama/full.json', '"grad_norm": ', '"grad_norm": 1')
     await edit('traces/sft.jsonl', '"content": "', '"content": "x')
     await edit('traces/sft.json', '"exact_loss": ', '"exact_loss": 1')
+    await edit('traces/dpo.json', '"rewards/margins": ', '"rewards/margins": 1')
     await appendFile(join(folder, 'models', 'llama', 'notes.txt'), 'unknown')
     const weights = join(folder, 'models', 'smollm', 'model.safetensors')
     const bytes = await readFile(weights)
@@ -78,6 +79,7 @@ t.test('the judges can fail', async (t) => {
       'models/smollm',
       'templates/generation',
       'tokenizers/gpt2',
+      'traces/dpo.json',
       'traces/sft.json',
       'traces/sft.jsonl',
       'train/llama/full',

@@ -4,6 +4,7 @@
 import { readdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { messageOf, WhetstoneError } from '../../ts/src/base/errors.js'
+import { judgeDpoTrace } from './dpo.js'
 import type { Finding } from './finding.js'
 import { judgeModel } from './models.js'
 import { judgeSftRows } from './rows.js'
@@ -47,6 +48,7 @@ const rules: readonly Rule[] = [
     entry: (name) => `train/${name}/full`,
     judge: judgeFullTraining,
   },
+  { files: /^traces\/(dpo)\.json$/, entry: () => 'traces/dpo.json', judge: judgeDpoTrace },
   { files: /^traces\/(sft)\.json$/, entry: () => 'traces/sft.json', judge: judgeSftTrace },
   { files: /^traces\/(sft)\.jsonl$/, entry: () => 'traces/sft.jsonl', judge: judgeSftRows },
 ]
