@@ -16,6 +16,15 @@ export const smoothing = (initial = 0) => z.number().min(0).lt(0.5).default(init
 /** One of some words; the first one is the default. */
 export const oneOf = <const T extends readonly [string, ...string[]]>(...words: T) => z.enum(words).default(words[0])
 
+/** The schema with other defaults for some of its fields. */
+export function withDefaults<S extends z.ZodRawShape>(
+  schema: z.ZodObject<S>,
+  defaults: Partial<z.input<z.ZodObject<S>>>,
+) {
+  const fields = Object.entries(defaults).map(([key, value]) => [key, z.optional(schema.shape[key]).default(value)])
+  return z.strictObject({ ...schema.shape, ...Object.fromEntries(fields) }) as z.ZodObject<S>
+}
+
 /** Refuses a setting of an objective. */
 export function refuse(objective: string, option: string, message: string): never {
   throw new WhetstoneError('E_CONFIG', `${objective}.${option}`, message)

@@ -10,6 +10,7 @@ import { dpo } from './dpo.js'
 import { kto } from './kto.js'
 import { logRatio } from './log-ratio.js'
 import { nashMd } from './nash-md.js'
+import type { ObjectiveMaker } from './objective.js'
 import { orpo } from './orpo.js'
 import { cispo, dapo, drGrpo, gmpo, grpo, gspo, ppo, reinforce, rloo, sapo } from './policy-gradient.js'
 import { sft } from './sft.js'
@@ -68,30 +69,31 @@ export {
 }
 
 /** Makers of objectives by name; each takes its settings. */
-export const objectives: Readonly<Record<string, (config?: never) => Objective>> = {
-  sft,
-  superhf,
-  distill,
-  dpo,
-  simpo,
-  cpo,
-  slic,
-  orpo,
-  logRatio,
-  srpo,
-  kto,
-  bco,
-  xpo,
-  copg,
-  nashMd,
-  reinforce,
-  rloo,
-  ppo,
-  grpo,
-  dapo,
-  drGrpo,
-  gspo,
-  cispo,
-  sapo,
-  gmpo,
-}
+export const objectives: Readonly<Record<string, ((config?: never) => Objective) & Pick<ObjectiveMaker, 'settings'>>> =
+  {
+    sft,
+    superhf,
+    distill,
+    dpo,
+    simpo,
+    cpo,
+    slic,
+    orpo,
+    logRatio,
+    srpo,
+    kto,
+    bco,
+    xpo,
+    copg,
+    nashMd,
+    reinforce,
+    rloo,
+    ppo,
+    grpo,
+    dapo,
+    drGrpo,
+    gspo,
+    cispo,
+    sapo,
+    gmpo,
+  }

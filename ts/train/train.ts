@@ -36,6 +36,8 @@ export interface TrainOptions extends TrainingInput {
   readonly signal?: AbortSignal
   /** Where settings came from, for the run folder; default `argument` for those given. */
   readonly sources?: readonly Source[]
+  /** All settings to keep in the run folder, when there are more than those of training. */
+  readonly record?: Resolved<Readonly<Record<string, unknown>>>
 }
 
 /** What a run of `train` gives. Its `checkpoint` is a Hugging Face folder. */
@@ -64,13 +66,16 @@ const given = ({
   resume,
   signal,
   sources,
+  record,
   ...settings
 }: TrainOptions) => settings
 
 async function runTraining(options: TrainOptions, emit: Emit): Promise<TrainResult> {
   const config = resolveConfig(trainingOptions, options.sources ?? [{ origin: 'argument', values: given(options) }])
   const folder =
-    options.output === undefined ? undefined : await openRun(options.output, config, options.resume ?? false)
+    options.output === undefined
+      ? undefined
+      : await openRun(options.output, options.record ?? config, options.resume ?? false)
   const trainer = createTrainer({
     policy: options.policy.decoder,
     objective: options.objective,

@@ -1,0 +1,73 @@
+// What each trainer is and how its defaults differ from `trainingOptions`: rates of TRL 1.x's configs (DPOConfig, KTOConfig,
+// RewardConfig, ...) where TRL has the trainer, else of the paper. With LoRA, TRL's advice of ten times the rate and more
+// ("LoRA without regret"). An objective without a row has the common defaults.
+
+import type { TrainingInput } from './options.js'
+
+/** A trainer as the command line shows it. */
+export interface TrainerDefaults {
+  /** One line for the help. */
+  readonly description: string
+  readonly defaults: TrainingInput
+  /** On top of them when an adapter is trained. */
+  readonly loraDefaults?: TrainingInput
+}
+
+const preference = (description: string, learningRate = 1e-6, loraRate = 1e-5): TrainerDefaults => ({
+  description,
+  defaults: { learningRate },
+  loraDefaults: { learningRate: loraRate },
+})
+
+const policyGradient = (description: string): TrainerDefaults => preference(description, 1e-6, 1e-5)
+
+/** Trainers by objective. */
+export const trainerDefaults: Readonly<Record<string, TrainerDefaults>> = {
+  sft: {
+    description: 'supervised fine-tuning on texts, conversations, or completions of prompts',
+    defaults: { learningRate: 2e-5 },
+    loraDefaults: { learningRate: 1e-4 },
+  },
+  superhf: {
+    description: 'fine-tuning with a KL penalty to the prior, over the whole vocabulary (2310.16763)',
+    defaults: { learningRate: 2e-5, lrSchedulerType: 'cosine' },
+    loraDefaults: { learningRate: 1e-4 },
+  },
+  distill: {
+    description: 'distillation: the KL between a teacher (the reference) and the policy at each token',
+    defaults: { learningRate: 2e-5 },
+    loraDefaults: { learningRate: 1e-4 },
+  },
+  reward: {
+    description: 'reward model: a score head on preference rows (Bradley-Terry)',
+    defaults: { learningRate: 1e-4, numTrainEpochs: 1 },
+    loraDefaults: { learningRate: 1e-3 },
+  },
+  prm: {
+    description: 'process reward model: a score per step',
+    defaults: { learningRate: 1e-5, numTrainEpochs: 1 },
+    loraDefaults: { learningRate: 1e-4 },
+  },
+  dpo: preference('direct preference optimisation and its relatives (2305.18290)'),
+  simpo: preference('preferences without a reference, by mean log-probs (2405.14734)'),
+  cpo: preference('contrastive preference optimisation, without a reference (2401.08417)'),
+  slic: preference('sequence likelihood calibration: a hinge on pairs (2305.10425)'),
+  orpo: preference('odds ratio on top of fine-tuning, without a reference (2403.07691)'),
+  logRatio: preference('weighted log-ratios through a link, as its settings say'),
+  srpo: preference('self-improving robust preference optimisation (2406.01660)'),
+  kto: preference('good or bad answers without pairs (2402.01306)'),
+  bco: preference('binary classifier of good and bad answers (2404.04656)', 5e-7, 5e-6),
+  xpo: preference('DPO with an exploration bonus (2405.21046)', 5e-7, 5e-6),
+  copg: preference('contrastive policy gradient on scored pairs (2406.19185)'),
+  nashMd: preference('Nash learning from preferences (2312.00886)', 5e-7, 5e-6),
+  reinforce: policyGradient('advantage times log-prob, on samples of the policy'),
+  rloo: policyGradient('leave-one-out advantages, one ratio per sample (2402.14740)'),
+  ppo: policyGradient('clipped ratios per token (1707.06347)'),
+  grpo: policyGradient('group-relative advantages (2402.03300)'),
+  dapo: policyGradient('GRPO with a mean over tokens and a higher upper clip (2503.14476)'),
+  drGrpo: policyGradient('GRPO over a constant length (2503.20783)'),
+  gspo: policyGradient('GRPO with one ratio per sample (2507.18071)'),
+  cispo: policyGradient('clipped weights, unclipped gradients (2506.13585)'),
+  sapo: policyGradient('a soft gate in place of the clip (2511.20347)'),
+  gmpo: policyGradient('geometric mean of clipped ratios (2507.20673)'),
+}

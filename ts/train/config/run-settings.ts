@@ -1,0 +1,114 @@
+// All settings of a training command: what to train and on what, `trainingOptions`, the objective's own, `lora.*`.
+// Command line beats config file beats the objective's defaults beats the common ones; every value keeps its origin.
+
+import { z } from 'zod'
+import type { Objective } from '../../loss/define.js'
+import { objectives } from '../../loss/index.js'
+import { WhetstoneError } from '../../src/base/errors.js'
+import { type Catalogue, catalogueOf, type Group } from './catalogue.js'
+import { trainerDefaults } from './defaults.js'
+import type { Given } from './file.js'
+import { type TrainingOptions, trainingOptions } from './options.js'
+import { type Resolved, resolveConfig, type Source } from './resolve.js'
+import { didYouMean } from './spelling.js'
+
+/** What a run works on. */
+export const runOptions = z.strictObject({
+  model: z.string().describe('Hugging Face folder to start from'),
+  data: z.string().optional().describe('rows: .jsonl, .json or .parquet'),
+  evalData: z.string().optional().describe('rows to evaluate on'),
+  output: z.string().optional().describe('run folder'),
+  reference: z.string().optional().describe('Hugging Face folder of the frozen model; default the model as it starts'),
+  dtype: z.enum(['f32', 'bf16']).optional().describe('type of weights and arithmetic; default what the weights are'),
+  limit: z.int().min(1).optional().describe('use the first rows only'),
+})
+
+/** What a run works on, resolved. */
+export type RunOptions = z.output<typeof runOptions>
+
+/**
+ * The maker of an objective.
+ *
+ * @throws WhetstoneError E_CONFIG for an unknown name
+ */
+export function objectiveMaker(name: string) {
+  if (Object.hasOwn(objectives, name)) return objectives[name]
+  const known = Object.keys(objectives)
+  const message = `expected one of ${known.join(', ')}, got '${name}'${didYouMean(name, known)}`
+  throw new WhetstoneError('E_CONFIG', 'objective', message)
+}
+
+const run: Group = { name: '', title: 'Model, data and output', schema: runOptions }
+const training: Group = { name: '', title: 'Training', schema: trainingOptions }
+
+const ownGroup = (objective: string): Group => ({
+  name: objective,
+  title: `Settings of ${objective}`,
+  schema: objectiveMaker(objective).settings,
+})
+
+/** The settings of `train OBJECTIVE`. */
+export const runCatalogue = (objective: string): Catalogue => catalogueOf([run, training, ownGroup(objective)])
+
+/** A run as it was asked for. */
+export interface RunSettings {
+  readonly run: RunOptions
+  readonly training: TrainingOptions
+  /** For `train({ sources })`: the common settings and where each came from. */
+  readonly sources: readonly Source[]
+  readonly objective: Objective
+  /** Every setting by its path. */
+  readonly all: Resolved<Readonly<Record<string, unknown>>>
+}
+
+/** Defaults of the objective, as sources. */
+export function defaultSources(objective: string, lora: boolean): Source[] {
+  const { defaults = {}, loraDefaults = {} } = trainerDefaults[objective] ?? {}
+  const own: Source = { origin: `default of ${objective}`, values: defaults }
+  return lora ? [own, { origin: `default of ${objective} with LoRA`, values: loraDefaults }] : [own]
+}
+
+const sourcesOf = (given: readonly Given[], group: Group): Source[] =>
+  given
+    .filter(({ setting }) => setting.group.schema === group.schema)
+    .map(({ setting, value, origin }) => ({ origin, values: { [setting.key]: value } }))
+
+/**
+ * Puts defaults and what was given together.
+ *
+ * @param given in the order of their precedence, the last one wins
+ * @throws WhetstoneError E_CONFIG naming the setting, where it came from, what was expected and what came
+ */
+export function resolveRun(objective: string, catalogue: Catalogue, given: readonly Given[]): RunSettings {
+  const [runGroup, trainingGroup, own] = catalogue.groups
+  const sources = [...defaultSources(objective, false), ...sourcesOf(given, trainingGroup)]
+  const what = resolveConfig(runOptions, sourcesOf(given, runGroup))
+  const common = resolveConfig(trainingOptions, sources)
+  const ownSources = sourcesOf(given, own)
+  const settings = resolveConfig(own.schema, ownSources, (key) => spelled(catalogue, own, key))
+  const make = objectiveMaker(objective)
+  return {
+    run: what.values,
+    training: common.values,
+    sources,
+    objective: make(settings.values as never),
+    all: joined([
+      ['', what],
+      ['', common],
+      [`${objective}.`, settings],
+    ]),
+  }
+}
+
+const spelled = ({ settings }: Catalogue, group: Group, key: string): string =>
+  settings.find((setting) => setting.group === group && setting.key === key)?.shortest ?? key
+
+type AnyResolved = Resolved<Readonly<Record<string, unknown>>>
+
+function joined(parts: readonly (readonly [prefix: string, AnyResolved])[]): AnyResolved {
+  const named = (pick: (part: AnyResolved) => Readonly<Record<string, unknown>>) =>
+    Object.fromEntries(
+      parts.flatMap(([prefix, part]) => Object.entries(pick(part)).map(([key, value]) => [prefix + key, value])),
+    )
+  return { values: named((part) => part.values), origins: named((part) => part.origins) as Record<string, string> }
+}
