@@ -6,13 +6,21 @@ import { Command } from 'commander'
 import { messageOf, WhetstoneError } from '../../src/base/errors.js'
 import { readPackageVersion } from '../../src/native/addon.js'
 import type { AddCommand } from './common.js'
+import { estimateCommand } from './estimate.js'
 import { spellArguments } from './flags.js'
 import { generateCommand } from './generate.js'
 import { improveCommand } from './improve.js'
 import { doctorCommand, reportCommand } from './inspect.js'
 import { trainCommand } from './train.js'
 
-const commands: readonly AddCommand[] = [improveCommand, trainCommand, generateCommand, reportCommand, doctorCommand]
+const commands: readonly AddCommand[] = [
+  improveCommand,
+  trainCommand,
+  estimateCommand,
+  generateCommand,
+  reportCommand,
+  doctorCommand,
+]
 
 const exitCodes: Readonly<Record<string, number>> = { E_IO: 74 }
 
