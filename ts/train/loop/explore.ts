@@ -26,11 +26,17 @@ export interface SampleGroupOptions {
   readonly minP?: number
 }
 
+/** Tokens of a task's prompt. */
+export const promptIds = ({ tokenizer }: LanguageModel, { prompt, messages }: Task): readonly number[] =>
+  messages === undefined
+    ? tokenizer.encode(prompt)
+    : tokenizer.applyChatTemplate(messages, { addGenerationPrompt: true }).ids
+
 /** n samples per task; the key of each is (seed, round, task, sample), so batching and interruption change nothing. */
 export const sampleGroup =
   (options: SampleGroupOptions): Explore =>
   async ({ policy, seed, round, signal }, tasks) => {
-    const prompts = tasks.map((task) => policy.tokenizer.encode(task.prompt))
+    const prompts = tasks.map((task) => promptIds(policy, task))
     const promptKeys = tasks.map((task) => `round ${round} task ${task.id}`)
     const groups = await policy.generate(prompts, { ...options, seed, promptKeys, signal })
     return groups.flatMap((samples, t) =>
