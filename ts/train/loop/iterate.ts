@@ -34,6 +34,8 @@ export interface UpdateOptions {
   readonly batchSize: number
   /** Examples per micro-batch; default all of the step. */
   readonly perDeviceTrainBatchSize?: number
+  /** Divides the logits of policy and reference, default 1; with it, traces must keep log-probs of sampling. */
+  readonly temperature?: number
   /** What the selected traces become; default each an example whose completions are trained. */
   readonly toExamples?: ToExamples
   /**
@@ -92,6 +94,7 @@ export async function iterate(options: IterateOptions): Promise<PhaseResult> {
     reference,
     objective: update.objective,
     optimizer: update.optimizer,
+    temperature: update.temperature,
   })
   const totalSteps = rounds * update.stepsPerRound
   let current: Round | undefined
@@ -142,6 +145,7 @@ const fingerprintOf = ({ fingerprint, rounds, seed, update }: IterateOptions): R
   stepsPerRound: update.stepsPerRound,
   batchSize: update.batchSize,
   ...(update.numIterations !== undefined && { numIterations: update.numIterations }),
+  ...(update.temperature !== undefined && { temperature: update.temperature }),
   rounds,
   seed,
 })

@@ -66,6 +66,14 @@ function lengths(traces: readonly Trace[]): Record<string, number> {
   }
 }
 
+/** Mean over tokens of log pi - log ref, where traces know the reference: an estimate of KL(policy || reference). */
+function klOf(traces: readonly Trace[]): Record<string, number> {
+  const gaps = traces.flatMap((trace) =>
+    turnsOf(trace).flatMap(({ logps = [], reference }) => reference?.map((ref, t) => logps[t] - ref) ?? []),
+  )
+  return gaps.length === 0 ? {} : { kl: mean(gaps) }
+}
+
 /** TRL's numbers; `reward_std` is the mean of the groups' deviations. */
 export const rewardStatistics: RoundStatistics = (traces, kept) => {
   const groups = byTask(traces)
@@ -78,6 +86,7 @@ export const rewardStatistics: RoundStatistics = (traces, kept) => {
     frac_reward_zero_std: mean(groups.map((group) => Number(isTied(group)))),
     ...byReward(traces),
     ...lengths(traces),
+    ...klOf(traces),
   }
 }
 
@@ -88,4 +97,21 @@ export const rewardStatistics: RoundStatistics = (traces, kept) => {
 export const sampledEntropy = (traces: readonly Trace[]): number => {
   const logps = traces.flatMap((trace) => turnsOf(trace).flatMap(({ logps = [] }) => logps))
   return -mean(logps)
+}
+
+/**
+ * Two attempts at each task (SCoRe's monitors): gain of the second, shares that it mends and breaks, and share of answers
+ * that it changes. Traces with one turn are left out.
+ */
+export const twoTurnStatistics = (traces: readonly Trace[]): Record<string, number> => {
+  const pairs = traces.flatMap((trace) => {
+    const [first, second] = turnsOf(trace)
+    return second === undefined ? [] : [{ first, second, gain: trace.scores['reward/2'] - trace.scores['reward/1'] }]
+  })
+  return {
+    'turns/gain': mean(pairs.map(({ gain }) => gain)),
+    'turns/mended': mean(pairs.map(({ gain }) => Number(gain > 0))),
+    'turns/broken': mean(pairs.map(({ gain }) => Number(gain < 0))),
+    'turns/changed': mean(pairs.map(({ first, second }) => Number(first.text !== second.text))),
+  }
 }
