@@ -6,7 +6,7 @@ import { WhetstoneError } from '../../src/base/errors.js'
 import type { LanguageModel } from '../../src/generate/language-model.js'
 import type { ChatMessage } from '../../src/tokenizer/template.js'
 import { type Explore, type ExploreContext, type SampleGroupOptions, sampleGroup, segmentOf } from './explore.js'
-import { type Segment, type Trace, turnsOf } from './trace.js'
+import type { Segment, Trace } from './trace.js'
 
 /** A turn behind the first one. */
 export interface Turn extends Omit<SampleGroupOptions, 'numGenerations'> {
@@ -19,32 +19,35 @@ export interface Turn extends Omit<SampleGroupOptions, 'numGenerations'> {
   readonly inject: (trace: Trace) => string | undefined
 }
 
-/** The conversation so far: the prompt's messages, then turns of assistant and user. */
-const conversation = ({ task, segments }: Trace): ChatMessage[] => [
-  ...(task.messages ?? []),
-  ...segments.slice(1).map(({ role, text }) => ({ role: role === 'completion' ? 'assistant' : 'user', content: text })),
-]
-
 /**
  * Tokens between a turn of the assistant and its next one, by the chat template: what closes the turn (unless the policy
- * wrote that itself), the user's message, and the next header.
+ * wrote that itself), the user's message, and the next header. What the assistant said does not matter to them, so the
+ * request stands in its place: a policy may write what no text gives again.
  *
- * @throws WhetstoneError E_TEMPLATE when the template renders a conversation differently once it goes on
+ * @throws WhetstoneError E_TEMPLATE when the template does not tell where a turn of the assistant ends
  */
-function chatTokens({ tokenizer, decoder }: LanguageModel, trace: Trace, content: string): number[] {
-  const before = conversation(trace)
-  const closed = tokenizer.applyChatTemplate(before).ids
-  const whole = tokenizer.applyChatTemplate([...before, { role: 'user', content }], { addGenerationPrompt: true }).ids
+function chatTokens({ tokenizer, decoder }: LanguageModel, { task, segments }: Trace, content: string): number[] {
+  const turns = segments
+    .slice(1)
+    .map(
+      ({ role, text }): ChatMessage =>
+        role === 'completion' ? { role: 'assistant', content } : { role: 'user', content: text },
+    )
+  const { ids, assistantMask } = tokenizer.applyChatTemplate(
+    [...(task.messages ?? []), ...turns, { role: 'user', content }],
+    { addGenerationPrompt: true, returnAssistantTokensMask: true },
+  )
   const ends = new Set(decoder.config.eosTokenIds)
-  const end = closed.findLastIndex((id) => ends.has(id))
-  if (end < 0 || closed.some((id, i) => whole[i] !== id))
+  const last = assistantMask?.lastIndexOf(1) ?? -1
+  const close = [last, last + 1].find((at) => ends.has(ids[at]))
+  if (last < 0 || close === undefined)
     throw new WhetstoneError(
       'E_TEMPLATE',
       'chat_template',
-      'expected a template that ends turns with an end token and keeps them as they are when the conversation goes on',
+      'expected the turn of the assistant to be closed by an end token of the model: the next turn cannot be placed',
     )
-  const last = turnsOf(trace).at(-1)?.ids.at(-1)
-  return whole.slice(last !== undefined && ends.has(last) ? end + 1 : end)
+  const written = segments.at(-1)?.ids.at(-1)
+  return ids.slice(written !== undefined && ends.has(written) ? close + 1 : close)
 }
 
 const injectedIds = (policy: LanguageModel, trace: Trace, text: string): number[] =>
