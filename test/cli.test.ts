@@ -7,6 +7,8 @@ import { readFile, writeFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import t from 'tap'
 import { objectives } from '../ts/loss/index.js'
+import { trainerDefaults } from '../ts/train/config/defaults.js'
+import { onlineTrainers } from '../ts/train/config/online-settings.js'
 import { runCatalogue } from '../ts/train/config/run-settings.js'
 import { golden, temporaryFolder } from './support.js'
 
@@ -45,7 +47,10 @@ t.test('help names every command, every objective and every setting', async (t) 
   for (const command of ['improve', 'train', 'generate', 'report', 'doctor'])
     t.match(top.out, new RegExp(`^ +${command}`, 'm'))
   const train = await run('train', '--help')
-  for (const objective of Object.keys(objectives)) t.match(train.out, new RegExp(`^ +${objective} `, 'm'), objective)
+  const trainers = Object.keys({ ...trainerDefaults, ...onlineTrainers }).filter(
+    (name) => name in objectives || name in onlineTrainers,
+  )
+  for (const name of trainers) t.match(train.out, new RegExp(`^ +${name} `, 'm'), name)
   const dpo = await run('train', 'dpo', '--help')
   t.equal(dpo.code, 0)
   for (const { shortest } of runCatalogue('dpo').settings)
@@ -83,6 +88,39 @@ t.test('settings come from flags, file, objective and defaults, and the folder k
   const other = await run('train', 'sft', '--config', 'run.yaml', ...flags, '--resume', '--sft.lossType', 'nll')
   t.equal(other.code, 1)
   t.match(other.err, /^E_MISMATCH \[sft\.lossType\] .*"dft", now "nll"/m)
+})
+
+t.test('trainers that sample: prompts and rewards from files, or tasks', async (t) => {
+  await put('rewards.mjs', 'export const short = ({ completions }) => completions.map((text) => -text.length)\n')
+  await put('none.mjs', 'export const rewards = 5\n')
+  await put('broken.mjs', 'export const = 5\n')
+  const few = ['--model', model, '--rounds', '1', '--prompts-per-round', '2', '--max_completion_length', '6']
+  const prompts = [...few, '--data', 'rows.jsonl', '--rewards']
+  const { code, out, err } = await run(
+    'train',
+    'grpo',
+    ...prompts,
+    'rewards.mjs',
+    '--num-generations=3',
+    '--output',
+    'g',
+  )
+  t.equal(code, 0, err)
+  t.match(err, /round 1: 6 samples of 2 tasks, reward -\d/)
+  t.match(err, /^method += "grpo" {2}\(trainer grpo\)$/m)
+  t.match(out, /^loss .*checkpoint: g\/rounds\/checkpoints\/step-0+1$/m)
+  const kept = JSON.parse(await readFile(join(folder, 'g', 'config.json'), 'utf8')) as Record<string, unknown>
+  t.match(kept, { rewards: { value: 'rewards.mjs' }, numGenerations: { value: 3, origin: 'command line' } })
+  const refused = async (text: RegExp, ...args: string[]) => {
+    const outcome = await run('train', 'grpo', ...args, '--output', 'no')
+    t.equal(outcome.code, 1, args.join(' '))
+    t.match(outcome.err, text)
+  }
+  await refused(/^E_CONFIG \[--tasks\] expected either/m, ...few)
+  await refused(/^E_CONFIG \[--rewards\] expected a module/m, ...few, '--data', 'rows.jsonl')
+  await refused(/^E_CONFIG \[none\.mjs\] .*exports functions/m, ...prompts, 'none.mjs')
+  await refused(/^E_VERIFIER \[broken\.mjs\] cannot load/m, ...prompts, 'broken.mjs')
+  await refused(/^E_CONFIG \[--tasks\] .*"arithmetic"\|"countdown", got "chess"/m, ...few, '--tasks', 'chess')
 })
 
 t.test('--json prints one object and nothing else', async (t) => {

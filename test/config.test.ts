@@ -8,6 +8,7 @@ import { objectives } from '../ts/loss/index.js'
 import { catalogueOf, spellWords } from '../ts/train/config/catalogue.js'
 import { trainerDefaults } from '../ts/train/config/defaults.js'
 import { type Given, readConfigFile } from '../ts/train/config/file.js'
+import { onlineCatalogue, onlineTrainers, resolveOnline } from '../ts/train/config/online-settings.js'
 import { trainingOptions } from '../ts/train/config/options.js'
 import { commandLine, describeConfig, resolveConfig } from '../ts/train/config/resolve.js'
 import { resolveRun, runCatalogue } from '../ts/train/config/run-settings.js'
@@ -69,11 +70,13 @@ t.test('words have one meaning in every spelling', async (t) => {
   t.equal(spellWords(field, 'nothing'), 'nothing', 'the schema refuses it')
 })
 
+/** Objectives that no trainer has: a critic would have to be trained with the policy. */
+const withoutTrainer = ['ppo']
+
 t.test('every objective is a trainer with settings that are described', async (t) => {
   for (const [name, maker] of Object.entries(objectives)) {
-    t.ok(trainerDefaults[name]?.description, `${name} is described`)
-    t.doesNotThrow(() => trainingOptions.parse(trainerDefaults[name]?.defaults), `defaults of ${name}`)
-    t.doesNotThrow(() => trainingOptions.parse(trainerDefaults[name]?.loraDefaults), `LoRA defaults of ${name}`)
+    if (withoutTrainer.includes(name)) continue
+    t.ok(trainerDefaults[name] ?? onlineTrainers[name], `${name} is a trainer`)
     const own = runCatalogue(name).settings.filter(({ group }) => group.name === name)
     t.same(
       own.map(({ key }) => key),
@@ -83,6 +86,32 @@ t.test('every objective is a trainer with settings that are described', async (t
     for (const { path, field } of own) t.ok(field.description, `${path} is described`)
   }
   for (const { path, field } of runCatalogue('sft').settings) t.ok(field.description, `${path} is described`)
+  for (const [name, { defaults, loraDefaults }] of Object.entries(trainerDefaults)) {
+    t.doesNotThrow(() => trainingOptions.parse(defaults), `defaults of ${name}`)
+    t.doesNotThrow(() => trainingOptions.parse(loraDefaults), `LoRA defaults of ${name}`)
+  }
+})
+
+t.test('online trainers: settings of the recipe, with the method in the name', async (t) => {
+  for (const name of Object.keys(onlineTrainers))
+    for (const { path, field } of onlineCatalogue(name).settings) t.ok(field.description, `${path} is described`)
+  const catalogue = onlineCatalogue('dapo')
+  t.equal(catalogue.find('method'), undefined, 'the name says it')
+  t.equal(onlineCatalogue('bestOfN').find('learning_rate')?.field.fallback, 2e-5)
+  const given = Object.entries({ model: 'm', tasks: 'arithmetic', num_generations: 4 }).map(([name, value]) => {
+    const setting = catalogue.find(name)
+    if (setting === undefined) throw new Error(`no setting ${name}`)
+    return { setting, value, origin: commandLine }
+  })
+  const { run, values, all } = resolveOnline('dapo', catalogue, given)
+  t.same(run, { model: 'm', tasks: 'arithmetic' })
+  t.match(values, { method: 'dapo', numGenerations: 4, learningRate: 1e-6 })
+  t.match(all.origins, { method: 'trainer dapo', numGenerations: 'command line', learningRate: 'default' })
+  const [, , generations] = given
+  t.throws(() => resolveOnline('dapo', catalogue, [...given, { ...generations, value: 1 }]), {
+    where: '--numGenerations',
+    message: />=2, got 1/,
+  })
 })
 
 t.test('defaults of policy gradients are those of each', async (t) => {

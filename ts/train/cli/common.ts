@@ -1,8 +1,13 @@
-// What commands share: output, signals, and options that are text.
+// What commands share: output, signals, options that are text, and a run from its settings to its result.
 
 import type { Command } from 'commander'
 import { WhetstoneError } from '../../src/base/errors.js'
+import { createProgress } from '../../src/base/progress.js'
+import { describeConfig, type Resolved } from '../config/resolve.js'
+import type { Run } from '../events.js'
+import type { PhaseResult } from '../loop.js'
 import type { Options } from './flags.js'
+import { show } from './show.js'
 
 /** One line on standard output. */
 export const print = (line: string): void => {
@@ -55,3 +60,60 @@ export function untilSignal(): AbortSignal {
 
 /** Makes a command; what each one is stands in its own file. */
 export type AddCommand = (program: Command) => void
+
+/**
+ * A setting that a command cannot do without.
+ *
+ * @throws WhetstoneError E_CONFIG naming the flag
+ */
+export function needed<V>(value: V | undefined, name: string): V {
+  if (value !== undefined) return value
+  throw new WhetstoneError('E_CONFIG', `--${name}`, 'expected a value, got none; a config file may give it')
+}
+
+type AnyResolved = Resolved<Readonly<Record<string, unknown>>>
+
+/** What a run folder keeps of its settings: all but its own place, because it may be moved. */
+export function recordOf({ values: { output: _, ...values }, origins }: AnyResolved): AnyResolved {
+  return { values, origins }
+}
+
+/** A run of the command line. */
+export interface RunView {
+  /** Every setting with its origin, printed first. */
+  readonly all: AnyResolved
+  readonly output: string
+  /** Print one JSON object and nothing else. */
+  readonly json: boolean
+}
+
+type Result = PhaseResult & { readonly metrics?: Readonly<Record<string, number>> }
+type Follow = (run: Run<Result>) => Promise<Result>
+
+/** Shows a run from its settings to its result. A signal saves the state and ends it well. */
+export async function followRun(
+  { all, output, json }: RunView,
+  start: (signal: AbortSignal, follow: Follow) => Promise<Result>,
+): Promise<void> {
+  const progress = createProgress(process.stderr, json)
+  if (!json) progress.note(describeConfig(all))
+  const signal = untilSignal()
+  try {
+    const result = await start(signal, async (run) => {
+      for await (const event of run) show(progress, event)
+      return run.result
+    })
+    progress.end()
+    printResult(result, json)
+  } catch (error) {
+    progress.end()
+    if (!signal.aborted || !WhetstoneError.isInstance(error) || error.code !== 'E_ABORTED') throw error
+    progress.note(`stopped; the same command with --resume goes on (${output})`)
+  }
+}
+
+function printResult(result: Result, json: boolean): void {
+  const { loss } = result.metrics ?? result.last ?? {}
+  const text = loss === undefined ? '' : `loss ${loss.toFixed(4)}; `
+  print(json ? JSON.stringify(result) : `${text}checkpoint: ${result.checkpoint}`)
+}

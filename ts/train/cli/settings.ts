@@ -1,43 +1,56 @@
-// What `train`, `preview` and `estimate` have in common: a subcommand per objective whose flags are that objective's
+// What `train`, `preview` and `estimate` have in common: a subcommand per trainer whose flags are that trainer's
 // settings, and the settings of a run from config file and flags.
 
 import type { Command } from 'commander'
 import { objectives } from '../../loss/index.js'
-import type { Catalogue } from '../config/catalogue.js'
 import { trainerDefaults } from '../config/defaults.js'
 import { readConfigFile } from '../config/file.js'
 import { defaultSources, type RunSettings, resolveRun, runCatalogue } from '../config/run-settings.js'
 import { textOf } from './common.js'
 import { addFlags, type Options, prepareLater, readFlags } from './flags.js'
 
-/** Adds a subcommand for every objective; its flags are made when it is the one that was asked for. */
+/** A subcommand as {@link addTrainer} takes it. */
+export interface TrainerCommand {
+  readonly description: string
+  /** Adds its flags; called when it is the command that was asked for. */
+  readonly flags: (command: Command) => void
+  readonly run: (options: Options) => Promise<void>
+}
+
+/** Adds the subcommand of a trainer. */
+export function addTrainer(command: Command, name: string, { description, flags, run }: TrainerCommand): void {
+  const own = command
+    .command(name)
+    .description(description)
+    .option('--config <file>', 'settings as .yaml or .json, under any spelling of their flags; flags win')
+    .option('--json', 'print one JSON object and nothing else')
+    .action(run)
+  prepareLater(own, () => flags(own))
+}
+
+/** Adds a subcommand for every trainer on rows. */
 export function addObjectives(
   command: Command,
   describe: (objective: string) => string,
   run: (objective: string, options: Options) => Promise<void>,
 ): void {
-  for (const objective of Object.keys(objectives)) {
-    const own = command
-      .command(objective)
-      .description(describe(objective))
-      .option('--config <file>', 'settings as .yaml or .json, with any names that flags have; flags go before')
-      .option('--json', 'print one JSON object as the last line')
-      .action((options: Options) => run(objective, options))
-    prepareLater(own, () => addSettings(own, objective))
-  }
+  for (const objective of Object.keys(trainerDefaults))
+    if (Object.hasOwn(objectives, objective))
+      addTrainer(command, objective, {
+        description: describe(objective),
+        flags: (own) => addSettings(own, objective),
+        run: (options) => run(objective, options),
+      })
 }
 
 /** Adds the flags of an objective's settings. */
-export function addSettings(command: Command, objective: string): Catalogue {
-  const catalogue = runCatalogue(objective)
+export function addSettings(command: Command, objective: string): void {
   const defaults = Object.assign({}, ...defaultSources(objective, false).map(({ values }) => values))
-  addFlags(command, catalogue, defaults)
-  return catalogue
+  addFlags(command, runCatalogue(objective), defaults)
 }
 
 /** One line on what an objective does. */
-export const aboutObjective = (objective: string): string =>
-  trainerDefaults[objective]?.description ?? `train with the objective ${objective}`
+export const aboutObjective = (objective: string): string => trainerDefaults[objective].description
 
 /**
  * The settings of a run: defaults, then the file of `--config`, then flags.

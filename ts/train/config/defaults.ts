@@ -1,6 +1,6 @@
-// What each trainer is and how its defaults differ from `trainingOptions`: rates of TRL 1.x's configs (DPOConfig, KTOConfig,
+// What each trainer on rows is and how its defaults differ from `trainingOptions`: rates of TRL 1.x's configs (DPOConfig, KTOConfig,
 // RewardConfig, ...) where TRL has the trainer, else of the paper. With LoRA, TRL's advice of ten times the rate and more
-// ("LoRA without regret"). An objective without a row has the common defaults.
+// ("LoRA without regret"). Trainers on the model's own samples are in online-settings.ts.
 
 import type { TrainingInput } from './options.js'
 
@@ -19,9 +19,7 @@ const preference = (description: string, learningRate = 1e-6, loraRate = 1e-5): 
   loraDefaults: { learningRate: loraRate },
 })
 
-const policyGradient = (description: string): TrainerDefaults => preference(description, 1e-6, 1e-5)
-
-/** Trainers by objective. */
+/** Trainers on rows, by objective. */
 export const trainerDefaults: Readonly<Record<string, TrainerDefaults>> = {
   sft: {
     description: 'supervised fine-tuning on texts, conversations, or completions of prompts',
@@ -60,14 +58,4 @@ export const trainerDefaults: Readonly<Record<string, TrainerDefaults>> = {
   xpo: preference('DPO with an exploration bonus (2405.21046)', 5e-7, 5e-6),
   copg: preference('contrastive policy gradient on scored pairs (2406.19185)'),
   nashMd: preference('Nash learning from preferences (2312.00886)', 5e-7, 5e-6),
-  reinforce: policyGradient('advantage times log-prob, on samples of the policy'),
-  rloo: policyGradient('leave-one-out advantages, one ratio per sample (2402.14740)'),
-  ppo: policyGradient('clipped ratios per token (1707.06347)'),
-  grpo: policyGradient('group-relative advantages (2402.03300)'),
-  dapo: policyGradient('GRPO with a mean over tokens and a higher upper clip (2503.14476)'),
-  drGrpo: policyGradient('GRPO over a constant length (2503.20783)'),
-  gspo: policyGradient('GRPO with one ratio per sample (2507.18071)'),
-  cispo: policyGradient('clipped weights, unclipped gradients (2506.13585)'),
-  sapo: policyGradient('a soft gate in place of the clip (2511.20347)'),
-  gmpo: policyGradient('geometric mean of clipped ratios (2507.20673)'),
 }

@@ -1,4 +1,4 @@
-// All settings of a training command: what to train and on what, `trainingOptions`, the objective's own, `lora.*`.
+// All settings of a trainer on rows: what to train and on what, `trainingOptions`, the objective's own, `lora.*`.
 // Command line beats config file beats the objective's defaults beats the common ones; every value keeps its origin.
 
 import { z } from 'zod'
@@ -11,6 +11,8 @@ import type { Given } from './file.js'
 import { type TrainingOptions, trainingOptions } from './options.js'
 import { type Resolved, resolveConfig, type Source } from './resolve.js'
 import { didYouMean } from './spelling.js'
+
+type AnyResolved = Resolved<Readonly<Record<string, unknown>>>
 
 /** What a run works on. */
 export const runOptions = z.strictObject({
@@ -68,7 +70,8 @@ export function defaultSources(objective: string, lora: boolean): Source[] {
   return lora ? [own, { origin: `default of ${objective} with LoRA`, values: loraDefaults }] : [own]
 }
 
-const sourcesOf = (given: readonly Given[], group: Group): Source[] =>
+/** What was given of a group, as sources. */
+export const sourcesOf = (given: readonly Given[], group: Group): Source[] =>
   given
     .filter(({ setting }) => setting.group.schema === group.schema)
     .map(({ setting, value, origin }) => ({ origin, values: { [setting.key]: value } }))
@@ -92,7 +95,7 @@ export function resolveRun(objective: string, catalogue: Catalogue, given: reado
     training: common.values,
     sources,
     objective: make(settings.values as never),
-    all: joined([
+    all: joinResolved([
       ['', what],
       ['', common],
       [`${objective}.`, settings],
@@ -103,9 +106,8 @@ export function resolveRun(objective: string, catalogue: Catalogue, given: reado
 const spelled = ({ settings }: Catalogue, group: Group, key: string): string =>
   settings.find((setting) => setting.group === group && setting.key === key)?.shortest ?? key
 
-type AnyResolved = Resolved<Readonly<Record<string, unknown>>>
-
-function joined(parts: readonly (readonly [prefix: string, AnyResolved])[]): AnyResolved {
+/** Parts of a configuration as one, their names behind a prefix. */
+export function joinResolved(parts: readonly (readonly [prefix: string, AnyResolved])[]): AnyResolved {
   const named = (pick: (part: AnyResolved) => Readonly<Record<string, unknown>>) =>
     Object.fromEntries(
       parts.flatMap(([prefix, part]) => Object.entries(pick(part)).map(([key, value]) => [prefix + key, value])),

@@ -65,6 +65,8 @@ export interface OnlineOptions {
   readonly monitor?: (round: number) => Promise<void>
   /** Where settings came from, for the run folder; default `argument` for those given. */
   readonly sources?: readonly Source[]
+  /** All settings to keep in the run folder, when there are more than those of the method. */
+  readonly record?: Resolved<Readonly<Record<string, unknown>>>
 }
 
 /** What a method makes of the shared parts. */
@@ -104,7 +106,8 @@ export const isUntruncated = ({ topP, topK, minP }: OnlineValues): boolean => to
 
 /** Settings among the options of a call. */
 const given = (options: OnlineOptions): Record<string, unknown> => {
-  const { policy, prompts, rewardFuncs, reference, output, resume, signal, monitor, sources, ...settings } = options
+  const { policy, prompts, rewardFuncs, reference, output, resume, signal, monitor, sources, record, ...settings } =
+    options
   return settings
 }
 
@@ -123,7 +126,7 @@ export const startOnline = <V extends OnlineValues>(
     const config = resolve(options.sources ?? [{ origin: 'argument', values: given(options) }])
     const method = methodOf(config.values)
     const { output, resume = false } = options
-    const folder = output === undefined ? undefined : await openRun(output, config, resume)
+    const folder = output === undefined ? undefined : await openRun(output, options.record ?? config, resume)
     try {
       return await runOnline(options, config.values, method, (event) => {
         folder?.log(event)
