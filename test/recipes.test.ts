@@ -223,7 +223,7 @@ t.test('refused', async (t) => {
   await refuse('grpo', { rewardFuncs: [share, share] }, { code: 'E_CONFIG', message: /'share' twice/ })
   await refuse('grpo', { rewardFuncs: ['share'] }, { code: 'E_CONFIG', message: /expected functions/ })
   await refuse('grpo', { rewardWeights: [1, 2] }, { code: 'E_CONFIG', where: 'rewardWeights' })
-  await refuse('grpo', { prompts: [] }, { code: 'E_CONFIG', where: 'prompts' })
+  await refuse('grpo', { prompts: [] }, { code: 'E_CONFIG', where: 'data' })
   await refuse('grpo', { prompts: [...prompts, { promt: 'a' }] }, { code: 'E_FORMAT', where: 'row 7' })
   await refuse('grpo', { prompts: [{ prompt: [{ role: 'user', content: 'a' }] }] }, { code: 'E_TEMPLATE' })
 
