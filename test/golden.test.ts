@@ -66,6 +66,7 @@ t.test('the judges can fail', async (t) => {
     await edit('templates/generation/cases.json', '"assistant_mask": [0', '"assistant_mask": [1')
     await edit('train/llama/full.json', '"grad_norm": ', '"grad_norm": 1')
     await edit('traces/sft.jsonl', '"content": "', '"content": "x')
+    await edit('traces/dpo.jsonl', '"rejected": " ', '"rejected": " x')
     await edit('traces/sft.json', '"exact_loss": ', '"exact_loss": 1')
     await appendFile(join(folder, 'models', 'llama', 'notes.txt'), 'unknown')
     const weights = join(folder, 'models', 'smollm', 'model.safetensors')
@@ -78,6 +79,7 @@ t.test('the judges can fail', async (t) => {
       'models/smollm',
       'templates/generation',
       'tokenizers/gpt2',
+      'traces/dpo.jsonl',
       'traces/sft.json',
       'traces/sft.jsonl',
       'train/llama/full',

@@ -139,9 +139,25 @@ t.test('dynamic sampling', async (t) => {
   await t.rejects(first, { code: 'E_ABORTED' })
   const resumed = await runRecipe('grpo', { base, options: { ...options, output, resume: true } })
   t.equal(resumed.hash, hash, 'resumed: the same weights')
+  const other = runRecipe('grpo', { base, options: { ...options, output, resume: true, prompts: prompts.slice(1) } })
+  await t.rejects(other, { code: 'E_MISMATCH', message: /prompts/ }, 'with other prompts it does not go on')
   const none = { ...options, rewardFuncs: [(input: { tasks: readonly unknown[] }) => input.tasks.map(() => 1)] }
   const tied = await runRecipe('grpo', { base, options: none })
   t.match(rounds(tied.events)[0].values, { tasks: 16, kept: 32 }, 'nothing differs: tied groups take the places')
+})
+
+t.test('checkpoints now and then, layers computed twice', async (t) => {
+  const whole = await runRecipe('grpo', { base, options: { rounds: 5 } })
+  const output = join(folder, 'now-and-then')
+  const options = { rounds: 5, output, saveRounds: 3, saveTotalLimit: 1, gradientCheckpointing: true }
+  const { hash, events } = await runRecipe('grpo', { base, options })
+  t.equal(hash, whole.hash, 'the same weights')
+  t.same(
+    events.flatMap((event) => (event.type === 'checkpoint' ? event.step : [])),
+    [6, 10],
+  )
+  const kl = await runRecipe('bestOfN', { base, options: { kappa: 0.5, rounds: 2 } })
+  t.ok(steps(kl.events)[1].stats.kl > 0, 'best of n with a KL term')
 })
 
 t.test('what was cut off', async (t) => {
@@ -207,7 +223,7 @@ t.test('refused', async (t) => {
   await refuse('grpo', { rewardFuncs: [share, share] }, { code: 'E_CONFIG', message: /'share' twice/ })
   await refuse('grpo', { rewardFuncs: ['share'] }, { code: 'E_CONFIG', message: /expected functions/ })
   await refuse('grpo', { rewardWeights: [1, 2] }, { code: 'E_CONFIG', where: 'rewardWeights' })
-  await refuse('grpo', { prompts: [] }, { code: 'E_CONFIG', where: 'prompts' })
+  await refuse('grpo', { prompts: [] }, { code: 'E_CONFIG', where: 'data' })
   await refuse('grpo', { prompts: [...prompts, { promt: 'a' }] }, { code: 'E_FORMAT', where: 'row 7' })
   await refuse('grpo', { prompts: [{ prompt: [{ role: 'user', content: 'a' }] }] }, { code: 'E_TEMPLATE' })
 

@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { messageOf, WhetstoneError } from '../../ts/src/base/errors.js'
 import type { Finding } from './finding.js'
 import { judgeModel } from './models.js'
-import { judgeSftRows } from './rows.js'
+import { judgeTraceRows } from './rows.js'
 import { judgeTemplate, judgeTokenizer } from './tokenizers.js'
 import { judgeFullTraining, judgeSftTrace } from './train.js'
 
@@ -48,7 +48,11 @@ const rules: readonly Rule[] = [
     judge: judgeFullTraining,
   },
   { files: /^traces\/(sft)\.json$/, entry: () => 'traces/sft.json', judge: judgeSftTrace },
-  { files: /^traces\/(sft)\.jsonl$/, entry: () => 'traces/sft.jsonl', judge: judgeSftRows },
+  {
+    files: /^traces\/(sft|dpo)\.jsonl$/,
+    entry: (name) => `traces/${name}.jsonl`,
+    judge: judgeTraceRows,
+  },
 ]
 
 /** Every file below a folder, and every empty folder (with a slash), as paths relative to it. */

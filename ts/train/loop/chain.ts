@@ -35,7 +35,7 @@ function chatTokens({ tokenizer, decoder }: LanguageModel, { task, segments }: T
     )
   const { ids, assistantMask } = tokenizer.applyChatTemplate(
     [...(task.messages ?? []), ...turns, { role: 'user', content }],
-    { addGenerationPrompt: true, returnAssistantTokensMask: true },
+    { ...task.chat, addGenerationPrompt: true, returnAssistantTokensMask: true },
   )
   const ends = new Set(decoder.config.eosTokenIds)
   const last = assistantMask?.lastIndexOf(1) ?? -1

@@ -70,8 +70,8 @@ export const policyExamples: ToExamples = (traces) =>
   ])
 
 /**
- * The best and the worst of each task as a pair, ties to the lower sample: preference objectives. Pairs that tie stay,
- * with weight 0: they have no gradient, and the number of examples is known before the round.
+ * The best and the worst of each task as a pair, of equals the first best and the last worst: preference objectives.
+ * Pairs that tie stay, with weight 0: they have no gradient, and the number of examples is known before the round.
  *
  * @throws WhetstoneError E_CONFIG for a task with one trace
  */

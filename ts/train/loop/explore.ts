@@ -33,10 +33,10 @@ export interface SampleGroupOptions {
 }
 
 /** Tokens of a task's prompt. */
-export const promptIds = ({ tokenizer }: LanguageModel, { prompt, messages }: Task): readonly number[] =>
+export const promptIds = ({ tokenizer }: LanguageModel, { prompt, messages, chat }: Task): readonly number[] =>
   messages === undefined
     ? tokenizer.encode(prompt)
-    : tokenizer.applyChatTemplate(messages, { addGenerationPrompt: true }).ids
+    : tokenizer.applyChatTemplate(messages, { ...chat, addGenerationPrompt: true }).ids
 
 /** What the policy wrote, as a segment. */
 export const segmentOf = (

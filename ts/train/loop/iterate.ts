@@ -36,6 +36,8 @@ export interface UpdateOptions {
   readonly perDeviceTrainBatchSize?: number
   /** Divides the logits of policy and reference, default 1; with it, traces must keep log-probs of sampling. */
   readonly temperature?: number
+  /** Recompute layers in backward: less memory, same bits. Default false. */
+  readonly gradientCheckpointing?: boolean
   /** What the selected traces become; default each an example whose completions are trained. */
   readonly toExamples?: ToExamples
   /**
@@ -67,6 +69,10 @@ export interface IterateOptions {
   /** Run folder; none: nothing is saved. */
   readonly output?: string
   readonly resume?: boolean
+  /** Rounds between checkpoints, default 1. What a kill costs beyond it is training: samples are kept. */
+  readonly saveRounds?: number
+  /** Checkpoints to keep; default 2. */
+  readonly saveTotalLimit?: number
   /** Called behind each round; reports by events. */
   readonly monitor?: (round: number) => Promise<void>
   readonly fingerprint?: Readonly<Record<string, unknown>>
@@ -95,6 +101,7 @@ export async function iterate(options: IterateOptions): Promise<PhaseResult> {
     objective: update.objective,
     optimizer: update.optimizer,
     temperature: update.temperature,
+    activationCheckpointing: update.gradientCheckpointing,
   })
   const totalSteps = rounds * update.stepsPerRound
   let current: Round | undefined
@@ -111,7 +118,8 @@ export async function iterate(options: IterateOptions): Promise<PhaseResult> {
       },
       directory: output === undefined ? undefined : join(output, 'checkpoints'),
       fingerprint: fingerprintOf(options),
-      saveSteps: update.stepsPerRound,
+      saveSteps: update.stepsPerRound * (options.saveRounds ?? 1),
+      saveTotalLimit: options.saveTotalLimit,
       evalSteps: update.stepsPerRound,
       evaluate: async (step) => options.monitor?.(step / update.stepsPerRound),
       resume: options.resume ?? false,

@@ -1,6 +1,7 @@
 // What online methods share: their settings under TRL's names, and the run around `iterate`: prompts, rewards, run folder,
 // events. A recipe adds its own settings and says how samples become examples.
 
+import { createHash } from 'node:crypto'
 import { join } from 'node:path'
 import { z } from 'zod'
 import type { Objective } from '../../loss/define.js'
@@ -40,6 +41,9 @@ export const onlineShape = {
   perDeviceTrainBatchSize: count(1).default(8).describe('examples per micro-batch'),
   gradientAccumulationSteps: count(1).default(1).describe('micro-batches per optimizer step'),
   numIterations: count(1).default(1).describe('passes over the samples of a round'),
+  gradientCheckpointing: z.boolean().default(false).describe('recompute layers in backward: less memory, same bits'),
+  saveRounds: count(1).default(1).describe('rounds between checkpoints'),
+  saveTotalLimit: count(1).default(2).describe('checkpoints to keep'),
   samples: count().default(2).describe('samples to show per round'),
   seed: count().default(42).describe('key of every random choice'),
 }
@@ -152,10 +156,13 @@ const statisticsOf =
     ...(values.temperature === 1 && isUntruncated(values) && { entropy: sampledEntropy(traces) }),
   })
 
-/** Prompts of every round. */
+/** Prompts of every round, and what tells them from others when a run goes on. */
 async function roundsOf({ prompts, policy }: OnlineOptions, values: OnlineValues, perRound: number) {
   const tasks = await readPrompts(prompts, policy.tokenizer, values.trainTasks ?? values.rounds * perRound)
-  return { size: tasks.length, of: taskRounds(tasks, perRound, values.seed) }
+  const digest = createHash('sha256')
+    .update(JSON.stringify(tasks.map(({ id, prompt }) => [id, prompt])))
+    .digest('hex')
+  return { size: tasks.length, digest, of: taskRounds(tasks, perRound, values.seed) }
 }
 
 function updateOf(values: OnlineValues, method: OnlineMethod): IterateOptions['update'] {
@@ -172,6 +179,7 @@ function updateOf(values: OnlineValues, method: OnlineMethod): IterateOptions['u
     batchSize,
     perDeviceTrainBatchSize: values.perDeviceTrainBatchSize,
     numIterations: values.numIterations,
+    gradientCheckpointing: values.gradientCheckpointing,
     temperature: method.temperature,
     toExamples: method.toExamples,
   }
@@ -208,8 +216,10 @@ async function runOnline(
     seed: values.seed,
     output: output === undefined ? undefined : join(output, 'rounds'),
     resume,
+    saveRounds: values.saveRounds,
+    saveTotalLimit: values.saveTotalLimit,
     monitor,
-    fingerprint: { ...values, prompts: rounds.size, rewards: rewards.map(({ name }) => name) },
+    fingerprint: { ...values, prompts: rounds.digest, rewards: rewards.map(({ name }) => name) },
     emit,
     signal,
   })

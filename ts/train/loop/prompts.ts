@@ -1,55 +1,28 @@
 // Where the prompts of online methods come from: a task source, or rows with a `prompt` (text or messages) and whatever
-// columns reward functions look at. Which of them a round takes is a pure function of (seed, round).
+// columns reward functions look at. Which of them a round takes is a pure function of (seed, round). What a row may be is
+// data/rows.ts.
 
-import { WhetstoneError } from '../../src/base/errors.js'
-import { isJsonObject, readJson, readJsonLines } from '../../src/io/json.js'
-import type { ChatMessage } from '../../src/tokenizer/template.js'
 import type { Tokenizer } from '../../src/tokenizer/tokenizer.js'
 import { createWalk } from '../data/plan.js'
+import { type DataSource, type PlacedRow, type PromptRow, readData } from '../data/rows.js'
 import type { Task, TaskSource } from '../tasks/index.js'
 
-/** A row with a prompt; other columns go to the reward functions. */
-export interface PromptRow {
-  readonly prompt: string | readonly ChatMessage[]
-  readonly [column: string]: unknown
-}
+export type { PromptRow } from '../data/rows.js'
 
-/** A task source, a .jsonl or .json file of rows, or rows. */
-export type PromptSource = TaskSource | string | readonly PromptRow[]
+/** A task source, a file of rows, or rows. */
+export type PromptSource = TaskSource | DataSource<PromptRow>
 
 /** True for sources with an exact checker. */
 export const isTaskSource = (source: PromptSource): source is TaskSource =>
   typeof source === 'object' && 'check' in source
 
-async function* rowsOf(source: string | readonly PromptRow[]): AsyncGenerator<{ value: unknown; where: string }> {
-  if (typeof source === 'string' && !source.endsWith('.json'))
-    for await (const { value, line } of readJsonLines(source)) yield { value, where: `${source}:${line}` }
-  else {
-    const list = typeof source === 'string' ? await readJson(source) : source
-    if (!Array.isArray(list)) throw new WhetstoneError('E_FORMAT', 'prompts', 'expected a list of rows')
-    for (const [i, value] of list.entries())
-      yield { value, where: typeof source === 'string' ? `${source}[${i}]` : `row ${i + 1}` }
-  }
-}
-
-const isMessage = (value: unknown): boolean =>
-  isJsonObject(value) &&
-  typeof value.role === 'string' &&
-  (value.content === undefined || value.content === null || typeof value.content === 'string')
-
-function taskOf(tokenizer: Tokenizer, value: unknown, where: string, index: number): Task {
-  const row = isJsonObject(value) ? value : undefined
-  const prompt = row?.prompt
-  const task = { id: `prompt ${index}`, answer: '', row }
-  if (typeof prompt === 'string' && prompt !== '') return { ...task, prompt }
-  if (!Array.isArray(prompt) || prompt.length === 0 || !prompt.every(isMessage))
-    throw new WhetstoneError(
-      'E_FORMAT',
-      where,
-      `field 'prompt': expected text or a list of messages with role and content, got ${String(JSON.stringify(prompt)).slice(0, 80)}`,
-    )
-  const { text } = tokenizer.applyChatTemplate(prompt, { addGenerationPrompt: true })
-  return { ...task, prompt: text, messages: prompt }
+function taskOf(tokenizer: Tokenizer, { row }: PlacedRow<PromptRow>, index: number): Task {
+  const { prompt, tools, chat_template_kwargs: variables } = row
+  const task = { id: `prompt ${index + 1}`, answer: '', row }
+  if (typeof prompt === 'string') return { ...task, prompt }
+  const chat = { tools, variables }
+  const { text } = tokenizer.applyChatTemplate(prompt, { ...chat, addGenerationPrompt: true })
+  return { ...task, prompt: text, messages: prompt, chat }
 }
 
 /**
@@ -60,10 +33,8 @@ function taskOf(tokenizer: Tokenizer, value: unknown, where: string, index: numb
  */
 export async function readPrompts(source: PromptSource, tokenizer: Tokenizer, count: number): Promise<Task[]> {
   if (isTaskSource(source)) return source.train(count)
-  const tasks: Task[] = []
-  for await (const { value, where } of rowsOf(source)) tasks.push(taskOf(tokenizer, value, where, tasks.length + 1))
-  if (tasks.length > 0) return tasks
-  throw new WhetstoneError('E_CONFIG', 'prompts', 'expected at least one prompt, got none')
+  const { rows } = await readData(source, 'prompt')
+  return rows.map((placed, index) => taskOf(tokenizer, placed, index))
 }
 
 /** `perRound` tasks for each round (1-based): pass after pass over all of them, each in an order of its own. */

@@ -1,44 +1,30 @@
-// Inference with self-revisions (SRPO, 2406.01660, section on inference; objectives.md 2.5): y0 answers the prompt, y(k+1)
-// improves y(k). Every revision has a fresh context that shows the prompt and the answer before it, and nothing else:
-// the template must be the one of training.
+// Inference with self-revisions (SRPO, 2406.01660; objectives.md 2.5): y0 answers the prompt, y(k+1) improves y(k). Every
+// revision has a fresh context that shows the prompt and the answer before it, under the template of training
+// (data/srpo.ts), and nothing else.
 
 import { WhetstoneError } from '../../src/base/errors.js'
 import type { Completion, GenerateOptions, LanguageModel } from '../../src/generate/language-model.js'
 import type { ChatMessage } from '../../src/tokenizer/template.js'
+import { defaultRevision, type RevisionTemplate, revisionPrompt } from '../data/srpo.js'
 
 /** How to revise. */
 export interface ReviseOptions extends Omit<GenerateOptions, 'numGenerations' | 'promptKeys' | 'onText'> {
   /** Times that the answer is improved. */
   readonly revisions: number
-  /**
-   * Text prompts: the prompt of a revision, with `{prompt}` and `{answer}` in it. Conversations: the request that follows
-   * the answer as the user's next message; it may hold `{prompt}` and `{answer}` too.
-   */
-  readonly template: string
+  /** How a revision is asked for; default as SRPO trains it. */
+  readonly template?: RevisionTemplate
 }
 
-/** Puts a prompt and an answer into a template. What they hold is never read as a place of its own. */
-export const fillTemplate = (template: string, values: Readonly<Record<'prompt' | 'answer', string>>): string =>
-  template.replace(/\{(prompt|answer)\}/g, (_, name: 'prompt' | 'answer') => values[name])
+/** The last answer as the template takes it: text behind text, a turn behind a conversation. */
+const shownAnswer = (prompt: string | readonly ChatMessage[], text: string) =>
+  typeof prompt === 'string' ? text : [{ role: 'assistant', content: text }]
 
-type RevisablePrompt = string | readonly ChatMessage[]
-
-const lastUser = (messages: readonly ChatMessage[]): string =>
-  messages.findLast(({ role }) => role === 'user')?.content ?? ''
-
-/** The prompt that asks for a better answer. */
-export function revisionPrompt(prompt: RevisablePrompt, answer: string, template: string): RevisablePrompt {
-  if (typeof prompt === 'string') return fillTemplate(template, { prompt, answer })
-  const request = fillTemplate(template, { prompt: lastUser(prompt), answer })
-  return [...prompt, { role: 'assistant', content: answer }, { role: 'user', content: request }]
-}
-
-function check({ revisions, template }: ReviseOptions, conversation: boolean): void {
+function check({ revisions }: ReviseOptions, { text }: RevisionTemplate): void {
   if (!Number.isInteger(revisions) || revisions < 0)
     throw new WhetstoneError('E_CONFIG', 'revisions', `expected a whole number of at least 0, got ${revisions}`)
-  const missing = conversation ? undefined : ['{prompt}', '{answer}'].find((place) => !template.includes(place))
+  const missing = ['{prompt}', '{answer}'].find((place) => !text.includes(place))
   if (missing !== undefined)
-    throw new WhetstoneError('E_CONFIG', 'template', `expected ${missing} in it, got ${JSON.stringify(template)}`)
+    throw new WhetstoneError('E_CONFIG', 'template', `expected ${missing} in it, got ${JSON.stringify(text)}`)
 }
 
 /**
@@ -49,15 +35,15 @@ function check({ revisions, template }: ReviseOptions, conversation: boolean): v
  */
 export async function revise(
   model: LanguageModel,
-  prompt: RevisablePrompt,
+  prompt: string | readonly ChatMessage[],
   options: ReviseOptions,
 ): Promise<Completion[]> {
-  const { revisions, template, ...generation } = options
-  check(options, typeof prompt !== 'string')
+  const { revisions, template = defaultRevision, ...generation } = options
+  check(options, template)
   const answers: Completion[] = []
   for (let turn = 0; turn <= revisions; turn++) {
     const last = answers.at(-1)
-    const asked = last === undefined ? prompt : revisionPrompt(prompt, last.text, template)
+    const asked = last === undefined ? prompt : revisionPrompt(prompt, shownAnswer(prompt, last.text), template)
     const [[answer]] = await model.generate([asked], { ...generation, promptKeys: [`revision ${turn}`] })
     answers.push(answer)
   }

@@ -4,7 +4,7 @@
 //   later rounds:                R(y1) and R(y2) + alpha (R(y2) - R(y1)), with beta1 on both
 // The KL to the reference enters per token: A_t = A_turn - beta_turn (log pi - log ref), the gradient of KL(pi || ref) at
 // the sampled tokens. Baseline: the mean of the other samples of the prompt. Ours clips ratios as PPO does, so that a round
-// may have several steps; at its first step this is REINFORCE. alpha, beta1 and beta2 are recalled from the paper.
+// may have several steps; at its first step this is REINFORCE. Log-probs are at temperature 1. alpha, beta1 and beta2 are recalled from the paper.
 
 import { z } from 'zod'
 import { advantages, improvementReward, ppo } from '../../loss/index.js'
