@@ -5,6 +5,7 @@
 import { checkpoint } from '../autograd/tape.js'
 import { WhetstoneError } from '../base/errors.js'
 import type { Device } from '../native/device.js'
+import { type Adapter, loraLinear } from '../nn/lora.js'
 import { type FlatTensors, parameter } from '../nn/parameters.js'
 import {
   add,
@@ -35,6 +36,8 @@ export interface Decoder {
   readonly device: Device
   readonly parameters: FlatTensors
   readonly ropes: readonly RopeTable[]
+  /** Additions to the parameters, which are then frozen (adapter.ts). */
+  readonly adapter?: Adapter
 }
 
 /** Settings of one layer's attention, as the attention ops take them. */
@@ -71,7 +74,7 @@ export const createDecoder = (config: DecoderConfig, device: Device, parameters:
 })
 
 /** The tensors that training changes. */
-export const trainableOf = (m: Decoder): FlatTensors => m.parameters
+export const trainableOf = (m: Decoder): FlatTensors => m.adapter?.parameters ?? m.parameters
 
 /**
  * Name of the LM head's matrix: the embedding's when they are one.
@@ -98,7 +101,9 @@ export const positionLimit = (c: DecoderConfig): number | undefined =>
 /** y = x W^T (+ b) with the layer's named projection. */
 function project(m: Decoder, layer: number, name: string, x: Tensor): Tensor {
   const path = layerName(m.config, layer, name)
-  const y = linear(x, parameter(m.parameters, `${path}.weight`))
+  const weight = parameter(m.parameters, `${path}.weight`)
+  const lora = m.adapter?.modules.get(path)
+  const y = lora === undefined ? linear(x, weight) : loraLinear(lora, x, weight)
   const bias = m.parameters.byName.get(`${path}.bias`)
   return bias === undefined ? y : addBias(y, bias)
 }
@@ -202,8 +207,9 @@ export function packedInput(m: Decoder, packed: PackedTokens, activationCheckpoi
   }
 }
 
-/** Frees weights and tables. */
+/** Frees weights, adapter and tables. */
 export function disposeDecoder(m: Decoder, disposeParameters: (flat: FlatTensors) => void): void {
   for (const table of m.ropes) table.dispose()
+  if (m.adapter !== undefined) disposeParameters(m.adapter.parameters)
   disposeParameters(m.parameters)
 }

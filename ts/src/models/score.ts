@@ -4,7 +4,6 @@
 
 import { activeTape, type GradientRule, Tape } from '../autograd/tape.js'
 import { WhetstoneError } from '../base/errors.js'
-import { parameter } from '../nn/parameters.js'
 import { addBias, castTo, columnSum, linear, linearDw, linearDx } from '../ops/index.js'
 import { tidy } from '../tensor/scope.js'
 import type { Tensor } from '../tensor/tensor.js'
@@ -12,7 +11,11 @@ import { type DecoderConfig, decoderConfig } from './config.js'
 import type { Decoder } from './decoder.js'
 
 /** The matrix of the score head, [labels, C]; undefined in a language model. */
-export const scoreWeight = (m: Decoder): Tensor | undefined => m.parameters.byName.get('score.weight')
+export const scoreWeight = (m: Decoder): Tensor | undefined => scoreParameter(m, 'weight')
+
+/** An adapter brings a head of its own. */
+const scoreParameter = (m: Decoder, name: 'weight' | 'bias'): Tensor | undefined =>
+  m.adapter?.replaced.get(`score.${name}`) ?? m.parameters.byName.get(`score.${name}`)
 
 /**
  * Scores of hidden states (behind the final norm).
@@ -22,10 +25,10 @@ export const scoreWeight = (m: Decoder): Tensor | undefined => m.parameters.byNa
  * @throws WhetstoneError E_CONFIG for a language model
  */
 export function scoreRows(m: Decoder, hidden: Tensor): Tensor {
-  if (m.config.scoreLabels === undefined)
+  const weight = scoreWeight(m)
+  if (weight === undefined)
     throw new WhetstoneError('E_CONFIG', 'model', 'expected a score head, got a language model: load with scoreLabels')
-  const weight = parameter(m.parameters, 'score.weight')
-  const bias = m.parameters.byName.get('score.bias')
+  const bias = scoreParameter(m, 'bias')
   // On a tape that tracks nothing: these ops are no steps of the one outside, the whole is.
   const y = new Tape().record(() => tidy(() => product(hidden, weight, bias)))
   const inputs: Record<string, Tensor> = bias === undefined ? { hidden, weight } : { hidden, weight, bias }
