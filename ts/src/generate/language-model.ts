@@ -88,10 +88,12 @@ export async function loadModel(directory: string, options: ModelOptions = {}): 
   const description = await readAdapterConfig(directory)
   const base = await baseFolder(directory, description)
   const scoreLabels = options.scoreLabels ?? (description.score ? await scoreLabelsIn(directory) : undefined)
-  // Runs of training leave a tokenizer beside the adapter; it may have other templates than the base's.
-  const own = (await tokenizerFilesOf(directory)).includes('tokenizer.json')
-  return loadWith(base, own ? directory : base, { ...options, scoreLabels, adapter: directory })
+  return loadWith(base, await tokenizerFolder(directory, base), { ...options, scoreLabels, adapter: directory })
 }
+
+/** Runs of training leave a tokenizer beside the adapter, which may have other templates than the base's. */
+export const tokenizerFolder = async (directory: string, base: string): Promise<string> =>
+  (await tokenizerFilesOf(directory)).includes('tokenizer.json') ? directory : base
 
 /** Loads a model and puts the adapter that is asked for on it. */
 async function loadWith(directory: string, tokenizerFolder: string, options: ModelOptions): Promise<LanguageModel> {
