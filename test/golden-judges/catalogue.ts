@@ -8,7 +8,7 @@ import type { Finding } from './finding.js'
 import { judgeModel } from './models.js'
 import { judgeTraceRows } from './rows.js'
 import { judgeTemplate, judgeTokenizer } from './tokenizers.js'
-import { judgeFullTraining, judgeSftTrace } from './train.js'
+import { judgeFullTraining, judgeLoraTraining, judgeSftTrace } from './train.js'
 
 /** Something to judge: all files of one rule with one name. */
 export interface GoldenEntry {
@@ -46,6 +46,11 @@ const rules: readonly Rule[] = [
     files: /^train\/([^/]+)\/(?:data|full)\.json$/,
     entry: (name) => `train/${name}/full`,
     judge: judgeFullTraining,
+  },
+  {
+    files: /^train\/([^/]+)\/(?:lora\.json|lora_(?:start|end)\/adapter_(?:config\.json|model\.safetensors))$/,
+    entry: (name) => `train/${name}/lora`,
+    judge: judgeLoraTraining,
   },
   { files: /^traces\/(sft)\.json$/, entry: () => 'traces/sft.json', judge: judgeSftTrace },
   {

@@ -32,6 +32,7 @@ export {
   type GenerateOptions,
   type LanguageModel,
   loadModel,
+  type ModelOptions,
   type Prompt,
 } from './generate/language-model.js'
 export { type Device, type DeviceOptions, getDevice, memory } from './native/device.js'
