@@ -1,6 +1,7 @@
 // Texts and conversations -> token ids with a mark on what is trained, before any cut, as TRL 1.x does it. Text: prompt,
 // completion and end token are encoded as one string with the begin token, and the mark begins where the prompt alone
 // would end. Conversations: the chat template renders the whole, and the prompt with the header of the answer.
+// Where a token spans both, the text stays whole (TRL 1.x puts the prompt's own tokens before the rest, and loses characters).
 // A text that ends by spelling the end token has it once, as in TRL; what else spells special tokens stays text unless
 // the data is trusted, and is counted. Which sequences a row gives is the business of encoders.ts.
 
@@ -102,6 +103,13 @@ function tailLength(tokenizer: Tokenizer, head: readonly number[], whole: readon
   let tail = 0
   while (same(tail + 1)) tail++
   return tail
+}
+
+/** Tokens of a prompt alone, ready for an answer: what the tokenizer puts behind texts is not there. */
+export function promptOf(codec: Codec, prompt: Side, chat: ChatFields): readonly number[] {
+  const ids = codec.promptIds(prompt, chat)
+  if (typeof prompt !== 'string' || prompt === '') return ids
+  return ids.slice(0, ids.length - tailLength(codec.tokenizer, ids, ids))
 }
 
 function encodePair(codec: Codec, prompt: string, completion: string): WholeSequence {

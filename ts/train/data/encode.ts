@@ -32,7 +32,7 @@ export interface Draft {
 }
 
 /** Names the row in what its encoding throws. */
-function atRow<R>(where: string, work: () => R): R {
+export function atRow<R>(where: string, work: () => R): R {
   try {
     return work()
   } catch (error) {

@@ -119,11 +119,11 @@ export const templateVariables: Check = (row, field, where) => {
   const value = row[field]
   if (!isJsonObject(value)) return refuseField(where, field, 'an object of template variables', value)
   for (const [name, setting] of Object.entries(value)) {
-    if (reservedVariables.includes(name))
-      refuseField(where, `${field}.${name}`, 'a variable of the template alone', setting)
+    const place = `${field}.${name.slice(0, shownLength)}`
+    if (reservedVariables.includes(name)) refuseField(where, place, 'a variable of the template alone', setting)
     const harmless =
       typeof setting === 'string' ? harmlessText.test(setting) : ['boolean', 'number'].includes(typeof setting)
-    if (!harmless) refuseField(where, `${field}.${name}`, 'true, false, a number or plain words', setting)
+    if (!harmless) refuseField(where, place, 'true, false, a number or plain words', setting)
   }
   return value
 }

@@ -64,8 +64,11 @@ export function createTally() {
 }
 
 /** Findings as lines: how many rows, what, and where the first ones are. */
-export const warningsOf = ({ rows, findings }: Pick<EncodeSummary, 'rows' | 'findings'>): string[] =>
-  names.flatMap((name) => {
+export const warningsOf = (
+  { rows, findings }: EncodeSummary,
+  isWanted: (name: FindingName) => boolean = () => true,
+): string[] =>
+  names.filter(isWanted).flatMap((name) => {
     const { count, first } = findings[name]
     const places = `${first.join(', ')}${count > first.length ? ', ...' : ''}`
     return count === 0 ? [] : [`${count} of ${rows} rows ${words[name]} (${places})`]
