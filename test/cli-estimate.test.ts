@@ -7,6 +7,7 @@ import { join, resolve } from 'node:path'
 import t from 'tap'
 import { type Objective, objectives } from '../ts/loss/index.js'
 import { loadModel } from '../ts/src/generate/language-model.js'
+import { withoutAdapter } from '../ts/src/models/adapter.js'
 import { smallLlamaConfig } from '../ts/src/models/init.js'
 import { getDevice } from '../ts/src/native/device.js'
 import { type TrainingInput, trainingOptions } from '../ts/train/config/options.js'
@@ -81,21 +82,22 @@ const fullExamples = ({ needs }: Objective, count: number, length: number): Enco
 
 t.test('steps over the longest rows', async (t) => {
   const maxLength = 128
-  const check = async (model: string, name: string, dtype: Dtype, gradientCheckpointing = false) => {
+  const check = async (model: string, name: string, dtype: Dtype, gradientCheckpointing = false, lora?: object) => {
     const objective = objectives[name]()
     const training = trainingOptions.parse({ perDeviceTrainBatchSize: 2, maxLength, gradientCheckpointing })
-    const { peakBytes, rows, batch } = await estimateMemory({ model, dtype, objective, training })
+    const { peakBytes, rows, batch } = await estimateMemory({ model, dtype, objective, training, lora })
     t.equal(
       rows.reduce((sum, { bytes }) => sum + bytes, 0),
       peakBytes,
       'the table adds up',
     )
     const measured = await peakOf(async () => {
-      using policy = await loadModel(model, { dtype })
-      using reference = objective.needs.reference ? await loadModel(model, { dtype }) : undefined
+      using policy = await loadModel(model, { dtype, lora })
+      const copied = objective.needs.reference && lora === undefined
+      using reference = copied ? await loadModel(model, { dtype }) : undefined
       const trainer = createTrainer({
         policy: policy.decoder,
-        reference: reference?.decoder,
+        reference: reference?.decoder ?? withoutAdapter(policy.decoder),
         objective,
         optimizer: training,
         activationCheckpointing: gradientCheckpointing,
@@ -104,7 +106,7 @@ t.test('steps over the longest rows', async (t) => {
       await trainStep(trainer, [batch], 1e-4)
       disposeTrainer(trainer)
     })
-    const text = `${model.split('/').at(-1)} ${name} ${dtype} ${gradientCheckpointing ? 'checkpointing' : ''}`
+    const text = `${model.split('/').at(-1)} ${name} ${dtype} ${gradientCheckpointing ? 'checkpointing' : ''} ${JSON.stringify(lora) ?? ''}`
     t.comment(`${text}: ${batch.tokens} tokens, predicted ${peakBytes}, measured ${measured}`)
     t.ok(Math.abs(peakBytes / measured - 1) < promised, text)
   }
@@ -116,6 +118,8 @@ t.test('steps over the longest rows', async (t) => {
   await check(small, 'dpo', 'f32', true)
   await check(small, 'superhf', 'bf16')
   await check(golden('llama'), 'kto', 'f32')
+  await check(larger, 'sft', 'bf16', false, { r: 8 })
+  await check(small, 'dpo', 'f32', true, { targetModules: ['q_proj', 'v_proj'] })
 })
 
 t.test('a model of billions of weights without its weights', async (t) => {

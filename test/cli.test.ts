@@ -6,10 +6,8 @@ import { once } from 'node:events'
 import { readFile, writeFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import t from 'tap'
-import { objectives } from '../ts/loss/index.js'
-import { trainerDefaults } from '../ts/train/config/defaults.js'
 import { onlineTrainers } from '../ts/train/config/online-settings.js'
-import { runCatalogue } from '../ts/train/config/run-settings.js'
+import { rowTrainers, runCatalogue } from '../ts/train/config/run-settings.js'
 import { golden, temporaryFolder } from './support.js'
 
 const folder = await temporaryFolder(t)
@@ -44,13 +42,11 @@ const quick = ['--data', 'rows.jsonl', '--model', model, '--maxSteps', '2', '--p
 t.test('help names every command, every objective and every setting', async (t) => {
   const top = await run('--help')
   t.equal(top.code, 0)
-  for (const command of ['improve', 'train', 'generate', 'report', 'doctor'])
+  for (const command of ['improve', 'train', 'preview', 'estimate', 'merge', 'generate', 'report', 'doctor'])
     t.match(top.out, new RegExp(`^ +${command}`, 'm'))
   const train = await run('train', '--help')
-  const trainers = Object.keys({ ...trainerDefaults, ...onlineTrainers }).filter(
-    (name) => name in objectives || name in onlineTrainers,
-  )
-  for (const name of trainers) t.match(train.out, new RegExp(`^ +${name} `, 'm'), name)
+  for (const name of [...rowTrainers, ...Object.keys(onlineTrainers)])
+    t.match(train.out, new RegExp(`^ +${name} `, 'm'), name)
   const dpo = await run('train', 'dpo', '--help')
   t.equal(dpo.code, 0)
   for (const { shortest } of runCatalogue('dpo').settings)
@@ -121,6 +117,41 @@ t.test('trainers that sample: prompts and rewards from files, or tasks', async (
   await refused(/^E_CONFIG \[none\.mjs\] .*exports functions/m, ...prompts, 'none.mjs')
   await refused(/^E_VERIFIER \[broken\.mjs\] cannot load/m, ...prompts, 'broken.mjs')
   await refused(/^E_CONFIG \[--tasks\] .*"arithmetic"\|"countdown", got "chess"/m, ...few, '--tasks', 'chess')
+})
+
+t.test('LoRA: any lora.* asks for an adapter, with its own learning rate', async (t) => {
+  await put(
+    'lora.yaml',
+    `model: ${model}\ndata: rows.jsonl\nmax_steps: 1\nlora:\n  r: 4\n  target_modules: [q_proj, v_proj]\n`,
+  )
+  const { code, err } = await run('train', 'sft', '--config', 'lora.yaml', '--lora_alpha', '8', '--output', 'l')
+  t.equal(code, 0, err)
+  t.match(err, /^lora\.r += 4 {2}\(lora\.yaml:5\)$/m)
+  t.match(err, /^lora\.loraAlpha += 8 {2}\(command line\)$/m)
+  t.match(err, /^learningRate += 1e-4 {2}\(default of sft with LoRA\)$/m)
+  const help = (await run('train', 'sft', '--help')).out
+  t.match(help, /^ +--lora\.targetModules /m)
+})
+
+t.test('preview shows rows and what is trained', async (t) => {
+  const { code, out, err } = await run('preview', '--model', model, '--data', 'rows.jsonl', '--count', '1')
+  t.equal(code, 0, err)
+  t.match(out, /^sft\.v1: 8 rows, /m)
+  t.match(out, /one t?⟦.*⟧/)
+  const limited = JSON.parse(
+    (await run('preview', '--config', 'run.yaml', '--data', 'rows.jsonl', '--limit=2', '--json')).out,
+  )
+  t.match(limited, { objective: 'sft.v1', summary: { rows: 2 } })
+  t.match((await run('preview', '--data', 'rows.jsonl')).err, /^E_CONFIG \[--model\]/)
+  t.match(
+    (await run('preview', '--model', model, '--data', 'rows.jsonl', '--objective', 'dpo')).err,
+    /^E_FORMAT \[rows/,
+  )
+  t.match(
+    (await run('preview', '--model', model, '--data', 'rows.jsonl', '--objective', 'dp')).err,
+    /did you mean 'dpo'/,
+  )
+  t.match((await run('preview', '--model', model, '--data', 'rows.jsonl', '--count', 'x')).err, /^E_CONFIG \[--count\]/)
 })
 
 t.test('--json prints one object and nothing else', async (t) => {

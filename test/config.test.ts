@@ -145,6 +145,23 @@ t.test('the command line beats the file beats the objective beats the rest', asy
   t.match(describeConfig(plain.all), /^learningRate += 1e-6 {2}\(default of dpo\)$/m)
 })
 
+t.test('LoRA: asked for by name or by any of its settings', async (t) => {
+  t.equal(resolved('dpo', {}).lora, undefined)
+  const { lora, training, all } = resolved('dpo', { lora: true })
+  t.match(lora, { r: 16, targetModules: 'all-linear' })
+  t.equal(training.learningRate, 1e-5)
+  t.equal(all.origins.learningRate, 'default of dpo with LoRA')
+  t.match(resolved('dpo', { 'lora.r': 4, lora_alpha: 8 }).lora, { r: 4, loraAlpha: 8 })
+  t.match(resolved('dpo', { lora_target_modules: 'q_proj,v_proj' }).lora, { targetModules: ['q_proj', 'v_proj'] })
+  t.equal(resolved('dpo', { adapter: 'a' }).training.learningRate, 1e-5, 'an adapter to go on with')
+  const refused = (given: Readonly<Record<string, unknown>>, where: string) =>
+    t.throws(() => resolved('dpo', given), { code: 'E_CONFIG', where }, JSON.stringify(given))
+  refused({ adapter: 'a', 'lora.r': 4 }, '--lora')
+  refused({ adapter: 'a', lora: true }, '--lora')
+  refused({ lora: false, 'lora.r': 4 }, '--lora')
+  refused({ 'lora.r': 0 }, '--lora.r')
+})
+
 t.test('files: groups, JSON, nothing', async (t) => {
   const read = async (name: string, text: string) =>
     (await readConfigFile(await fileOf(name, text), runCatalogue('dpo'))).map(({ setting, value, origin }) => [

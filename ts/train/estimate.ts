@@ -9,18 +9,21 @@ import { WhetstoneError } from '../src/base/errors.js'
 import { exists } from '../src/io/files.js'
 import { readJsonObject } from '../src/io/json.js'
 import { openWeights } from '../src/io/safetensors.js'
+import { linearModules, withEmptyAdapter, withoutAdapter } from '../src/models/adapter.js'
 import { type DecoderConfig, decoderConfig } from '../src/models/config.js'
 import { createDecoder, type Decoder, decoderSpecs, trainableOf } from '../src/models/decoder.js'
+import { loadAdapter } from '../src/models/peft.js'
+import { type LoraConfig, loraConfig, targetsOf } from '../src/nn/lora.js'
 import { type FlatTensors, flatBytes, placeParameters } from '../src/nn/parameters.js'
 import { keep } from '../src/tensor/scope.js'
 import { empty } from '../src/tensor/tensor.js'
 import { loadTokenizer } from '../src/tokenizer/tokenizer.js'
 import type { TrainingOptions } from './config/options.js'
-import { encodeRows } from './data/encode.js'
+import { encodeFor, rowKindOf } from './data/encode.js'
 import type { EncodedExample } from './data/example.js'
 import { type MicroBatch, microBatchOf } from './data/micro-batch.js'
 import { planData } from './data/plan.js'
-import { type DataSource, readRows } from './data/rows.js'
+import { type DataSource, readData } from './data/rows.js'
 import { type CountingDevice, openCountingDevice, type Usage } from './estimate-device.js'
 import { createTrainer, type Trainer, trainStep } from './trainer.js'
 
@@ -36,6 +39,12 @@ export interface EstimateOptions {
   readonly reference?: string
   /** Rows; without them every sequence has maxLength tokens. */
   readonly data?: DataSource
+  /** The first rows only. */
+  readonly limit?: number
+  /** Settings of a fresh adapter; default none. */
+  readonly lora?: Partial<LoraConfig>
+  /** PEFT folder of an adapter to go on with; its tensors are read. */
+  readonly adapter?: string
 }
 
 /** A line of the table. */
@@ -69,8 +78,8 @@ export async function estimateMemory(options: EstimateOptions): Promise<MemoryEs
   const dtype = options.dtype ?? (await storedType(model))
   const examples = await examplesOf(options)
   const counting = openCountingDevice()
-  const policy = await emptyDecoder(counting, model, dtype, 'weights')
-  const reference = await referenceOf(counting, options, dtype)
+  const policy = await adapted(options, await emptyDecoder(counting, model, dtype, 'weights'))
+  const reference = await referenceOf(counting, options, policy)
   const trainer = createTrainer({
     policy,
     objective,
@@ -126,18 +135,30 @@ async function emptyDecoder(
   return createDecoder(config, counting.device, { dtype, placements, flat, byName })
 }
 
-const referenceOf = async (
+/** The policy with the adapter that is asked for. */
+async function adapted({ lora, adapter }: EstimateOptions, base: Decoder): Promise<Decoder> {
+  if (adapter !== undefined) return loadAdapter(base, adapter)
+  if (lora === undefined) return base
+  const config = loraConfig(lora)
+  return withEmptyAdapter(base, config, targetsOf(config, [...linearModules(base.config).keys()]))
+}
+
+/** The model that the objective looks at: a folder of its own, the policy without its adapter, or a copy. */
+async function referenceOf(
   counting: CountingDevice,
-  { objective, training, reference, model }: EstimateOptions,
-  dtype: 'f32' | 'bf16',
-): Promise<Decoder | undefined> =>
-  objective.needs.reference && !(training.precomputeRefLogProbs && objective.needs.kl === undefined)
-    ? emptyDecoder(counting, reference ?? model, dtype, 'reference')
-    : undefined
+  { objective, training, reference, model, lora }: EstimateOptions,
+  policy: Decoder,
+): Promise<Decoder | undefined> {
+  const { needs } = objective
+  if (!needs.reference || (training.precomputeRefLogProbs && needs.kl === undefined)) return undefined
+  if (reference === undefined && lora !== undefined) return withoutAdapter(policy)
+  return emptyDecoder(counting, reference ?? model, policy.parameters.dtype, 'reference')
+}
 
 function labelState(counting: CountingDevice, { optimizer, tiedHead, policy }: Trainer): void {
   const { masters, gradients, firstMoments, secondMoments } = optimizer
   const all = (flat: FlatTensors) => Object.values(flat.flat)
+  if (policy.adapter !== undefined) counting.label('adapter', all(policy.adapter.parameters))
   if (masters !== trainableOf(policy)) counting.label('f32 masters', all(masters))
   counting.label('gradients', all(gradients))
   counting.label('optimizer moments', [...all(firstMoments), ...all(secondMoments)])
@@ -213,7 +234,7 @@ const countMarks = (trained: Uint8Array): number => trained.reduce((sum, mark) =
 
 /** The rows of the data; without data as many of the greatest length as a micro-batch takes. */
 async function examplesOf(options: EstimateOptions): Promise<EncodedExample[]> {
-  const { data, training, objective, model } = options
+  const { data, training, objective, model, limit } = options
   if (data === undefined) {
     const rows = training.packing ? 1 : objective.needs.wholeStep === true ? training.gradientAccumulationSteps : 1
     return Array.from({ length: rows * training.perDeviceTrainBatchSize }, () =>
@@ -221,7 +242,8 @@ async function examplesOf(options: EstimateOptions): Promise<EncodedExample[]> {
     )
   }
   const tokenizer = await loadTokenizer(model)
-  return encodeRows(tokenizer, await readRows(data), training).rows.map((row) => [row])
+  const { rows } = await readData(data, rowKindOf(objective))
+  return [...encodeFor(objective, tokenizer, rows.slice(0, limit), training).examples]
 }
 
 /** An example of the objective whose every token is trained, and whose sequences share nothing. */

@@ -88,21 +88,30 @@ export interface RunView {
 }
 
 type Result = PhaseResult & { readonly metrics?: Readonly<Record<string, number>> }
-type Follow = (run: Run<Result>) => Promise<Result>
+
+/** What a run is started with. */
+export interface RunStart {
+  readonly signal: AbortSignal
+  /** Shows a run's events until its result. */
+  readonly follow: (run: Run<Result>) => Promise<Result>
+  readonly warn: (message: string) => void
+}
 
 /** Shows a run from its settings to its result. A signal saves the state and ends it well. */
 export async function followRun(
   { all, output, json }: RunView,
-  start: (signal: AbortSignal, follow: Follow) => Promise<Result>,
+  start: (run: RunStart) => Promise<Result>,
 ): Promise<void> {
   const progress = createProgress(process.stderr, json)
   if (!json) progress.note(describeConfig(all))
   const signal = untilSignal()
   try {
-    const result = await start(signal, async (run) => {
+    const follow: RunStart['follow'] = async (run) => {
       for await (const event of run) show(progress, event)
       return run.result
-    })
+    }
+    const warn = (message: string) => show(progress, { type: 'warning', message })
+    const result = await start({ signal, follow, warn })
     progress.end()
     printResult(result, json)
   } catch (error) {

@@ -16,8 +16,8 @@ export const estimateCommand: AddCommand = (program) => {
 
 async function runEstimate(objective: string, options: Options): Promise<void> {
   const settings = await settingsOf(objective, options)
-  const { run, training } = settings
-  const estimate = await estimateMemory({ ...run, training, objective: settings.objective })
+  const { run, training, objective: own, lora } = settings
+  const estimate = await estimateMemory({ ...run, training, objective: own, lora })
   if (options.json === true) return print(JSON.stringify(estimate))
   printTable(`train ${objective} on ${run.model}`, estimate)
 }

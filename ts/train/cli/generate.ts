@@ -1,7 +1,7 @@
 // `whetstone generate`: prints completions, streaming when there is one.
 
 import { loadModel } from '../../src/generate/language-model.js'
-import { type AddCommand, dtypeOf, numberOf, print, required, untilSignal } from './common.js'
+import { type AddCommand, dtypeOf, numberOf, print, required, textOf, untilSignal } from './common.js'
 import type { Options } from './flags.js'
 
 /** Adds the command. */
@@ -10,6 +10,7 @@ export const generateCommand: AddCommand = (program) => {
     .command('generate')
     .description('continue a prompt')
     .requiredOption('--model <folder>', 'Hugging Face folder')
+    .option('--adapter <folder>', 'PEFT folder of an adapter for the model')
     .requiredOption('--prompt <text>', 'what to continue')
     .option('--chat', 'the prompt is a user turn: apply the chat template')
     .option('--numGenerations <n>', 'samples [1]')
@@ -25,7 +26,10 @@ export const generateCommand: AddCommand = (program) => {
 }
 
 async function runGenerate(options: Options): Promise<void> {
-  using model = await loadModel(required(options, 'model'), { dtype: dtypeOf(options) })
+  using model = await loadModel(required(options, 'model'), {
+    dtype: dtypeOf(options),
+    adapter: textOf(options, 'adapter'),
+  })
   const numGenerations = numberOf(options, 'numGenerations') ?? 1
   const streams = numGenerations === 1 && options.json !== true
   const prompt = required(options, 'prompt')

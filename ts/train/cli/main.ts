@@ -11,12 +11,16 @@ import { spellArguments } from './flags.js'
 import { generateCommand } from './generate.js'
 import { improveCommand } from './improve.js'
 import { doctorCommand, reportCommand } from './inspect.js'
+import { mergeCommand } from './merge.js'
+import { previewCommand } from './preview.js'
 import { trainCommand } from './train.js'
 
 const commands: readonly AddCommand[] = [
   improveCommand,
   trainCommand,
+  previewCommand,
   estimateCommand,
+  mergeCommand,
   generateCommand,
   reportCommand,
   doctorCommand,

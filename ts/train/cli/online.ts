@@ -4,7 +4,8 @@
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { messageOf, WhetstoneError } from '../../src/base/errors.js'
-import { loadModel } from '../../src/generate/language-model.js'
+import type { LanguageModel } from '../../src/generate/language-model.js'
+import { withoutAdapter } from '../../src/models/adapter.js'
 import { readConfigFile } from '../config/file.js'
 import {
   type OnlineRunOptions,
@@ -19,6 +20,7 @@ import { recipes } from '../recipes/index.js'
 import { createTask } from '../tasks/index.js'
 import { followRun, needed, recordOf, textOf } from './common.js'
 import { type Options, readFlags } from './flags.js'
+import { loadPolicy, loadReference, type ModelSettings } from './models.js'
 
 /** The settings of an online run: defaults, then the file of `--config`, then flags. */
 async function settingsOf(trainer: string, options: Options): Promise<OnlineSettings> {
@@ -63,34 +65,33 @@ async function promptsOf({ tasks, difficulty, data, rewards }: OnlineRunOptions,
   return { prompts: String(data), rewardFuncs }
 }
 
-/** Is a reference asked for, or tied to by a weight above 0? */
-const wantsReference = ({ run, values }: OnlineSettings): boolean =>
-  run.reference !== undefined || ['beta', 'beta1', 'beta2'].some((name) => Number(values[name] ?? 0) > 0)
+/** Is the policy tied to a reference by a weight above 0? */
+const isTied = ({ values }: OnlineSettings): boolean =>
+  ['beta', 'beta1', 'beta2'].some((name) => Number(values[name] ?? 0) > 0)
+
+/** The reference: what is asked for, else the policy without its fresh adapter, else the model once more. */
+async function referenceOf(settings: OnlineSettings, models: ModelSettings, { decoder }: LanguageModel) {
+  const given = await loadReference(models)
+  if (given !== undefined || !isTied(settings)) return given
+  return settings.lora === undefined
+    ? loadPolicy(models)
+    : { decoder: withoutAdapter(decoder), [Symbol.dispose]: () => {} }
+}
 
 /** Runs an online trainer. */
 export async function runOnline(trainer: string, options: Options): Promise<void> {
   const settings = await settingsOf(trainer, options)
-  const { run, sources, values, all } = settings
+  const { run, sources, values, lora, all } = settings
   const output = needed(run.output, 'output')
-  await followRun({ all, output, json: options.json === true }, async (signal, follow) => {
-    const prompts = await promptsOf(run, Number(values.seed))
-    using policy = await loadModel(run.model, { dtype: run.dtype })
-    using reference = wantsReference(settings)
-      ? await loadModel(run.reference ?? run.model, { dtype: run.dtype })
-      : undefined
+  const resume = options.resume === true
+  await followRun({ all, output, json: options.json === true }, async ({ signal, follow, warn }) => {
+    const seed = Number(values.seed)
+    const prompts = await promptsOf(run, seed)
+    const models: ModelSettings = { run, lora, seed, warn }
+    using policy = await loadPolicy(models)
+    using reference = await referenceOf(settings, models, policy)
     const start = recipes[onlineTrainers[trainer].recipe]
-    const resume = options.resume === true
-    return await follow(
-      start({
-        policy,
-        reference: reference?.decoder,
-        ...prompts,
-        output,
-        resume,
-        signal,
-        sources,
-        record: recordOf(all),
-      }),
-    )
+    const given = { policy, reference: reference?.decoder, ...prompts, output, resume, signal }
+    return await follow(start({ ...given, sources, record: recordOf(all) }))
   })
 }

@@ -7,7 +7,7 @@ import { taskNames } from '../tasks/index.js'
 import { type Catalogue, catalogueOf } from './catalogue.js'
 import type { Given } from './file.js'
 import { type Resolved, resolveConfig, type Source } from './resolve.js'
-import { joinResolved, runOptions, sourcesOf } from './run-settings.js'
+import { joinResolved, type LoraSettings, loraGroup, resolveLora, runOptions, sourcesOf } from './run-settings.js'
 
 /** What an online run works on. */
 export const onlineRunOptions = z.strictObject({
@@ -27,6 +27,8 @@ export const onlineRunOptions = z.strictObject({
   output: runOptions.shape.output,
   reference: runOptions.shape.reference,
   dtype: runOptions.shape.dtype,
+  adapter: runOptions.shape.adapter,
+  lora: runOptions.shape.lora,
 })
 
 /** What an online run works on, resolved. */
@@ -79,6 +81,7 @@ export const onlineCatalogue = (trainer: string): Catalogue =>
   catalogueOf([
     { name: '', title: 'Model, prompts, rewards and output', schema: onlineRunOptions },
     { name: '', title: `Settings of ${trainer}`, schema: schemaOf(onlineTrainers[trainer]) },
+    loraGroup,
   ])
 
 /** An online run as it was asked for. */
@@ -87,6 +90,8 @@ export interface OnlineSettings {
   /** For the recipe: its settings and where each came from. */
   readonly sources: readonly Source[]
   readonly values: Readonly<Record<string, unknown>>
+  /** Settings of a fresh adapter; none: all weights are trained. */
+  readonly lora: LoraSettings | undefined
   /** Every setting by its name. */
   readonly all: Resolved<Readonly<Record<string, unknown>>>
 }
@@ -103,14 +108,13 @@ export function resolveOnline(trainer: string, catalogue: Catalogue, given: read
   const fixed: Source[] = method === undefined ? [] : [{ origin: `trainer ${trainer}`, values: { method } }]
   const sources = [...fixed, ...sourcesOf(given, own)]
   const what = resolveConfig(onlineRunOptions, sourcesOf(given, runGroup))
+  const lora = resolveLora(what.values, given)
   const settings = resolveConfig<z.ZodRawShape>(onlineOptions[recipe], sources)
   return {
     run: what.values,
     sources,
     values: settings.values,
-    all: joinResolved([
-      ['', what],
-      ['', settings],
-    ]),
+    lora: lora?.values,
+    all: joinResolved([['', what], ['', settings], ...(lora === undefined ? [] : ([['lora.', lora]] as const))]),
   }
 }

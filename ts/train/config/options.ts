@@ -3,6 +3,7 @@
 // one objective are is in defaults.ts.
 
 import { z } from 'zod'
+import { encodeShape } from '../data/encode-options.js'
 import type { LrSchedulerType } from '../schedule.js'
 
 const count = (least = 0) => z.int().min(least)
@@ -29,14 +30,13 @@ export const trainingOptions = z.strictObject({
   gradientAccumulationSteps: count(1).default(1).describe('micro-batches per optimizer step'),
   numTrainEpochs: z.number().positive().default(3).describe('passes over the rows; ignored when maxSteps is set'),
   maxSteps: z.int().min(-1).default(-1).describe('optimizer steps; -1: by numTrainEpochs'),
-  maxLength: count(2).default(1024).describe('tokens per row; longer rows are cut at the end, and counted'),
   packing: z
     .boolean()
     .default(false)
     .describe('fill micro-batches with bins of maxLength tokens; rows never see each other'),
   shuffle: z.boolean().default(true).describe('new row order in every epoch'),
-  completionOnlyLoss: z.boolean().default(true).describe('prompt + completion rows: train the completion only'),
-  assistantOnlyLoss: z.boolean().default(true).describe('message rows: train assistant turns only (TRL: false)'),
+  ...encodeShape,
+  assistantOnlyLoss: encodeShape.assistantOnlyLoss.describe('message rows: train assistant turns only (TRL: false)'),
   temperature: z
     .number()
     .positive()

@@ -8,6 +8,7 @@ import { WhetstoneError } from '../../src/base/errors.js'
 import { type Catalogue, catalogueOf, type Group } from './catalogue.js'
 import { trainerDefaults } from './defaults.js'
 import type { Given } from './file.js'
+import { loraOptions } from './lora.js'
 import { type TrainingOptions, trainingOptions } from './options.js'
 import { type Resolved, resolveConfig, type Source } from './resolve.js'
 import { didYouMean } from './spelling.js'
@@ -17,11 +18,16 @@ type AnyResolved = Resolved<Readonly<Record<string, unknown>>>
 /** What a run works on. */
 export const runOptions = z.strictObject({
   model: z.string().describe('Hugging Face folder to start from'),
-  data: z.string().optional().describe('rows: .jsonl, .json or .parquet'),
-  evalData: z.string().optional().describe('rows to evaluate on'),
+  data: z.string().optional().describe('file of rows: .jsonl or .json'),
+  evalData: z.string().optional().describe('file of rows to evaluate on'),
   output: z.string().optional().describe('run folder'),
   reference: z.string().optional().describe('Hugging Face folder of the frozen model; default the model as it starts'),
   dtype: z.enum(['f32', 'bf16']).optional().describe('type of weights and arithmetic; default what the weights are'),
+  adapter: z.string().optional().describe('PEFT folder of an adapter to go on with'),
+  lora: z
+    .boolean()
+    .optional()
+    .describe('train a fresh adapter (LoRA) and leave the weights alone; any lora.* says so too'),
   limit: z.int().min(1).optional().describe('use the first rows only'),
 })
 
@@ -43,6 +49,12 @@ export function objectiveMaker(name: string) {
 const run: Group = { name: '', title: 'Model, data and output', schema: runOptions }
 const training: Group = { name: '', title: 'Training', schema: trainingOptions }
 
+/** Trainers on rows. */
+export const rowTrainers = Object.keys(trainerDefaults).filter((name) => Object.hasOwn(objectives, name))
+
+/** The group of `lora.*`. */
+export const loraGroup: Group = { name: 'lora', title: 'LoRA', schema: loraOptions, prefixed: true }
+
 const ownGroup = (objective: string): Group => ({
   name: objective,
   title: `Settings of ${objective}`,
@@ -50,7 +62,11 @@ const ownGroup = (objective: string): Group => ({
 })
 
 /** The settings of `train OBJECTIVE`. */
-export const runCatalogue = (objective: string): Catalogue => catalogueOf([run, training, ownGroup(objective)])
+export const runCatalogue = (objective: string): Catalogue =>
+  catalogueOf([run, training, ownGroup(objective), loraGroup])
+
+/** Settings of a fresh adapter, resolved. */
+export type LoraSettings = z.output<typeof loraOptions>
 
 /** A run as it was asked for. */
 export interface RunSettings {
@@ -59,6 +75,8 @@ export interface RunSettings {
   /** For `train({ sources })`: the common settings and where each came from. */
   readonly sources: readonly Source[]
   readonly objective: Objective
+  /** Settings of a fresh adapter; none: all weights are trained. */
+  readonly lora: LoraSettings | undefined
   /** Every setting by its path. */
   readonly all: Resolved<Readonly<Record<string, unknown>>>
 }
@@ -84,8 +102,12 @@ export const sourcesOf = (given: readonly Given[], group: Group): Source[] =>
  */
 export function resolveRun(objective: string, catalogue: Catalogue, given: readonly Given[]): RunSettings {
   const [runGroup, trainingGroup, own] = catalogue.groups
-  const sources = [...defaultSources(objective, false), ...sourcesOf(given, trainingGroup)]
   const what = resolveConfig(runOptions, sourcesOf(given, runGroup))
+  const lora = resolveLora(what.values, given)
+  const sources = [
+    ...defaultSources(objective, lora !== undefined || what.values.adapter !== undefined),
+    ...sourcesOf(given, trainingGroup),
+  ]
   const common = resolveConfig(trainingOptions, sources)
   const ownSources = sourcesOf(given, own)
   const settings = resolveConfig(own.schema, ownSources, (key) => spelled(catalogue, own, key))
@@ -95,12 +117,34 @@ export function resolveRun(objective: string, catalogue: Catalogue, given: reado
     training: common.values,
     sources,
     objective: make(settings.values as never),
+    lora: lora?.values,
     all: joinResolved([
       ['', what],
       ['', common],
       [`${objective}.`, settings],
+      ...(lora === undefined ? [] : ([['lora.', lora]] as const)),
     ]),
   }
+}
+
+/**
+ * Settings of a fresh adapter, when one is asked for by `lora` or by any `lora.*`.
+ *
+ * @throws WhetstoneError E_CONFIG for settings of an adapter that is not to be
+ */
+export function resolveLora(
+  { lora, adapter }: { readonly lora?: boolean; readonly adapter?: string },
+  given: readonly Given[],
+): Resolved<LoraSettings> | undefined {
+  const sources = sourcesOf(given, loraGroup)
+  const [first] = sources
+  if (lora === false || adapter !== undefined) {
+    const what = adapter === undefined ? 'lora is false' : 'an adapter is given, which has settings of its own'
+    if (first === undefined && lora !== true) return undefined
+    throw new WhetstoneError('E_CONFIG', '--lora', `expected no settings of a fresh adapter: ${what}`)
+  }
+  if (lora === undefined && first === undefined) return undefined
+  return resolveConfig(loraOptions, sources, (key) => `lora.${key}`)
 }
 
 const spelled = ({ settings }: Catalogue, group: Group, key: string): string =>
