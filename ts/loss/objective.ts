@@ -46,7 +46,7 @@ function evaluate(name: string, { needs, formula }: Method, batch: ObjectiveBatc
 /** Settings -> objective; throws WhetstoneError E_CONFIG naming the option. */
 export interface ObjectiveMaker<S extends z.ZodRawShape = z.ZodRawShape> {
   (input?: z.input<z.ZodObject<S>>): Objective
-  /** The schema of its settings, with descriptions and defaults. */
+  /** The settings with descriptions and defaults: what flags and documentation are made of. */
   readonly settings: z.ZodObject<S>
 }
 
@@ -58,11 +58,11 @@ export interface ObjectiveMaker<S extends z.ZodRawShape = z.ZodRawShape> {
  */
 export function defineObjective<S extends z.ZodRawShape>(
   name: string,
-  schema: z.ZodObject<S>,
+  settings: z.ZodObject<S>,
   make: (config: z.output<z.ZodObject<S>>) => Method,
 ): ObjectiveMaker<S> {
   const maker = (input = {} as z.input<z.ZodObject<S>>): Objective => {
-    const config = readConfig(name.split('.')[0], schema, input)
+    const config = readConfig(name.split('.')[0], settings, input)
     const method = make(config)
     return {
       name,
@@ -71,5 +71,5 @@ export function defineObjective<S extends z.ZodRawShape>(
       evaluate: (batch) => evaluate(name, method, batch),
     }
   }
-  return Object.assign(maker, { settings: schema })
+  return Object.assign(maker, { settings })
 }

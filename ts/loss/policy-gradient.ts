@@ -114,7 +114,7 @@ function formulaOf(view: View, config: Settings) {
 }
 
 /** A policy gradient under a name, with defaults of its own. */
-const policyGradient = (name: string, defaults: PolicyGradientConfig) =>
+const policyGradient = (name: string, defaults: Partial<Settings>) =>
   defineObjective(name, withDefaults(settings, defaults), (config) => {
     if (config.aggregation === 'constant' && config.maxCompletionLength === undefined)
       refuse(name.split('.')[0], 'maxCompletionLength', 'expected the number of tokens to divide by, got nothing')
