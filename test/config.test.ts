@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import { z } from 'zod'
 import { objectives } from '../ts/loss/index.js'
+import { type Options, readFlags } from '../ts/train/cli/flags.js'
 import { catalogueOf, spellWords } from '../ts/train/config/catalogue.js'
 import { trainerDefaults } from '../ts/train/config/defaults.js'
 import { type Given, readConfigFile } from '../ts/train/config/file.js'
@@ -160,6 +161,33 @@ t.test('LoRA: asked for by name or by any of its settings', async (t) => {
   refused({ adapter: 'a', lora: true }, '--lora')
   refused({ lora: false, 'lora.r': 4 }, '--lora')
   refused({ 'lora.r': 0 }, '--lora.r')
+})
+
+t.test('flags: text becomes what the setting holds', async (t) => {
+  const catalogue = runCatalogue('dpo')
+  const read = (options: Options) =>
+    Object.fromEntries(readFlags(catalogue, options).map(({ setting, value }) => [setting.path, value]))
+  t.same(read({ lossType: 'sigmoid,bco_pair', lossWeights: '1, 0.5' }), {
+    'dpo.lossType': ['sigmoid', 'bcoPair'],
+    'dpo.lossWeights': [1, 0.5],
+  })
+  t.same(read({ lossType: '["exoPair"]', lossWeights: '2' }), { 'dpo.lossType': ['exoPair'], 'dpo.lossWeights': [2] })
+  t.same(
+    read({ lossType: 'ipo', maxSteps: '1e3', packing: true, shuffle: 'false', 'lora.rankPattern': '{"q_proj": 2}' }),
+    {
+      'dpo.lossType': 'ipo',
+      maxSteps: 1000,
+      packing: true,
+      shuffle: false,
+      'lora.rankPattern': { q_proj: 2 },
+    },
+  )
+  t.same(read({ model: '12', learningRate: 'fast', packing: 'maybe' }), {
+    model: '12',
+    learningRate: 'fast',
+    packing: 'maybe',
+  })
+  t.throws(() => read({ lossWeights: '[1,' }), { code: 'E_FORMAT', where: '--lossWeights' })
 })
 
 t.test('files: groups, JSON, nothing', async (t) => {

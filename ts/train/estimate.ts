@@ -3,28 +3,19 @@
 // what `memory().peakBytes` will say; kernel scratch and host memory, which are not in it, are estimated beside it.
 
 import { availableParallelism } from 'node:os'
-import { join } from 'node:path'
-import type { Objective, Role } from '../loss/define.js'
+import type { Objective } from '../loss/define.js'
 import { WhetstoneError } from '../src/base/errors.js'
-import { exists } from '../src/io/files.js'
-import { readJsonObject } from '../src/io/json.js'
-import { openWeights } from '../src/io/safetensors.js'
-import { linearModules, withEmptyAdapter, withoutAdapter } from '../src/models/adapter.js'
-import { type DecoderConfig, decoderConfig } from '../src/models/config.js'
-import { createDecoder, type Decoder, decoderSpecs, trainableOf } from '../src/models/decoder.js'
-import { loadAdapter } from '../src/models/peft.js'
-import { type LoraConfig, loraConfig, targetsOf } from '../src/nn/lora.js'
-import { type FlatTensors, flatBytes, placeParameters } from '../src/nn/parameters.js'
-import { keep } from '../src/tensor/scope.js'
-import { empty } from '../src/tensor/tensor.js'
-import { loadTokenizer } from '../src/tokenizer/tokenizer.js'
+import type { DecoderConfig } from '../src/models/config.js'
+import { trainableOf } from '../src/models/decoder.js'
+import type { LoraConfig } from '../src/nn/lora.js'
+import { type FlatTensors, flatBytes } from '../src/nn/parameters.js'
 import type { TrainingOptions } from './config/options.js'
-import { encodeFor, rowKindOf } from './data/encode.js'
 import type { EncodedExample } from './data/example.js'
-import { type MicroBatch, microBatchOf } from './data/micro-batch.js'
-import { planData } from './data/plan.js'
-import { type DataSource, readData } from './data/rows.js'
+import type { MicroBatch } from './data/micro-batch.js'
+import type { DataSource } from './data/rows.js'
+import { examplesOf, typicalBatches, withReferenceLogps } from './estimate-batches.js'
 import { type CountingDevice, openCountingDevice, type Usage } from './estimate-device.js'
+import { isPrecomputed, policyOf, referenceOf } from './estimate-models.js'
 import { createTrainer, type Trainer, trainStep } from './trainer.js'
 
 /** The run to estimate. */
@@ -74,11 +65,11 @@ export interface MemoryEstimate {
  * @throws WhetstoneError E_CONFIG, E_FORMAT, E_IO for a folder or rows that training would refuse too
  */
 export async function estimateMemory(options: EstimateOptions): Promise<MemoryEstimate> {
-  const { model, training, objective } = options
-  const dtype = options.dtype ?? (await storedType(model))
-  const examples = await examplesOf(options)
+  const { training, objective } = options
+  const read = await examplesOf(options)
+  const examples = isPrecomputed(options) ? withReferenceLogps(read) : read
   const counting = openCountingDevice()
-  const policy = await adapted(options, await emptyDecoder(counting, model, dtype, 'weights'))
+  const policy = await policyOf(counting, options)
   const reference = await referenceOf(counting, options, policy)
   const trainer = createTrainer({
     policy,
@@ -97,62 +88,8 @@ export async function estimateMemory(options: EstimateOptions): Promise<MemoryEs
     besideBytes:
       counting.device.memory().poolBytes - peak.peakBytes + scratchBytes(policy.config, objective, peak.batch),
     hostBytes: hostBytes(examples, trainer),
-    dtype,
+    dtype: policy.parameters.dtype,
   }
-}
-
-/** The type of a folder's weights, from their header; without weights what config.json says. */
-async function storedType(directory: string): Promise<'f32' | 'bf16'> {
-  const raw = await readJsonObject(join(directory, 'config.json'))
-  const declared = String(raw.dtype ?? raw.torch_dtype)
-  const known =
-    (await exists(join(directory, 'model.safetensors'))) ||
-    (await exists(join(directory, 'model.safetensors.index.json')))
-  if (!known) return declared === 'bfloat16' ? 'bf16' : 'f32'
-  const file = await openWeights(directory)
-  const [first] = file.tensors.values()
-  await file.close()
-  return first.dtype === 'BF16' ? 'bf16' : 'f32'
-}
-
-/** A decoder whose weights are sizes only. */
-async function emptyDecoder(
-  counting: CountingDevice,
-  directory: string,
-  dtype: 'f32' | 'bf16',
-  label: string,
-): Promise<Decoder> {
-  const generation = join(directory, 'generation_config.json')
-  const config = decoderConfig(
-    await readJsonObject(join(directory, 'config.json')),
-    (await exists(generation)) ? await readJsonObject(generation) : {},
-  )
-  const { placements, sizes } = placeParameters(decoderSpecs(config))
-  const group = (size: number) => keep(empty(counting.device, [size], dtype))
-  const flat = { matrix: group(sizes.matrix), vector: group(sizes.vector) }
-  const byName = new Map(placements.map((p) => [p.name, keep(flat[p.group].view(p.shape, p.offset))]))
-  counting.label(label, Object.values(flat))
-  return createDecoder(config, counting.device, { dtype, placements, flat, byName })
-}
-
-/** The policy with the adapter that is asked for. */
-async function adapted({ lora, adapter }: EstimateOptions, base: Decoder): Promise<Decoder> {
-  if (adapter !== undefined) return loadAdapter(base, adapter)
-  if (lora === undefined) return base
-  const config = loraConfig(lora)
-  return withEmptyAdapter(base, config, targetsOf(config, [...linearModules(base.config).keys()]))
-}
-
-/** The model that the objective looks at: a folder of its own, the policy without its adapter, or a copy. */
-async function referenceOf(
-  counting: CountingDevice,
-  { objective, training, reference, model, lora }: EstimateOptions,
-  policy: Decoder,
-): Promise<Decoder | undefined> {
-  const { needs } = objective
-  if (!needs.reference || (training.precomputeRefLogProbs && needs.kl === undefined)) return undefined
-  if (reference === undefined && lora !== undefined) return withoutAdapter(policy)
-  return emptyDecoder(counting, reference ?? model, policy.parameters.dtype, 'reference')
 }
 
 function labelState(counting: CountingDevice, { optimizer, tiedHead, policy }: Trainer): void {
@@ -202,60 +139,6 @@ const names: Readonly<Record<string, string>> = {
 
 const rowsOf = (usage: Usage): EstimateRow[] =>
   [...usage].map(([label, bytes]) => ({ name: names[label] ?? label, bytes })).sort((a, b) => b.bytes - a.bytes)
-
-/** The micro-batches with most tokens and with most trained tokens, and some of all sizes for the blocks left idle. */
-function typicalBatches(examples: readonly EncodedExample[], training: TrainingOptions): MicroBatch[] {
-  const plan = planData(examples, training)
-  const steps =
-    training.maxSteps > 0 ? training.maxSteps : Math.ceil(plan.stepsPerEpoch * Math.max(1, training.numTrainEpochs))
-  const micros = Array.from({ length: Math.min(steps, mostSteps) }, (_, step) => plan.rowsOf(step)).flat()
-  const sumOf = (of: readonly number[]) => (micro: readonly number[]) => micro.reduce((sum, row) => sum + of[row], 0)
-  const tokens = sumOf(examples.map((example) => example.reduce((sum, { ids }) => sum + ids.length, 0)))
-  const trained = sumOf(examples.map((example) => example.reduce((sum, own) => sum + countMarks(own.trained), 0)))
-  const bySize = [...micros].sort((a, b) => tokens(b) - tokens(a))
-  const spread = Array.from({ length: sampled }, (_, i) => bySize[Math.floor((i * bySize.length) / sampled)])
-  const chosen = new Set([...spread, micros.reduce((best, micro) => (trained(micro) > trained(best) ? micro : best))])
-  const share = training.sharePrompts ? 'example' : 'none'
-  return [...chosen].map((micro) =>
-    microBatchOf(
-      micro.map((row) => examples[row]),
-      { share },
-    ),
-  )
-}
-
-/** Steps to look through for the largest micro-batch. */
-const mostSteps = 100_000
-
-/** Micro-batches of different sizes to run. */
-const sampled = 8
-
-const countMarks = (trained: Uint8Array): number => trained.reduce((sum, mark) => sum + mark, 0)
-
-/** The rows of the data; without data as many of the greatest length as a micro-batch takes. */
-async function examplesOf(options: EstimateOptions): Promise<EncodedExample[]> {
-  const { data, training, objective, model, limit } = options
-  if (data === undefined) {
-    const rows = training.packing ? 1 : objective.needs.wholeStep === true ? training.gradientAccumulationSteps : 1
-    return Array.from({ length: rows * training.perDeviceTrainBatchSize }, () =>
-      fullExample(objective, training.maxLength),
-    )
-  }
-  const tokenizer = await loadTokenizer(model)
-  const { rows } = await readData(data, rowKindOf(objective))
-  return [...encodeFor(objective, tokenizer, rows.slice(0, limit), training).examples]
-}
-
-/** An example of the objective whose every token is trained, and whose sequences share nothing. */
-function fullExample({ needs }: Objective, maxLength: number): EncodedExample {
-  const roles: readonly Role[] = needs.roles ?? ['completion']
-  const scores = Object.fromEntries(['advantage', 'label', ...(needs.scores ?? [])].map((name) => [name, 1]))
-  return roles.map((role, s) => {
-    const trained = new Uint8Array(maxLength).fill(1)
-    trained[0] = 0
-    return { ids: new Array<number>(maxLength).fill(s), trained, role, scores }
-  })
-}
 
 /** Upper bound of what kernels use for themselves: tiles of logits, a packed operand, blocks of each worker. */
 function scratchBytes(

@@ -19,6 +19,13 @@ const preference = (description: string, learningRate = 1e-6, loraRate = 1e-5): 
   loraDefaults: { learningRate: loraRate },
 })
 
+/** RewardConfig: one epoch; PRMConfig: 1e-5. */
+const rewardModel = (description: string, learningRate = 1e-4, loraRate = 1e-3): TrainerDefaults => ({
+  description,
+  defaults: { learningRate, numTrainEpochs: 1 },
+  loraDefaults: { learningRate: loraRate },
+})
+
 /** Trainers on rows, by objective. */
 export const trainerDefaults: Readonly<Record<string, TrainerDefaults>> = {
   sft: {
@@ -36,16 +43,16 @@ export const trainerDefaults: Readonly<Record<string, TrainerDefaults>> = {
     defaults: { learningRate: 2e-5 },
     loraDefaults: { learningRate: 1e-4 },
   },
-  reward: {
-    description: 'reward model: a score head on preference rows (Bradley-Terry)',
-    defaults: { learningRate: 1e-4, numTrainEpochs: 1 },
-    loraDefaults: { learningRate: 1e-3 },
-  },
-  prm: {
-    description: 'process reward model: a score per step',
-    defaults: { learningRate: 1e-5, numTrainEpochs: 1 },
+  gkd: {
+    description: 'distillation by a mixture of both KLs (2306.13649)',
+    defaults: { learningRate: 2e-5 },
     loraDefaults: { learningRate: 1e-4 },
   },
+  reward: rewardModel('reward model on preferences: a score head (Bradley-Terry)'),
+  pointwiseReward: rewardModel('reward model on answers with a label each'),
+  pairReward: rewardModel('reward model that compares two answers in one prompt'),
+  gapReward: rewardModel('reward model of what one answer gains over another (2310.00898)'),
+  processReward: rewardModel('process reward model: labels of steps (2312.08935)', 1e-5, 1e-4),
   dpo: preference('direct preference optimisation and its relatives (2305.18290)'),
   simpo: preference('preferences without a reference, by mean log-probs (2405.14734)'),
   cpo: preference('contrastive preference optimisation, without a reference (2401.08417)'),
