@@ -49,8 +49,10 @@ export function objectiveMaker(name: string) {
 const run: Group = { name: '', title: 'Model, data and output', schema: runOptions }
 const training: Group = { name: '', title: 'Training', schema: trainingOptions }
 
-/** Trainers on rows. */
-export const rowTrainers = Object.keys(trainerDefaults).filter((name) => Object.hasOwn(objectives, name))
+/** Trainers on rows: objectives with defaults of their own, but for those over samples of the policy. */
+export const rowTrainers = Object.keys(trainerDefaults).filter(
+  (name) => Object.hasOwn(objectives, name) && objectives[name]().needs.rows !== 'group',
+)
 
 /** The group of `lora.*`. */
 export const loraGroup: Group = { name: 'lora', title: 'LoRA', schema: loraOptions, prefixed: true }
