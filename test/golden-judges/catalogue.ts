@@ -7,9 +7,9 @@ import { messageOf, WhetstoneError } from '../../ts/src/base/errors.js'
 import { judgeDpoTrace } from './dpo.js'
 import type { Finding } from './finding.js'
 import { judgeModel } from './models.js'
-import { judgeSftRows } from './rows.js'
+import { judgeTraceRows } from './rows.js'
 import { judgeTemplate, judgeTokenizer } from './tokenizers.js'
-import { judgeFullTraining, judgeSftTrace } from './train.js'
+import { judgeFullTraining, judgeLoraTraining, judgeSftTrace } from './train.js'
 
 /** Something to judge: all files of one rule with one name. */
 export interface GoldenEntry {
@@ -48,9 +48,18 @@ const rules: readonly Rule[] = [
     entry: (name) => `train/${name}/full`,
     judge: judgeFullTraining,
   },
+  {
+    files: /^train\/([^/]+)\/(?:lora\.json|lora_(?:start|end)\/adapter_(?:config\.json|model\.safetensors))$/,
+    entry: (name) => `train/${name}/lora`,
+    judge: judgeLoraTraining,
+  },
   { files: /^traces\/(dpo)\.json$/, entry: () => 'traces/dpo.json', judge: judgeDpoTrace },
   { files: /^traces\/(sft)\.json$/, entry: () => 'traces/sft.json', judge: judgeSftTrace },
-  { files: /^traces\/(sft)\.jsonl$/, entry: () => 'traces/sft.jsonl', judge: judgeSftRows },
+  {
+    files: /^traces\/(sft|dpo)\.jsonl$/,
+    entry: (name) => `traces/${name}.jsonl`,
+    judge: judgeTraceRows,
+  },
 ]
 
 /** Every file below a folder, and every empty folder (with a slash), as paths relative to it. */

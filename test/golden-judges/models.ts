@@ -6,6 +6,7 @@ import { sft } from '../../ts/loss/index.js'
 import { type LanguageModel, loadModel } from '../../ts/src/generate/language-model.js'
 import { readJson } from '../../ts/src/io/json.js'
 import { openSafetensors } from '../../ts/src/io/safetensors.js'
+import { toFileOrder } from '../../ts/src/nn/parameters.js'
 import { createTrainer, disposeTrainer, gradientsOf } from '../../ts/train/trainer.js'
 import { maskedBatch } from './batches.js'
 import { type Finding, largest, largestDifference, meanDifference, within } from './finding.js'
@@ -70,11 +71,16 @@ async function judgeGradients(model: LanguageModel, r: Reference, name: string):
   try {
     const batch = maskedBatch(r.sequences.map((ids, s) => ({ ids, prompt: r.prompts[s] })))
     const { loss, gradients } = await gradientsOf(trainer, [batch])
+    const { placements } = model.decoder.parameters
     const findings = [within(`${name} loss`, Math.abs(loss - r.summary.loss), 1e-5)]
     for (const [key, expected] of r.tensors) {
       if (!key.startsWith('grad.')) continue
-      const got = gradients.get(key.slice(5))
-      const error = got === undefined ? Number.POSITIVE_INFINITY : largestDifference(got, expected)
+      const placement = placements.find(({ name: own }) => own === key.slice(5))
+      const got = placement && gradients.get(placement.name)
+      const error =
+        placement === undefined || got === undefined
+          ? Number.POSITIVE_INFINITY
+          : largestDifference(toFileOrder(placement, got), expected)
       findings.push(within(`${name} ${key}`, error, 1e-4 * largest(expected)))
     }
     return findings

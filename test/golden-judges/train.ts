@@ -1,16 +1,17 @@
-// Judges golden/train (eight AdamW steps, full fine-tuning) and golden/traces/sft.json (TRL's SFTTrainer) by running
-// the same steps through the trainer. Tolerances: the READMEs of those folders, float32 columns.
+// Judges golden/train (eight AdamW steps, full fine-tuning and LoRA) and golden/traces/sft.json (TRL's SFTTrainer) by
+// running the same steps through the trainer. Tolerances: the READMEs of those folders, float32 columns.
 
 import { join } from 'node:path'
 import { sft } from '../../ts/loss/index.js'
 import { loadModel } from '../../ts/src/generate/language-model.js'
 import { readJson } from '../../ts/src/io/json.js'
+import { trainableOf } from '../../ts/src/models/decoder.js'
 import { microBatchOfRows } from '../../ts/train/data/micro-batch.js'
 import type { AdamWConfig } from '../../ts/train/optimizer.js'
 import { learningRateAt, type Schedule } from '../../ts/train/schedule.js'
 import { createTrainer, disposeTrainer, type MicroBatch, type Trainer, trainStep } from '../../ts/train/trainer.js'
 import { type MaskedSequence, maskedBatch } from './batches.js'
-import { type Finding, within } from './finding.js'
+import { type Finding, largestDifference, within } from './finding.js'
 
 /** What a reference run logged, and the sums of its weights at the end. */
 export interface Expected {
@@ -20,14 +21,21 @@ export interface Expected {
 
 interface Recipe {
   readonly model: string
+  /** Folder of the adapter that is trained in place of the weights. */
+  readonly adapter?: string
   readonly optimizer: AdamWConfig
   readonly schedule: Schedule
   readonly steps: readonly (readonly MicroBatch[])[]
   readonly lossTolerance: number
 }
 
-async function runRecipe(recipe: Recipe, expected: Expected, name: string): Promise<Finding[]> {
-  using model = await loadModel(recipe.model, { dtype: 'f32' })
+async function runRecipe(
+  recipe: Recipe,
+  expected: Expected,
+  name: string,
+  judgeEnd: (trainer: Trainer) => Promise<Finding[]> = async () => [],
+): Promise<Finding[]> {
+  using model = await loadModel(recipe.model, { dtype: 'f32', adapter: recipe.adapter })
   const trainer = createTrainer({ policy: model.decoder, objective: sft(), optimizer: recipe.optimizer })
   try {
     const findings: Finding[] = []
@@ -41,7 +49,7 @@ async function runRecipe(recipe: Recipe, expected: Expected, name: string): Prom
         within(`${name} step ${k} lr`, Math.abs(rate - (lr ?? learning_rate ?? Number.NaN)), 1e-15),
       )
     }
-    return [...findings, ...(await judgeFinal(trainer, expected, name))]
+    return [...findings, ...(await judgeFinal(trainer, expected, name)), ...(await judgeEnd(trainer))]
   } finally {
     disposeTrainer(trainer)
   }
@@ -51,7 +59,7 @@ async function runRecipe(recipe: Recipe, expected: Expected, name: string): Prom
 export async function judgeFinal(trainer: Trainer, expected: Expected, name: string): Promise<Finding[]> {
   const findings: Finding[] = []
   for (const [key, { sum, sum_sq }] of Object.entries(expected.final)) {
-    const got = sumsOf((await trainer.policy.parameters.byName.get(key)?.data()) ?? [])
+    const got = sumsOf((await trainableOf(trainer.policy).byName.get(key)?.data()) ?? [])
     findings.push(
       within(`${name} final sum ${key}`, Math.abs(got.sum - sum), 1e-3),
       within(`${name} final sum_sq ${key}`, Math.abs(got.squares / sum_sq - 1), 1e-4),
@@ -70,19 +78,40 @@ function sumsOf(values: Iterable<number>): { sum: number; squares: number } {
   return { sum, squares }
 }
 
-/** Full fine-tuning of one folder of golden/train. */
-export async function judgeFullTraining(root: string, name: string): Promise<Finding[]> {
-  const directory = join(root, 'train', name)
-  const data = (await readJson(join(directory, 'data.json'))) as { steps: { micro_batches: MaskedSequence[][] }[] }
-  const expected = (await readJson(join(directory, 'full.json'))) as { f64: Expected }
-  const recipe: Recipe = {
+/** What full fine-tuning and LoRA of a folder of golden/train share. */
+async function recipeOf(root: string, name: string): Promise<Recipe> {
+  const data = (await readJson(join(root, 'train', name, 'data.json'))) as {
+    steps: { micro_batches: MaskedSequence[][] }[]
+  }
+  return {
     model: join(root, 'models', name),
     optimizer: { adamBeta1: 0.9, adamBeta2: 0.95, adamEpsilon: 1e-8, weightDecay: 0.1, maxGradNorm: 1 },
     schedule: { learningRate: 1e-3, lrSchedulerType: 'cosine', warmupSteps: 2, totalSteps: data.steps.length },
     steps: data.steps.map((step) => step.micro_batches.map(maskedBatch)),
     lossTolerance: 1e-5,
   }
-  return runRecipe(recipe, expected.f64, `train/${name}/full`)
+}
+
+const expectedOf = async (root: string, name: string, file: string): Promise<Expected> =>
+  ((await readJson(join(root, 'train', name, file))) as { f64: Expected }).f64
+
+/** Full fine-tuning of one folder of golden/train. */
+export const judgeFullTraining = async (root: string, name: string): Promise<Finding[]> =>
+  runRecipe(await recipeOf(root, name), await expectedOf(root, name, 'full.json'), `train/${name}/full`)
+
+/** LoRA of one folder of golden/train: PEFT's adapter is read, trained, and compared with the one that PEFT wrote. */
+export async function judgeLoraTraining(root: string, name: string): Promise<Finding[]> {
+  const folder = (end: string) => join(root, 'train', name, end)
+  const recipe = { ...(await recipeOf(root, name)), adapter: folder('lora_start') }
+  return runRecipe(recipe, await expectedOf(root, name, 'lora.json'), `train/${name}/lora`, async ({ policy }) => {
+    using end = await loadModel(recipe.model, { dtype: 'f32', adapter: folder('lora_end') })
+    const pairs = [...trainableOf(end.decoder).byName].map(async ([key, t]) => {
+      const got = await trainableOf(policy).byName.get(key)?.data()
+      const error = largestDifference(got ?? [], await t.data())
+      return within(`train/${name}/lora end ${key}`, error, 1e-5)
+    })
+    return await Promise.all(pairs)
+  })
 }
 
 interface TraceBatch {

@@ -3,8 +3,11 @@
 // the trainer feeds them to the head's backward (objectives.md 0.2: dL/dz = g * (onehot - p)).
 // Types alone; how an objective is made of a formula is in objective.ts.
 
-/** Row shapes an objective trains on. `group`: n samples of one prompt with an advantage each. */
-export type RowKind = 'completion' | 'preference' | 'unpaired' | 'group'
+/**
+ * Row shapes an objective trains on. `stepwise`: an answer in steps with a label each; `group`: n samples of one prompt
+ * with an advantage each.
+ */
+export type RowKind = 'completion' | 'preference' | 'unpaired' | 'stepwise' | 'group'
 
 /** A full-vocabulary divergence from the prior (reference) model, computed by the fused head; see `klMixture`. */
 export type KlDirection = 'priorToPolicy' | 'policyToPrior' | 'jensenShannon'
@@ -32,7 +35,7 @@ export type Role =
   | 'rejectedGivenChosen'
 
 /** Numbers per trained token that an objective may look at besides the policy's log-probs; no gradient reaches them. */
-export type TokenInput = 'reference' | 'old' | 'sampler' | 'logSquares' | 'advantages'
+export type TokenInput = 'reference' | 'old' | 'sampler' | 'logSquares' | 'advantages' | 'labels'
 
 /** The scored tokens of one sequence: masked positions are left out before they come here. */
 export interface SequenceTerms {
@@ -54,6 +57,8 @@ export interface SequenceTerms {
   readonly logSquares?: Float64Array
   /** Advantage per trained token; absent: `scores.advantage` for all of them. */
   readonly advantages?: Float64Array
+  /** Class of each trained token, where a head classifies them (process rewards). */
+  readonly labels?: Float64Array
   /** Full-vocabulary KL per trained token, when the objective needs it. */
   readonly kl?: Float64Array
   /** Weight per trained token; default 1. */

@@ -1,6 +1,7 @@
 // The registry of objectives: name -> maker. A new objective is a file and a line here. Losses of scores, advantages,
 // vocabulary terms and masking, which are no objectives, are exported next to it.
 
+import type { z } from 'zod'
 import { bco } from './bco.js'
 import { copg } from './copg.js'
 import { cpo, slic } from './cpo.js'
@@ -29,6 +30,7 @@ export type { KtoConfig } from './kto.js'
 export type { LogRatioConfig } from './log-ratio.js'
 export { type AlignedTerms, maskSequence, type SequenceLabels } from './logprobs.js'
 export type { NashMdConfig } from './nash-md.js'
+export type { ObjectiveMaker } from './objective.js'
 export type { OrpoConfig } from './orpo.js'
 export type { PolicyGradientConfig } from './policy-gradient.js'
 export * from './rewards.js'
@@ -67,8 +69,11 @@ export {
   xpo,
 }
 
-/** Makers of objectives by name; each takes its settings. */
-export const objectives: Readonly<Record<string, (config?: never) => Objective>> = {
+/** A maker whose settings are not known to the compiler. */
+export type AnyMaker = ((config?: never) => Objective) & { readonly settings: z.ZodObject }
+
+/** Makers of objectives by name; each takes its settings, and shows their schema as `settings`. */
+export const objectives: Readonly<Record<string, AnyMaker>> = {
   sft,
   superhf,
   distill,

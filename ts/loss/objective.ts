@@ -43,20 +43,26 @@ function evaluate(name: string, { needs, formula }: Method, batch: ObjectiveBatc
   return { loss: loss.value[0], gradients, stats, perExample }
 }
 
+/** Settings -> objective; throws WhetstoneError E_CONFIG naming the option. */
+export interface ObjectiveMaker<S extends z.ZodRawShape = z.ZodRawShape> {
+  (input?: z.input<z.ZodObject<S>>): Objective
+  /** The settings with descriptions and defaults: what flags and documentation are made of. */
+  readonly settings: z.ZodObject<S>
+}
+
 /**
  * Makes the maker of an objective.
  *
  * @param name versioned, `dpo.v1`: it is stored in checkpoints; errors of settings name what stands before the dot
  * @param make what the objective does with checked settings
- * @returns settings -> objective; throws WhetstoneError E_CONFIG naming the option
  */
 export function defineObjective<S extends z.ZodRawShape>(
   name: string,
-  schema: z.ZodObject<S>,
+  settings: z.ZodObject<S>,
   make: (config: z.output<z.ZodObject<S>>) => Method,
-): (input?: z.input<z.ZodObject<S>>) => Objective {
-  return (input = {} as z.input<z.ZodObject<S>>) => {
-    const config = readConfig(name.split('.')[0], schema, input)
+): ObjectiveMaker<S> {
+  const maker = (input = {} as z.input<z.ZodObject<S>>): Objective => {
+    const config = readConfig(name.split('.')[0], settings, input)
     const method = make(config)
     return {
       name,
@@ -65,4 +71,5 @@ export function defineObjective<S extends z.ZodRawShape>(
       evaluate: (batch) => evaluate(name, method, batch),
     }
   }
+  return Object.assign(maker, { settings })
 }

@@ -9,8 +9,8 @@
 
 import { z } from 'zod'
 import { add, div, gather, leaf, mul, sub, type Vector } from './autodiff.js'
-import { nonNegative, oneOf, positive, refuse } from './config.js'
-import type { Objective, SequenceTerms } from './define.js'
+import { nonNegative, oneOf, positive, refuse, withDefaults } from './config.js'
+import type { SequenceTerms } from './define.js'
 import { klEstimators } from './kl.js'
 import { defineObjective, statistic } from './objective.js'
 import { importanceCaps, offPolicyMask, type PolicyTokens, ratioLevels, surrogates } from './surrogates.js'
@@ -114,8 +114,8 @@ function formulaOf(view: View, config: Settings) {
 }
 
 /** A policy gradient under a name, with defaults of its own. */
-function policyGradient(name: string, defaults: PolicyGradientConfig): (input?: PolicyGradientConfig) => Objective {
-  const make = defineObjective(name, settings, (config) => {
+const policyGradient = (name: string, defaults: Partial<Settings>) =>
+  defineObjective(name, withDefaults(settings, defaults), (config) => {
     if (config.aggregation === 'constant' && config.maxCompletionLength === undefined)
       refuse(name.split('.')[0], 'maxCompletionLength', 'expected the number of tokens to divide by, got nothing')
     return {
@@ -128,11 +128,6 @@ function policyGradient(name: string, defaults: PolicyGradientConfig): (input?: 
       formula: (view) => formulaOf(view, config),
     }
   })
-  return (input = {}) => {
-    const given = Object.entries(input).filter(([, value]) => value !== undefined)
-    return make({ ...defaults, ...Object.fromEntries(given) })
-  }
-}
 
 /** REINFORCE (Williams 1992): -A times the summed log-probs. */
 export const reinforce = policyGradient('reinforce.v1', { lossType: 'reinforce', aggregation: 'sequenceSum' })

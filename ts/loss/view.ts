@@ -110,7 +110,7 @@ function checkCounts(name: string, needs: Needs, batch: ObjectiveBatch): void {
 
 /** Every array of numbers per token is there when it is needed, and as long as the log-probs. */
 function checkTokens(name: string, needs: Needs, inputs: readonly TokenInput[], terms: SequenceTerms): void {
-  const known = ['reference', 'old', 'sampler', 'logSquares', 'advantages', 'kl', 'weights'] as const
+  const known = ['reference', 'old', 'sampler', 'logSquares', 'advantages', 'labels', 'kl', 'weights'] as const
   const needed: readonly string[] = needs.kl === undefined ? inputs : [...inputs, 'kl']
   for (const key of known) {
     const length = terms[key]?.length

@@ -3,8 +3,14 @@
 
 import { WhetstoneError } from '../src/base/errors.js'
 import { trainableOf } from '../src/models/decoder.js'
-import type { NumberArray } from '../src/native/addon.js'
-import { type FlatTensors, type ParameterGroup, parameterGroups } from '../src/nn/parameters.js'
+import {
+  type FlatTensors,
+  fileShape,
+  fromFileOrder,
+  type ParameterGroup,
+  parameterGroups,
+  toFileOrder,
+} from '../src/nn/parameters.js'
 import { type Shape, shapeText, sizeOf } from '../src/tensor/shape.js'
 import type { Trainer } from './trainer.js'
 
@@ -28,11 +34,12 @@ const fileTypes = { f32: 'F32', bf16: 'BF16' } as const
 export async function entriesOf(flat: FlatTensors, prefix = ''): Promise<Entry[]> {
   const groups = Object.fromEntries(
     await Promise.all(parameterGroups.map(async (group) => [group, await flat.flat[group].bits()] as const)),
-  ) as Record<string, NumberArray>
-  return flat.placements.map(({ name, shape, group, offset }) => {
-    const values = groups[group].subarray(offset, offset + sizeOf(shape))
+  ) as Record<string, Float32Array | Uint16Array>
+  return flat.placements.map((placement) => {
+    const { name, shape, group, offset } = placement
+    const values = toFileOrder(placement, groups[group].subarray(offset, offset + sizeOf(shape)))
     const data = new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
-    return { name: prefix + name, dtype: fileTypes[flat.dtype], shape, data }
+    return { name: prefix + name, dtype: fileTypes[flat.dtype], shape: fileShape(placement), data }
   })
 }
 
@@ -47,7 +54,9 @@ export async function optimizerEntries(trainer: Trainer): Promise<Entry[]> {
 /** Reads every parameter of flat tensors, checking shapes before the first is written. */
 export async function readFlat(flat: FlatTensors, source: EntrySource, prefix = ''): Promise<() => void> {
   const arrays = hostArrays(flat)
-  for (const { name, shape, group, offset } of flat.placements) {
+  for (const placement of flat.placements) {
+    const { name, group, offset } = placement
+    const shape = fileShape(placement)
     const stored = source.shapeOf(prefix + name)
     if (stored === undefined || shapeText(stored) !== shapeText(shape))
       throw new WhetstoneError(
@@ -64,7 +73,9 @@ export async function readFlat(flat: FlatTensors, source: EntrySource, prefix = 
         prefix + name,
         `expected ${expected} bytes of ${flat.dtype} in the checkpoint, got ${bytes.byteLength}: resume with the same dtype`,
       )
-    new Uint8Array(target.buffer, offset * target.BYTES_PER_ELEMENT, bytes.byteLength).set(bytes)
+    const values = target.subarray(offset, offset + sizeOf(shape))
+    new Uint8Array(values.buffer, values.byteOffset, values.byteLength).set(bytes)
+    values.set(fromFileOrder(placement, values))
   }
   return () => {
     for (const group of parameterGroups) flat.flat[group].write(arrays[group])

@@ -2,15 +2,18 @@
 // Everything numeric happens in models/ and engine.ts; here text becomes ids and ids become text.
 
 import { WhetstoneError } from '../base/errors.js'
+import { withAdapter } from '../models/adapter.js'
 import { type Decoder, disposeDecoder, forward, headWeight, packedInput } from '../models/decoder.js'
 import { type LoadOptions, loadDecoder } from '../models/load.js'
 import { packSequences } from '../models/pack.js'
+import { baseFolder, isAdapterFolder, loadAdapter, readAdapterConfig, scoreLabelsIn } from '../models/peft.js'
+import type { LoraConfig } from '../nn/lora.js'
 import { disposeFlat } from '../nn/parameters.js'
 import { gatherRows, headLogProbs, linear } from '../ops/index.js'
 import { Scope } from '../tensor/scope.js'
 import { type Tensor, tensor } from '../tensor/tensor.js'
 import { type ChatMessage, encodeChat } from '../tokenizer/template.js'
-import { loadTokenizer, type Tokenizer } from '../tokenizer/tokenizer.js'
+import { loadTokenizer, type Tokenizer, tokenizerFilesOf } from '../tokenizer/tokenizer.js'
 import { type GenerationRequest, type SamplingOptions, sample, type TokenSample } from './engine.js'
 
 /** What to continue: text (special tokens added as the tokenizer does), token ids, or a conversation. */
@@ -64,15 +67,53 @@ export interface LanguageModel {
   [Symbol.dispose](): void
 }
 
+/** How to load a model, and with which adapter. */
+export interface ModelOptions extends LoadOptions {
+  /** Folder of a PEFT adapter (LoRA) for the model. */
+  readonly adapter?: string
+  /** Put a fresh adapter on the model, whose values are those of `seed`. */
+  readonly lora?: Partial<LoraConfig>
+}
+
 /**
- * Loads a Hugging Face folder of the Llama family: config.json, *.safetensors (one or sharded), tokenizer.json.
+ * Loads a Hugging Face folder of the Llama family: config.json, *.safetensors (one or sharded), tokenizer.json. A folder
+ * of a PEFT adapter is loaded over the base model that it names.
  *
  * @throws WhetstoneError E_CONFIG, E_FORMAT, E_MISMATCH (weights missing, unexpected or misshapen, by name), E_OOM
  */
-export async function loadModel(directory: string, options: LoadOptions = {}): Promise<LanguageModel> {
+export async function loadModel(directory: string, options: ModelOptions = {}): Promise<LanguageModel> {
+  if (!(await isAdapterFolder(directory))) return loadWith(directory, directory, options)
+  if (options.adapter !== undefined)
+    throw new WhetstoneError('E_CONFIG', directory, 'expected a model beside `adapter`, got the folder of an adapter')
+  const description = await readAdapterConfig(directory)
+  const base = await baseFolder(directory, description)
+  const scoreLabels = options.scoreLabels ?? (description.score ? await scoreLabelsIn(directory) : undefined)
+  return loadWith(base, await tokenizerFolder(directory, base), { ...options, scoreLabels, adapter: directory })
+}
+
+/** Runs of training leave a tokenizer beside the adapter, which may have other templates than the base's. */
+export const tokenizerFolder = async (directory: string, base: string): Promise<string> =>
+  (await tokenizerFilesOf(directory)).includes('tokenizer.json') ? directory : base
+
+/** Loads a model and puts the adapter that is asked for on it. */
+async function loadWith(directory: string, tokenizerFolder: string, options: ModelOptions): Promise<LanguageModel> {
+  const { adapter, lora, seed } = options
+  if (adapter !== undefined && lora !== undefined)
+    throw new WhetstoneError(
+      'E_CONFIG',
+      'lora',
+      'expected either `adapter` or `lora`, got both: an adapter has settings',
+    )
   // In this order: a tokenizer that fails leaves no weights behind.
-  const tokenizer = await loadTokenizer(directory)
-  return languageModel(await loadDecoder(directory, options), tokenizer, directory)
+  const tokenizer = await loadTokenizer(tokenizerFolder)
+  const base = await loadDecoder(directory, options)
+  try {
+    if (adapter !== undefined) return languageModel(await loadAdapter(base, adapter), tokenizer, directory)
+    return languageModel(lora === undefined ? base : withAdapter(base, lora, seed), tokenizer, directory)
+  } catch (error) {
+    disposeDecoder(base, disposeFlat)
+    throw error
+  }
 }
 
 /** Puts a decoder and a tokenizer together. */

@@ -1,8 +1,21 @@
 // config.json of a Hugging Face folder -> one description of a decoder. Both spellings are read: the one before
 // Transformers 5 (rope_theta, rope_scaling) and the current one (rope_parameters, layer_types). Families differ by
-// data only; what a family fixes stands in its row of the table below. Unknown values are refused, not guessed.
+// data only; what a descendant of Llama fixes stands in its row of the table below. Unknown values are refused, not
+// guessed. What parameters are called is layout.ts's.
 
-import { WhetstoneError } from '../base/errors.js'
+import {
+  count,
+  flag,
+  type Json,
+  mostLabels,
+  mostLayers,
+  objectOf,
+  positive,
+  real,
+  refuse,
+  tokenIds,
+} from './config-fields.js'
+import { type Layout, layouts } from './layout.js'
 import type { RopeSpec } from './rope.js'
 
 /** A decoder as data: everything that models/decoder.ts needs to know. */
@@ -16,13 +29,13 @@ export interface DecoderConfig {
   readonly headDim: number
   readonly intermediateSize: number
   readonly maxPositions: number
+  readonly layout: Layout
+  readonly norm: 'rms' | 'layer'
   readonly normEps: number
   /** Added to norm weights: Gemma stores them minus one. */
   readonly normOffset: 0 | 1
   /** Norms over each head of q and k. */
   readonly qkNorm: boolean
-  /** Gemma's second pair of norms, behind attention and behind the MLP. */
-  readonly sandwichNorms: boolean
   readonly bias: { readonly qkv: boolean; readonly output: boolean; readonly mlp: boolean }
   readonly activation: 'silu' | 'geluTanh'
   readonly embeddingScale: number
@@ -31,20 +44,25 @@ export interface DecoderConfig {
   readonly attentionSoftcap: number
   /** 0: off. */
   readonly logitSoftcap: number
-  /** Head and embedding are one matrix. */
+  /** LM head and embedding are one matrix. */
   readonly tied: boolean
+  /** A score head with that many numbers in place of the LM head; undefined in a language model. */
+  readonly scoreLabels: number | undefined
+  /** Transformers' token classifiers have a bias on the score head. */
+  readonly scoreBias: boolean
+  /** Deviation of fresh weights. */
+  readonly initializerRange: number
   /** Sliding window per layer, 0 for none: query i sees keys i - window + 1 .. i. */
   readonly windows: readonly number[]
   /** Which rope spec each layer uses. */
   readonly ropeOf: readonly number[]
+  /** None in families with learned positions. */
   readonly rope: readonly RopeSpec[]
   /** Tokens that end generation. */
   readonly eosTokenIds: readonly number[]
   readonly bosTokenId: number | undefined
   readonly padTokenId: number | undefined
 }
-
-type Json = Readonly<Record<string, unknown>>
 
 /** What a family fixes where config.json is silent. */
 interface Family {
@@ -77,55 +95,12 @@ const families: Readonly<Record<string, Family>> = {
   },
 }
 
+/** By `hidden_act`, and in GPT-2 `activation_function`. */
 const activations: Readonly<Record<string, DecoderConfig['activation']>> = {
   silu: 'silu',
   swish: 'silu',
   gelu_pytorch_tanh: 'geluTanh',
   gelu_new: 'geluTanh',
-}
-
-function refuse(key: string, expected: string, got: unknown): never {
-  throw new WhetstoneError('E_CONFIG', `config.json: ${key}`, `expected ${expected}, got ${JSON.stringify(got)}`)
-}
-
-/** Sizes that no real model passes: what a file claims must not decide what is allocated. */
-const mostLayers = 4096
-const largestSize = 2 ** 31 - 1
-
-/** A whole number from 1 up to `most`. */
-function count(raw: Json, key: string, fallback?: unknown, most = largestSize): number {
-  const value = raw[key] ?? fallback
-  if (typeof value === 'number' && Number.isInteger(value) && value >= 1 && value <= most) return value
-  return refuse(key, `a whole number from 1 to ${most}`, value)
-}
-
-function positive(raw: Json, key: string, fallback?: number): number {
-  const value = raw[key] ?? fallback
-  return typeof value === 'number' && Number.isFinite(value) && value > 0
-    ? value
-    : refuse(key, 'a number above 0', value)
-}
-
-function real(raw: Json, key: string, fallback?: number): number {
-  const value = raw[key] ?? fallback
-  if (typeof value === 'number' && Number.isFinite(value) && value >= 0) return value
-  return refuse(key, 'a number of at least 0', value)
-}
-
-function flag(raw: Json, key: string, fallback: boolean): boolean {
-  const value = raw[key] ?? fallback
-  return typeof value === 'boolean' ? value : refuse(key, 'true or false', value)
-}
-
-function objectOf(value: unknown, key: string): Json {
-  if (value === undefined || value === null) return {}
-  return typeof value === 'object' && !Array.isArray(value) ? (value as Json) : refuse(key, 'an object', value)
-}
-
-function tokenIds(value: unknown, key: string): number[] {
-  if (value === undefined || value === null) return []
-  const list = Array.isArray(value) ? value : [value]
-  return list.every((id) => Number.isInteger(id) && id >= 0) ? list : refuse(key, 'a token id or a list of them', value)
 }
 
 function ropeSpec(raw: Json, parameters: Json, headDim: number, theta: unknown): RopeSpec {
@@ -166,15 +141,118 @@ function slidingLayers(raw: Json, family: Family, layers: number): boolean[] {
   return types.map((type) => type === 'sliding_attention')
 }
 
-function dimensions(raw: Json) {
-  const hiddenSize = count(raw, 'hidden_size')
-  const heads = count(raw, 'num_attention_heads')
+/** Sizes of the stream and of its heads. */
+function dimensions(raw: Json, keys = { hidden: 'hidden_size', heads: 'num_attention_heads' }) {
+  const hiddenSize = count(raw, keys.hidden)
+  const heads = count(raw, keys.heads)
   const kvHeads = count(raw, 'num_key_value_heads', heads)
   if (heads % kvHeads !== 0) refuse('num_key_value_heads', `a divisor of num_attention_heads = ${heads}`, kvHeads)
   const headDim = count(raw, 'head_dim', hiddenSize / heads)
   if (headDim > 256) refuse('head_dim', 'at most 256', headDim)
   if (headDim % 2 !== 0) refuse('head_dim', 'an even number', headDim)
   return { hiddenSize, heads, kvHeads, headDim }
+}
+
+function activationOf(key: string, name: string): DecoderConfig['activation'] {
+  if (Object.hasOwn(activations, name)) return activations[name]
+  return refuse(key, `one of ${Object.keys(activations).join(', ')}`, name)
+}
+
+type HeadKeys = 'tied' | 'scoreLabels' | 'scoreBias' | 'initializerRange'
+
+/** The head: Transformers names it in `architectures`, and its size in `id2label` or `num_labels` (default 2). */
+function headOf(raw: Json, tied: boolean): Pick<DecoderConfig, HeadKeys> {
+  const architecture = Array.isArray(raw.architectures) ? String(raw.architectures[0]) : ''
+  const kind = /For(Sequence|Token)Classification$/.exec(architecture)?.[1]
+  const named = Object.keys(objectOf(raw.id2label, 'id2label')).length
+  return {
+    tied: flag(raw, 'tie_word_embeddings', tied) && kind === undefined,
+    scoreLabels: kind === undefined ? undefined : named > 0 ? named : count(raw, 'num_labels', 2, mostLabels),
+    scoreBias: kind === 'Token',
+    initializerRange: real(raw, 'initializer_range', 0.02),
+  }
+}
+
+type TokenKeys = 'vocabSize' | 'eosTokenIds' | 'bosTokenId' | 'padTokenId'
+
+const tokensOf = (raw: Json, generation: Json): Pick<DecoderConfig, TokenKeys> => ({
+  vocabSize: count(raw, 'vocab_size'),
+  eosTokenIds: tokenIds(generation.eos_token_id ?? raw.eos_token_id, 'eos_token_id'),
+  bosTokenId: tokenIds(raw.bos_token_id, 'bos_token_id')[0],
+  padTokenId: tokenIds(raw.pad_token_id, 'pad_token_id')[0],
+})
+
+/** Llama and what descends from it: rotary angles, RMS norm, gated MLP, no biases unless asked for. */
+function llamaConfig(name: string, family: Family, raw: Json, generation: Json): DecoderConfig {
+  const size = dimensions(raw)
+  const layers = count(raw, 'num_hidden_layers', undefined, mostLayers)
+  const sliding = slidingLayers(raw, family, layers)
+  const window = sliding.includes(true) ? count(raw, 'sliding_window') : 0
+  const bias = flag(raw, 'attention_bias', false)
+  const gemmaLike = family.gemma === true
+  return {
+    family: name,
+    ...tokensOf(raw, generation),
+    ...size,
+    layers,
+    intermediateSize: count(raw, 'intermediate_size'),
+    maxPositions: count(raw, 'max_position_embeddings', 2048),
+    layout: gemmaLike ? layouts.gemma : layouts.llama,
+    norm: 'rms',
+    normEps: real(raw, 'rms_norm_eps', 1e-6),
+    normOffset: gemmaLike ? 1 : 0,
+    qkNorm: family.qkNorm ?? false,
+    bias: {
+      qkv: bias || family.qkvBias === true,
+      output: bias && family.qkvBias !== true,
+      mlp: flag(raw, 'mlp_bias', false),
+    },
+    activation: activationOf(
+      'hidden_act',
+      String(raw.hidden_act ?? raw.hidden_activation ?? family.activation ?? 'silu'),
+    ),
+    embeddingScale: gemmaLike ? Math.sqrt(size.hiddenSize) : 1,
+    attentionScale: gemmaLike ? positive(raw, 'query_pre_attn_scalar', 256) ** -0.5 : size.headDim ** -0.5,
+    attentionSoftcap: real(raw, 'attn_logit_softcapping', 0),
+    logitSoftcap: real(raw, 'final_logit_softcapping', 0),
+    ...headOf(raw, family.tied ?? false),
+    windows: sliding.map((slides) => (slides ? window : 0)),
+    ...ropes(raw, sliding, size.headDim),
+  }
+}
+
+/** GPT-2: learned positions, layer norm, plain MLP, biases everywhere. Switches that change its arithmetic are refused. */
+function gpt2Config(name: string, raw: Json, generation: Json): DecoderConfig {
+  for (const key of ['scale_attn_by_inverse_layer_idx', 'add_cross_attention'])
+    if (flag(raw, key, false)) refuse(key, 'false', true)
+  const size = dimensions(raw, { hidden: 'n_embd', heads: 'n_head' })
+  const layers = count(raw, 'n_layer', undefined, mostLayers)
+  const action = String(raw.activation_function ?? 'gelu_new')
+  if (activationOf('activation_function', action) !== 'geluTanh')
+    refuse('activation_function', 'gelu_new or gelu_pytorch_tanh', action)
+  return {
+    family: name,
+    ...tokensOf(raw, generation),
+    ...size,
+    layers,
+    intermediateSize: count(raw, 'n_inner', 4 * size.hiddenSize),
+    maxPositions: count(raw, 'n_positions', 1024),
+    layout: layouts.gpt2,
+    norm: 'layer',
+    normEps: positive(raw, 'layer_norm_epsilon', 1e-5),
+    normOffset: 0,
+    qkNorm: false,
+    bias: { qkv: true, output: true, mlp: true },
+    activation: 'geluTanh',
+    embeddingScale: 1,
+    attentionScale: flag(raw, 'scale_attn_weights', true) ? size.headDim ** -0.5 : 1,
+    attentionSoftcap: 0,
+    logitSoftcap: 0,
+    ...headOf(raw, true),
+    windows: Array.from({ length: layers }, () => 0),
+    ropeOf: [],
+    rope: [],
+  }
 }
 
 /**
@@ -186,43 +264,8 @@ function dimensions(raw: Json) {
  */
 export function decoderConfig(raw: Json, generation: Json = {}): DecoderConfig {
   const name = String(raw.model_type)
+  if (name === 'gpt2') return gpt2Config(name, raw, generation)
   const family = Object.hasOwn(families, name) ? families[name] : undefined
-  if (family === undefined) return refuse('model_type', `one of ${Object.keys(families).join(', ')}`, raw.model_type)
-  const size = dimensions(raw)
-  const layers = count(raw, 'num_hidden_layers', undefined, mostLayers)
-  const sliding = slidingLayers(raw, family, layers)
-  const window = sliding.includes(true) ? count(raw, 'sliding_window') : 0
-  const action = String(raw.hidden_act ?? raw.hidden_activation ?? family.activation ?? 'silu')
-  const bias = flag(raw, 'attention_bias', false)
-  const gemmaLike = family.gemma === true
-  return {
-    family: name,
-    vocabSize: count(raw, 'vocab_size'),
-    ...size,
-    layers,
-    intermediateSize: count(raw, 'intermediate_size'),
-    maxPositions: count(raw, 'max_position_embeddings', 2048),
-    normEps: real(raw, 'rms_norm_eps', 1e-6),
-    normOffset: gemmaLike ? 1 : 0,
-    qkNorm: family.qkNorm ?? false,
-    sandwichNorms: gemmaLike,
-    bias: {
-      qkv: bias || family.qkvBias === true,
-      output: bias && family.qkvBias !== true,
-      mlp: flag(raw, 'mlp_bias', false),
-    },
-    activation: Object.hasOwn(activations, action)
-      ? activations[action]
-      : refuse('hidden_act', `one of ${Object.keys(activations).join(', ')}`, action),
-    embeddingScale: gemmaLike ? Math.sqrt(size.hiddenSize) : 1,
-    attentionScale: gemmaLike ? positive(raw, 'query_pre_attn_scalar', 256) ** -0.5 : size.headDim ** -0.5,
-    attentionSoftcap: real(raw, 'attn_logit_softcapping', 0),
-    logitSoftcap: real(raw, 'final_logit_softcapping', 0),
-    tied: flag(raw, 'tie_word_embeddings', family.tied ?? false),
-    windows: sliding.map((slides) => (slides ? window : 0)),
-    ...ropes(raw, sliding, size.headDim),
-    eosTokenIds: tokenIds(generation.eos_token_id ?? raw.eos_token_id, 'eos_token_id'),
-    bosTokenId: tokenIds(raw.bos_token_id, 'bos_token_id')[0],
-    padTokenId: tokenIds(raw.pad_token_id, 'pad_token_id')[0],
-  }
+  if (family !== undefined) return llamaConfig(name, family, raw, generation)
+  return refuse('model_type', `one of ${[...Object.keys(families), 'gpt2'].join(', ')}`, raw.model_type)
 }

@@ -1,16 +1,34 @@
-// The decoder of the Llama family as one forward pass over ops: llama, mistral, qwen2, qwen3 and the Gemma texts
-// differ by what their DecoderConfig says. Tokens are always packed. How attention finds its keys is the caller's:
-// over the packed tokens (training, log-probs) or through a cache (generate/), by the same arithmetic.
+// The decoder as one forward pass over ops: the Llama family, the Gemma texts and GPT-2 differ by what their
+// DecoderConfig says. Tokens are always packed. How attention finds its keys is the caller's: over the packed tokens
+// (training, log-probs) or through a cache (generate/), by the same arithmetic.
 
 import { checkpoint } from '../autograd/tape.js'
+import { WhetstoneError } from '../base/errors.js'
 import type { Device } from '../native/device.js'
-import { type FlatTensors, type ParameterSpec, parameter } from '../nn/parameters.js'
-import { add, addBias, attention, gatherRows, glu, linear, reshape, rmsNorm, rope, scale } from '../ops/index.js'
+import { type Adapter, loraLinear } from '../nn/lora.js'
+import { type FlatTensors, parameter } from '../nn/parameters.js'
+import {
+  add,
+  addBias,
+  attention,
+  gatherRows,
+  gelu,
+  glu,
+  layerNorm,
+  linear,
+  reshape,
+  rmsNorm,
+  rope,
+  scale,
+} from '../ops/index.js'
 import { tidy } from '../tensor/scope.js'
 import { type Tensor, tensor } from '../tensor/tensor.js'
 import type { DecoderConfig } from './config.js'
+import { layerName } from './layout.js'
 import type { PackedTokens } from './pack.js'
 import { createRopeTable, type RopeTable } from './rope.js'
+
+export { decoderSpecs } from './layout.js'
 
 /** A decoder with its weights on a device. */
 export interface Decoder {
@@ -18,6 +36,8 @@ export interface Decoder {
   readonly device: Device
   readonly parameters: FlatTensors
   readonly ropes: readonly RopeTable[]
+  /** Additions to the parameters, which are then frozen (adapter.ts). */
+  readonly adapter?: Adapter
 }
 
 /** Settings of one layer's attention, as the attention ops take them. */
@@ -34,7 +54,7 @@ export type Attend = (layer: number, q: Tensor, k: Tensor, v: Tensor, settings: 
 export interface ForwardInput {
   /** Token ids, i32 [N]. */
   readonly ids: Tensor
-  /** Positions for the rotary angles, i32 [N]. */
+  /** Position of each token in its sequence, i32 [N]. */
   readonly positions: Tensor
   /** One more than the largest position. */
   readonly length: number
@@ -43,44 +63,6 @@ export interface ForwardInput {
   readonly activationCheckpointing?: boolean
   /** In training: keys of each token's random numbers, i32 [N, 4], and the scale of noise on its embedding, f32 [N]. */
   readonly regularization?: { readonly keys: Tensor; readonly noiseScale?: Tensor }
-}
-
-const layerName = (layer: number, name: string): string => `model.layers.${layer}.${name}`
-
-function layerSpecs(c: DecoderConfig, layer: number): ParameterSpec[] {
-  const specs: ParameterSpec[] = []
-  const put = (name: string, ...shape: number[]) => specs.push({ name: layerName(layer, name), shape })
-  const project = (name: string, outputs: number, inputs: number, bias: boolean) => {
-    put(`${name}.weight`, outputs, inputs)
-    if (bias) put(`${name}.bias`, outputs)
-  }
-  project('self_attn.q_proj', c.heads * c.headDim, c.hiddenSize, c.bias.qkv)
-  project('self_attn.k_proj', c.kvHeads * c.headDim, c.hiddenSize, c.bias.qkv)
-  project('self_attn.v_proj', c.kvHeads * c.headDim, c.hiddenSize, c.bias.qkv)
-  project('self_attn.o_proj', c.hiddenSize, c.heads * c.headDim, c.bias.output)
-  if (c.qkNorm) {
-    put('self_attn.q_norm.weight', c.headDim)
-    put('self_attn.k_norm.weight', c.headDim)
-  }
-  project('mlp.gate_proj', c.intermediateSize, c.hiddenSize, c.bias.mlp)
-  project('mlp.up_proj', c.intermediateSize, c.hiddenSize, c.bias.mlp)
-  project('mlp.down_proj', c.hiddenSize, c.intermediateSize, c.bias.mlp)
-  for (const name of normNames(c)) put(`${name}.weight`, c.hiddenSize)
-  return specs
-}
-
-const normNames = (c: DecoderConfig): readonly string[] =>
-  c.sandwichNorms
-    ? ['input_layernorm', 'post_attention_layernorm', 'pre_feedforward_layernorm', 'post_feedforward_layernorm']
-    : ['input_layernorm', 'post_attention_layernorm']
-
-/** Names and shapes of all parameters, as in the family's Hugging Face files. */
-export function decoderSpecs(c: DecoderConfig): ParameterSpec[] {
-  const specs: ParameterSpec[] = [{ name: 'model.embed_tokens.weight', shape: [c.vocabSize, c.hiddenSize] }]
-  for (let layer = 0; layer < c.layers; layer++) specs.push(...layerSpecs(c, layer))
-  specs.push({ name: 'model.norm.weight', shape: [c.hiddenSize] })
-  if (!c.tied) specs.push({ name: 'lm_head.weight', shape: [c.vocabSize, c.hiddenSize] })
-  return specs
 }
 
 /** Puts parameters and configuration together. */
@@ -92,75 +74,125 @@ export const createDecoder = (config: DecoderConfig, device: Device, parameters:
 })
 
 /** The tensors that training changes. */
-export const trainableOf = (m: Decoder): FlatTensors => m.parameters
+export const trainableOf = (m: Decoder): FlatTensors => m.adapter?.parameters ?? m.parameters
 
-/** The matrix of the LM head, [V, C]. */
-export const headWeight = (m: Decoder): Tensor =>
-  parameter(m.parameters, m.config.tied ? 'model.embed_tokens.weight' : 'lm_head.weight')
+/**
+ * Name of the LM head's matrix: the embedding's when they are one.
+ *
+ * @throws WhetstoneError E_CONFIG for a model with a score head
+ */
+export function headName(c: DecoderConfig): string {
+  if (c.scoreLabels === undefined) return c.tied ? `${c.layout.embedding}.weight` : 'lm_head.weight'
+  const text = 'expected a language model, got one with a score head: it gives scores, neither log-probs nor text'
+  throw new WhetstoneError('E_CONFIG', 'model', text)
+}
+
+/**
+ * The matrix of the LM head, [V, C].
+ *
+ * @throws WhetstoneError E_CONFIG for a model with a score head
+ */
+export const headWeight = (m: Decoder): Tensor => parameter(m.parameters, headName(m.config))
+
+/** Most positions of a sequence, where they are learned; rotary angles have no end. */
+export const positionLimit = (c: DecoderConfig): number | undefined =>
+  c.layout.positions === undefined ? undefined : c.maxPositions
 
 /** y = x W^T (+ b) with the layer's named projection. */
 function project(m: Decoder, layer: number, name: string, x: Tensor): Tensor {
-  const y = linear(x, parameter(m.parameters, layerName(layer, `${name}.weight`)))
-  const bias = m.parameters.byName.get(layerName(layer, `${name}.bias`))
+  const path = layerName(m.config, layer, name)
+  const weight = parameter(m.parameters, `${path}.weight`)
+  const lora = m.adapter?.modules.get(path)
+  const y = lora === undefined ? linear(x, weight) : loraLinear(lora, x, weight)
+  const bias = m.parameters.byName.get(`${path}.bias`)
   return bias === undefined ? y : addBias(y, bias)
 }
 
-const norm = (m: Decoder, name: string, x: Tensor): Tensor =>
-  rmsNorm(x, parameter(m.parameters, `${name}.weight`), { eps: m.config.normEps, offset: m.config.normOffset })
+function norm(m: Decoder, name: string, x: Tensor): Tensor {
+  const { norm: kind, normEps: eps, normOffset: offset } = m.config
+  const weight = parameter(m.parameters, `${name}.weight`)
+  return kind === 'rms'
+    ? rmsNorm(x, weight, { eps, offset })
+    : layerNorm(x, weight, parameter(m.parameters, `${name}.bias`), { eps })
+}
 
-/** One head tensor: project, split into heads, norm (if any), rotate (if asked). */
-function heads(m: Decoder, layer: number, name: 'q' | 'k' | 'v', x: Tensor, rotate?: (t: Tensor) => Tensor): Tensor {
-  const flat = project(m, layer, `self_attn.${name}_proj`, x)
-  const split = reshape(flat, [flat.shape[0], flat.shape[1] / m.config.headDim, m.config.headDim])
-  if (rotate === undefined) return split
-  return rotate(m.config.qkNorm ? norm(m, layerName(layer, `self_attn.${name}_norm`), split) : split)
+/** Third `part` of the columns of x [N, 3 C]: rows part, part + 3, ... of x as [3 N, C]. */
+function third(x: Tensor, part: number): Tensor {
+  const [n, width] = x.shape
+  const rows = Int32Array.from({ length: n }, (_, i) => 3 * i + part)
+  return gatherRows(reshape(x, [3 * n, width / 3]), tensor(x.device, rows))
+}
+
+/** q, k and v of a layer, [N, heads, D] each, before norms and rotation. */
+function projectHeads(m: Decoder, layer: number, x: Tensor): Tensor[] {
+  const projected = m.config.layout.qkv.map((name) => project(m, layer, name, x))
+  const parts = projected.length === 1 ? [0, 1, 2].map((part) => third(projected[0], part)) : projected
+  const { headDim } = m.config
+  return parts.map((t) => reshape(t, [t.shape[0], t.shape[1] / headDim, headDim]))
 }
 
 function attend(m: Decoder, layer: number, x: Tensor, input: ForwardInput): Tensor {
   const c = m.config
-  const { cos, sin } = m.ropes[c.ropeOf[layer]].cover(input.length)
-  const rotate = (t: Tensor) => rope(t, cos, sin, input.positions)
-  const q = heads(m, layer, 'q', x, rotate)
-  const k = heads(m, layer, 'k', x, rotate)
-  const v = heads(m, layer, 'v', x)
+  const turned = (name: string, t: Tensor) => {
+    const normed = c.qkNorm ? norm(m, layerName(c, layer, name), t) : t
+    return c.rope.length === 0 ? normed : rotate(m, layer, normed, input)
+  }
+  const [q, k, v] = projectHeads(m, layer, x)
   const settings = { scale: c.attentionScale, window: c.windows[layer], softcap: c.attentionSoftcap }
-  const o = input.attend(layer, q, k, v, settings)
-  return project(m, layer, 'self_attn.o_proj', reshape(o, [o.shape[0], c.heads * c.headDim]))
+  const o = input.attend(layer, turned('self_attn.q_norm', q), turned('self_attn.k_norm', k), v, settings)
+  return project(m, layer, c.layout.output, reshape(o, [o.shape[0], c.heads * c.headDim]))
+}
+
+function rotate(m: Decoder, layer: number, x: Tensor, input: ForwardInput): Tensor {
+  const { cos, sin } = m.ropes[m.config.ropeOf[layer]].cover(input.length)
+  return rope(x, cos, sin, input.positions)
 }
 
 function mlp(m: Decoder, layer: number, x: Tensor): Tensor {
-  const gate = project(m, layer, 'mlp.gate_proj', x)
-  const up = project(m, layer, 'mlp.up_proj', x)
-  return project(m, layer, 'mlp.down_proj', glu(gate, up, m.config.activation))
+  const { gate, up, down } = m.config.layout
+  const raised = project(m, layer, up, x)
+  const active = gate === undefined ? gelu(raised) : glu(project(m, layer, gate, x), raised, m.config.activation)
+  return project(m, layer, down, active)
 }
 
 function block(m: Decoder, layer: number, x: Tensor, input: ForwardInput): Tensor {
-  const normed = (name: string, t: Tensor) => norm(m, layerName(layer, name), t)
-  const attended = attend(m, layer, normed('input_layernorm', x), input)
-  if (m.config.sandwichNorms) {
-    const h = add(x, normed('post_attention_layernorm', attended))
-    const out = mlp(m, layer, normed('pre_feedforward_layernorm', h))
-    return add(h, normed('post_feedforward_layernorm', out))
-  }
-  const h = add(x, attended)
-  return add(h, mlp(m, layer, normed('post_attention_layernorm', h)))
+  const { norms } = m.config.layout
+  const normed = (name: string | undefined, t: Tensor) =>
+    name === undefined ? t : norm(m, layerName(m.config, layer, name), t)
+  const attended = attend(m, layer, normed(norms.beforeAttention, x), input)
+  const h = add(x, normed(norms.afterAttention, attended))
+  return add(h, normed(norms.afterMlp, mlp(m, layer, normed(norms.beforeMlp, h))))
 }
 
-/** Hidden states behind the final norm, [N, C], in the model's type. */
+/**
+ * Hidden states behind the final norm, [N, C], in the model's type.
+ *
+ * @throws WhetstoneError E_LIMIT for a sequence longer than the learned positions
+ */
 export function forward(m: Decoder, input: ForwardInput): Tensor {
-  let x = tidy(() => embed(m, input.ids))
+  let x = tidy(() => embed(m, input))
   for (let layer = 0; layer < m.config.layers; layer++) {
     const before = x
     const run = (t: Tensor) => tidy(() => block(m, layer, t, input))
     x = input.activationCheckpointing === true ? checkpoint(run, before) : run(before)
     before.dispose()
   }
-  return tidy(() => norm(m, 'model.norm', x))
+  return tidy(() => norm(m, m.config.layout.finalNorm, x))
 }
 
-function embed(m: Decoder, ids: Tensor): Tensor {
-  const rows = gatherRows(parameter(m.parameters, 'model.embed_tokens.weight'), ids)
-  return m.config.embeddingScale === 1 ? rows : scale(rows, m.config.embeddingScale)
+function embed(m: Decoder, input: ForwardInput): Tensor {
+  const { layout, embeddingScale } = m.config
+  const rows = gatherRows(parameter(m.parameters, `${layout.embedding}.weight`), input.ids)
+  if (layout.positions === undefined) return embeddingScale === 1 ? rows : scale(rows, embeddingScale)
+  checkLength(m.config, input.length)
+  return add(rows, gatherRows(parameter(m.parameters, `${layout.positions}.weight`), input.positions))
+}
+
+function checkLength(c: DecoderConfig, length: number): void {
+  const most = positionLimit(c) ?? length
+  if (length <= most) return
+  const text = `expected at most ${most} tokens in a sequence, got ${length}: ${c.family} has no positions beyond`
+  throw new WhetstoneError('E_LIMIT', 'model', text)
 }
 
 /** Forward input for packed tokens whose attention is over the packed tokens themselves. */
@@ -175,8 +207,9 @@ export function packedInput(m: Decoder, packed: PackedTokens, activationCheckpoi
   }
 }
 
-/** Frees weights and tables. */
+/** Frees weights, adapter and tables. */
 export function disposeDecoder(m: Decoder, disposeParameters: (flat: FlatTensors) => void): void {
   for (const table of m.ropes) table.dispose()
+  if (m.adapter !== undefined) disposeParameters(m.adapter.parameters)
   disposeParameters(m.parameters)
 }

@@ -2,8 +2,11 @@
 // alone, so a model is the same on every machine and in any loading order.
 
 import { createRandom, deriveKey } from '../base/rng.js'
+import { bf16FromF32 } from '../io/dtype.js'
+import { type ParameterSpec, parameter } from '../nn/parameters.js'
 import { sizeOf } from '../tensor/shape.js'
 import type { Decoder } from './decoder.js'
+import { isScoreParameter } from './layout.js'
 
 /** Shape of a small model. */
 export interface SmallModel {
@@ -44,21 +47,27 @@ export const smallLlamaConfig = (m: SmallModel): Record<string, unknown> => ({
 })
 
 /**
- * Fills a decoder with normal values of deviation 0.02, norms with ones (minus their offset), biases with zeros.
- * Projections into the residual stream are scaled by 1 / sqrt(2 layers), as GPT-2 does.
+ * Fills a decoder with normal values of deviation initializer_range (0.02 by default), norms with ones (minus their
+ * offset), biases with zeros. Projections into the residual stream are scaled by 1 / sqrt(2 layers), as GPT-2 does.
  */
 export function initializeDecoder(m: Decoder, seed: number): void {
   const residual = 1 / Math.sqrt(2 * m.config.layers)
-  for (const { name, shape } of m.parameters.placements) {
-    const t = m.parameters.byName.get(name)
-    if (t === undefined) continue
-    const values = new Float32Array(sizeOf(shape))
-    if (shape.length === 1) values.fill(name.endsWith('.bias') ? 0 : 1 - m.config.normOffset)
-    else {
-      const random = createRandom(deriveKey(seed, 'weights', name))
-      const deviation = /(o_proj|down_proj)\.weight$/.test(name) ? 0.02 * residual : 0.02
-      for (let i = 0; i < values.length; i++) values[i] = deviation * random.normal()
-    }
-    t.write(values)
+  for (const spec of m.parameters.placements)
+    initialize(m, seed, spec, /(o_proj|down_proj|c_proj)\.weight$/.test(spec.name) ? residual : 1)
+}
+
+/** Fills a score head alone: normal values of deviation initializer_range, as Transformers does; biases zero. */
+export function initializeScoreHead(m: Decoder, seed: number): void {
+  for (const spec of m.parameters.placements) if (isScoreParameter(spec.name)) initialize(m, seed, spec, 1)
+}
+
+function initialize(m: Decoder, seed: number, { name, shape }: ParameterSpec, factor: number): void {
+  const values = new Float32Array(sizeOf(shape))
+  if (shape.length === 1) values.fill(name.endsWith('.bias') ? 0 : 1 - m.config.normOffset)
+  else {
+    const random = createRandom(deriveKey(seed, 'weights', name))
+    const deviation = m.config.initializerRange * factor
+    for (let i = 0; i < values.length; i++) values[i] = deviation * random.normal()
   }
+  parameter(m.parameters, name).write(m.parameters.dtype === 'f32' ? values : bf16FromF32(values))
 }

@@ -8,15 +8,33 @@ import { exists } from '../io/files.js'
 import { readJsonObject } from '../io/json.js'
 import { openWeights, type TensorFile } from '../io/safetensors.js'
 import { type DeviceOptions, getDevice } from '../native/device.js'
-import { createFlat, disposeFlat, type FlatTensors, type ParameterSpec, parameterGroups } from '../nn/parameters.js'
-import { sameShape, shapeText, sizeOf } from '../tensor/shape.js'
+import {
+  createFlat,
+  disposeFlat,
+  type FlatTensors,
+  fileShape,
+  fromFileOrder,
+  type ParameterSpec,
+  type Placement,
+  parameterGroups,
+} from '../nn/parameters.js'
+import { type Shape, sameShape, shapeText, sizeOf } from '../tensor/shape.js'
 import { type DecoderConfig, decoderConfig } from './config.js'
 import { createDecoder, type Decoder, decoderSpecs } from './decoder.js'
+import { initializeScoreHead } from './init.js'
+import { isHeadParameter, isScoreParameter } from './layout.js'
+import { withScoreHead } from './score.js'
 
 /** How to load a model. */
 export interface LoadOptions extends DeviceOptions {
   /** Type of weights and arithmetic; default what the file holds. */
   readonly dtype?: 'f32' | 'bf16'
+  /** Make a reward model: a score head with that many numbers. A language model's own head is then not used. */
+  readonly scoreLabels?: number
+  /** Key of the values of a fresh score head. Default 0. */
+  readonly seed?: number
+  /** Told what of the folder is not used and what is not from it. */
+  readonly warn?: (message: string) => void
 }
 
 /**
@@ -27,42 +45,78 @@ export interface LoadOptions extends DeviceOptions {
 export async function loadDecoder(directory: string, options: LoadOptions = {}): Promise<Decoder> {
   const raw = await readJsonObject(join(directory, 'config.json'))
   const generationPath = join(directory, 'generation_config.json')
-  const config = decoderConfig(raw, (await exists(generationPath)) ? await readJsonObject(generationPath) : {})
+  const stored = decoderConfig(raw, (await exists(generationPath)) ? await readJsonObject(generationPath) : {})
+  const config = options.scoreLabels === undefined ? stored : withScoreHead(stored, options.scoreLabels)
   const device = getDevice(options)
-  const file = await openWeights(directory)
+  const opened = await openWeights(directory)
   try {
+    const file = namedFile(opened, stored)
+    checkNames(file, fromFile(decoderSpecs(config), stored), config, directory)
     const specs = decoderSpecs(config)
-    checkNames(file, specs, config, directory)
-    const dtype = options.dtype ?? (file.tensors.get(specs[0].name)?.dtype === 'BF16' ? 'bf16' : 'f32')
+    const dtype = options.dtype ?? (file.infoOf(specs[0].name)?.dtype === 'BF16' ? 'bf16' : 'f32')
     const parameters = createFlat(device, specs, dtype)
     try {
-      await readWeights(file, parameters, directory)
-      return createDecoder(config, device, parameters)
+      await readWeights(file, parameters, fromFile(parameters.placements, stored), directory)
+      const m = createDecoder(config, device, parameters)
+      if (config !== stored) freshHead(m, options)
+      return m
     } catch (error) {
       disposeFlat(parameters)
       throw error
     }
   } finally {
-    await file.close()
+    await opened.close()
   }
 }
 
-/** Tensors that files hold without being parameters. */
+/** All but a score head that the folder's own configuration does not have. */
+const fromFile = <S extends ParameterSpec>(specs: readonly S[], stored: DecoderConfig): S[] =>
+  specs.filter(({ name }) => stored.scoreLabels !== undefined || !isScoreParameter(name))
+
+function freshHead(m: Decoder, { seed = 0, warn }: LoadOptions): void {
+  initializeScoreHead(m, seed)
+  const shape = shapeText([m.config.scoreLabels ?? 0, m.config.hiddenSize])
+  warn?.(`the head of the language model is not used; score.weight ${shape} is new, with values of seed ${seed}`)
+}
+
+/** A weight file by the names of decoderSpecs(). */
+interface NamedFile {
+  /** The names in the file, in full. */
+  readonly names: readonly string[]
+  infoOf(name: string): { readonly dtype: string; readonly shape: Shape } | undefined
+  read(name: string): Promise<Uint8Array>
+}
+
+/** Models that were saved without a head have names without the root: `h.0.ln_1.weight` in GPT-2's own files. */
+function namedFile(file: TensorFile, { layout: { root } }: DecoderConfig): NamedFile {
+  const stored = [...file.tensors.keys()]
+  const bare = !stored.some((name) => name.startsWith(root))
+  const short = (name: string) => (bare && name.startsWith(root) ? name.slice(root.length) : name)
+  return {
+    names: bare ? stored.map((name) => (isHeadParameter(name) ? name : root + name)) : stored,
+    infoOf: (name) => file.tensors.get(short(name)),
+    read: (name) => file.read(short(name)),
+  }
+}
+
+/** Tensors that files hold without being parameters: an unused head, tables of angles and of GPT-2's causal mask. */
 const ignored = (config: DecoderConfig, name: string): boolean =>
-  (config.tied && name === 'lm_head.weight') || name.endsWith('rotary_emb.inv_freq')
+  ((config.tied || config.scoreLabels !== undefined) && name === 'lm_head.weight') ||
+  /(rotary_emb\.inv_freq|\.attn\.(masked_)?bias)$/.test(name)
 
 const listed = (names: readonly string[]): string =>
   `${names.slice(0, 5).join(', ')}${names.length > 5 ? `, and ${names.length - 5} more` : ''}`
 
-function checkNames(file: TensorFile, specs: readonly ParameterSpec[], config: DecoderConfig, where: string): void {
+function checkNames(file: NamedFile, specs: readonly ParameterSpec[], config: DecoderConfig, where: string): void {
   const wanted = new Set(specs.map((spec) => spec.name))
-  const missing = specs.filter((spec) => !file.tensors.has(spec.name)).map((spec) => spec.name)
-  const unexpected = [...file.tensors.keys()].filter((name) => !wanted.has(name) && !ignored(config, name))
-  const misshapen = specs.flatMap(({ name, shape }) => {
-    const stored = file.tensors.get(name)?.shape
-    return stored === undefined || sameShape(stored, shape)
+  const missing = specs.filter((spec) => file.infoOf(spec.name) === undefined).map((spec) => spec.name)
+  const unexpected = file.names.filter((name) => !wanted.has(name) && !ignored(config, name))
+  const misshapen = specs.flatMap((spec) => {
+    const expected = fileShape(spec)
+    const stored = file.infoOf(spec.name)?.shape
+    return stored === undefined || sameShape(stored, expected)
       ? []
-      : [`${name} (expected ${shapeText(shape)}, got ${shapeText(stored)})`]
+      : [`${spec.name} (expected ${shapeText(expected)}, got ${shapeText(stored)})`]
   })
   const faults = Object.entries({ missing, unexpected, misshapen }).filter(([, names]) => names.length > 0)
   if (faults.length === 0) return
@@ -72,21 +126,21 @@ function checkNames(file: TensorFile, specs: readonly ParameterSpec[], config: D
   })
 }
 
-/** Reads every tensor into its group's host array, then writes each group once. */
-async function readWeights(file: TensorFile, parameters: FlatTensors, where: string): Promise<void> {
-  const { dtype, flat } = parameters
+/** Reads the given parameters into their group's host array, then writes each group once. */
+async function readWeights(
+  file: NamedFile,
+  { dtype, flat }: FlatTensors,
+  placements: readonly Placement[],
+  where: string,
+): Promise<void> {
   for (const group of parameterGroups) {
     const all = dtype === 'f32' ? new Float32Array(flat[group].size) : new Uint16Array(flat[group].size)
-    for (const placement of parameters.placements) {
+    for (const placement of placements) {
       if (placement.group !== group) continue
-      const stored = file.tensors.get(placement.name)
-      const values = toDeviceType(
-        await file.read(placement.name),
-        stored?.dtype ?? '',
-        dtype,
-        `${where}: ${placement.name}`,
-      )
-      all.set(values.subarray(0, sizeOf(placement.shape)), placement.offset)
+      const { name } = placement
+      const type = file.infoOf(name)?.dtype ?? ''
+      const values = toDeviceType(await file.read(name), type, dtype, `${where}: ${name}`)
+      all.set(fromFileOrder(placement, values.subarray(0, sizeOf(placement.shape))), placement.offset)
     }
     flat[group].write(all)
     // One element read back, so that a lack of memory is said here and not at the first use.

@@ -13,7 +13,30 @@ import { empty, type Tensor } from '../tensor/tensor.js'
 export interface ParameterSpec {
   readonly name: string
   readonly shape: Shape
+  /** Files hold the transpose of this matrix. */
+  readonly transposed?: boolean
 }
+
+/** Shape of a parameter in files. */
+export const fileShape = ({ shape, transposed }: ParameterSpec): Shape =>
+  transposed === true ? [shape[1], shape[0]] : shape
+
+type Numbers = Float32Array | Uint16Array
+
+/** rows x columns numbers, row by row, turned into columns x rows. */
+function transpose<T extends Numbers>(from: T, rows: number, columns: number): T {
+  const to = from.slice() as T
+  for (let r = 0; r < rows; r++) for (let c = 0; c < columns; c++) to[c * rows + r] = from[r * columns + c]
+  return to
+}
+
+/** A parameter's numbers in the order of files, from the order on the device; the same array where they agree. */
+export const toFileOrder = <T extends Numbers>({ shape, transposed }: ParameterSpec, values: T): T =>
+  transposed === true ? transpose(values, shape[0], shape[1]) : values
+
+/** The way back from {@link toFileOrder}. */
+export const fromFileOrder = <T extends Numbers>({ shape, transposed }: ParameterSpec, values: T): T =>
+  transposed === true ? transpose(values, shape[1], shape[0]) : values
 
 /** Matrices (rank 2 and more) take weight decay by default, vectors do not. */
 export type ParameterGroup = 'matrix' | 'vector'

@@ -1,0 +1,133 @@
+// Adapters of a decoder (nn/lora.ts has the arithmetic): attaching a fresh one, leaving it off, copying it, and adding
+// it to the weights. The base is shared and frozen; `trainableOf(decoder)` then gives the adapter's tensors alone.
+// A score head is trained whole beside the additions, as PEFT's modules_to_save. Files: peft.ts.
+
+import { WhetstoneError } from '../base/errors.js'
+import { createRandom, deriveKey } from '../base/rng.js'
+import { bf16FromF32 } from '../io/dtype.js'
+import { type Adapter, adaptedWeight, type LoraConfig, loraConfig, rankOf, scalingOf, targetsOf } from '../nn/lora.js'
+import { copyFlat, createFlat, disposeFlat, type FlatTensors, type ParameterSpec, parameter } from '../nn/parameters.js'
+import { copy } from '../ops/index.js'
+import { tidy } from '../tensor/scope.js'
+import type { Shape } from '../tensor/shape.js'
+import type { DecoderConfig } from './config.js'
+import { type Decoder, decoderSpecs } from './decoder.js'
+import { isScoreParameter } from './layout.js'
+
+/** What PEFT puts before the names of a model's modules. */
+const prefix = 'base_model.model.'
+
+const nameOfA = (module: string): string => `${prefix}${module}.lora_A.weight`
+const nameOfB = (module: string): string => `${prefix}${module}.lora_B.weight`
+
+/** Matrices [O, C] of the layers, by module: what can be adapted. */
+export function linearModules(c: DecoderConfig): Map<string, Shape> {
+  const matrices = decoderSpecs(c).filter(({ name, shape }) => shape.length === 2 && name.startsWith(c.layout.layers))
+  return new Map(matrices.map(({ name, shape }) => [name.replace(/\.weight$/, ''), shape]))
+}
+
+/** Names and shapes of an adapter's tensors, as in PEFT's files. */
+export function adapterSpecs(c: DecoderConfig, lora: LoraConfig, targets: readonly string[]): ParameterSpec[] {
+  const shapes = linearModules(c)
+  const additions = targets.flatMap((module): ParameterSpec[] => {
+    const [outputs, inputs] = shapes.get(module) ?? []
+    const r = rankOf(lora, module)
+    return [
+      { name: nameOfA(module), shape: [r, inputs] },
+      { name: nameOfB(module), shape: [outputs, r] },
+    ]
+  })
+  const score = decoderSpecs(c).filter(({ name }) => isScoreParameter(name))
+  return [...additions, ...score.map(({ name, shape }) => ({ name: prefix + name, shape }))]
+}
+
+/** An adapter over given tensors. */
+function adapterOf(config: LoraConfig, parameters: FlatTensors, targets: readonly string[]): Adapter {
+  const modules = targets.map((module) => {
+    const [a, b] = [parameter(parameters, nameOfA(module)), parameter(parameters, nameOfB(module))]
+    return [module, { a, b, scaling: scalingOf(config, module) }] as const
+  })
+  const replaced = [...parameters.byName].filter(([name]) => isScoreParameter(name.slice(prefix.length)))
+  return {
+    config,
+    parameters,
+    modules: new Map(modules),
+    replaced: new Map(replaced.map(([name, t]) => [name.slice(prefix.length), t])),
+  }
+}
+
+/**
+ * A decoder with an adapter whose tensors are zero, in the base's type: its products then need no copies of their
+ * inputs in another type, and small updates are not lost, because the optimizer keeps f32 masters of bf16 tensors.
+ *
+ * @throws WhetstoneError E_CONFIG when there is an adapter already
+ */
+export function withEmptyAdapter(m: Decoder, config: LoraConfig, targets: readonly string[]): AdaptedDecoder {
+  if (m.adapter !== undefined)
+    throw new WhetstoneError('E_CONFIG', 'lora', 'expected a model without adapter, got one with: merge it first')
+  const specs = adapterSpecs(m.config, config, targets)
+  return { ...m, adapter: adapterOf(config, createFlat(m.device, specs, m.parameters.dtype), targets) }
+}
+
+/** A decoder that has an adapter. */
+export type AdaptedDecoder = Decoder & { readonly adapter: Adapter }
+
+/**
+ * The decoder with a fresh adapter; the base's tensors are shared. A is uniform in +-1/sqrt(inputs) (PEFT's Kaiming
+ * uniform), by seed and name alone; B is zero, so that the model's function does not change.
+ *
+ * @throws WhetstoneError E_CONFIG for unknown modules or settings, or when there is an adapter already
+ */
+export function withAdapter(m: Decoder, settings: Partial<LoraConfig> = {}, seed = 0): AdaptedDecoder {
+  const config = loraConfig(settings)
+  const adapted = withEmptyAdapter(m, config, targetsOf(config, [...linearModules(m.config).keys()]))
+  const { adapter } = adapted
+  for (const { name, shape } of adapter.parameters.placements)
+    if (name.endsWith('.lora_A.weight') || (name.endsWith('.lora_B.weight') && !config.initLoraWeights))
+      fillUniform(adapter.parameters, name, shape, seed)
+  for (const [name, t] of adapter.replaced) copy(t, parameter(m.parameters, name))
+  return adapted
+}
+
+/** Uniform in +-1/sqrt(C) over a matrix [O, C]. */
+function fillUniform(flat: FlatTensors, name: string, [outputs, inputs]: Shape, seed: number): void {
+  const random = createRandom(deriveKey(seed, 'lora', name))
+  const bound = 1 / Math.sqrt(inputs)
+  const values = Float32Array.from({ length: outputs * inputs }, () => bound * (2 * random.next() - 1))
+  parameter(flat, name).write(flat.dtype === 'f32' ? values : bf16FromF32(values))
+}
+
+/** The same decoder with its adapter left off; weights are shared. */
+export const withoutAdapter = ({ adapter: _, ...base }: Decoder): Decoder => base
+
+/** The same decoder with a copy of its adapter, for a reference that stays while the adapter is trained. */
+export function withAdapterCopy(m: AdaptedDecoder): AdaptedDecoder {
+  const { config, parameters, modules } = m.adapter
+  const copied = createFlat(m.device, parameters.placements, parameters.dtype)
+  copyFlat(copied, parameters)
+  return { ...m, adapter: adapterOf(config, copied, [...modules.keys()]) }
+}
+
+/** Frees an adapter's tensors; the base stays. */
+export const disposeAdapter = (m: Decoder): void => {
+  if (m.adapter !== undefined) disposeFlat(m.adapter.parameters)
+}
+
+/**
+ * Adds an adapter to the weights themselves, W + s B A in f32 rounded once to the base's type, and frees it. The
+ * weights change for every decoder that shares them.
+ *
+ * @returns the decoder without adapter
+ * @throws WhetstoneError E_CONFIG without an adapter
+ */
+export function mergeAdapter(m: Decoder): Decoder {
+  if (m.adapter === undefined)
+    throw new WhetstoneError('E_CONFIG', 'merge', 'expected a model with an adapter, got one without')
+  for (const [module, lora] of m.adapter.modules) {
+    const weight = parameter(m.parameters, `${module}.weight`)
+    tidy(() => copy(weight, adaptedWeight(lora, weight)))
+  }
+  for (const [name, t] of m.adapter.replaced) copy(parameter(m.parameters, name), t)
+  disposeAdapter(m)
+  return withoutAdapter(m)
+}

@@ -1,0 +1,250 @@
+// Adapters as PEFT's folders: adapter_config.json and adapter_model.safetensors, in and out. What of PEFT's settings we
+// do not have is refused by name: an adapter that loads computes what it computes there. The tensors in the file say
+// which modules are adapted; a pattern from a file is kept for the way back, and never run.
+
+import { isAbsolute, join, resolve } from 'node:path'
+import { WhetstoneError } from '../base/errors.js'
+import { toDeviceType } from '../io/dtype.js'
+import { ensureDirectory, exists, writeAtomic } from '../io/files.js'
+import { isJsonObject, readJsonObject } from '../io/json.js'
+import { openWeights, type TensorEntry, type TensorFile, writeSafetensors } from '../io/safetensors.js'
+import { isNamed, type LoraConfig, loraConfig } from '../nn/lora.js'
+import { sameShape, shapeText } from '../tensor/shape.js'
+import { type AdaptedDecoder, adapterSpecs, disposeAdapter, linearModules, withEmptyAdapter } from './adapter.js'
+import type { Decoder } from './decoder.js'
+
+const configFile = 'adapter_config.json'
+const stem = 'adapter_model'
+
+type Json = Readonly<Record<string, unknown>>
+
+// Reading settings ---------------------------------------------------------------------------------------------------
+
+const isText = (value: unknown): value is string => typeof value === 'string' && value !== ''
+const isNumber = (value: unknown): value is number => typeof value === 'number' && Number.isFinite(value)
+const isFlag = (value: unknown): boolean => typeof value === 'boolean'
+const isNames = (value: unknown): value is string[] => Array.isArray(value) && value.length > 0 && value.every(isText)
+/** PEFT takes the keys for regular expressions; those that are names but for anchors and escaped dots are read. */
+const isPattern = (value: unknown): value is Record<string, number> =>
+  isJsonObject(value) && Object.entries(value).every(([name, n]) => /^\^?[\w.\\-]+\$?$/.test(name) && isNumber(n))
+const anything = (): boolean => true
+
+/** What a setting may be, and how that reads. An absent one is PEFT's default, which is ours where it is read. */
+const readable: Readonly<Record<string, readonly [fits: (value: unknown) => boolean, expected: string]>> = {
+  peft_type: [(value) => value === 'LORA', '"LORA"'],
+  task_type: [(value) => value === null || value === 'CAUSAL_LM' || value === 'SEQ_CLS', '"CAUSAL_LM" or "SEQ_CLS"'],
+  base_model_name_or_path: [(value) => value === null || isText(value), 'the folder of the base model'],
+  r: [isNumber, 'a number'],
+  lora_alpha: [isNumber, 'a number'],
+  lora_dropout: [isNumber, 'a number'],
+  target_modules: [(value) => isText(value) || isNames(value), 'a pattern or a list of names'],
+  bias: [(value) => value === 'none', '"none"'],
+  use_rslora: [isFlag, 'true or false'],
+  // Initialisations that leave the base as it is.
+  init_lora_weights: [(value) => isFlag(value) || value === 'gaussian' || value === 'orthogonal', 'true or false'],
+  rank_pattern: [isPattern, 'an object from names of modules to numbers'],
+  alpha_pattern: [isPattern, 'an object from names of modules to numbers'],
+  fan_in_fan_out: [isFlag, 'true or false'],
+  modules_to_save: [(value) => isOff(value) || isScoreNames(value), 'null, or ["score"] with task_type "SEQ_CLS"'],
+  // These say nothing of the arithmetic, or only where a setting that is refused is on.
+  auto_mapping: [anything, ''],
+  inference_mode: [anything, ''],
+  megatron_core: [anything, ''],
+  peft_version: [anything, ''],
+  qalora_group_size: [anything, ''],
+  revision: [anything, ''],
+}
+
+/** PEFT names both, since classifiers have one or the other. */
+const isScoreNames = (value: unknown): boolean =>
+  isNames(value) && value.includes('score') && value.every((name) => name === 'score' || name === 'classifier')
+
+/** A setting that PEFT has and we have not must be off. */
+const isOff = (value: unknown): boolean =>
+  value === null || value === false || (typeof value === 'object' && Object.keys(value).length === 0)
+
+function checkSettings(raw: Json, where: string): void {
+  for (const [key, value] of Object.entries(raw)) {
+    const [fits, expected] = Object.hasOwn(readable, key)
+      ? readable[key]
+      : [isOff, 'null or false: it is not supported']
+    if (fits(value)) continue
+    const text = `expected ${expected}, got ${String(JSON.stringify(value)).slice(0, 120)}`
+    throw new WhetstoneError('E_CONFIG', `${where}: ${key}`, text)
+  }
+  for (const key of ['peft_type', 'target_modules'])
+    if (!Object.hasOwn(raw, key))
+      throw new WhetstoneError('E_CONFIG', `${where}: ${key}`, `expected ${readable[key][1]}, got nothing`)
+}
+
+const nameOf = (pattern: string): string => pattern.replace(/^\^|\\|\$$/g, '')
+
+const namesOf = (patterns: unknown): Record<string, number> =>
+  Object.fromEntries(Object.entries((patterns ?? {}) as Record<string, number>).map(([key, n]) => [nameOf(key), n]))
+
+/** What an adapter's folder says of itself. */
+export interface AdapterDescription {
+  readonly lora: LoraConfig
+  /** The base model as the folder names it. */
+  readonly base: string | undefined
+  /** Made for a model with a score head. */
+  readonly score: boolean
+}
+
+/**
+ * Reads adapter_config.json.
+ *
+ * @throws WhetstoneError E_CONFIG naming a setting that is not supported or not fit; E_FORMAT, E_IO
+ */
+export async function readAdapterConfig(directory: string): Promise<AdapterDescription> {
+  const where = join(directory, configFile)
+  const raw = await readJsonObject(where)
+  checkSettings(raw, where)
+  // PEFT's own defaults, where the file is silent.
+  const { r = 8, lora_alpha = 8, lora_dropout = 0, use_rslora = false, init_lora_weights = true } = raw
+  const lora = loraConfig({
+    r: r as number,
+    loraAlpha: lora_alpha as number,
+    loraDropout: lora_dropout as number,
+    targetModules: raw.target_modules as string | string[],
+    useRslora: use_rslora as boolean,
+    initLoraWeights: init_lora_weights !== false,
+    rankPattern: namesOf(raw.rank_pattern),
+    alphaPattern: namesOf(raw.alpha_pattern),
+  })
+  const base = isText(raw.base_model_name_or_path) ? raw.base_model_name_or_path : undefined
+  return { lora, base, score: raw.task_type === 'SEQ_CLS' }
+}
+
+/** Is it a folder of an adapter, not of a model? */
+export const isAdapterFolder = (directory: string): Promise<boolean> => exists(join(directory, configFile))
+
+/**
+ * The folder of an adapter's base: relative to the adapter's own folder, else to the working directory.
+ *
+ * @throws WhetstoneError E_CONFIG when it is named nowhere, or not on this machine
+ */
+export async function baseFolder(directory: string, { base }: AdapterDescription): Promise<string> {
+  const where = `${join(directory, configFile)}: base_model_name_or_path`
+  const advice = 'load the base and name the adapter beside it: loadModel(base, { adapter })'
+  if (base === undefined) throw new WhetstoneError('E_CONFIG', where, `expected a folder, got none: ${advice}`)
+  const places = isAbsolute(base) ? [base] : [resolve(directory, base), resolve(base)]
+  for (const place of places) if (await exists(join(place, 'config.json'))) return place
+  throw new WhetstoneError('E_CONFIG', where, `expected a model's folder, '${base}' is none on this machine: ${advice}`)
+}
+
+// Reading tensors ----------------------------------------------------------------------------------------------------
+
+/** Size of the score head that an adapter's folder holds; undefined when it holds none. */
+export async function scoreLabelsIn(directory: string): Promise<number | undefined> {
+  const file = await openWeights(directory, stem)
+  await file.close()
+  return file.tensors.get('base_model.model.score.weight')?.shape[0]
+}
+
+/** Modules that a file has tensors of, in the model's order. */
+const modulesIn = (file: TensorFile, m: Decoder): string[] =>
+  [...linearModules(m.config).keys()].filter((module) =>
+    [...file.tensors.keys()].some((name) => name.includes(`.${module}.lora_`)),
+  )
+
+function checkTensors(file: TensorFile, m: Decoder, { lora }: AdapterDescription, where: string): string[] {
+  const targets = modulesIn(file, m)
+  const wanted = new Map(adapterSpecs(m.config, lora, targets).map(({ name, shape }) => [name, shape]))
+  const missing = [...wanted.keys()].filter((name) => !file.tensors.has(name))
+  const { targetModules } = lora
+  if (typeof targetModules !== 'string')
+    for (const module of linearModules(m.config).keys())
+      if (targetModules.some((name) => isNamed(module, name)) && !targets.includes(module))
+        missing.push(`${module} (all)`)
+  const unexpected = [...file.tensors.keys()].filter((name) => !wanted.has(name))
+  const misshapen = [...file.tensors].flatMap(([name, { shape }]) => {
+    const expected = wanted.get(name)
+    return expected === undefined || sameShape(shape, expected)
+      ? []
+      : [`${name} (expected ${shapeText(expected)}, got ${shapeText(shape)})`]
+  })
+  if (targets.length === 0) missing.push('lora_A and lora_B of any module')
+  const faults = Object.entries({ missing, unexpected, misshapen }).filter(([, names]) => names.length > 0)
+  if (faults.length === 0) return targets
+  const text = faults.map(([what, names]) => `${what}: ${names.slice(0, 5).join(', ')}`).join('; ')
+  throw new WhetstoneError('E_MISMATCH', where, `the adapter does not fit the model or its own settings: ${text}`, {
+    details: { missing, unexpected, misshapen },
+  })
+}
+
+/**
+ * A decoder with the adapter of a PEFT folder, in the base's type; the base's tensors are shared.
+ *
+ * @throws WhetstoneError E_CONFIG for settings that are not supported; E_MISMATCH naming tensors that are missing,
+ *   unexpected or misshapen; E_DTYPE, E_FORMAT, E_TORN, E_IO, E_OOM
+ */
+export async function loadAdapter(m: Decoder, directory: string): Promise<AdaptedDecoder> {
+  const description = await readAdapterConfig(directory)
+  const file = await openWeights(directory, stem)
+  try {
+    const adapted = withEmptyAdapter(m, description.lora, checkTensors(file, m, description, directory))
+    try {
+      await readTensors(file, adapted, directory)
+      return adapted
+    } catch (error) {
+      disposeAdapter(adapted)
+      throw error
+    }
+  } finally {
+    await file.close()
+  }
+}
+
+async function readTensors(file: TensorFile, { adapter, device }: AdaptedDecoder, where: string): Promise<void> {
+  const { byName, dtype } = adapter.parameters
+  for (const [name, t] of byName)
+    t.write(toDeviceType(await file.read(name), file.tensors.get(name)?.dtype ?? '', dtype, `${where}: ${name}`))
+  // What the device refuses (memory) is said here and not at the first use.
+  await device.sync()
+}
+
+// Writing ------------------------------------------------------------------------------------------------------------
+
+const fileTypes = { f32: 'F32', bf16: 'BF16' } as const
+
+/** An adapter's tensors as a PEFT file has them. */
+export const adapterEntries = ({ adapter }: AdaptedDecoder): Promise<TensorEntry[]> =>
+  Promise.all(
+    [...adapter.parameters.byName].map(async ([name, t]) => {
+      const bits = await t.bits()
+      const data = new Uint8Array(bits.buffer, bits.byteOffset, bits.byteLength)
+      return { name, dtype: fileTypes[adapter.parameters.dtype], shape: t.shape, data }
+    }),
+  )
+
+/** adapter_config.json of a decoder's adapter; `base` is how it names the base model. */
+export function adapterConfigJson({ adapter, config }: AdaptedDecoder, base: string): Json {
+  const { lora, score } = { lora: adapter.config, score: adapter.replaced.size > 0 }
+  const leaves = [...new Set([...adapter.modules.keys()].map((module) => module.replace(/^.*\./, '')))].sort()
+  return {
+    peft_type: 'LORA',
+    task_type: score ? 'SEQ_CLS' : 'CAUSAL_LM',
+    base_model_name_or_path: base,
+    r: lora.r,
+    lora_alpha: lora.loraAlpha,
+    lora_dropout: lora.loraDropout,
+    // PEFT means more by this word for a model with a score head.
+    target_modules: lora.targetModules === 'all-linear' ? leaves : lora.targetModules,
+    use_rslora: lora.useRslora,
+    init_lora_weights: lora.initLoraWeights,
+    rank_pattern: lora.rankPattern,
+    alpha_pattern: lora.alphaPattern,
+    modules_to_save: score ? ['score'] : null,
+    bias: 'none',
+    fan_in_fan_out: config.layout.transposed === true,
+    inference_mode: true,
+  }
+}
+
+/** Writes a folder that PEFT (and loadModel) reads. Files that are there already are replaced. */
+export async function saveAdapter(m: AdaptedDecoder, directory: string, base: string): Promise<void> {
+  await ensureDirectory(directory)
+  await writeSafetensors(join(directory, `${stem}.safetensors`), await adapterEntries(m), { format: 'pt' })
+  await writeAtomic(join(directory, configFile), `${JSON.stringify(adapterConfigJson(m, base), null, 2)}\n`)
+}

@@ -1,0 +1,94 @@
+// A head that gives numbers instead of tokens: reward models, critics, step rewards. s = h W^T (+ b) in f32, whatever
+// the type of the model, with a gradient of its own: the weight's is added in token order to its f32 buffer, which a
+// cast in between would round. Also how such a model is said in config.json (Transformers' ForSequenceClassification).
+
+import { activeTape, type GradientRule, Tape } from '../autograd/tape.js'
+import { WhetstoneError } from '../base/errors.js'
+import { addBias, castTo, columnSum, linear, linearDw, linearDx } from '../ops/index.js'
+import { tidy } from '../tensor/scope.js'
+import type { Tensor } from '../tensor/tensor.js'
+import { type DecoderConfig, decoderConfig } from './config.js'
+import type { Decoder } from './decoder.js'
+
+/** The matrix of the score head, [labels, C]; undefined in a language model. */
+export const scoreWeight = (m: Decoder): Tensor | undefined => scoreParameter(m, 'weight')
+
+/** An adapter brings a head of its own. */
+const scoreParameter = (m: Decoder, name: 'weight' | 'bias'): Tensor | undefined =>
+  m.adapter?.replaced.get(`score.${name}`) ?? m.parameters.byName.get(`score.${name}`)
+
+/**
+ * Scores of hidden states (behind the final norm).
+ *
+ * @param hidden [N, C]
+ * @returns [N, labels] f32
+ * @throws WhetstoneError E_CONFIG for a language model
+ */
+export function scoreRows(m: Decoder, hidden: Tensor): Tensor {
+  const weight = scoreWeight(m)
+  if (weight === undefined)
+    throw new WhetstoneError('E_CONFIG', 'model', 'expected a score head, got a language model: load with scoreLabels')
+  const bias = scoreParameter(m, 'bias')
+  // On a tape that tracks nothing: these ops are no steps of the one outside, the whole is.
+  const y = new Tape().record(() => tidy(() => product(hidden, weight, bias)))
+  const inputs: Record<string, Tensor> = bias === undefined ? { hidden, weight } : { hidden, weight, bias }
+  activeTape()?.add({ name: 'score', inputs, outputs: { y }, saves: ['hidden', 'weight'], p: {}, rule })
+  return y
+}
+
+function product(hidden: Tensor, weight: Tensor, bias: Tensor | undefined): Tensor {
+  const y = linear(castTo(hidden, 'f32'), castTo(weight, 'f32'))
+  return bias === undefined ? y : addBias(y, castTo(bias, 'f32'))
+}
+
+const rule: GradientRule = ({ t, d, needs, into }) => {
+  if (d.y === undefined) return {}
+  if (needs('weight')) linearDw(into('weight'), d.y, castTo(t.hidden, 'f32'))
+  if (needs('bias')) columnSum(into('bias'), d.y)
+  return { hidden: needs('hidden') ? castTo(linearDx(d.y, castTo(t.weight, 'f32')), t.hidden.dtype) : undefined }
+}
+
+/**
+ * The configuration with a score head in place of the LM head; a configuration that has one already stays itself.
+ *
+ * @throws WhetstoneError E_CONFIG for a size below 1, E_MISMATCH when there is a head of another size
+ */
+export function withScoreHead(c: DecoderConfig, labels: number): DecoderConfig {
+  if (!Number.isInteger(labels) || labels < 1)
+    throw new WhetstoneError('E_CONFIG', 'scoreLabels', `expected a whole number of at least 1, got ${labels}`)
+  if (c.scoreLabels === labels) return c
+  if (c.scoreLabels === undefined) return { ...c, scoreLabels: labels, scoreBias: false, tied: false }
+  const text = `expected ${c.scoreLabels}, the size of the score head that the model has, got ${labels}`
+  throw new WhetstoneError('E_MISMATCH', 'scoreLabels', text)
+}
+
+/** Prefixes of Transformers' classes. */
+const classNames: Readonly<Record<string, string>> = {
+  llama: 'Llama',
+  mistral: 'Mistral',
+  qwen2: 'Qwen2',
+  qwen3: 'Qwen3',
+  gemma2: 'Gemma2',
+  gemma3_text: 'Gemma3Text',
+  gpt2: 'GPT2',
+}
+
+/**
+ * config.json of a model whose folder had `raw`: the same, but that a score head which it does not know of is written
+ * into it, so that Transformers loads the weights as a sequence classifier.
+ */
+export function configJson(
+  c: DecoderConfig,
+  raw: Readonly<Record<string, unknown>>,
+): Readonly<Record<string, unknown>> {
+  const { scoreLabels } = c
+  if (scoreLabels === undefined || decoderConfig(raw).scoreLabels === scoreLabels) return raw
+  const labels = Array.from({ length: scoreLabels }, (_, i) => `LABEL_${i}`)
+  return {
+    ...raw,
+    architectures: [`${classNames[c.family]}ForSequenceClassification`],
+    num_labels: scoreLabels,
+    id2label: Object.fromEntries(labels.map((label, i) => [String(i), label])),
+    label2id: Object.fromEntries(labels.map((label, i) => [label, i])),
+  }
+}

@@ -1,0 +1,159 @@
+// LoRA (arXiv 2106.09685): a frozen matrix W gets a trained low-rank addition, y = x W^T + s (x A^T) B^T (+ b) with
+// A [r, C], B [O, r] and s = alpha / r, or alpha / sqrt(r) as rsLoRA has it (arXiv 2312.03732). Settings, which modules
+// they name, and the arithmetic of one projection. Which modules a model has is models/adapter.ts's business.
+// Names and defaults of single settings are PEFT's (LoraConfig) in camelCase.
+
+import { WhetstoneError } from '../base/errors.js'
+import { add, castTo, linear, linearDx, scale } from '../ops/index.js'
+import type { Tensor } from '../tensor/tensor.js'
+import type { FlatTensors } from './parameters.js'
+
+/** Settings of an adapter. */
+export interface LoraConfig {
+  /** Rank of the additions. */
+  readonly r: number
+  readonly loraAlpha: number
+  /** Probability that an input of A is dropped in training. */
+  readonly loraDropout: number
+  /**
+   * Modules that get an addition: names or their last parts (`q_proj`, `mlp.up_proj`), one regular expression that must
+   * match a module's whole name, or `all-linear`.
+   */
+  readonly targetModules: string | readonly string[]
+  /** Scale by alpha / sqrt(r) instead of alpha / r. */
+  readonly useRslora: boolean
+  /** False: B begins as A does, with random numbers, instead of zeros. */
+  readonly initLoraWeights: boolean
+  /** Ranks of modules that differ, by name or last parts of it. */
+  readonly rankPattern: Readonly<Record<string, number>>
+  /** Alphas of modules that differ, by name or last parts of it. */
+  readonly alphaPattern: Readonly<Record<string, number>>
+}
+
+/** What settings are when they are not given: TRL's for the command line, on every linear layer. */
+export const loraDefaults: LoraConfig = {
+  r: 16,
+  loraAlpha: 32,
+  loraDropout: 0.05,
+  targetModules: 'all-linear',
+  useRslora: false,
+  initLoraWeights: true,
+  rankPattern: {},
+  alphaPattern: {},
+}
+
+/** One adapted projection. */
+export interface LoraModule {
+  /** [r, C] */
+  readonly a: Tensor
+  /** [O, r] */
+  readonly b: Tensor
+  /** s */
+  readonly scaling: number
+}
+
+/** Trained additions to a frozen model. */
+export interface Adapter {
+  readonly config: LoraConfig
+  /** Under the names that PEFT's files have. */
+  readonly parameters: FlatTensors
+  /** By the names of the model's modules. */
+  readonly modules: ReadonlyMap<string, LoraModule>
+  /** Parameters that are trained whole, in place of the base's of that name. */
+  readonly replaced: ReadonlyMap<string, Tensor>
+}
+
+// Settings -----------------------------------------------------------------------------------------------------------
+
+function need(ok: boolean, name: string, expected: string, got: unknown): void {
+  if (!ok) throw new WhetstoneError('E_CONFIG', `lora.${name}`, `expected ${expected}, got ${JSON.stringify(got)}`)
+}
+
+const isRank = (value: number): boolean => Number.isInteger(value) && value >= 1 && value <= 65536
+const isAlpha = (value: number): boolean => Number.isFinite(value) && value > 0
+
+/**
+ * All settings, checked.
+ *
+ * @throws WhetstoneError E_CONFIG naming the setting
+ */
+export function loraConfig(given: Partial<LoraConfig> = {}): LoraConfig {
+  const settings = Object.entries(given).filter(([, value]) => value !== undefined)
+  const config: LoraConfig = { ...loraDefaults, ...Object.fromEntries(settings) }
+  const { r, loraAlpha, loraDropout, targetModules } = config
+  need(isRank(r), 'r', 'a whole number from 1 to 65536', r)
+  need(isAlpha(loraAlpha), 'loraAlpha', 'a number above 0', loraAlpha)
+  need(loraDropout >= 0 && loraDropout < 1, 'loraDropout', 'a number from 0 to below 1', loraDropout)
+  need(targetModules.length > 0, 'targetModules', 'at least one name, or a pattern', targetModules)
+  need(Object.values(config.rankPattern).every(isRank), 'rankPattern', 'ranks of at least 1', config.rankPattern)
+  need(Object.values(config.alphaPattern).every(isAlpha), 'alphaPattern', 'numbers above 0', config.alphaPattern)
+  return config
+}
+
+/** Is it the module's name, or the last parts of it? */
+export const isNamed = (module: string, name: string): boolean => module === name || module.endsWith(`.${name}`)
+
+const patternOf = (pattern: Readonly<Record<string, number>>, module: string): number | undefined =>
+  Object.entries(pattern).find(([name]) => isNamed(module, name))?.[1]
+
+/** Rank of a module. */
+export const rankOf = (c: LoraConfig, module: string): number => patternOf(c.rankPattern, module) ?? c.r
+
+/** Factor s of a module. */
+export function scalingOf(c: LoraConfig, module: string): number {
+  const r = rankOf(c, module)
+  return (patternOf(c.alphaPattern, module) ?? c.loraAlpha) / (c.useRslora ? Math.sqrt(r) : r)
+}
+
+function wholeMatch(pattern: string): (module: string) => boolean {
+  try {
+    const expression = new RegExp(`^(?:${pattern})$`)
+    return (module) => expression.test(module)
+  } catch (cause) {
+    const text = `expected a regular expression, got '${pattern}'`
+    throw new WhetstoneError('E_CONFIG', 'lora.targetModules', text, { cause })
+  }
+}
+
+/**
+ * Those of a model's modules that the settings name, in the model's order.
+ *
+ * @param modules full names of all that can be adapted
+ * @throws WhetstoneError E_CONFIG for a name or a pattern without any, listing the known names
+ */
+export function targetsOf(
+  { targetModules, rankPattern, alphaPattern }: LoraConfig,
+  modules: readonly string[],
+): string[] {
+  const known = [...new Set(modules.map((module) => module.replace(/^.*\.\d+\./, '')))].join(', ')
+  const refuse = (name: string): never => {
+    const text = `expected names of linear layers (${known}), got '${name}'; embeddings and heads cannot be adapted`
+    throw new WhetstoneError('E_CONFIG', 'lora.targetModules', text)
+  }
+  if (targetModules === 'all-linear') return [...modules]
+  const names = typeof targetModules === 'string' ? [] : targetModules
+  const alien = [...names, ...Object.keys(rankPattern), ...Object.keys(alphaPattern)]
+  for (const name of alien) if (!modules.some((module) => isNamed(module, name))) refuse(name)
+  if (typeof targetModules !== 'string') return modules.filter((m) => names.some((name) => isNamed(m, name)))
+  const found = modules.filter(wholeMatch(targetModules))
+  return found.length > 0 ? found : refuse(targetModules)
+}
+
+// Arithmetic ---------------------------------------------------------------------------------------------------------
+
+/**
+ * The adapted product.
+ *
+ * @param x [N, C]
+ * @param w [O, C], frozen
+ * @returns [N, O]
+ */
+export function loraLinear({ a, b, scaling }: LoraModule, x: Tensor, w: Tensor): Tensor {
+  // The factor goes to the thin side.
+  const delta = linear(scale(linear(x, a), scaling), b)
+  return add(linear(x, w), delta)
+}
+
+/** W + s B A of a frozen matrix [O, C], in f32. */
+export const adaptedWeight = ({ a, b, scaling }: LoraModule, w: Tensor): Tensor =>
+  add(castTo(w, 'f32'), scale(linearDx(castTo(b, 'f32'), castTo(a, 'f32')), scaling))

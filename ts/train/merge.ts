@@ -1,0 +1,167 @@
+// merge(): an adapter becomes part of its model's weights, and the result a Hugging Face folder. The arithmetic is f32
+// whatever is written. Before anything is: log-probs of texts that the adapted model itself samples (scores, when the
+// model has a score head) must be the same with the merged weights, and about the same when those are rounded to bf16.
+
+import { rename, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { WhetstoneError } from '../src/base/errors.js'
+import { createRandom, deriveKey } from '../src/base/rng.js'
+import { type LanguageModel, languageModel, loadModel, tokenizerFolder } from '../src/generate/language-model.js'
+import { bf16FromF32 } from '../src/io/dtype.js'
+import { attempt, ensureDirectory, exists, writeAtomic } from '../src/io/files.js'
+import { readJsonObject } from '../src/io/json.js'
+import { openWeights, type TensorEntry, writeSafetensors } from '../src/io/safetensors.js'
+import { mergeAdapter } from '../src/models/adapter.js'
+import { type Decoder, forward, packedInput } from '../src/models/decoder.js'
+import { packSequences } from '../src/models/pack.js'
+import { configJson, scoreRows } from '../src/models/score.js'
+import type { DeviceOptions } from '../src/native/device.js'
+import { parameterGroups } from '../src/nn/parameters.js'
+import { castTo, copy } from '../src/ops/index.js'
+import { Scope, tidy } from '../src/tensor/scope.js'
+import { copyTokenizer } from '../src/tokenizer/tokenizer.js'
+import { entriesOf } from './state.js'
+
+/** What to merge, and where to. */
+export interface MergeOptions extends DeviceOptions {
+  /** Folder of an adapter, or of a model beside `adapter`. */
+  readonly model: string
+  readonly adapter?: string
+  /** Folder to make. */
+  readonly output: string
+  /** Type of the weights that are written; default the base's. */
+  readonly dtype?: 'f32' | 'bf16'
+}
+
+/** Differences of log-probs (nats) or scores. */
+export interface Difference {
+  readonly largest: number
+  readonly mean: number
+}
+
+/** What a merge wrote, and how far it is from the adapted model. */
+export interface MergeResult {
+  readonly directory: string
+  readonly dtype: 'f32' | 'bf16'
+  /** Numbers that were compared. */
+  readonly compared: number
+  /** Merged weights in f32 against the adapter. */
+  readonly merged: Difference
+  /** Merged weights rounded to what is written, against the adapter. */
+  readonly rounded: Difference
+}
+
+/** Sequences, and tokens of each. */
+const probeSize = { sequences: 4, tokens: 33 }
+
+/**
+ * Bounds. In f32 the two differ by the order of sums alone. Rounding weights to bf16 moves log-probs by some hundredths
+ * of a nat, more on small models; a wrong merge moves them by whole nats.
+ */
+const largestMerged = 1e-4
+const meanRounded = 0.1
+
+/**
+ * Merges an adapter into its base model and writes a Hugging Face folder.
+ *
+ * @throws WhetstoneError E_CONFIG without an adapter, or when the output exists; E_MISMATCH when merged and adapted
+ *   models disagree: nothing is written; and what loading throws
+ */
+export async function merge(options: MergeOptions): Promise<MergeResult> {
+  const { output } = options
+  if (await exists(output)) throw new WhetstoneError('E_CONFIG', output, 'expected a folder to make, it exists already')
+  using adapted = await loadModel(options.model, { ...options, dtype: 'f32' })
+  const dtype = options.dtype ?? (await storedType(adapted.directory))
+  const probe = await probeOf(adapted)
+  const before = await probe(adapted.decoder)
+  const decoder = mergeAdapter(adapted.decoder)
+  const merged = check(before, await probe(decoder), 'merged', ({ largest }) => largest <= largestMerged)
+  if (dtype === 'bf16') roundWeights(decoder)
+  const rounded = check(before, await probe(decoder), 'rounded', ({ mean }) => mean <= meanRounded)
+  const model = languageModel(decoder, adapted.tokenizer, adapted.directory)
+  await publish(model, await tokenizerFolder(options.model, model.directory), output, dtype)
+  return { directory: output, dtype, compared: before.length, merged, rounded }
+}
+
+async function storedType(directory: string): Promise<'f32' | 'bf16'> {
+  const file = await openWeights(directory)
+  await file.close()
+  return [...file.tensors.values()].some(({ dtype }) => dtype === 'BF16') ? 'bf16' : 'f32'
+}
+
+/** Makes the texts once; gives the numbers that a decoder has for them. */
+async function probeOf(model: LanguageModel): Promise<(m: Decoder) => Promise<Float32Array>> {
+  const { vocabSize, scoreLabels } = model.decoder.config
+  const random = createRandom(deriveKey(0, 'merge'))
+  const ids = (length: number) => Array.from({ length }, () => random.integer(vocabSize))
+  const starts = Array.from({ length: probeSize.sequences }, () =>
+    ids(scoreLabels === undefined ? 1 : probeSize.tokens),
+  )
+  if (scoreLabels !== undefined) return (m) => scoresOf(m, starts)
+  const samples = await model.generate(starts, { maxNewTokens: probeSize.tokens - 1, stopIds: [] })
+  const sequences = samples.map(([{ ids }], s) => [...starts[s], ...ids])
+  return async (m) => {
+    const rows = await languageModel(m, model.tokenizer, model.directory).logProbs(sequences)
+    return Float32Array.from(rows.flatMap((row) => [...row.subarray(1)]))
+  }
+}
+
+async function scoresOf(m: Decoder, sequences: readonly (readonly number[])[]): Promise<Float32Array> {
+  using scope = new Scope()
+  const scores = scope.run(() => scoreRows(m, forward(m, packedInput(m, packSequences(sequences)))))
+  return (await scores.data()) as Float32Array
+}
+
+function check(a: Float32Array, b: Float32Array, what: string, fits: (d: Difference) => boolean): Difference {
+  const apart = Array.from(a, (value, i) => Math.abs(value - b[i]))
+  const mean = apart.reduce((sum, value) => sum + value, 0) / apart.length
+  const difference = { largest: apart.reduce((most, value) => Math.max(most, value), 0), mean }
+  if (fits(difference)) return difference
+  const bound = what === 'merged' ? `at most ${largestMerged}` : `at most ${meanRounded} in the mean`
+  const text = `expected the ${what} model to give the adapter's log-probs, ${bound}, got ${difference.largest} (mean ${mean}): nothing was written`
+  throw new WhetstoneError('E_MISMATCH', 'merge', text, { details: { ...difference } })
+}
+
+/** Rounds f32 weights to what bf16 can hold. */
+function roundWeights({ parameters }: Decoder): void {
+  for (const group of parameterGroups) tidy(() => copy(parameters.flat[group], castTo(parameters.flat[group], 'bf16')))
+}
+
+const inBf16 = ({ data, ...entry }: TensorEntry): TensorEntry => {
+  const halves = bf16FromF32(new Float32Array(data.buffer, data.byteOffset, data.byteLength / 4))
+  return { ...entry, dtype: 'BF16', data: new Uint8Array(halves.buffer) }
+}
+
+/** Writes beside the output, then gives the folder its name: one that exists is whole. */
+async function publish(
+  { decoder, directory }: LanguageModel,
+  tokenizer: string,
+  output: string,
+  dtype: 'f32' | 'bf16',
+): Promise<void> {
+  const temporary = `${output}.tmp-${process.pid}`
+  try {
+    await ensureDirectory(temporary)
+    const entries = await entriesOf(decoder.parameters)
+    const stored = dtype === 'bf16' ? entries.map(inBf16) : entries
+    await writeSafetensors(join(temporary, 'model.safetensors'), stored, { format: 'pt' })
+    await copyTokenizer(tokenizer, temporary)
+    const raw = configJson(decoder.config, await readJsonObject(join(directory, 'config.json')))
+    await writeJson(join(temporary, 'config.json'), { ...raw, ...typeNames(raw, dtype) })
+    const generation = join(directory, 'generation_config.json')
+    if (await exists(generation))
+      await writeJson(join(temporary, 'generation_config.json'), await readJsonObject(generation))
+    await attempt('publish', output, () => rename(temporary, output))
+  } catch (error) {
+    await rm(temporary, { recursive: true, force: true }).catch(() => undefined)
+    throw error
+  }
+}
+
+const writeJson = (path: string, value: unknown) => writeAtomic(path, `${JSON.stringify(value, null, 2)}\n`)
+
+/** The type by the key that the configuration has for it: `dtype` since Transformers 5, `torch_dtype` before. */
+const typeNames = (raw: Readonly<Record<string, unknown>>, dtype: 'f32' | 'bf16'): Record<string, string> =>
+  Object.fromEntries(
+    ['dtype', 'torch_dtype'].filter((key) => key in raw).map((key) => [key, dtype === 'f32' ? 'float32' : 'bfloat16']),
+  )
