@@ -43,7 +43,7 @@ t.test('the judges can fail', async (t) => {
     await mkdir(join(folder, 'losses'))
     await mkdir(join(folder, 'models', 'gpt2'), { recursive: true })
     await mkdir(join(folder, 'train', 'llama', 'lora_start'), { recursive: true })
-    const files = ['losses/pairs.json', 'traces.json', 'traces/dpo.json', 'train/llama/lora.json']
+    const files = ['losses/other.json', 'traces.json', 'traces/dpo.json', 'train/llama/lora.json']
     await mkdir(join(folder, 'traces'))
     for (const file of files) await writeFile(join(folder, file), '{}')
     await writeFile(join(folder, 'README.md'), 'no entry')
@@ -61,10 +61,13 @@ t.test('the judges can fail', async (t) => {
     await copyOf('models', 'llama')
     await copyOf('train', 'llama')
     await copyOf('traces')
+    await copyOf('losses')
     t.same(await failures(folder), {}, 'the copies are sound')
     await edit('tokenizers/gpt2/cases.json', '"ids": [', '"ids": [1, ')
     await edit('templates/generation/cases.json', '"assistant_mask": [0', '"assistant_mask": [1')
     await edit('train/llama/full.json', '"grad_norm": ', '"grad_norm": 1')
+    await edit('losses/srpo.json', '"loss": ', '"loss": 1')
+    await edit('losses/vocab.json', '"name": "sft"', '"name": "new"')
     await edit('traces/sft.jsonl', '"content": "', '"content": "x')
     await edit('traces/sft.json', '"exact_loss": ', '"exact_loss": 1')
     await appendFile(join(folder, 'models', 'llama', 'notes.txt'), 'unknown')
@@ -74,6 +77,8 @@ t.test('the judges can fail', async (t) => {
     await writeFile(weights, bytes)
     const failing = await failures(folder)
     t.same(Object.keys(failing).sort(), [
+      'losses/srpo.json',
+      'losses/vocab.json',
       'models/llama/notes.txt',
       'models/smollm',
       'templates/generation',
@@ -83,5 +88,6 @@ t.test('the judges can fail', async (t) => {
       'train/llama/full',
     ])
     t.match(failing['tokenizers/gpt2'], { length: 1 })
+    t.match(failing['losses/vocab.json'], [/no judge for the case new/])
   })
 })

@@ -5,6 +5,7 @@ import { readdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { messageOf, WhetstoneError } from '../../ts/src/base/errors.js'
 import type { Finding } from './finding.js'
+import { judgeLosses } from './losses.js'
 import { judgeModel } from './models.js'
 import { judgeSftRows } from './rows.js'
 import { judgeTemplate, judgeTokenizer } from './tokenizers.js'
@@ -46,6 +47,11 @@ const rules: readonly Rule[] = [
     files: /^train\/([^/]+)\/(?:data|full)\.json$/,
     entry: (name) => `train/${name}/full`,
     judge: judgeFullTraining,
+  },
+  {
+    files: /^losses\/(pairs|unpaired|reward|vocab|policy|srpo|advantages)\.json$/,
+    entry: (name) => `losses/${name}.json`,
+    judge: judgeLosses,
   },
   { files: /^traces\/(sft)\.json$/, entry: () => 'traces/sft.json', judge: judgeSftTrace },
   { files: /^traces\/(sft)\.jsonl$/, entry: () => 'traces/sft.jsonl', judge: judgeSftRows },

@@ -9,13 +9,13 @@
 // Differs from TRL: KL estimator `k3` is not multiplied by rho unless it is `rhoK3`, which is TRL's default.
 
 import { z } from 'zod'
-import { add, div, gather, leaf, mul, sub, type Vector } from './autodiff.js'
+import { add, gather, leaf, mul, type Operand, sub, type Vector } from './autodiff.js'
 import { nonNegative, oneOf, positive, refuse, withDefaults } from './config.js'
 import type { SequenceTerms } from './define.js'
 import { klEstimators } from './kl.js'
 import { defineObjective, statistic } from './objective.js'
 import { importanceCaps, offPolicyMask, type PolicyTokens, ratioLevels, surrogates } from './surrogates.js'
-import { overExamples, overTokens, scoresOf, sequenceSums, tokensOf, type View, weightsOf } from './view.js'
+import { ofRole, overExamples, scoresOf, sequenceSums, tokensOf, type View, weightsOf } from './view.js'
 
 const settings = z.strictObject({
   lossType: oneOf('clip', 'reinforce', 'cispo', 'sapo', 'gmpo').describe('surrogate of a token'),
@@ -77,13 +77,12 @@ function samplerWeights(view: View, { importanceSamplingMode, importanceSampling
   return leaf(logs.value.map((v) => cap(Math.exp(v), importanceSamplingCap)))
 }
 
-const aggregations: Readonly<
-  Record<Settings['aggregation'], (view: View, tokens: Vector, maxCompletionLength: number) => Vector>
-> = {
-  tokenMean: overTokens,
-  sequenceMean: (view, tokens) => overExamples(view, div(tokens, gather(leaf(view.lengths), view.sequenceOf))),
-  sequenceSum: overExamples,
-  constant: (view, tokens, maxCompletionLength) => overExamples(view, div(tokens, maxCompletionLength)),
+/** What the sum over a completion's tokens is multiplied with to be its loss; the mean of these is the step's loss. */
+const aggregations: Readonly<Record<Settings['aggregation'], (view: View, maxCompletionLength: number) => Operand>> = {
+  tokenMean: ({ batch }) => batch.step.examples / batch.step.tokens,
+  sequenceMean: ({ lengths }) => leaf(lengths.map((length) => 1 / length)),
+  sequenceSum: () => 1,
+  constant: (_, maxCompletionLength) => 1 / maxCompletionLength,
 }
 
 /** Share of tokens whose gradient the clip takes away. */
@@ -106,14 +105,17 @@ function formulaOf(view: View, config: Settings) {
   )
   if (beta > 0) losses = add(losses, mul(klPenalty(tokens, drift, config), beta))
   if (entropyCoef > 0) losses = sub(losses, mul(view.entropy, entropyCoef))
+  const scale = aggregations[config.aggregation](view, config.maxCompletionLength ?? 1)
+  const perCompletion = ofRole(view, 'completion', mul(sequenceSums(view, losses), scale))
   return {
-    loss: aggregations[config.aggregation](view, losses, config.maxCompletionLength ?? 1),
+    loss: overExamples(view, perCompletion),
     stats: {
       ratio: statistic(tokens.rho.value),
       clipRatio: statistic(clipped(tokens, config)),
       kl: statistic(klEstimators.k3(drift).value),
       ...(entropyCoef > 0 && { entropy: statistic(view.entropy.value) }),
     },
+    perExample: { loss: perCompletion.value },
   }
 }
 
