@@ -100,8 +100,7 @@ export {
 /** A maker whose settings are not known to the compiler. */
 export type AnyMaker = ((config?: never) => Objective) & { readonly settings: z.ZodObject }
 
-/** Makers of objectives by name; each takes its settings, and shows their schema as `settings`. */
-export const objectives: Readonly<Record<string, AnyMaker>> = {
+const makers = {
   sft,
   superhf,
   distill,
@@ -136,3 +135,6 @@ export const objectives: Readonly<Record<string, AnyMaker>> = {
   gapReward,
   processReward,
 }
+
+/** Makers of objectives by name; each takes its settings, and shows their schema as `settings`. */
+export const objectives: typeof makers & Readonly<Record<string, AnyMaker>> = makers
