@@ -61,11 +61,14 @@ t.test('the judges can fail', async (t) => {
     await copyOf('models', 'llama')
     await copyOf('train', 'llama')
     await copyOf('traces')
+    await copyOf('losses')
     t.same(await failures(folder), {}, 'the copies are sound')
     await edit('tokenizers/gpt2/cases.json', '"ids": [', '"ids": [1, ')
     await edit('templates/generation/cases.json', '"assistant_mask": [0', '"assistant_mask": [1')
     await edit('train/llama/full.json', '"grad_norm": ', '"grad_norm": 1')
     await edit('train/llama/lora.json', '"grad_norm": ', '"grad_norm": 1')
+    await edit('losses/srpo.json', '"loss": ', '"loss": 1')
+    await edit('losses/vocab.json', '"name": "sft"', '"name": "new"')
     await edit('traces/sft.jsonl', '"content": "', '"content": "x')
     await edit('traces/dpo.jsonl', '"rejected": " ', '"rejected": " x')
     await edit('traces/sft.json', '"exact_loss": ', '"exact_loss": 1')
@@ -77,6 +80,8 @@ t.test('the judges can fail', async (t) => {
     await writeFile(weights, bytes)
     const failing = await failures(folder)
     t.same(Object.keys(failing).sort(), [
+      'losses/srpo.json',
+      'losses/vocab.json',
       'models/llama/notes.txt',
       'models/smollm',
       'templates/generation',
@@ -89,5 +94,6 @@ t.test('the judges can fail', async (t) => {
       'train/llama/lora',
     ])
     t.match(failing['tokenizers/gpt2'], { length: 1 })
+    t.match(failing['losses/vocab.json'], [/no judge for the case new/])
   })
 })

@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { messageOf, WhetstoneError } from '../../ts/src/base/errors.js'
 import { judgeDpoTrace } from './dpo.js'
 import type { Finding } from './finding.js'
+import { judgeLosses } from './losses.js'
 import { judgeModel } from './models.js'
 import { judgeTraceRows } from './rows.js'
 import { judgeTemplate, judgeTokenizer } from './tokenizers.js'
@@ -54,6 +55,11 @@ const rules: readonly Rule[] = [
     judge: judgeLoraTraining,
   },
   { files: /^traces\/(dpo)\.json$/, entry: () => 'traces/dpo.json', judge: judgeDpoTrace },
+  {
+    files: /^losses\/(pairs|unpaired|reward|vocab|policy|srpo|advantages)\.json$/,
+    entry: (name) => `losses/${name}.json`,
+    judge: judgeLosses,
+  },
   { files: /^traces\/(sft)\.json$/, entry: () => 'traces/sft.json', judge: judgeSftTrace },
   {
     files: /^traces\/(sft|dpo)\.jsonl$/,
