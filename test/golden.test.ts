@@ -69,6 +69,7 @@ t.test('the judges can fail', async (t) => {
     await edit('losses/srpo.json', '"loss": ', '"loss": 1')
     await edit('losses/vocab.json', '"name": "sft"', '"name": "new"')
     await edit('traces/sft.jsonl', '"content": "', '"content": "x')
+    await edit('traces/dpo.jsonl', '"rejected": " ', '"rejected": " x')
     await edit('traces/sft.json', '"exact_loss": ', '"exact_loss": 1')
     await appendFile(join(folder, 'models', 'llama', 'notes.txt'), 'unknown')
     const weights = join(folder, 'models', 'smollm', 'model.safetensors')
@@ -83,6 +84,7 @@ t.test('the judges can fail', async (t) => {
       'models/smollm',
       'templates/generation',
       'tokenizers/gpt2',
+      'traces/dpo.jsonl',
       'traces/sft.json',
       'traces/sft.jsonl',
       'train/llama/full',

@@ -7,7 +7,7 @@ import { messageOf, WhetstoneError } from '../../ts/src/base/errors.js'
 import type { Finding } from './finding.js'
 import { judgeLosses } from './losses.js'
 import { judgeModel } from './models.js'
-import { judgeSftRows } from './rows.js'
+import { judgeTraceRows } from './rows.js'
 import { judgeTemplate, judgeTokenizer } from './tokenizers.js'
 import { judgeFullTraining, judgeSftTrace } from './train.js'
 
@@ -54,7 +54,11 @@ const rules: readonly Rule[] = [
     judge: judgeLosses,
   },
   { files: /^traces\/(sft)\.json$/, entry: () => 'traces/sft.json', judge: judgeSftTrace },
-  { files: /^traces\/(sft)\.jsonl$/, entry: () => 'traces/sft.jsonl', judge: judgeSftRows },
+  {
+    files: /^traces\/(sft|dpo)\.jsonl$/,
+    entry: (name) => `traces/${name}.jsonl`,
+    judge: judgeTraceRows,
+  },
 ]
 
 /** Every file below a folder, and every empty folder (with a slash), as paths relative to it. */

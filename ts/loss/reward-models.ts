@@ -161,7 +161,7 @@ export const gapReward = defineObjective('gapReward.v1', noSettings, () => ({
 
 /** Two classes at each labelled position, wrong and right in this order. */
 export const processReward = defineObjective('processReward.v1', noSettings, () => ({
-  needs: { rows: 'completion', reference: false, values: 2, tokens: ['labels'] },
+  needs: { rows: 'stepwise', reference: false, values: 2, tokens: ['labels'] },
   formula: (view) => {
     const labels = tokensOf(view, 'labels').value
     const logits = view.values.value
