@@ -44,10 +44,12 @@ t.test('every objective gets the sequences that it asks for', async (t) => {
     }
     const { examples } = encodeBy(objective, samples[objective.needs.rows])
     const sequences = examples.flatMap((example, number) =>
-      example.map(({ ids, trained, role = 'completion', scores }) => {
+      example.map(({ ids, trained, role = 'completion', scores, inputs }) => {
         const logps = Float64Array.from(trainedIds({ ids, trained }), () => -1)
         const [reference, kl] = [logps.map((l) => l / 2), logps.map((l) => -l)]
-        return { logps, reference, kl, role, scores, example: number, tokens: logps.length }
+        const values = new Float64Array((objective.needs.values ?? 1) * logps.length)
+        const labels = inputs?.labels && Float64Array.from(inputs.labels).filter((_, i) => trained[i] === 1)
+        return { logps, reference, kl, values, labels, role, scores, example: number, tokens: logps.length }
       }),
     )
     const { loss } = objective.evaluate({ sequences, step: countStep(sequences) })

@@ -3,7 +3,7 @@
 
 import t from 'tap'
 import { gradientsOf, leaf, sum } from '../ts/loss/autodiff.js'
-import type { Objective } from '../ts/loss/define.js'
+import type { Objective, Role } from '../ts/loss/define.js'
 import {
   advantages,
   attemptCredit,
@@ -14,13 +14,17 @@ import {
   dpo,
   drGrpo,
   gae,
+  gkd,
   grpo,
   gspo,
   kto,
   listwise,
+  logRatio,
   orpo,
   overlongPenalty,
+  pairReward,
   ppo,
+  processReward,
   rloo,
   simpo,
   srpo,
@@ -277,5 +281,63 @@ t.test('advantages', (t) => {
     { rewards: [0, 0], klWeights: [10, 1] },
     'SCoRe, first stage: the second alone',
   )
+  t.end()
+})
+
+// What has no vectors of its own --------------------------------------------------------------------------------------
+
+t.test('the family of weighted log-ratios has the named methods as settings', (t) => {
+  const term = (role: 'chosen' | 'rejected', coefficient: number) =>
+    ({ role, coefficient, reference: false, reduction: 'mean' }) as const
+  const same: [string, Objective, Objective][] = [
+    ['DPO', logRatio(), dpo()],
+    ['cDPO', logRatio({ labelSmoothing: 0.2 }), dpo({ labelSmoothing: 0.2 })],
+    ['IPO', logRatio({ link: 'square', beta: 1, target: 5 }), dpo({ lossType: 'ipoSum' })],
+    ['hinge', logRatio({ link: 'hinge' }), dpo({ lossType: 'hinge' })],
+    ['SimPO', logRatio({ terms: [term('chosen', 1), term('rejected', -1)], beta: 2, margin: 1 }), simpo()],
+  ]
+  for (const [name, family, method] of same) {
+    const [a, b] = [runStep(family, pair), runStep(method, pair)]
+    near(t, [a.loss, ...a.of('chosen')[0]], [b.loss, ...b.of('chosen')[0]], name)
+  }
+  const scored = pair.map((own): RawSequence => ({ ...own, scores: { margin: 2, weight: 3 } }))
+  const run = runStep(logRatio(), scored)
+  near(t, [run.loss], [3 * runStep(logRatio({ margin: 2 }), pair).loss], 'scores of an example go before settings')
+  t.end()
+})
+
+t.test('GKD at its ends', (t) => {
+  const needs = (beta: number) => [gkd({ beta }).needs.kl, gkd({ beta }).needs.klMixture]
+  t.same(needs(0), ['priorToPolicy', undefined])
+  t.same(needs(0.3), ['jensenShannon', 0.3])
+  t.same(needs(1), ['policyToPrior', undefined])
+  t.end()
+})
+
+t.test('entropy bonus, judges of pairs, soft labels of steps', (t) => {
+  const entropies = [
+    [1, 2],
+    [0.5, 0.5, 2],
+  ]
+  const spread = completions.map(
+    (own, i): RawSequence => ({ ...own, role: 'completion', example: i, entropy: entropies[i] }),
+  )
+  const bonus = (maker: typeof ppo) => runStep(maker({ entropyCoef: 0.1 }), spread).loss - runStep(maker(), spread).loss
+  near(t, [bonus(ppo), bonus(grpo)], [-0.1 * (6 / 5), -0.1 * 1.25], 'it is subtracted, averaged as the tokens are')
+
+  const shown = (role: Role, value: number): RawSequence => ({ role, example: 0, logps: [0], values: [value] })
+  const logSigmoid = (x: number): number => -Math.log1p(Math.exp(-x))
+  const judged = [shown('chosenGivenRejected', 0.7), shown('rejectedGivenChosen', -0.2)]
+  near(t, [runStep(pairReward(), judged).loss], [-(logSigmoid(0.7) + logSigmoid(0.2)) / 2], 'both orders')
+
+  const steps: RawSequence = {
+    role: 'completion',
+    example: 0,
+    logps: [0, 0],
+    values: [0.3, -0.4, 0, 1],
+    labels: [1, 0.25],
+  }
+  const expected = -(logSigmoid(-0.7) + 0.25 * logSigmoid(1) + 0.75 * logSigmoid(-1)) / 2
+  near(t, [runStep(processReward(), [steps]).loss], [expected], 'two classes are one logit')
   t.end()
 })

@@ -4,8 +4,9 @@
 // Types alone; how an objective is made of a formula is in objective.ts.
 
 /**
- * Row shapes an objective trains on. `stepwise`: an answer in steps with a label each. `group`: n samples of one prompt; each is an example of its own where the objective
- * names its roles (an advantage each), and all of them are one example where it does not (a ranking).
+ * Row shapes an objective trains on. `stepwise`: an answer in steps with a label each. `group`: n samples of one prompt; each
+ * is an example of its own where the objective names its roles (an advantage each), and all of them are one example where
+ * it does not (a ranking).
  */
 export type RowKind = 'completion' | 'preference' | 'unpaired' | 'stepwise' | 'group'
 
