@@ -73,7 +73,7 @@ export interface LanguageModel {
 }
 
 /**
- * Loads a Hugging Face folder of the Llama family: config.json, *.safetensors (one or sharded), tokenizer.json.
+ * Loads a Hugging Face folder (Llama, Mistral, Qwen, Gemma, GPT-2): config.json, *.safetensors (one or sharded), tokenizer.json.
  *
  * @throws WhetstoneError E_CONFIG, E_FORMAT, E_MISMATCH (weights missing, unexpected or misshapen, by name), E_OOM
  */
