@@ -130,10 +130,10 @@ export function targetsOf(
     const text = `expected names of linear layers (${known}), got '${name}'; embeddings and heads cannot be adapted`
     throw new WhetstoneError('E_CONFIG', 'lora.targetModules', text)
   }
-  if (targetModules === 'all-linear') return [...modules]
   const names = typeof targetModules === 'string' ? [] : targetModules
   const alien = [...names, ...Object.keys(rankPattern), ...Object.keys(alphaPattern)]
   for (const name of alien) if (!modules.some((module) => isNamed(module, name))) refuse(name)
+  if (targetModules === 'all-linear') return [...modules]
   if (typeof targetModules !== 'string') return modules.filter((m) => names.some((name) => isNamed(m, name)))
   const found = modules.filter(wholeMatch(targetModules))
   return found.length > 0 ? found : refuse(targetModules)
