@@ -11,7 +11,7 @@ import { packSequences } from '../ts/src/models/pack.js'
 import { getDevice } from '../ts/src/native/device.js'
 import { type LoraConfig, loraConfig, loraLinear, rankOf, scalingOf, targetsOf } from '../ts/src/nn/lora.js'
 import { createFlat, disposeFlat, parameterCount } from '../ts/src/nn/parameters.js'
-import { zeros } from '../ts/src/ops/index.js'
+import { linear, zeros } from '../ts/src/ops/index.js'
 import { Scope } from '../ts/src/tensor/scope.js'
 import { type Tensor, tensor } from '../ts/src/tensor/tensor.js'
 import { loadTokenizer } from '../ts/src/tokenizer/tokenizer.js'
@@ -251,6 +251,23 @@ t.test('training changes the adapter and nothing else', async (t) => {
     t.ok(before.equals(await baseBytes(policy)), 'no bit of the base has changed')
     disposeTrainer(trainer)
     t.equal(await liveBytes(), live, 'the memory comes back')
+  }
+})
+
+t.test('a frozen product does not keep its input', async (t) => {
+  const [n, c, o] = [512, 256, 8]
+  using w = zeros(device, [o, c])
+  using gradient = zeros(device, [o, c])
+  for (const frozen of [true, false]) {
+    const tape = new Tape(frozen ? undefined : new Map([[w, gradient]]))
+    const x = zeros(device, [n, c])
+    tape.watch(x)
+    using y = tape.record(() => linear(x, w))
+    const before = await liveBytes()
+    x.dispose()
+    t.equal(before - (await liveBytes()) >= 4 * n * c, frozen, frozen ? 'frozen' : 'trained')
+    tape.dispose()
+    y.dispose()
   }
 })
 

@@ -7,7 +7,7 @@ import t, { type Test } from 'tap'
 import { type LanguageModel, loadModel } from '../ts/src/generate/language-model.js'
 import { readJsonObject } from '../ts/src/io/json.js'
 import { type TensorEntry, writeSafetensors } from '../ts/src/io/safetensors.js'
-import { type AdaptedDecoder, mergeAdapter, withAdapter } from '../ts/src/models/adapter.js'
+import { adapterIn, mergeAdapter, withAdapter } from '../ts/src/models/adapter.js'
 import { type Decoder, disposeDecoder, forward, packedInput, trainableOf } from '../ts/src/models/decoder.js'
 import { packSequences } from '../ts/src/models/pack.js'
 import { adapterEntries, loadAdapter, saveAdapter } from '../ts/src/models/peft.js'
@@ -23,12 +23,6 @@ const train = (...path: string[]) => join('test', 'golden', 'train', ...path)
 const ids = randomIds('peft', 30, 300)
 const random: Partial<LoraConfig> = { r: 4, loraAlpha: 8, initLoraWeights: false }
 
-const adaptedOf = ({ decoder }: LanguageModel): AdaptedDecoder => {
-  const { adapter } = decoder
-  if (adapter === undefined) throw new Error('the model has no adapter')
-  return { ...decoder, adapter }
-}
-
 const bitsOf = async (model: LanguageModel): Promise<number[]> => wordsOf(await model.logProbs(ids))
 
 t.test('saved and loaded: the same bits', async (t) => {
@@ -43,14 +37,14 @@ t.test('saved and loaded: the same bits', async (t) => {
     for (const [name, lora] of variants) {
       using model = await loadModel(golden('qwen2'), { dtype, lora: { ...random, ...lora }, seed: 5 })
       const output = join(folder, `${dtype} ${name}`)
-      await saveAdapter(adaptedOf(model), output, golden('qwen2'))
+      await saveAdapter(model.decoder, output, golden('qwen2'))
       using again = await loadModel(golden('qwen2'), { dtype, adapter: output })
       t.same(await bitsOf(again), await bitsOf(model), `${dtype} ${name}: log-probs`)
-      const [saved, loaded] = await Promise.all([adapterEntries(adaptedOf(model)), adapterEntries(adaptedOf(again))])
+      const [saved, loaded] = await Promise.all([adapterEntries(model.decoder), adapterEntries(again.decoder)])
       t.same(loaded, saved, 'tensors')
-      const { targetModules, ...others } = adaptedOf(model).adapter.config
-      t.match(adaptedOf(again).adapter.config, others, 'settings')
-      if (lora.targetModules !== undefined) t.same(adaptedOf(again).adapter.config.targetModules, targetModules)
+      const { targetModules, ...others } = adapterIn(model.decoder).config
+      t.match(adapterIn(again.decoder).config, others, 'settings')
+      if (lora.targetModules !== undefined) t.same(adapterIn(again.decoder).config.targetModules, targetModules)
       using whole = await loadModel(output, { dtype })
       t.same(await bitsOf(whole), await bitsOf(model), 'the adapter brings its base, relative to the working directory')
       t.equal(whole.directory, join(process.cwd(), golden('qwen2')))
@@ -60,7 +54,7 @@ t.test('saved and loaded: the same bits', async (t) => {
 t.test('what PEFT wrote is what we write', async (t) => {
   const output = join(await temporaryFolder(t), 'adapter')
   using model = await loadModel(golden('llama'), { adapter: train('llama', 'lora_end') })
-  await saveAdapter(adaptedOf(model), output, 'models/llama')
+  await saveAdapter(model.decoder, output, 'models/llama')
   const read = async (folder: string) => {
     const entries = await entriesOfFile(join(folder, 'adapter_model.safetensors'))
     return new Map(entries.map((entry) => [entry.name, entry]))
@@ -167,7 +161,7 @@ t.test('a pattern that would never end is not run', async (t) => {
   const { base, adapter } = await nested(t)
   await editConfig(adapter, { target_modules: '([a-z_.0-9]+)+!' })
   using model = await loadModel(base, { adapter })
-  t.equal(adaptedOf(model).adapter.modules.size, 4)
+  t.equal(adapterIn(model.decoder).modules.size, 4)
 })
 
 t.test('tensors that do not fit', async (t) => {
@@ -224,7 +218,7 @@ t.test('a merged model is the adapted one', async (t) => {
   ] as const) {
     const adapter = join(folder, `${name} adapter`)
     using model = await loadModel(golden(name), { dtype: 'f32', lora: random, seed: 2 })
-    await saveAdapter(adaptedOf(model), adapter, golden(name))
+    await saveAdapter(model.decoder, adapter, golden(name))
     const output = join(folder, name)
     const result = await merge({ model: adapter, output })
     t.equal(result.dtype, dtype, "the base's type")
@@ -256,7 +250,7 @@ t.test('what is not merged', async (t) => {
       using model = await loadModel(golden('llama'), { scoreLabels: 1, lora: random })
       const head = parameter(trainableOf(model.decoder), 'base_model.model.score.weight')
       head.write(((await head.data()) as Float32Array).map((value) => factor * value))
-      await saveAdapter(adaptedOf(model), adapter, golden('llama'))
+      await saveAdapter(model.decoder, adapter, golden('llama'))
     }
     const apart = { code: 'E_MISMATCH', message: /expected the merged model.*nothing was written/ }
     await t.rejects(merge({ model: adapter, output }), apart, `scores times ${factor} are too far apart`)
@@ -301,7 +295,7 @@ t.test('a score head is part of the adapter', async (t) => {
   own.write(((await own.data()) as Float32Array).map((value) => value + 1))
   const moved = await scoresOf(model.decoder)
   t.notSame(moved, fresh, "the adapter's head gives the scores")
-  await saveAdapter(adaptedOf(model), folder, golden('llama'))
+  await saveAdapter(model.decoder, folder, golden('llama'))
   t.match(await readJsonObject(join(folder, 'adapter_config.json')), {
     task_type: 'SEQ_CLS',
     modules_to_save: ['score'],

@@ -11,6 +11,7 @@ export { type IterateOptions, iterate } from '../train/loop/iterate.js'
 export { verify } from '../train/loop/score.js'
 export { pick } from '../train/loop/select.js'
 export type { Trace } from '../train/loop/trace.js'
+export { type MergeOptions, type MergeResult, merge } from '../train/merge.js'
 export { recipes } from '../train/recipes/index.js'
 export { writeReport } from '../train/report/report.js'
 export { createTask, type Task, type TaskSource, tasks, type Verdict } from '../train/tasks/index.js'
@@ -24,7 +25,9 @@ export {
   type ModelOptions,
   type Prompt,
 } from './generate/language-model.js'
+export { saveAdapter } from './models/peft.js'
 export { type Device, type DeviceOptions, getDevice, memory } from './native/device.js'
 export { doctor, formatDoctor } from './native/doctor.js'
+export type { LoraConfig } from './nn/lora.js'
 export type { ChatMessage } from './tokenizer/template.js'
 export { loadTokenizer, type Tokenizer } from './tokenizer/tokenizer.js'

@@ -100,9 +100,23 @@ function fillUniform(flat: FlatTensors, name: string, [outputs, inputs]: Shape, 
 /** The same decoder with its adapter left off; weights are shared. */
 export const withoutAdapter = ({ adapter: _, ...base }: Decoder): Decoder => base
 
-/** The same decoder with a copy of its adapter, for a reference that stays while the adapter is trained. */
-export function withAdapterCopy(m: AdaptedDecoder): AdaptedDecoder {
-  const { config, parameters, modules } = m.adapter
+/**
+ * The adapter of a decoder.
+ *
+ * @throws WhetstoneError E_CONFIG when it has none
+ */
+export function adapterIn({ adapter }: Decoder): Adapter {
+  if (adapter !== undefined) return adapter
+  throw new WhetstoneError('E_CONFIG', 'lora', 'expected a model with an adapter, got one without')
+}
+
+/**
+ * The same decoder with a copy of its adapter, for a reference that stays while the adapter is trained.
+ *
+ * @throws WhetstoneError E_CONFIG without an adapter
+ */
+export function withAdapterCopy(m: Decoder): AdaptedDecoder {
+  const { config, parameters, modules } = adapterIn(m)
   const copied = createFlat(m.device, parameters.placements, parameters.dtype)
   copyFlat(copied, parameters)
   return { ...m, adapter: adapterOf(config, copied, [...modules.keys()]) }
@@ -121,13 +135,12 @@ export const disposeAdapter = (m: Decoder): void => {
  * @throws WhetstoneError E_CONFIG without an adapter
  */
 export function mergeAdapter(m: Decoder): Decoder {
-  if (m.adapter === undefined)
-    throw new WhetstoneError('E_CONFIG', 'merge', 'expected a model with an adapter, got one without')
-  for (const [module, lora] of m.adapter.modules) {
+  const { modules, replaced } = adapterIn(m)
+  for (const [module, lora] of modules) {
     const weight = parameter(m.parameters, `${module}.weight`)
     tidy(() => copy(weight, adaptedWeight(lora, weight)))
   }
-  for (const [name, t] of m.adapter.replaced) copy(parameter(m.parameters, name), t)
+  for (const [name, t] of replaced) copy(parameter(m.parameters, name), t)
   disposeAdapter(m)
   return withoutAdapter(m)
 }
