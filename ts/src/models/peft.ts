@@ -181,7 +181,7 @@ function checkTensors(file: TensorFile, m: Decoder, { lora }: AdapterDescription
 }
 
 /**
- * A decoder with the adapter of a PEFT folder, in the base's type; the base's tensors are shared.
+ * A decoder with the adapter of a PEFT folder; the base's tensors are shared.
  *
  * @throws WhetstoneError E_CONFIG for settings that are not supported; E_MISMATCH naming tensors that are missing,
  *   unexpected or misshapen; E_DTYPE, E_FORMAT, E_TORN, E_IO, E_OOM
@@ -204,16 +204,13 @@ export async function loadAdapter(m: Decoder, directory: string): Promise<Adapte
 }
 
 async function readTensors(file: TensorFile, { adapter, device }: AdaptedDecoder, where: string): Promise<void> {
-  const { byName, dtype } = adapter.parameters
-  for (const [name, t] of byName)
-    t.write(toDeviceType(await file.read(name), file.tensors.get(name)?.dtype ?? '', dtype, `${where}: ${name}`))
+  for (const [name, t] of adapter.parameters.byName)
+    t.write(toDeviceType(await file.read(name), file.tensors.get(name)?.dtype ?? '', 'f32', `${where}: ${name}`))
   // What the device refuses (memory) is said here and not at the first use.
   await device.sync()
 }
 
 // Writing ------------------------------------------------------------------------------------------------------------
-
-const fileTypes = { f32: 'F32', bf16: 'BF16' } as const
 
 /**
  * The tensors of a decoder's adapter as a PEFT file has them.
@@ -221,10 +218,10 @@ const fileTypes = { f32: 'F32', bf16: 'BF16' } as const
  * @throws WhetstoneError E_CONFIG without an adapter
  */
 export async function adapterEntries(m: Decoder): Promise<TensorEntry[]> {
-  const { byName, dtype } = adapterIn(m).parameters
+  const { byName } = adapterIn(m).parameters
   const entries = [...byName].map(async ([name, t]) => {
     const bits = await t.bits()
-    return { name, dtype: fileTypes[dtype], shape: t.shape, data: new Uint8Array(bits.buffer) }
+    return { name, dtype: 'F32', shape: t.shape, data: new Uint8Array(bits.buffer) }
   })
   return Promise.all(entries)
 }
