@@ -8,16 +8,17 @@ import { loadAddon } from '../ts/src/native/addon.js'
 import { getDevice } from '../ts/src/native/device.js'
 import { loadTokenizer } from '../ts/src/tokenizer/tokenizer.js'
 import { golden, liveBytes, randomIds, wordsOf } from './support.js'
-import { gemmaDecoder } from './support-models.js'
+import { gemmaDecoder, gpt2Decoder } from './support-models.js'
 
 const dtypes = ['f32', 'bf16'] as const
-const families = ['llama', 'smollm', 'mistral', 'qwen2', 'qwen3', 'gemma'] as const
+const families = ['llama', 'smollm', 'mistral', 'qwen2', 'qwen3', 'gemma', 'gpt2'] as const
+const made = { gemma: gemmaDecoder, gpt2: gpt2Decoder }
 
-/** A golden model, or the small Gemma with soft-caps. */
+/** A golden model, the small Gemma with soft-caps, or the GPT-2 with room for long prompts. */
 async function open(name: (typeof families)[number], dtype: 'f32' | 'bf16' = 'f32'): Promise<LanguageModel> {
-  if (name !== 'gemma') return loadModel(golden(name), { dtype })
+  if (name !== 'gemma' && name !== 'gpt2') return loadModel(golden(name), { dtype })
   const tokenizer = await loadTokenizer(golden('qwen2'))
-  return languageModel(gemmaDecoder(getDevice(), dtype), tokenizer, golden('qwen2'))
+  return languageModel(made[name](getDevice(), dtype), tokenizer, golden('qwen2'))
 }
 
 /** Lengths around one and two key blocks of 32. */

@@ -3,16 +3,31 @@
 
 import { rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { isDeepStrictEqual } from 'node:util'
 import t from 'tap'
+import { sft } from '../ts/loss/index.js'
 import { loadModel } from '../ts/src/generate/language-model.js'
-import { bf16FromFloat } from '../ts/src/io/dtype.js'
+import { bf16FromF32, bf16FromFloat } from '../ts/src/io/dtype.js'
 import { readJsonObject } from '../ts/src/io/json.js'
 import { type TensorEntry, writeSafetensors } from '../ts/src/io/safetensors.js'
 import { decoderConfig } from '../ts/src/models/config.js'
 import { loadDecoder } from '../ts/src/models/load.js'
 import { getDevice } from '../ts/src/native/device.js'
-import { parameter } from '../ts/src/nn/parameters.js'
-import { changedModel, entriesOfFile, golden, liveBytes, randomIds, temporaryFolder, wordsOf } from './support.js'
+import { parameter, parameterCount } from '../ts/src/nn/parameters.js'
+import { sizeOf } from '../ts/src/tensor/shape.js'
+import { entriesOf, readFlat } from '../ts/train/state.js'
+import { createTrainer, disposeTrainer, gradientsOf } from '../ts/train/trainer.js'
+import { maskedBatch } from './golden-judges/batches.js'
+import {
+  changedModel,
+  entriesOfFile,
+  golden,
+  liveBytes,
+  randomIds,
+  sameBytes,
+  temporaryFolder,
+  wordsOf,
+} from './support.js'
 
 const ids = randomIds('models', 40, 300)
 const last = 'model.norm.weight'
@@ -117,7 +132,7 @@ t.test('element types', async (t) => {
 t.test('what config.json may not say', async (t) => {
   const raw = await readJsonObject(join(golden('llama'), 'config.json'))
   const bad: [Record<string, unknown>, string][] = [
-    ...['bert', 'gpt2', '', '__proto__', 'constructor', null, 7].map((name): [Record<string, unknown>, string] => [
+    ...['bert', '', '__proto__', 'constructor', null, 7].map((name): [Record<string, unknown>, string] => [
       { model_type: name },
       'model_type',
     ]),
@@ -163,6 +178,117 @@ t.test('what config.json may not say', async (t) => {
       JSON.stringify(patch),
     )
   t.doesNotThrow(() => decoderConfig({ ...raw, head_dim: undefined, torch_dtype: 'x', auto_map: { A: 'b.py' } }))
+  const gpt2 = await readJsonObject(join(golden('gpt2'), 'config.json'))
+  const badGpt2: [Record<string, unknown>, string][] = [
+    ...['n_embd', 'n_head', 'n_layer', 'n_inner', 'n_positions', 'vocab_size'].flatMap(
+      (key): [Record<string, unknown>, string][] => [0, 1.5, '4', []].map((value) => [{ [key]: value }, key]),
+    ),
+    [{ n_head: 5 }, 'head_dim'],
+    [{ layer_norm_epsilon: 0 }, 'layer_norm_epsilon'],
+    ...['gelu', 'relu', 'silu'].map((name): [Record<string, unknown>, string] => [
+      { activation_function: name },
+      'activation_function',
+    ]),
+    [{ scale_attn_by_inverse_layer_idx: true }, 'scale_attn_by_inverse_layer_idx'],
+    [{ add_cross_attention: true }, 'add_cross_attention'],
+    [{ scale_attn_weights: 'no' }, 'scale_attn_weights'],
+  ]
+  for (const [patch, key] of badGpt2)
+    t.throws(
+      () => decoderConfig({ ...gpt2, ...patch }),
+      { code: 'E_CONFIG', message: `[config.json: ${key}] expected` },
+      `gpt2 ${JSON.stringify(patch)}`,
+    )
+  t.equal(decoderConfig({ ...gpt2, scale_attn_weights: false }).attentionScale, 1)
+  t.equal(decoderConfig({ ...gpt2, activation_function: 'gelu_pytorch_tanh' }).activation, 'geluTanh')
+})
+
+t.test('what is written is what was read', async (t) => {
+  for (const name of ['gpt2', 'gemma3', 'qwen2', 'llama'])
+    for (const dtype of ['f32', 'bf16'] as const) {
+      using m = await loadModel(golden(name), { dtype })
+      const { parameters } = m.decoder
+      const stored = new Map((await entriesOfFile(join(golden(name), 'model.safetensors'))).map((e) => [e.name, e]))
+      const written = await entriesOf(parameters)
+      t.equal(written.length, stored.size, `${name}: as many tensors`)
+      const numbers = written.reduce((sum, { shape }) => sum + sizeOf(shape), 0)
+      t.equal(parameterCount(parameters), numbers, `${name} ${dtype}: every number is counted`)
+      const wrong = written.filter(({ name: own, shape, data }) => {
+        const file = stored.get(own)
+        if (file === undefined || `${file.shape}` !== `${shape}`) return true
+        const values = dtype === 'f32' ? file.data : bf16FromF32(new Float32Array(file.data.buffer))
+        return !sameBytes(values, data)
+      })
+      t.same(
+        wrong.map((entry) => entry.name),
+        [],
+        `${name} ${dtype}: bytes and shapes`,
+      )
+      const source = new Map(written.map((entry) => [entry.name, entry]))
+      const write = await readFlat(parameters, {
+        shapeOf: (own) => source.get(own)?.shape,
+        read: async (own) => source.get(own)?.data ?? new Uint8Array(0),
+      })
+      const before = wordsOf(await m.logits(ids))
+      const { vector } = parameters.flat
+      vector.write(dtype === 'f32' ? new Float32Array(vector.size) : new Uint16Array(vector.size))
+      t.not(`${wordsOf(await m.logits(ids))}`, `${before}`, 'other weights, other logits')
+      write()
+      t.same(wordsOf(await m.logits(ids)), before, `${name} ${dtype}: read back`)
+    }
+})
+
+t.test('GPT-2', async (t) => {
+  const folder = join(await temporaryFolder(t), 'model')
+  using model = await loadModel(golden('gpt2'))
+  const expected = wordsOf(await model.logits(ids))
+  const limit = model.decoder.config.maxPositions
+
+  await t.test('names without the root, buffers of the mask', async (t) => {
+    const buffer = { name: 'h.0.attn.bias', dtype: 'F32', shape: [1, 1, 2, 2], data: new Uint8Array(16) } as const
+    const bare = (all: readonly TensorEntry[]) => [
+      ...all.map((e) => ({ ...e, name: e.name.replace('transformer.', '') })),
+      buffer,
+      { ...buffer, name: 'h.0.attn.masked_bias' },
+    ]
+    await changedModel(folder, 'gpt2', { weights: bare })
+    using same = await loadModel(folder)
+    t.same(wordsOf(await same.logits(ids)), expected)
+    await changedModel(folder, 'gpt2', { weights: (all) => [...bare(all), { ...buffer, name: 'h.0.attn.mask' }] })
+    await t.rejects(loadModel(folder), { code: 'E_MISMATCH', message: /unexpected: transformer\.h\.0\.attn\.mask$/ })
+    const turned = (all: readonly TensorEntry[]) =>
+      all.map((e) => (e.name.endsWith('h.0.attn.c_attn.weight') ? { ...e, shape: [192, 64] } : e))
+    await changedModel(folder, 'gpt2', { weights: turned })
+    const message = /c_attn\.weight \(expected \[64, 192\], got \[192, 64\]\)/
+    await t.rejects(loadModel(folder), { code: 'E_MISMATCH', message }, 'shapes are said as files have them')
+  })
+
+  await t.test('positions end', async (t) => {
+    const full = randomIds('full', limit, 300)
+    t.equal((await model.logProbs(full)).length, limit)
+    const refused = { code: 'E_LIMIT', message: `expected at most ${limit} tokens in a sequence, got ${limit + 1}` }
+    await t.rejects(model.logProbs([full, [...full, 1]]), refused)
+    await t.rejects(model.generate(full, { maxNewTokens: 1 }), { code: 'E_CONFIG', message: /lower maxNewTokens/ })
+    const [{ ids: last }] = await model.generate(full.slice(1), { maxNewTokens: 1, stopIds: [] })
+    t.equal(last.length, 1)
+  })
+
+  await t.test('recomputed layers give the same gradients', async (t) => {
+    const batch = maskedBatch([{ ids, prompt: 3 }])
+    const optimizer = { adamBeta1: 0.9, adamBeta2: 0.95, adamEpsilon: 1e-8, weightDecay: 0, maxGradNorm: 0 }
+    for (const dtype of ['f32', 'bf16'] as const) {
+      using m = await loadModel(golden('gpt2'), { dtype })
+      const before = await liveBytes()
+      const gradients = async (activationCheckpointing: boolean) => {
+        const trainer = createTrainer({ policy: m.decoder, objective: sft(), optimizer, activationCheckpointing })
+        const result = await gradientsOf(trainer, [batch])
+        disposeTrainer(trainer)
+        return Array.from(result.gradients, ([name, values]) => [name, wordsOf(values)])
+      }
+      t.ok(isDeepStrictEqual(await gradients(true), await gradients(false)), dtype)
+      t.equal(await liveBytes(), before)
+    }
+  })
 })
 
 t.test('rotary scalings', async (t) => {
@@ -206,7 +332,7 @@ t.test('config.json as a file', async (t) => {
 
 t.test('memory', async (t) => {
   for (const dtype of ['f32', 'bf16'] as const)
-    for (const name of ['smollm', 'mistral', 'qwen3']) {
+    for (const name of ['smollm', 'mistral', 'qwen3', 'gpt2']) {
       const before = await liveBytes()
       const model = await loadModel(golden(name), { dtype })
       const loaded = await liveBytes()

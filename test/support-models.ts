@@ -26,6 +26,17 @@ const gemmaConfig = {
   eos_token_id: 362,
 }
 
+/** config.json of a small GPT-2 with more positions than the golden one has. */
+const gpt2Config = {
+  model_type: 'gpt2',
+  vocab_size: 365,
+  n_embd: 48,
+  n_layer: 2,
+  n_head: 4,
+  n_positions: 160,
+  eos_token_id: 362,
+}
+
 const toyConfig = (tied: boolean) => ({
   ...smallLlamaConfig({
     vocabSize: 61,
@@ -58,6 +69,9 @@ function randomDecoder(raw: Readonly<Record<string, unknown>>, device: Device, d
 /** Gemma 2 in small, with random weights. */
 export const gemmaDecoder = (device: Device, dtype: 'f32' | 'bf16'): Decoder =>
   randomDecoder(gemmaConfig, device, dtype)
+
+/** GPT-2 in small, with random weights. */
+export const gpt2Decoder = (device: Device, dtype: 'f32' | 'bf16'): Decoder => randomDecoder(gpt2Config, device, dtype)
 
 /** The toy of the training suites: 2 layers, 64 channels, 61 tokens. Equal calls give equal weights. */
 export const toyDecoder = (device: Device, tied = true, dtype: 'f32' | 'bf16' = 'f32'): Decoder =>

@@ -5,7 +5,7 @@
 import { WhetstoneError } from '../base/errors.js'
 import { deriveKey } from '../base/rng.js'
 import { settled } from '../models/adapter.js'
-import { type Decoder, forward, headWeight } from '../models/decoder.js'
+import { type Decoder, forward, headWeight, positionLimit } from '../models/decoder.js'
 import { packSequences } from '../models/pack.js'
 import { attention, attentionDecode, gatherRows, headSample, KEY_BLOCK } from '../ops/index.js'
 import { Scope } from '../tensor/scope.js'
@@ -94,12 +94,16 @@ function checkRequest(m: Decoder, r: GenerationRequest): void {
   need(Number.isInteger(r.maxNewTokens) && r.maxNewTokens >= 1, 'maxNewTokens', 'at least 1', r.maxNewTokens)
   need(Number.isInteger(r.maxRows) && r.maxRows >= 1, 'maxRows', 'at least 1', r.maxRows)
   need(Number.isSafeInteger(r.seed) && r.seed >= 0, 'seed', 'a whole number of at least 0', r.seed)
+  const limit = positionLimit(m.config)
   const keys = r.promptKeys?.length ?? r.prompts.length
   need(keys === r.prompts.length, 'promptKeys', `one key per prompt, ${r.prompts.length}`, keys)
   r.prompts.forEach((prompt, i) => {
     need(prompt.length > 0, `prompts[${i}]`, 'at least one token', 'none')
     const bad = prompt.find((id) => !(Number.isInteger(id) && id >= 0 && id < m.config.vocabSize))
     need(bad === undefined, `prompts[${i}]`, `token ids below ${m.config.vocabSize}`, bad)
+    const fits = limit === undefined || prompt.length + r.maxNewTokens <= limit
+    const lengths = `${prompt.length} + ${r.maxNewTokens} (lower maxNewTokens or shorten the prompt)`
+    need(fits, `prompts[${i}]`, `prompt and maxNewTokens within the ${limit} positions of the model`, lengths)
   })
 }
 

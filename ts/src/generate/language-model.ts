@@ -7,6 +7,7 @@ import { type Decoder, disposeDecoder, forward, headWeight, packedInput } from '
 import { type LoadOptions, loadDecoder } from '../models/load.js'
 import { packSequences } from '../models/pack.js'
 import { baseFolder, isAdapterFolder, loadAdapter, readAdapterConfig, scoreLabelsIn } from '../models/peft.js'
+import { scoreRows } from '../models/score.js'
 import type { LoraConfig } from '../nn/lora.js'
 import { disposeFlat } from '../nn/parameters.js'
 import { gatherRows, headLogProbs, linear } from '../ops/index.js'
@@ -60,6 +61,13 @@ export interface LanguageModel {
   logProbs(ids: readonly (readonly number[])[]): Promise<Float32Array[]>
   /** Logits [tokens, vocabulary] of one sequence. For inspection: training never makes them. */
   logits(ids: readonly number[]): Promise<Float32Array>
+  /**
+   * Numbers of a score head (a reward model, a critic): per sequence those at its last token, [labels], or those at the
+   * given positions, [positions, labels]. Nothing is taken for padding: what is last in the list counts, whatever it is.
+   *
+   * @throws WhetstoneError E_CONFIG for a language model, for a position outside its sequence
+   */
+  scores(sequences: readonly (readonly number[])[], positions?: readonly (readonly number[])[]): Promise<Float32Array[]>
   /** Completions of one prompt, or of each prompt of a list. */
   generate(prompt: Prompt, options?: GenerateOptions): Promise<Completion[]>
   generate(prompts: readonly Prompt[], options?: GenerateOptions): Promise<Completion[][]>
@@ -76,8 +84,8 @@ export interface ModelOptions extends LoadOptions {
 }
 
 /**
- * Loads a Hugging Face folder of the Llama family: config.json, *.safetensors (one or sharded), tokenizer.json. A folder
- * of a PEFT adapter is loaded over the base model that it names.
+ * Loads a Hugging Face folder (Llama, Mistral, Qwen, Gemma, GPT-2): config.json, *.safetensors (one or sharded),
+ * tokenizer.json. A folder of a PEFT adapter is loaded over the base model that it names.
  *
  * @throws WhetstoneError E_CONFIG, E_FORMAT, E_MISMATCH (weights missing, unexpected or misshapen, by name), E_OOM
  */
@@ -126,6 +134,8 @@ export function languageModel(decoder: Decoder, tokenizer: Tokenizer, directory:
     logProbs: (ids: readonly number[] | readonly (readonly number[])[]) =>
       isIds(ids) ? logProbs(decoder, [ids]).then(([only]) => only) : logProbs(decoder, ids),
     logits: (ids: readonly number[]) => logits(decoder, ids),
+    scores: (sequences: readonly (readonly number[])[], positions?: readonly (readonly number[])[]) =>
+      scores(decoder, sequences, positions ?? sequences.map((ids) => [ids.length - 1])),
     generate: (prompt: Prompt | readonly Prompt[], options: GenerateOptions = {}) =>
       isPrompt(prompt)
         ? generate(model as LanguageModel, [prompt], options).then(([only]) => only)
@@ -192,6 +202,43 @@ async function logits(decoder: Decoder, ids: readonly number[]): Promise<Float32
   const cap = decoder.config.logitSoftcap
   const raw = (await values.data()) as Float32Array
   return cap > 0 ? raw.map((z) => cap * Math.tanh(z / cap)) : raw
+}
+
+async function scores(
+  decoder: Decoder,
+  sequences: readonly (readonly number[])[],
+  positions: readonly (readonly number[])[],
+): Promise<Float32Array[]> {
+  checkIds(decoder, sequences)
+  const packed = packSequences(sequences)
+  checkPositions(sequences, positions)
+  const rows = positions.flatMap((places, s) => places.map((at) => packed.starts[s] + at))
+  using scope = new Scope()
+  const values = scope.run(() => {
+    const hidden = forward(decoder, packedInput(decoder, packed))
+    return scoreRows(decoder, gatherRows(hidden, tensor(decoder.device, Int32Array.from(rows))))
+  })
+  const flat = (await values.data()) as Float32Array
+  const labels = values.shape[1]
+  let end = 0
+  return positions.map((places) => {
+    const begin = end
+    end += places.length * labels
+    return flat.slice(begin, end)
+  })
+}
+
+function checkPositions(sequences: readonly (readonly number[])[], positions: readonly (readonly number[])[]): void {
+  const refuse = (where: string, expected: string, got: number): never => {
+    throw new WhetstoneError('E_CONFIG', where, `expected ${expected}, got ${got}`)
+  }
+  if (positions.length !== sequences.length)
+    refuse('positions', `a list for each of ${sequences.length} sequences`, positions.length)
+  positions.forEach((places, s) => {
+    const { length } = sequences[s]
+    const bad = places.find((at) => !(Number.isInteger(at) && at >= 0 && at < length))
+    if (bad !== undefined) refuse(`sequence ${s}`, `positions below its length, ${length}`, bad)
+  })
 }
 
 function encodePrompt(model: LanguageModel, prompt: Prompt): readonly number[] {

@@ -113,6 +113,38 @@ export function loneSurrogate(text: string): number {
   return -1
 }
 
+const jsonTokens = /"[^"\\]*(?:\\.[^"\\]*)*"|[{}[\],:]|[^\s"{}[\],:]+/g
+
+/** The members of an object as they are spelled. */
+function memberSources(text: string): Map<string, string> {
+  const members = new Map<string, string>()
+  let [depth, begin] = [0, 0]
+  let key: string | undefined
+  for (const { 0: token, index } of text.matchAll(jsonTokens)) {
+    if (depth === 1 && key === undefined && token.startsWith('"')) key = String(JSON.parse(token))
+    else if (depth === 1 && token === ':') begin = index + 1
+    else if (depth === 1 && key !== undefined && (token === ',' || token === '}')) {
+      members.set(key, text.slice(begin, index).trim())
+      key = undefined
+    }
+    if (token === '{' || token === '[') depth++
+    if (token === '}' || token === ']') depth--
+  }
+  return members
+}
+
+/**
+ * The text of an object with some members set. The others keep their spelling: 10.0 read and written again would be 10,
+ * which readers with types take for an integer.
+ *
+ * @param text an object that {@link parseJson} accepts
+ */
+export function replaceMembers(text: string, changes: Readonly<Record<string, unknown>>): string {
+  const members = memberSources(text)
+  for (const [key, value] of Object.entries(changes)) members.set(key, JSON.stringify(value))
+  return `{\n${Array.from(members, ([key, source]) => `  ${JSON.stringify(key)}: ${source}`).join(',\n')}\n}\n`
+}
+
 /** One row. */
 export interface JsonLine {
   readonly value: unknown

@@ -4,6 +4,7 @@
 
 import { activeTape, type GradientRule, Tape } from '../autograd/tape.js'
 import { WhetstoneError } from '../base/errors.js'
+import { isJsonObject, parseJson, replaceMembers } from '../io/json.js'
 import { addBias, castTo, columnSum, linear, linearDw, linearDx } from '../ops/index.js'
 import { tidy } from '../tensor/scope.js'
 import type { Tensor } from '../tensor/tensor.js'
@@ -74,21 +75,20 @@ const classNames: Readonly<Record<string, string>> = {
 }
 
 /**
- * config.json of a model whose folder had `raw`: the same, but that a score head which it does not know of is written
- * into it, so that Transformers loads the weights as a sequence classifier.
+ * Text of config.json for a model whose folder has `text` there: the same, but that a score head which it does not know
+ * of is written into it, so that Transformers loads the weights as a sequence classifier.
+ *
+ * @throws WhetstoneError E_FORMAT, E_CONFIG for a text that is no configuration
  */
-export function configJson(
-  c: DecoderConfig,
-  raw: Readonly<Record<string, unknown>>,
-): Readonly<Record<string, unknown>> {
+export function configJson(c: DecoderConfig, text: string): string {
   const { scoreLabels } = c
-  if (scoreLabels === undefined || decoderConfig(raw).scoreLabels === scoreLabels) return raw
+  const raw = parseJson(text, 'config.json')
+  if (scoreLabels === undefined || !isJsonObject(raw) || decoderConfig(raw).scoreLabels === scoreLabels) return text
   const labels = Array.from({ length: scoreLabels }, (_, i) => `LABEL_${i}`)
-  return {
-    ...raw,
+  return replaceMembers(text, {
     architectures: [`${classNames[c.family]}ForSequenceClassification`],
     num_labels: scoreLabels,
     id2label: Object.fromEntries(labels.map((label, i) => [String(i), label])),
     label2id: Object.fromEntries(labels.map((label, i) => [label, i])),
-  }
+  })
 }
