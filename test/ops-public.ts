@@ -73,6 +73,15 @@ const pairs: Readonly<Record<string, (make: Make) => Tensor[][]>> = {
     const [gate, up] = [m.normal(3, 5), m.normal(3, 5)]
     return [[ops.glu(gate, up, 'geluTanh')], raw('glu', [gate, up], { activation: 1 })]
   },
+  dropout: (m) => {
+    const [x, keys] = [m.normal(3, 5), m.integers([3, 4], (i) => i)]
+    const options = { probability: 0.5, site: 2 }
+    return [[ops.dropout(x, keys, options)], raw('dropout', [x, keys], options)]
+  },
+  addNoise: (m) => {
+    const [x, keys, scale] = [m.normal(3, 5), m.integers([3, 4], (i) => i), m.positive(3)]
+    return [[ops.addNoise(x, keys, scale, { site: 2 })], raw('add_noise', [x, keys, scale], { site: 2 })]
+  },
   columnSum: (m) => {
     const dy = m.normal(4, 5)
     return inPlace(

@@ -1,6 +1,7 @@
 // Elementwise kernels: sums, scaling, gated and plain activations with their gradients. No reductions here.
 // Bound by memory: one read per input, one write per output. Computed in f32, rounded once when the result is bf16;
 // an activation is within some 4 ulp of f32. Tails run the same vector code, so bits do not depend on position.
+#include "../core/rng.h"
 #include "loops.h"
 
 namespace ws::WS_NS {
@@ -172,6 +173,91 @@ void gated_gradients(const Call& c) {
   else activation_gradients<T, Gelu>(*c.rt, dy, gate, up, dgate, dup);
 }
 
+template <class T>
+void scaled_columns(Runtime& rt, const View& x, const float* g, const View& y) {
+  const int64_t width = x.last();
+  for_rows(rt, x.rows(), width, [&](int64_t row) {
+    const T* in = x.as<T>() + row * width;
+    T* out = y.as<T>() + row * width;
+    for_vectors(0, width, [=](int64_t i, auto lanes) {
+      store(out + i, mul(load(in + i, lanes), load(g + i, lanes)), lanes);
+    });
+  });
+}
+
+template <class T>
+void column_products(Runtime& rt, const View& dg, const View& dy, const View& x) {
+  const T *d = dy.as<T>(), *in = x.as<T>();
+  const int64_t width = x.last();
+  column_chains(rt, x.rows(), width, dg.as<float>(), [=](V sum, int64_t row, int64_t column, auto lanes) {
+    return fma(load(d + row * width + column, lanes), load(in + row * width + column, lanes), sum);
+  });
+}
+
+// Random numbers ------------------------------------------------------------------------------------------------------
+
+constexpr int group_columns = 64;  // of random numbers made at a time: sixteen counters
+
+/// Random words of columns [column, column + 64): word c % 4 of the counter (index, c / 4, stream, site). The
+/// counters stand side by side, so that the compiler's vectors run over them.
+void random_columns(const int32_t* key, uint32_t site, int64_t column, uint32_t (&words)[group_columns]) {
+  constexpr int count = group_columns / 4;
+  Random4 counters[count];
+  for (int j = 0; j < count; ++j) {
+    counters[j] = philox({{static_cast<uint32_t>(key[3]), static_cast<uint32_t>(column / 4 + j),
+                           static_cast<uint32_t>(key[2]), site}},
+                         static_cast<uint32_t>(key[0]), static_cast<uint32_t>(key[1]));
+  }
+  std::memcpy(words, counters, sizeof words);
+}
+
+/// y = f(x, r, row), r the vector of number(word) of each element.
+template <class T, class Number, class F>
+void random_map(const Call& c, const View& y, double site, Number number, F f) {
+  const View& x = c.t[0];
+  const int64_t width = x.last();
+  for_rows(*c.rt, x.rows(), width, [&](int64_t row) {
+    const int32_t* key = c.t[1].as<int32_t>() + row * 4;
+    const T* in = x.as<T>() + row * width;
+    T* out = y.as<T>() + row * width;
+    for (int64_t first = 0; first < width; first += group_columns) {
+      uint32_t words[group_columns];
+      float r[group_columns];
+      random_columns(key, static_cast<uint32_t>(site), first, words);
+      for (int j = 0; j < group_columns; ++j) r[j] = number(words[j]);
+      const int64_t end = first + group_columns < width ? first + group_columns : width;
+      for_vectors(first, end, [&](int64_t i, auto lanes) {
+        store(out + i, f(load(in + i, lanes), load(r + (i - first), lanes), row), lanes);
+      });
+    }
+  });
+}
+
+template <class T>
+void dropped(const Call& c) {
+  const uint32_t threshold = static_cast<uint32_t>(c.p[0] * 0x1p32);
+  const float kept = static_cast<float>(1.0 / (1.0 - c.p[0]));
+  random_map<T>(
+      c, c.t[2], c.p[1], [=](uint32_t word) { return word >= threshold ? kept : 0.0f; },
+      [](V x, V r, int64_t) { return mul(x, r); });
+}
+
+template <class T>
+void noisy(const Call& c) {
+  const float* scale = c.t[2].as<float>();
+  random_map<T>(
+      c, c.t[3], c.p[0], [](uint32_t word) { return static_cast<float>(word >> 8) * 0x1p-23f - 1.0f; },
+      [=](V x, V r, int64_t row) { return fma(set1(scale[row]), r, x); });
+}
+
+Status check_random(const View& x, const View& keys, double site) {
+  WS_CHECK(x.rank == 2, shape, "x: expected shape [N, C], got %s", shape_text(x).text);
+  WS_CHECK(keys.rank == 2 && keys.dims[0] == x.dims[0] && keys.dims[1] == 4, shape,
+           "keys: expected shape [%lld, 4], got %s", static_cast<long long>(x.dims[0]), shape_text(keys).text);
+  WS_CHECK(site >= 0 && site <= 4294967295.0, config, "site: expected a whole number below 2^32, got %g", site);
+  return {};
+}
+
 Status check_activation(double id) {
   WS_CHECK(id == 0 || id == 1, config, "activation: expected 0 (silu) or 1 (gelu_tanh), got %g", id);
   return {};
@@ -238,6 +324,46 @@ Status gelu_backward(const Call& c) {
   WS_TRY(same_shape(dx, "dx", dy, "dy"));
   if (x.dtype == DType::f32) activation_gradients<float, Gelu>(*c.rt, dy, x, nullptr, dx, nullptr);
   else activation_gradients<bf16, Gelu>(*c.rt, dy, x, nullptr, dx, nullptr);
+  return {};
+}
+
+/// y = x g for every row: x [...,C], g [C] f32.
+Status scale_columns(const Call& c) {
+  const View &x = c.t[0], &g = c.t[1], &y = c.t[2];
+  WS_CHECK(x.rank >= 1, shape, "x: expected at least one dimension");
+  WS_TRY(vector_of(g, "g", x.last()));
+  WS_TRY(same_shape(y, "y", x, "x"));
+  if (x.dtype == DType::f32) scaled_columns<float>(*c.rt, x, g.as<float>(), y);
+  else scaled_columns<bf16>(*c.rt, x, g.as<float>(), y);
+  return {};
+}
+
+/// dg[c] += sum over rows of dy[row, c] x[row, c], one chain per column, starting from dg.
+Status scale_columns_dg(const Call& c) {
+  const View &dg = c.t[0], &dy = c.t[1], &x = c.t[2];
+  WS_CHECK(x.rank >= 1, shape, "x: expected at least one dimension");
+  WS_TRY(vector_of(dg, "dg", x.last()));
+  WS_TRY(same_shape(dy, "dy", x, "x"));
+  if (x.dtype == DType::f32) column_products<float>(*c.rt, dg, dy, x);
+  else column_products<bf16>(*c.rt, dg, dy, x);
+  return {};
+}
+
+/// y = x / (1 - p) with probability 1 - p, else 0.
+Status dropout(const Call& c) {
+  WS_TRY(check_random(c.t[0], c.t[1], c.p[1]));
+  WS_CHECK(c.p[0] >= 0 && c.p[0] < 1, config, "probability: expected a number in [0, 1), got %g", c.p[0]);
+  WS_TRY(same_shape(c.t[2], "y", c.t[0], "x"));
+  c.t[0].dtype == DType::f32 ? dropped<float>(c) : dropped<bf16>(c);
+  return {};
+}
+
+/// y = x + scale u, u uniform in [-1, 1) with 24 bits.
+Status add_noise(const Call& c) {
+  WS_TRY(check_random(c.t[0], c.t[1], c.p[0]));
+  WS_TRY(vector_of(c.t[2], "scale", c.t[0].dims[0]));
+  WS_TRY(same_shape(c.t[3], "y", c.t[0], "x"));
+  c.t[0].dtype == DType::f32 ? noisy<float>(c) : noisy<bf16>(c);
   return {};
 }
 

@@ -23,6 +23,7 @@ export type { RewardFunction, RewardInput } from '../train/loop/rewards.js'
 export { verify } from '../train/loop/score.js'
 export { pick } from '../train/loop/select.js'
 export type { Trace } from '../train/loop/trace.js'
+export { type MergeOptions, type MergeResult, merge } from '../train/merge.js'
 export {
   type BestOfNOptions,
   type GrpoOptions,
@@ -43,7 +44,9 @@ export {
   type ModelOptions,
   type Prompt,
 } from './generate/language-model.js'
+export { saveAdapter } from './models/peft.js'
 export { type Device, type DeviceOptions, getDevice, memory } from './native/device.js'
 export { doctor, formatDoctor } from './native/doctor.js'
+export type { LoraConfig } from './nn/lora.js'
 export type { ChatMessage } from './tokenizer/template.js'
 export { loadTokenizer, type Tokenizer } from './tokenizer/tokenizer.js'

@@ -9,16 +9,15 @@ import { createRandom, deriveKey } from '../src/base/rng.js'
 import { type LanguageModel, languageModel, loadModel, tokenizerFolder } from '../src/generate/language-model.js'
 import { bf16FromF32 } from '../src/io/dtype.js'
 import { attempt, ensureDirectory, exists, writeAtomic } from '../src/io/files.js'
-import { readJsonObject } from '../src/io/json.js'
+import { parseJson, readText, replaceMembers } from '../src/io/json.js'
 import { openWeights, type TensorEntry, writeSafetensors } from '../src/io/safetensors.js'
 import { mergeAdapter } from '../src/models/adapter.js'
-import { type Decoder, forward, packedInput } from '../src/models/decoder.js'
-import { packSequences } from '../src/models/pack.js'
-import { configJson, scoreRows } from '../src/models/score.js'
+import type { Decoder } from '../src/models/decoder.js'
+import { configJson } from '../src/models/score.js'
 import type { DeviceOptions } from '../src/native/device.js'
 import { parameterGroups } from '../src/nn/parameters.js'
 import { castTo, copy } from '../src/ops/index.js'
-import { Scope, tidy } from '../src/tensor/scope.js'
+import { tidy } from '../src/tensor/scope.js'
 import { copyTokenizer } from '../src/tokenizer/tokenizer.js'
 import { entriesOf } from './state.js'
 
@@ -89,27 +88,23 @@ async function storedType(directory: string): Promise<'f32' | 'bf16'> {
   return [...file.tensors.values()].some(({ dtype }) => dtype === 'BF16') ? 'bf16' : 'f32'
 }
 
-/** Makes the texts once; gives the numbers that a decoder has for them. */
+/** Makes the sequences once; gives the numbers that a decoder has for them. */
 async function probeOf(model: LanguageModel): Promise<(m: Decoder) => Promise<Float32Array>> {
   const { vocabSize, scoreLabels } = model.decoder.config
   const random = createRandom(deriveKey(0, 'merge'))
   const ids = (length: number) => Array.from({ length }, () => random.integer(vocabSize))
-  const starts = Array.from({ length: probeSize.sequences }, () =>
-    ids(scoreLabels === undefined ? 1 : probeSize.tokens),
-  )
-  if (scoreLabels !== undefined) return (m) => scoresOf(m, starts)
+  const lists = (length: number) => Array.from({ length: probeSize.sequences }, () => ids(length))
+  const of = (m: Decoder) => languageModel(m, model.tokenizer, model.directory)
+  const joined = (rows: readonly Float32Array[]) => Float32Array.from(rows.flatMap((row) => [...row]))
+  if (scoreLabels !== undefined) {
+    const sequences = lists(probeSize.tokens)
+    const positions = sequences.map((sequence) => [...sequence.keys()])
+    return async (m) => joined(await of(m).scores(sequences, positions))
+  }
+  const starts = lists(1)
   const samples = await model.generate(starts, { maxNewTokens: probeSize.tokens - 1, stopIds: [] })
   const sequences = samples.map(([{ ids }], s) => [...starts[s], ...ids])
-  return async (m) => {
-    const rows = await languageModel(m, model.tokenizer, model.directory).logProbs(sequences)
-    return Float32Array.from(rows.flatMap((row) => [...row.subarray(1)]))
-  }
-}
-
-async function scoresOf(m: Decoder, sequences: readonly (readonly number[])[]): Promise<Float32Array> {
-  using scope = new Scope()
-  const scores = scope.run(() => scoreRows(m, forward(m, packedInput(m, packSequences(sequences)))))
-  return (await scores.data()) as Float32Array
+  return async (m) => joined((await of(m).logProbs(sequences)).map((row) => row.subarray(1)))
 }
 
 function check(a: Float32Array, b: Float32Array, what: string, fits: (d: Difference) => boolean): Difference {
@@ -146,11 +141,11 @@ async function publish(
     const stored = dtype === 'bf16' ? entries.map(inBf16) : entries
     await writeSafetensors(join(temporary, 'model.safetensors'), stored, { format: 'pt' })
     await copyTokenizer(tokenizer, temporary)
-    const raw = configJson(decoder.config, await readJsonObject(join(directory, 'config.json')))
-    await writeJson(join(temporary, 'config.json'), { ...raw, ...typeNames(raw, dtype) })
+    const config = configJson(decoder.config, await readText(join(directory, 'config.json')))
+    await writeAtomic(join(temporary, 'config.json'), replaceMembers(config, typeNames(config, dtype)))
     const generation = join(directory, 'generation_config.json')
     if (await exists(generation))
-      await writeJson(join(temporary, 'generation_config.json'), await readJsonObject(generation))
+      await writeAtomic(join(temporary, 'generation_config.json'), await readText(generation))
     await attempt('publish', output, () => rename(temporary, output))
   } catch (error) {
     await rm(temporary, { recursive: true, force: true }).catch(() => undefined)
@@ -158,10 +153,9 @@ async function publish(
   }
 }
 
-const writeJson = (path: string, value: unknown) => writeAtomic(path, `${JSON.stringify(value, null, 2)}\n`)
-
 /** The type by the key that the configuration has for it: `dtype` since Transformers 5, `torch_dtype` before. */
-const typeNames = (raw: Readonly<Record<string, unknown>>, dtype: 'f32' | 'bf16'): Record<string, string> =>
-  Object.fromEntries(
-    ['dtype', 'torch_dtype'].filter((key) => key in raw).map((key) => [key, dtype === 'f32' ? 'float32' : 'bfloat16']),
-  )
+function typeNames(config: string, dtype: 'f32' | 'bf16'): Record<string, string> {
+  const raw = parseJson(config, 'config.json') as Record<string, unknown>
+  const keys = ['dtype', 'torch_dtype'].filter((key) => Object.hasOwn(raw, key))
+  return Object.fromEntries(keys.map((key) => [key, dtype === 'f32' ? 'float32' : 'bfloat16']))
+}

@@ -4,6 +4,7 @@
 
 import { WhetstoneError } from '../base/errors.js'
 import { deriveKey } from '../base/rng.js'
+import { settled } from '../models/adapter.js'
 import { type Decoder, forward, headWeight, positionLimit } from '../models/decoder.js'
 import { packSequences } from '../models/pack.js'
 import { attention, attentionDecode, gatherRows, headSample, KEY_BLOCK } from '../ops/index.js'
@@ -130,8 +131,9 @@ export async function sample(m: Decoder, request: GenerationRequest): Promise<To
     request.prompts.length,
     Math.max(1, Math.floor(request.maxRows / request.numGenerations)),
   )
+  using scope = new Scope()
   const engine: Engine = {
-    model: m,
+    model: scope.run(() => settled(m)),
     request,
     // Not the longest prompt's need: one token below a block's end shares less and needs more.
     cache: createCache(

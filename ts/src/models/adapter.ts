@@ -4,8 +4,16 @@
 
 import { WhetstoneError } from '../base/errors.js'
 import { createRandom, deriveKey } from '../base/rng.js'
-import { bf16FromF32 } from '../io/dtype.js'
-import { type Adapter, adaptedWeight, type LoraConfig, loraConfig, rankOf, scalingOf, targetsOf } from '../nn/lora.js'
+import {
+  type Adapter,
+  adaptedWeight,
+  type LoraConfig,
+  loraConfig,
+  rankOf,
+  roundedModule,
+  scalingOf,
+  targetsOf,
+} from '../nn/lora.js'
 import { copyFlat, createFlat, disposeFlat, type FlatTensors, type ParameterSpec, parameter } from '../nn/parameters.js'
 import { copy } from '../ops/index.js'
 import { tidy } from '../tensor/scope.js'
@@ -57,8 +65,8 @@ function adapterOf(config: LoraConfig, parameters: FlatTensors, targets: readonl
 }
 
 /**
- * A decoder with an adapter whose tensors are zero, in the base's type: its products then need no copies of their
- * inputs in another type, and small updates are not lost, because the optimizer keeps f32 masters of bf16 tensors.
+ * A decoder with an adapter whose tensors are zero. They are f32 whatever the base is, as in PEFT: they are few, small
+ * updates are not lost, and no masters are needed beside them.
  *
  * @throws WhetstoneError E_CONFIG when there is an adapter already
  */
@@ -66,7 +74,7 @@ export function withEmptyAdapter(m: Decoder, config: LoraConfig, targets: readon
   if (m.adapter !== undefined)
     throw new WhetstoneError('E_CONFIG', 'lora', 'expected a model without adapter, got one with: merge it first')
   const specs = adapterSpecs(m.config, config, targets)
-  return { ...m, adapter: adapterOf(config, createFlat(m.device, specs, m.parameters.dtype), targets) }
+  return { ...m, adapter: adapterOf(config, createFlat(m.device, specs, 'f32'), targets) }
 }
 
 /** A decoder that has an adapter. */
@@ -94,16 +102,40 @@ function fillUniform(flat: FlatTensors, name: string, [outputs, inputs]: Shape, 
   const random = createRandom(deriveKey(seed, 'lora', name))
   const bound = 1 / Math.sqrt(inputs)
   const values = Float32Array.from({ length: outputs * inputs }, () => bound * (2 * random.next() - 1))
-  parameter(flat, name).write(flat.dtype === 'f32' ? values : bf16FromF32(values))
+  parameter(flat, name).write(values)
 }
 
 /** The same decoder with its adapter left off; weights are shared. */
 export const withoutAdapter = ({ adapter: _, ...base }: Decoder): Decoder => base
 
-/** The same decoder with a copy of its adapter, for a reference that stays while the adapter is trained. */
-export function withAdapterCopy(m: AdaptedDecoder): AdaptedDecoder {
-  const { config, parameters, modules } = m.adapter
-  const copied = createFlat(m.device, parameters.placements, parameters.dtype)
+/**
+ * The same decoder with everything made once that follows from the adapter's tensors: for sampling, while nothing
+ * changes them. What is made belongs to the open scope.
+ */
+export function settled(m: Decoder): Decoder {
+  if (m.adapter === undefined) return m
+  const modules = [...m.adapter.modules].map(([name, lora]) => [name, roundedModule(lora, m.parameters.dtype)] as const)
+  return { ...m, adapter: { ...m.adapter, modules: new Map(modules) } }
+}
+
+/**
+ * The adapter of a decoder.
+ *
+ * @throws WhetstoneError E_CONFIG when it has none
+ */
+export function adapterIn({ adapter }: Decoder): Adapter {
+  if (adapter !== undefined) return adapter
+  throw new WhetstoneError('E_CONFIG', 'lora', 'expected a model with an adapter, got one without')
+}
+
+/**
+ * The same decoder with a copy of its adapter, for a reference that stays while the adapter is trained.
+ *
+ * @throws WhetstoneError E_CONFIG without an adapter
+ */
+export function withAdapterCopy(m: Decoder): AdaptedDecoder {
+  const { config, parameters, modules } = adapterIn(m)
+  const copied = createFlat(m.device, parameters.placements, 'f32')
   copyFlat(copied, parameters)
   return { ...m, adapter: adapterOf(config, copied, [...modules.keys()]) }
 }
@@ -121,13 +153,12 @@ export const disposeAdapter = (m: Decoder): void => {
  * @throws WhetstoneError E_CONFIG without an adapter
  */
 export function mergeAdapter(m: Decoder): Decoder {
-  if (m.adapter === undefined)
-    throw new WhetstoneError('E_CONFIG', 'merge', 'expected a model with an adapter, got one without')
-  for (const [module, lora] of m.adapter.modules) {
+  const { modules, replaced } = adapterIn(m)
+  for (const [module, lora] of modules) {
     const weight = parameter(m.parameters, `${module}.weight`)
     tidy(() => copy(weight, adaptedWeight(lora, weight)))
   }
-  for (const [name, t] of m.adapter.replaced) copy(parameter(m.parameters, name), t)
+  for (const [name, t] of replaced) copy(parameter(m.parameters, name), t)
   disposeAdapter(m)
   return withoutAdapter(m)
 }

@@ -10,7 +10,14 @@ import { isJsonObject, readJsonObject } from '../io/json.js'
 import { openWeights, type TensorEntry, type TensorFile, writeSafetensors } from '../io/safetensors.js'
 import { isNamed, type LoraConfig, loraConfig } from '../nn/lora.js'
 import { sameShape, shapeText } from '../tensor/shape.js'
-import { type AdaptedDecoder, adapterSpecs, disposeAdapter, linearModules, withEmptyAdapter } from './adapter.js'
+import {
+  type AdaptedDecoder,
+  adapterIn,
+  adapterSpecs,
+  disposeAdapter,
+  linearModules,
+  withEmptyAdapter,
+} from './adapter.js'
 import type { Decoder } from './decoder.js'
 
 const configFile = 'adapter_config.json'
@@ -174,7 +181,7 @@ function checkTensors(file: TensorFile, m: Decoder, { lora }: AdapterDescription
 }
 
 /**
- * A decoder with the adapter of a PEFT folder, in the base's type; the base's tensors are shared.
+ * A decoder with the adapter of a PEFT folder; the base's tensors are shared.
  *
  * @throws WhetstoneError E_CONFIG for settings that are not supported; E_MISMATCH naming tensors that are missing,
  *   unexpected or misshapen; E_DTYPE, E_FORMAT, E_TORN, E_IO, E_OOM
@@ -197,30 +204,38 @@ export async function loadAdapter(m: Decoder, directory: string): Promise<Adapte
 }
 
 async function readTensors(file: TensorFile, { adapter, device }: AdaptedDecoder, where: string): Promise<void> {
-  const { byName, dtype } = adapter.parameters
-  for (const [name, t] of byName)
-    t.write(toDeviceType(await file.read(name), file.tensors.get(name)?.dtype ?? '', dtype, `${where}: ${name}`))
+  for (const [name, t] of adapter.parameters.byName)
+    t.write(toDeviceType(await file.read(name), file.tensors.get(name)?.dtype ?? '', 'f32', `${where}: ${name}`))
   // What the device refuses (memory) is said here and not at the first use.
   await device.sync()
 }
 
 // Writing ------------------------------------------------------------------------------------------------------------
 
-const fileTypes = { f32: 'F32', bf16: 'BF16' } as const
+/**
+ * The tensors of a decoder's adapter as a PEFT file has them.
+ *
+ * @throws WhetstoneError E_CONFIG without an adapter
+ */
+export async function adapterEntries(m: Decoder): Promise<TensorEntry[]> {
+  const { byName } = adapterIn(m).parameters
+  const entries = [...byName].map(async ([name, t]) => {
+    const bits = await t.bits()
+    return { name, dtype: 'F32', shape: t.shape, data: new Uint8Array(bits.buffer) }
+  })
+  return Promise.all(entries)
+}
 
-/** An adapter's tensors as a PEFT file has them. */
-export const adapterEntries = ({ adapter }: AdaptedDecoder): Promise<TensorEntry[]> =>
-  Promise.all(
-    [...adapter.parameters.byName].map(async ([name, t]) => {
-      const bits = await t.bits()
-      const data = new Uint8Array(bits.buffer, bits.byteOffset, bits.byteLength)
-      return { name, dtype: fileTypes[adapter.parameters.dtype], shape: t.shape, data }
-    }),
-  )
-
-/** adapter_config.json of a decoder's adapter; `base` is how it names the base model. */
-export function adapterConfigJson({ adapter, config }: AdaptedDecoder, base: string): Json {
-  const { lora, score } = { lora: adapter.config, score: adapter.replaced.size > 0 }
+/**
+ * adapter_config.json of a decoder's adapter.
+ *
+ * @param base how it names the base model: a folder, relative ones to the adapter's own or to the working directory
+ * @throws WhetstoneError E_CONFIG without an adapter
+ */
+export function adapterConfigJson(m: Decoder, base: string): Json {
+  const adapter = adapterIn(m)
+  const { config: lora, replaced } = adapter
+  const score = replaced.size > 0
   const leaves = [...new Set([...adapter.modules.keys()].map((module) => module.replace(/^.*\./, '')))].sort()
   return {
     peft_type: 'LORA',
@@ -237,13 +252,18 @@ export function adapterConfigJson({ adapter, config }: AdaptedDecoder, base: str
     alpha_pattern: lora.alphaPattern,
     modules_to_save: score ? ['score'] : null,
     bias: 'none',
-    fan_in_fan_out: config.layout.transposed === true,
+    fan_in_fan_out: m.config.layout.transposed === true,
     inference_mode: true,
   }
 }
 
-/** Writes a folder that PEFT (and loadModel) reads. Files that are there already are replaced. */
-export async function saveAdapter(m: AdaptedDecoder, directory: string, base: string): Promise<void> {
+/**
+ * Writes a folder that PEFT (and loadModel) reads. Files that are there already are replaced.
+ *
+ * @param base as in {@link adapterConfigJson}
+ * @throws WhetstoneError E_CONFIG without an adapter, E_IO
+ */
+export async function saveAdapter(m: Decoder, directory: string, base: string): Promise<void> {
   await ensureDirectory(directory)
   await writeSafetensors(join(directory, `${stem}.safetensors`), await adapterEntries(m), { format: 'pt' })
   await writeAtomic(join(directory, configFile), `${JSON.stringify(adapterConfigJson(m, base), null, 2)}\n`)

@@ -3,8 +3,11 @@
 // they name, and the arithmetic of one projection. Which modules a model has is models/adapter.ts's business.
 // Names and defaults of single settings are PEFT's (LoraConfig) in camelCase.
 
+import { activeTape, type GradientRule, Tape } from '../autograd/tape.js'
 import { WhetstoneError } from '../base/errors.js'
-import { add, castTo, linear, linearDx, scale } from '../ops/index.js'
+import { add, castTo, linear, linearDw, linearDx, scale } from '../ops/index.js'
+import { tidy } from '../tensor/scope.js'
+import type { DType } from '../tensor/shape.js'
 import type { Tensor } from '../tensor/tensor.js'
 import type { FlatTensors } from './parameters.js'
 
@@ -44,12 +47,14 @@ export const loraDefaults: LoraConfig = {
 
 /** One adapted projection. */
 export interface LoraModule {
-  /** [r, C] */
+  /** [r, C] f32 */
   readonly a: Tensor
-  /** [O, r] */
+  /** [O, r] f32 */
   readonly b: Tensor
   /** s */
   readonly scaling: number
+  /** A and B in the type of the products. Absent: they are rounded at each use, because training changes them. */
+  readonly rounded?: { readonly a: Tensor; readonly b: Tensor }
 }
 
 /** Trained additions to a frozen model. */
@@ -130,10 +135,10 @@ export function targetsOf(
     const text = `expected names of linear layers (${known}), got '${name}'; embeddings and heads cannot be adapted`
     throw new WhetstoneError('E_CONFIG', 'lora.targetModules', text)
   }
-  if (targetModules === 'all-linear') return [...modules]
   const names = typeof targetModules === 'string' ? [] : targetModules
   const alien = [...names, ...Object.keys(rankPattern), ...Object.keys(alphaPattern)]
   for (const name of alien) if (!modules.some((module) => isNamed(module, name))) refuse(name)
+  if (targetModules === 'all-linear') return [...modules]
   if (typeof targetModules !== 'string') return modules.filter((m) => names.some((name) => isNamed(m, name)))
   const found = modules.filter(wholeMatch(targetModules))
   return found.length > 0 ? found : refuse(targetModules)
@@ -142,18 +147,44 @@ export function targetsOf(
 // Arithmetic ---------------------------------------------------------------------------------------------------------
 
 /**
- * The adapted product.
+ * The adapted product, in the type of x. A and B stay f32 and are rounded to that type for the products, as autocast
+ * does: no copy of x in f32 is made and kept.
  *
  * @param x [N, C]
  * @param w [O, C], frozen
  * @returns [N, O]
  */
-export function loraLinear({ a, b, scaling }: LoraModule, x: Tensor, w: Tensor): Tensor {
-  // The factor goes to the thin side.
-  const delta = linear(scale(linear(x, a), scaling), b)
-  return add(linear(x, w), delta)
+export const loraLinear = (lora: LoraModule, x: Tensor, w: Tensor): Tensor => add(linear(x, w), addition(lora, x))
+
+/** s (x A^T) B^T, as one step of the tape: the gradients of A and B are added in token order to their f32 buffers. */
+function addition({ a, b, scaling, rounded }: LoraModule, x: Tensor): Tensor {
+  // On a tape that tracks nothing: these ops are no steps of the one outside.
+  const { u, y } = new Tape().record(() =>
+    tidy(() => {
+      // The factor goes to the thin side.
+      const u = scale(linear(x, rounded?.a ?? castTo(a, x.dtype)), scaling)
+      return { u, y: linear(u, rounded?.b ?? castTo(b, x.dtype)) }
+    }),
+  )
+  const step = { name: 'lora', inputs: { x, a, b }, outputs: { y, u }, saves: ['x', 'a', 'b', 'u'], p: { scaling } }
+  activeTape()?.add({ ...step, rule })
+  return y
 }
+
+const rule: GradientRule = ({ t, d, p, needs, into }) => {
+  if (d.y === undefined) return {}
+  if (needs('b')) linearDw(into('b'), d.y, t.u)
+  const du = scale(linearDx(d.y, castTo(t.b, d.y.dtype)), p.scaling)
+  if (needs('a')) linearDw(into('a'), du, t.x)
+  return { x: needs('x') ? linearDx(du, castTo(t.a, d.y.dtype)) : undefined }
+}
+
+/** The module with A and B rounded once to the type of its products, for as long as they stay as they are. */
+export const roundedModule = (lora: LoraModule, dtype: DType): LoraModule => ({
+  ...lora,
+  rounded: { a: castTo(lora.a, dtype), b: castTo(lora.b, dtype) },
+})
 
 /** W + s B A of a frozen matrix [O, C], in f32. */
 export const adaptedWeight = ({ a, b, scaling }: LoraModule, w: Tensor): Tensor =>
-  add(castTo(w, 'f32'), scale(linearDx(castTo(b, 'f32'), castTo(a, 'f32')), scaling))
+  add(castTo(w, 'f32'), scale(linearDx(b, a), scaling))

@@ -57,6 +57,8 @@ export interface OpEntry {
   readonly fixed?: readonly string[]
   /** Operands that the gradient reads. */
   readonly saves?: readonly string[]
+  /** Saved operands that only one input's gradient reads: without that gradient they are let go. */
+  readonly savesFor?: Readonly<Record<string, string>>
   /** Absent: the op has no gradient, and gives none to its inputs. */
   readonly gradient?: GradientRule
   /** New values of the in-place operands that are present, then outputs, in signature order. f64, for clarity. */
@@ -179,6 +181,10 @@ function record(
   const tape = activeTape()
   if (tape === undefined || entry.gradient === undefined) return
   const named = Object.fromEntries(operands.map((operand, i) => [operand.name, outputs[i]]))
-  const saves = (entry.saves ?? []).filter((name) => inputs[name] !== undefined || named[name] !== undefined)
+  const isRead = (name: string): boolean => {
+    const reader = entry.savesFor?.[name]
+    return reader === undefined || tape.tracks(inputs[reader])
+  }
+  const saves = (entry.saves ?? []).filter((name) => (inputs[name] ?? named[name]) !== undefined && isRead(name))
   tape.add({ name: entry.name, inputs, outputs: named, saves, p, rule: entry.gradient })
 }

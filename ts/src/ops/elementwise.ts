@@ -69,6 +69,59 @@ const scaleOp = defineOp({
 /** factor * x. */
 export const scale = (x: Tensor, factor: number): Tensor => call(scaleOp, [x], { factor })[0]
 
+const scaleColumnsOp = defineOp({
+  name: 'scale_columns',
+  shapes: ({ x, g }) => {
+    expectRows('scale_columns', 'x', x)
+    expectShape('scale_columns', 'g', g, [lastOf(x)])
+    return [x]
+  },
+  saves: ['x', 'g'],
+  savesFor: { x: 'g', g: 'x' },
+  gradient: ({ t, d, needs, into }) => {
+    if (d.y === undefined) return {}
+    if (needs('g')) call(scaleColumnsDgOp, [into('g'), d.y, t.x])
+    return { x: needs('x') ? scaleColumns(d.y, t.g) : undefined }
+  },
+  reference: ({ x, g }) => [host(x.shape, (i) => x.data[i] * g.data[i % g.data.length])],
+  cases: [
+    { in: { x: [4, 7], g: [7] }, rows: ['x'] },
+    { in: { x: [3, 2, 130], g: [130] }, rows: ['x'] },
+    { in: { x: [0, 7], g: [7] } },
+    { in: { x: [3, 7], g: [6] }, fails: 'E_SHAPE' },
+    { in: { x: [3, 7], g: [1, 7] }, fails: 'E_SHAPE' },
+    { in: { x: [2048, 2048], g: [2048] }, bench: true },
+  ],
+})
+
+/** x g for every row: x [..., C], g [C] f32. */
+export const scaleColumns = (x: Tensor, g: Tensor): Tensor => call(scaleColumnsOp, [x, g])[0]
+
+const scaleColumnsDgOp = defineOp({
+  name: 'scale_columns_dg',
+  shapes: ({ dg, dy, x }) => {
+    expectRows('scale_columns_dg', 'x', x)
+    expectShape('scale_columns_dg', 'dy', dy, x)
+    expectShape('scale_columns_dg', 'dg', dg, [lastOf(x)])
+    return []
+  },
+  reference: ({ dg, dy, x }) => {
+    const out = dg.data.slice()
+    x.data.forEach((value, i) => {
+      out[i % out.length] += value * dy.data[i]
+    })
+    return [{ shape: dg.shape, data: out }]
+  },
+  cases: [
+    { in: { dg: [7], dy: [5, 7], x: [5, 7] }, rows: ['dy', 'x'] },
+    { in: { dg: [130], dy: [67, 130], x: [67, 130] }, rows: ['dy', 'x'] },
+    { in: { dg: [7], dy: [0, 7], x: [0, 7] } },
+    { in: { dg: [6], dy: [5, 7], x: [5, 7] }, fails: 'E_SHAPE' },
+    { in: { dg: [7], dy: [4, 7], x: [5, 7] }, fails: 'E_SHAPE' },
+    { in: { dg: [2048], dy: [2048, 2048], x: [2048, 2048] }, bench: true },
+  ],
+})
+
 // Activations ---------------------------------------------------------------------------------------------------------
 
 /** A function and its derivative at a point. */
@@ -206,4 +259,6 @@ export const elementwiseOps: readonly OpEntry[] = [
   gluBackwardOp,
   geluOp,
   geluBackwardOp,
+  scaleColumnsOp,
+  scaleColumnsDgOp,
 ]

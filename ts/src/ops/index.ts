@@ -9,6 +9,7 @@ import { add, elementwiseOps } from './elementwise.js'
 import { headOps } from './head.js'
 import { castTo, layoutOps, zeros } from './layout.js'
 import { matmulOps } from './matmul.js'
+import { noiseOps } from './noise.js'
 import { normOps } from './norm.js'
 import { optimizerOps } from './optimizer.js'
 import { reduceOps } from './reduce.js'
@@ -16,11 +17,12 @@ import { sampleOps } from './sample.js'
 
 export { type AttentionOptions, attention, rope } from './attention.js'
 export { attentionDecode, cacheCopy, cacheWrite, KEY_BLOCK } from './attention-cache.js'
-export { add, addBias, type GluActivation, gelu, glu, scale } from './elementwise.js'
+export { add, addBias, type GluActivation, gelu, glu, scale, scaleColumns } from './elementwise.js'
 export { type HeadKlOptions, type HeadOptions, headKl, headLogProbs } from './head.js'
 export { castTo, copy, fill, gatherRows, scatterAddRows, zeros } from './layout.js'
 export { linear, linearDw, linearDx } from './matmul.js'
-export { layerNorm, rmsNorm } from './norm.js'
+export { addNoise, dropout } from './noise.js'
+export { inverseRowNorms, layerNorm, rmsNorm } from './norm.js'
 export { type AdamwOptions, type AdamwTensors, adamw } from './optimizer.js'
 export { allFinite, columnSum, squareSum } from './reduce.js'
 export { reshape } from './reshape.js'
@@ -30,6 +32,7 @@ export { headSample, type SampleOptions } from './sample.js'
 export const opEntries: readonly OpEntry[] = [
   ...layoutOps,
   ...elementwiseOps,
+  ...noiseOps,
   ...reduceOps,
   ...matmulOps,
   ...normOps,

@@ -25,6 +25,7 @@ const linearOp = defineOp({
     return [[x[0], w[0]]]
   },
   saves: ['x', 'w'],
+  savesFor: { x: 'w', w: 'x' },
   gradient: ({ t, d, needs, into }) => {
     if (d.y === undefined) return {}
     if (needs('w')) linearDw(into('w'), d.y, t.x)

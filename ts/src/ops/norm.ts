@@ -2,11 +2,14 @@
 // their gradients. Statistics are f32. Kernels: native/cpu/norm.cpp.
 
 import type { OpName } from '../native/ops.gen.js'
+import { tidy } from '../tensor/scope.js'
 import { lastOf, type Shape } from '../tensor/shape.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { call, defineOp, type Host, type OpEntry, type Parameters } from './define.js'
+import { scale } from './elementwise.js'
 import { expectParameter, expectPositive, expectRows, expectShape } from './expect.js'
 import { addScaled, dot, host, hostCopy, hostRow, hostRows, hostZeros, sum } from './host.js'
+import { castTo, zeros } from './layout.js'
 import { columnSum } from './reduce.js'
 
 /** One number per row of x. */
@@ -64,6 +67,17 @@ const rmsNormOp = defineOp({
  */
 export const rmsNorm = (x: Tensor, w: Tensor, options: { eps: number; offset?: number }): Tensor =>
   call(rmsNormOp, [x, w], { eps: options.eps, offset: options.offset ?? 0 })[0]
+
+/**
+ * 1 / sqrt(sum x^2) of each row of x [N, C], f32 [N]; 1e15 / sqrt(C) for a row of zeros. Carries no gradient.
+ */
+export function inverseRowNorms(x: Tensor): Tensor {
+  return tidy(() => {
+    const gain = castTo(zeros(x.device, [lastOf(x.shape)]), x.dtype)
+    const [, rstd] = call(rmsNormOp, [x, gain], { eps: 1e-30, offset: 0 })
+    return scale(rstd, 1 / Math.sqrt(lastOf(x.shape)))
+  })
+}
 
 /** With u = dy (w + offset): dx = rstd (u - x rstd^2 mean(u x)). */
 function rmsNormDx({ dy, x, w, rstd }: Readonly<Record<string, Host>>, { offset }: Parameters): Host {

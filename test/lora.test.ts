@@ -1,0 +1,327 @@
+// LoRA: one projection against float64 and finite differences, which modules settings name, training that leaves the
+// base alone, and bits: adapter off, fresh adapters, micro-batches, sampling.
+
+import t, { type Test } from 'tap'
+import { sft } from '../ts/loss/index.js'
+import { Tape } from '../ts/src/autograd/tape.js'
+import { languageModel } from '../ts/src/generate/language-model.js'
+import { withAdapter, withAdapterCopy, withoutAdapter } from '../ts/src/models/adapter.js'
+import { type Decoder, disposeDecoder, forward, packedInput, trainableOf } from '../ts/src/models/decoder.js'
+import { packSequences } from '../ts/src/models/pack.js'
+import { getDevice } from '../ts/src/native/device.js'
+import { type LoraConfig, loraConfig, loraLinear, rankOf, scalingOf, targetsOf } from '../ts/src/nn/lora.js'
+import { createFlat, disposeFlat, parameterCount } from '../ts/src/nn/parameters.js'
+import { linear, zeros } from '../ts/src/ops/index.js'
+import { Scope } from '../ts/src/tensor/scope.js'
+import { type Tensor, tensor } from '../ts/src/tensor/tensor.js'
+import { loadTokenizer } from '../ts/src/tokenizer/tokenizer.js'
+import { loraOptions } from '../ts/train/config/lora.js'
+import { entriesOf } from '../ts/train/state.js'
+import { createTrainer, disposeTrainer, gradientsOf, trainStep } from '../ts/train/trainer.js'
+import { golden, liveBytes, randomIds, randomOf, sameBytes, wordsOf } from './support.js'
+import { toyDecoder } from './support-models.js'
+import { adamw, split, stateHash, toyRows } from './support-train.js'
+
+const device = getDevice()
+const random: Partial<LoraConfig> = { r: 4, loraAlpha: 8, loraDropout: 0, initLoraWeights: false }
+
+/** The toy with an adapter; frees both when the test ends. */
+function adaptedToy(t: Pick<Test, 'teardown'>, lora = random, dtype: 'f32' | 'bf16' = 'f32') {
+  const adapted = withAdapter(toyDecoder(device, true, dtype), lora, 3)
+  t.teardown(() => disposeDecoder(adapted, disposeFlat))
+  return adapted
+}
+
+const ids = randomIds('lora', 40, 61)
+
+/** Hidden states of a fixed sequence. */
+async function hiddenOf(m: Decoder): Promise<number[]> {
+  using scope = new Scope()
+  return wordsOf(await scope.run(() => forward(m, packedInput(m, packSequences([ids])))).data())
+}
+
+// Arithmetic ---------------------------------------------------------------------------------------------------------
+
+interface Shapes {
+  readonly n: number
+  readonly c: number
+  readonly o: number
+  readonly r: number
+}
+
+const numbers = (name: string, size: number): Float64Array => {
+  const source = randomOf(name)
+  return Float64Array.from({ length: size }, () => Math.fround(source.normal()))
+}
+
+/** y = x W^T + s (x A^T) B^T in float64, and sum(dy * y). */
+function reference({ n, c, o, r }: Shapes, s: number, v: Readonly<Record<'x' | 'w' | 'a' | 'b', Float64Array>>) {
+  const y = new Float64Array(n * o)
+  for (let i = 0; i < n; i++)
+    for (let j = 0; j < o; j++) {
+      let sum = 0
+      for (let k = 0; k < c; k++) sum += v.x[i * c + k] * v.w[j * c + k]
+      for (let q = 0; q < r; q++) {
+        let u = 0
+        for (let k = 0; k < c; k++) u += v.x[i * c + k] * v.a[q * c + k]
+        sum += s * u * v.b[j * r + q]
+      }
+      y[i * o + j] = sum
+    }
+  return y
+}
+
+/** Largest difference relative to the largest expected value. */
+function off(got: ArrayLike<number>, want: Float64Array): number {
+  const scale = want.reduce((most, value) => Math.max(most, Math.abs(value)), 0)
+  return want.reduce((most, value, i) => Math.max(most, Math.abs(value - got[i])), 0) / scale
+}
+
+t.test('one projection against float64 and finite differences', async (t) => {
+  for (const [shapes, useRslora] of [
+    [{ n: 5, c: 12, o: 7, r: 3 }, false],
+    [{ n: 1, c: 33, o: 20, r: 16 }, true],
+  ] as const) {
+    const { n, c, o, r } = shapes
+    const s = scalingOf(loraConfig({ r, loraAlpha: 24, useRslora }), 'q_proj')
+    t.equal(s, useRslora ? 24 / Math.sqrt(r) : 24 / r, 'the scale')
+    const values = { x: numbers('x', n * c), w: numbers('w', o * c), a: numbers('a', r * c), b: numbers('b', o * r) }
+    const dy = numbers('dy', n * o)
+    using scope = new Scope()
+    const upload = (data: Float64Array, ...shape: number[]) => tensor(device, Float32Array.from(data), shape)
+    const { y, gradients } = scope.run(() => {
+      const [a, b] = [upload(values.a, r, c), upload(values.b, o, r)]
+      const [x, w] = [upload(values.x, n, c), upload(values.w, o, c)]
+      const gradients: Record<string, Tensor> = { a: zeros(device, [r, c]), b: zeros(device, [o, r]) }
+      const tape = new Tape(
+        new Map([
+          [a, gradients.a],
+          [b, gradients.b],
+        ]),
+      )
+      tape.watch(x)
+      const y = tape.record(() => loraLinear({ a, b, scaling: s }, x, w))
+      tape.backward([[y, upload(dy, n, o)]])
+      gradients.x = tape.gradientOf(x)!
+      return { y, gradients }
+    })
+    t.ok(off(await y.data(), reference(shapes, s, values)) < 1e-6, 'the product')
+    const loss = (v: typeof values) => reference(shapes, s, v).reduce((sum, value, i) => sum + value * dy[i], 0)
+    for (const name of ['a', 'b', 'x'] as const) {
+      // The loss is linear in each: any step gives the derivative.
+      const want = values[name].map((value, i) => {
+        const moved = { ...values, [name]: values[name].with(i, value + 0.5) }
+        const back = { ...values, [name]: values[name].with(i, value - 0.5) }
+        return loss(moved) - loss(back)
+      })
+      t.ok(off(await gradients[name].data(), want) < 1e-6, `gradient of ${name}`)
+    }
+    gradients.x.release()
+  }
+})
+
+// Settings -----------------------------------------------------------------------------------------------------------
+
+const modules = ['q_proj', 'k_proj', 'v_proj', 'o_proj'].flatMap((name) =>
+  [0, 1, 10].map((layer) => `model.layers.${layer}.self_attn.${name}`),
+)
+
+t.test('which modules settings name', async (t) => {
+  const found = (targetModules: LoraConfig['targetModules']) => targetsOf(loraConfig({ targetModules }), modules)
+  t.same(found('all-linear'), modules)
+  t.same(found(['q_proj', 'k_proj']), modules.slice(0, 6), 'last parts of names')
+  t.same(found(['self_attn.q_proj']), modules.slice(0, 3))
+  t.same(found(['model.layers.1.self_attn.v_proj']), ['model.layers.1.self_attn.v_proj'], 'a whole name')
+  t.same(found(String.raw`.*\.(0|1)\..*\.[qv]_proj`).length, 4, 'a pattern')
+  t.same(found(String.raw`model\.layers\.1.*q_proj`).length, 2)
+  const refused: [LoraConfig['targetModules'], RegExp][] = [
+    [['q_proj', 'query'], /query.*|self_attn\.q_proj/],
+    [['proj'], /self_attn\.q_proj, self_attn\.k_proj/],
+    [['lm_head'], /embeddings and heads/],
+    ['q_proj', /'q_proj'/],
+    ['(', /regular expression/],
+    [[], /at least one name/],
+  ]
+  for (const [targets, message] of refused)
+    t.throws(() => found(targets), { code: 'E_CONFIG', where: 'lora.targetModules', message }, `${targets}`)
+  const unknown = loraConfig({ alphaPattern: { mlp: 3 } })
+  t.throws(() => targetsOf(unknown, modules), { code: 'E_CONFIG' }, 'a pattern of no module')
+  const config = loraConfig({
+    r: 8,
+    loraAlpha: 16,
+    rankPattern: { k_proj: 2 },
+    alphaPattern: { '1.self_attn.q_proj': 4 },
+  })
+  t.same(
+    [modules[0], modules[1], modules[3]].map((m) => [rankOf(config, m), scalingOf(config, m)]),
+    [
+      [8, 2],
+      [8, 0.5],
+      [2, 8],
+    ],
+  )
+})
+
+t.test('settings out of range', async (t) => {
+  const bad: [Partial<LoraConfig>, string][] = [
+    [{ r: 0 }, 'r'],
+    [{ r: 1.5 }, 'r'],
+    [{ loraAlpha: 0 }, 'loraAlpha'],
+    [{ loraAlpha: Number.NaN }, 'loraAlpha'],
+    [{ loraDropout: 1 }, 'loraDropout'],
+    [{ rankPattern: { q_proj: 0 } }, 'rankPattern'],
+    [{ alphaPattern: { q_proj: -1 } }, 'alphaPattern'],
+  ]
+  for (const [settings, name] of bad)
+    t.throws(() => loraConfig(settings), { code: 'E_CONFIG', where: `lora.${name}` }, JSON.stringify(settings))
+})
+
+t.test('settings of the command line', async (t) => {
+  t.same(loraOptions.parse({}), loraConfig(), 'the same defaults')
+  const targets = (targetModules: string | string[]) => loraOptions.parse({ targetModules }).targetModules
+  t.same(targets('q_proj,v_proj'), ['q_proj', 'v_proj'])
+  t.same(targets('q_proj'), ['q_proj'])
+  t.same(targets(['o_proj']), ['o_proj'])
+  t.same([targets('all-linear'), targets('.*q_proj')], ['all-linear', '.*q_proj'])
+  t.notOk(loraOptions.safeParse({ rank: 4 }).success, 'unknown names')
+})
+
+// Models -------------------------------------------------------------------------------------------------------------
+
+t.test('fresh adapters, and adapters that are off', async (t) => {
+  for (const dtype of ['f32', 'bf16'] as const) {
+    const base = toyDecoder(device, true, dtype)
+    t.teardown(() => disposeDecoder(base, disposeFlat))
+    const plain = await hiddenOf(base)
+    const fresh = withAdapter(base, { r: 4 }, 3)
+    const moved = withAdapter(base, random, 3)
+    t.same(await hiddenOf(fresh), plain, `${dtype}: a fresh adapter changes no bit`)
+    t.notSame(await hiddenOf(moved), plain, 'another does')
+    t.same(await hiddenOf(withoutAdapter(moved)), plain, 'off: the bits of the base')
+    const copied = withAdapterCopy(moved)
+    t.same(await hiddenOf(copied), await hiddenOf(moved), 'a copy')
+    for (const m of [fresh, moved, copied]) disposeFlat(m.adapter.parameters)
+    t.same(await hiddenOf(base), plain, 'the base is still there')
+  }
+  const twice = adaptedToy(t)
+  t.throws(() => withAdapter(twice), { code: 'E_CONFIG', message: /adapter/ })
+})
+
+t.test('how fresh adapters begin', async (t) => {
+  const m = adaptedToy(t, { r: 4 })
+  const again = adaptedToy(t, { r: 4 })
+  for (const [name, got] of trainableOf(m).byName) {
+    const values = (await got.data()) as Float32Array
+    const most = values.reduce((most, value) => Math.max(most, Math.abs(value)), 0)
+    if (name.endsWith('lora_B.weight')) t.equal(most, 0, name)
+    else {
+      const bound = 1 / Math.sqrt(got.shape[1])
+      t.ok(most <= bound && most > 0.9 * bound, `${name} reaches ${bound}`)
+      const variance = values.reduce((sum, value) => sum + value * value, 0) / values.length
+      t.ok(Math.abs(variance / (bound * bound) - 1 / 3) < 0.12, 'uniform')
+    }
+    t.ok(sameBytes(values, await trainableOf(again).byName.get(name)!.data()), 'by seed and name alone')
+  }
+  t.match([...trainableOf(m).byName.keys()][0], 'base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight')
+})
+
+// Training -----------------------------------------------------------------------------------------------------------
+
+const baseBytes = async (m: Decoder) => Buffer.concat((await entriesOf(m.parameters)).map(({ data }) => data))
+
+t.test('training changes the adapter and nothing else', async (t) => {
+  for (const dtype of ['f32', 'bf16'] as const) {
+    const policy = adaptedToy(t, { r: 4 }, dtype)
+    const before = await baseBytes(policy)
+    const { parameters } = policy.adapter
+    // Makes the tables of rotary angles.
+    await hiddenOf(policy)
+    const live = await liveBytes()
+    const one = createFlat(device, parameters.placements, 'f32')
+    const bytes = (await liveBytes()) - live
+    disposeFlat(one)
+    const trainer = createTrainer({ policy, objective: sft(), optimizer: adamw })
+    const buffers = ((await liveBytes()) - live) / bytes
+    t.equal(buffers, 3, `${dtype}: gradients and moments of the adapter alone`)
+    t.ok(parameterCount(parameters) < 0.4 * parameterCount(policy.parameters))
+    const losses: number[] = []
+    const batches = split(toyRows('lora', 6), [3, 3])
+    for (let step = 0; step < 20; step++) losses.push((await trainStep(trainer, batches, 1e-2)).loss)
+    t.ok(losses[19] < 0.8 * losses[0], `the loss falls: ${losses[0]} to ${losses[19]}`)
+    t.ok(before.equals(await baseBytes(policy)), 'no bit of the base has changed')
+    disposeTrainer(trainer)
+    t.equal(await liveBytes(), live, 'the memory comes back')
+  }
+})
+
+t.test('a frozen product does not keep its input', async (t) => {
+  const [n, c, o] = [512, 256, 8]
+  using w = zeros(device, [o, c])
+  using gradient = zeros(device, [o, c])
+  for (const frozen of [true, false]) {
+    const tape = new Tape(frozen ? undefined : new Map([[w, gradient]]))
+    const x = zeros(device, [n, c])
+    tape.watch(x)
+    using y = tape.record(() => linear(x, w))
+    const before = await liveBytes()
+    x.dispose()
+    t.equal(before - (await liveBytes()) >= 4 * n * c, frozen, frozen ? 'frozen' : 'trained')
+    tape.dispose()
+    y.dispose()
+  }
+})
+
+t.test('micro-batches and recomputed layers give the same bits', async (t) => {
+  const rows = toyRows('lora bits', 8)
+  for (const dtype of ['f32', 'bf16'] as const) {
+    const hashes: string[] = []
+    for (const [sizes, activationCheckpointing] of [
+      [[8], false],
+      [[1, 1, 1, 1, 1, 1, 1, 1], false],
+      [[3, 5], true],
+    ] as const) {
+      const policy = adaptedToy(t, random, dtype)
+      const trainer = createTrainer({ policy, objective: sft(), optimizer: adamw, activationCheckpointing })
+      for (let step = 0; step < 3; step++) await trainStep(trainer, split(rows, sizes), 1e-2)
+      hashes.push(await stateHash(trainer))
+      disposeTrainer(trainer)
+    }
+    t.equal(new Set(hashes).size, 1, dtype)
+  }
+})
+
+t.test('gradients of a model', async (t) => {
+  const policy = adaptedToy(t)
+  const trainer = createTrainer({ policy, objective: sft(), optimizer: adamw })
+  const batches = split(toyRows('lora gradients', 4), [4])
+  const { gradients } = await gradientsOf(trainer, batches)
+  t.same([...gradients.keys()], [...trainableOf(policy).byName.keys()])
+  const step = 1e-2
+  for (const [name, values] of gradients) {
+    const weight = trainableOf(policy).byName.get(name)!
+    const start = (await weight.data()) as Float32Array
+    const length = Math.hypot(...values)
+    const lossAt = async (h: number) => {
+      weight.write(start.map((value, i) => value + (h * values[i]) / length))
+      return (await gradientsOf(trainer, batches)).loss
+    }
+    const slope = ((await lossAt(step)) - (await lossAt(-step))) / (2 * step)
+    weight.write(start)
+    t.ok(Math.abs(slope / length - 1) < 0.02, `${name}: slope ${slope}, gradient ${length}`)
+  }
+  disposeTrainer(trainer)
+})
+
+t.test('sampler = trainer, bit for bit', async (t) => {
+  const tokenizer = await loadTokenizer(golden('smollm'))
+  for (const dtype of ['f32', 'bf16'] as const) {
+    const model = languageModel(adaptedToy(t, random, dtype), tokenizer, golden('smollm'))
+    const prompts = [1, 31, 32, 40].map((length) => randomIds(`lora ${length}`, length, 61))
+    const groups = await model.generate(prompts, { numGenerations: 3, maxNewTokens: 20, stopIds: [] })
+    const samples = groups.flatMap((group, p) => group.map((one) => ({ ...one, prompt: prompts[p] })))
+    const exact = await model.logProbs(samples.map(({ prompt, ids }) => [...prompt, ...ids]))
+    samples.forEach(({ logps, prompt }, i) => {
+      t.same(wordsOf(logps), wordsOf(exact[i].subarray(prompt.length)), `${dtype} sample ${i}`)
+    })
+  }
+})
