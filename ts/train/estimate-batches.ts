@@ -2,7 +2,6 @@
 
 import type { Objective, Role } from '../loss/define.js'
 import { loadTokenizer } from '../src/tokenizer/tokenizer.js'
-import type { TrainingOptions } from './config/options.js'
 import { encodeFor, rowKindOf } from './data/encode.js'
 import type { EncodedExample } from './data/example.js'
 import { type MicroBatch, microBatchOf } from './data/micro-batch.js'
@@ -10,9 +9,13 @@ import { planData } from './data/plan.js'
 import { readData } from './data/rows.js'
 import type { EstimateOptions } from './estimate.js'
 import { foldersOf } from './estimate-models.js'
+import { layoutOf } from './train.js'
 
 /** The micro-batches with most tokens and with most trained tokens, and some of all sizes for the blocks left idle. */
-export function typicalBatches(examples: readonly EncodedExample[], training: TrainingOptions): MicroBatch[] {
+export function typicalBatches(
+  examples: readonly EncodedExample[],
+  { training, objective }: Pick<EstimateOptions, 'training' | 'objective'>,
+): MicroBatch[] {
   const plan = planData(examples, training)
   const steps =
     training.maxSteps > 0 ? training.maxSteps : Math.ceil(plan.stepsPerEpoch * Math.max(1, training.numTrainEpochs))
@@ -23,11 +26,11 @@ export function typicalBatches(examples: readonly EncodedExample[], training: Tr
   const bySize = [...micros].sort((a, b) => tokens(b) - tokens(a))
   const spread = Array.from({ length: sampled }, (_, i) => bySize[Math.floor((i * bySize.length) / sampled)])
   const chosen = new Set([...spread, micros.reduce((best, micro) => (trained(micro) > trained(best) ? micro : best))])
-  const share = training.sharePrompts ? 'example' : 'none'
+  const layout = layoutOf(objective, training)
   return [...chosen].map((micro) =>
     microBatchOf(
       micro.map((row) => examples[row]),
-      { share },
+      layout,
     ),
   )
 }

@@ -16,6 +16,7 @@ import type { DataSource } from './data/rows.js'
 import { examplesOf, typicalBatches, withReferenceLogps } from './estimate-batches.js'
 import { type CountingDevice, openCountingDevice, type Usage } from './estimate-device.js'
 import { isPrecomputed, policyOf, referenceOf } from './estimate-models.js'
+import { trainerSettings } from './train.js'
 import { createTrainer, type Trainer, trainStep } from './trainer.js'
 
 /** The run to estimate. */
@@ -75,14 +76,10 @@ export async function estimateMemory(options: EstimateOptions): Promise<MemoryEs
     policy,
     objective,
     reference,
-    optimizer: training,
-    activationCheckpointing: training.gradientCheckpointing,
-    temperature: training.temperature,
-    seed: training.seed,
-    neftuneNoiseAlpha: training.neftuneNoiseAlpha,
+    ...trainerSettings(training),
   })
   labelState(counting, trainer)
-  const peak = await largestStep(counting, trainer, typicalBatches(examples, training))
+  const peak = await largestStep(counting, trainer, typicalBatches(examples, options))
   return {
     ...peak,
     besideBytes:

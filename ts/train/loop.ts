@@ -1,14 +1,17 @@
 // The loop around THE step: rate, step, events, evaluation, checkpoints, stop and resume. `train()` and every phase of
 // self-training run through `runPhase`; they differ by the plan, a function from the step number to its micro-batches.
 
+import { join } from 'node:path'
 import { messageOf, WhetstoneError } from '../src/base/errors.js'
 import type { LanguageModel } from '../src/generate/language-model.js'
+import { trainableOf } from '../src/models/decoder.js'
 import { checkSameConfig } from './checkpoint/compare.js'
 import { checkpointNames, newestCheckpoint } from './checkpoint/load.js'
+import { stepFolder } from './checkpoint/manifest.js'
 import { saveCheckpoint } from './checkpoint/save.js'
 import type { Emit } from './events.js'
 import { learningRateAt, type Schedule } from './schedule.js'
-import { entriesOf, optimizerEntries, restoreTrainer } from './state.js'
+import { entriesOf, optimizerEntries, policyFiles, restoreTrainer, weightsFile } from './state.js'
 import { type MicroBatch, refuseNonFinite, type StepResult, type Trainer, trainStep } from './trainer.js'
 
 /** Micro-batches of optimizer step `step` (0-based): a pure function, whatever was run before. */
@@ -135,14 +138,17 @@ function createReporter(phase: Phase): (step: number, result: StepResult) => voi
 /** Saves the state at a step boundary; the folder, or undefined when the phase keeps none. */
 async function save({ directory, trainer, model, ...phase }: Phase, step: number): Promise<string | undefined> {
   if (directory === undefined) return undefined
+  const { policy, optimizer, history } = trainer
+  const { weights, ...besides } = await policyFiles(policy, model.directory, join(directory, stepFolder(step)))
   const path = await saveCheckpoint(directory, {
     step,
     files: {
-      'model.safetensors': await entriesOf(model.decoder.parameters),
+      [weights]: await entriesOf(trainableOf(policy)),
       'optimizer.safetensors': await optimizerEntries(trainer),
     },
-    state: { phase: phase.name, step, updates: trainer.optimizer.updates, fingerprint: phase.fingerprint },
+    state: { phase: phase.name, step, updates: optimizer.updates, history, fingerprint: phase.fingerprint },
     modelDirectory: model.directory,
+    ...besides,
     saveTotalLimit: phase.saveTotalLimit ?? 2,
   })
   phase.emit({ type: 'checkpoint', step, path })
@@ -189,10 +195,11 @@ async function resumePhase(phase: Phase): Promise<{ step: number; checkpoint: st
   if (found === undefined) return undefined
   const { state } = found
   checkSameConfig(state.fingerprint as Record<string, unknown>, phase.fingerprint)
-  const weights = await found.tensors('model.safetensors')
+  const weights = await found.tensors(weightsFile(phase.trainer.policy))
   const optimizer = await found.tensors('optimizer.safetensors')
   try {
     await restoreTrainer(phase.trainer, weights, optimizer, Number(state.updates))
+    phase.trainer.history = (state.history ?? {}) as Trainer['history']
   } finally {
     await Promise.all([weights.close(), optimizer.close()])
   }

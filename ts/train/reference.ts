@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import { messageOf, WhetstoneError } from '../src/base/errors.js'
 import { ensureDirectory, exists } from '../src/io/files.js'
 import { openSafetensors, writeSafetensors } from '../src/io/safetensors.js'
+import { type AdaptedDecoder, disposeAdapter, withAdapterCopy, withoutAdapter } from '../src/models/adapter.js'
 import { createDecoder, type Decoder, disposeDecoder, forward, headWeight, packedInput } from '../src/models/decoder.js'
 import { copyFlat, createFlat, disposeFlat, parameterGroups } from '../src/nn/parameters.js'
 import { gatherRows, headLogProbs } from '../src/ops/index.js'
@@ -14,6 +15,35 @@ import { Scope } from '../src/tensor/scope.js'
 import { tensor } from '../src/tensor/tensor.js'
 import type { EncodedExample } from './data/example.js'
 import { microBatchOf } from './data/micro-batch.js'
+
+/** A model that stays as it is while the policy is trained. */
+export interface Reference {
+  readonly decoder: Decoder
+  /** Frees what it does not share with the policy. */
+  readonly dispose: () => void
+}
+
+/**
+ * The policy as it is now: a copy of its weights; with an adapter that changes nothing yet the base alone, with another
+ * one the base and a copy of the adapter.
+ */
+export async function startReference(policy: Decoder): Promise<Reference> {
+  if (!isAdapted(policy)) {
+    const copy = frozenCopy(policy)
+    return { decoder: copy, dispose: () => disposeCopy(copy) }
+  }
+  if (await isIdle(policy.adapter)) return { decoder: withoutAdapter(policy), dispose: () => undefined }
+  const copy = withAdapterCopy(policy)
+  return { decoder: copy, dispose: () => disposeAdapter(copy) }
+}
+
+const isAdapted = (m: Decoder): m is AdaptedDecoder => m.adapter !== undefined
+
+/** Is every addition zero? */
+async function isIdle({ modules }: AdaptedDecoder['adapter']): Promise<boolean> {
+  for (const { b } of modules.values()) if ((await b.data()).some((value) => value !== 0)) return false
+  return true
+}
 
 /** A second set of the same weights. Free it with {@link disposeCopy}. */
 export function frozenCopy({ config, device, parameters }: Decoder): Decoder {
@@ -71,18 +101,34 @@ const trainedCount = (examples: readonly EncodedExample[]): number =>
 
 /** Everything that decides the numbers: the model with its arithmetic, the tokens and what is trained of them. */
 async function contentKey(
-  { config, device, parameters }: Decoder,
+  reference: Decoder,
   examples: readonly EncodedExample[],
   { temperature }: ReferenceOptions,
 ): Promise<string> {
+  const { level } = reference.device
+  const parts = { version: 1, level, temperature, model: await modelHash(reference), rows: dataHash(examples) }
+  return createHash('sha256').update(JSON.stringify(parts)).digest('hex').slice(0, 32)
+}
+
+/** SHA-256 of a model: its configuration, weights and adapter. */
+export async function modelHash({ config, parameters, adapter }: Decoder): Promise<string> {
+  const hash = createHash('sha256').update(JSON.stringify([config, parameters.dtype, adapter?.config]))
+  for (const flat of [parameters, adapter?.parameters])
+    if (flat !== undefined)
+      for (const group of parameterGroups) hash.update(bytesOf((await flat.flat[group].bits()) as Float32Array))
+  return hash.digest('hex')
+}
+
+/** SHA-256 of the tokens of examples, what is trained of them, and what they are to the objective. */
+export function dataHash(examples: readonly EncodedExample[]): string {
   const hash = createHash('sha256')
-  hash.update(JSON.stringify({ version: 1, config, dtype: parameters.dtype, level: device.level, temperature }))
-  for (const group of parameterGroups) hash.update(bytesOf((await parameters.flat[group].bits()) as Float32Array))
-  for (const { ids, trained } of examples.flat()) {
-    hash.update(Int32Array.of(ids.length, ...ids))
+  for (const { ids, trained, role, scores, weights } of examples.flat()) {
+    hash.update(JSON.stringify([ids.length, role, scores]))
+    hash.update(Int32Array.from(ids))
     hash.update(trained)
+    if (weights !== undefined) hash.update(Float64Array.from(weights))
   }
-  return hash.digest('hex').slice(0, 32)
+  return hash.digest('hex')
 }
 
 /** Numbers of an earlier run; undefined when there are none, or none that can be used. */

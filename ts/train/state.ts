@@ -1,8 +1,13 @@
 // What a training state is as bytes: weights, f32 masters and moments by parameter name, plus the counters. Snapshots
 // are taken at step boundaries, when nothing is in flight; restoring writes all of it or, on a mismatch, none.
 
+import { join, relative } from 'node:path'
 import { WhetstoneError } from '../src/base/errors.js'
-import { trainableOf } from '../src/models/decoder.js'
+import { exists } from '../src/io/files.js'
+import { readText } from '../src/io/json.js'
+import { type Decoder, trainableOf } from '../src/models/decoder.js'
+import { adapterConfigJson } from '../src/models/peft.js'
+import { configJson } from '../src/models/score.js'
 import {
   type FlatTensors,
   fileShape,
@@ -41,6 +46,35 @@ export async function entriesOf(flat: FlatTensors, prefix = ''): Promise<Entry[]
     const data = new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
     return { name: prefix + name, dtype: fileTypes[flat.dtype], shape: fileShape(placement), data }
   })
+}
+
+/** A checkpoint's part of the policy. */
+export interface PolicyFiles {
+  /** Name of the file that holds the trained tensors. */
+  readonly weights: string
+  readonly texts: Readonly<Record<string, string>>
+  readonly copied: 'all' | 'tokenizer'
+}
+
+/** The file of the tensors that training changes: the model's, or its adapter's beside a base that stays. */
+export const weightsFile = ({ adapter }: Decoder): string =>
+  adapter === undefined ? 'model.safetensors' : 'adapter_model.safetensors'
+
+/**
+ * What a checkpoint in `folder` holds besides tensors, so that it loads as a model or as a PEFT adapter.
+ *
+ * @param base folder of the model that was loaded
+ */
+export async function policyFiles(policy: Decoder, base: string, folder: string): Promise<PolicyFiles> {
+  const weights = weightsFile(policy)
+  if (policy.adapter !== undefined) {
+    // From the checkpoint's own folder, so that the working directory does not matter.
+    const adapter = adapterConfigJson(policy, relative(folder, base))
+    return { weights, texts: { 'adapter_config.json': `${JSON.stringify(adapter, null, 2)}\n` }, copied: 'tokenizer' }
+  }
+  const file = join(base, 'config.json')
+  if (policy.config.scoreLabels === undefined || !(await exists(file))) return { weights, texts: {}, copied: 'all' }
+  return { weights, texts: { 'config.json': configJson(policy.config, await readText(file)) }, copied: 'all' }
 }
 
 /** The optimizer's tensors: masters (of a bf16 model) and moments. */

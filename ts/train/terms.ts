@@ -6,7 +6,8 @@ import { countStep } from '../loss/view.js'
 import { WhetstoneError } from '../src/base/errors.js'
 import { deriveKey } from '../src/base/rng.js'
 import { type Decoder, type ForwardInput, forward, headWeight, packedInput } from '../src/models/decoder.js'
-import { gatherRows, headKl, headLogProbs } from '../src/ops/index.js'
+import { scoreRows } from '../src/models/score.js'
+import { gatherRows, headKl, headLogProbs, reshape } from '../src/ops/index.js'
 import { tidy } from '../src/tensor/scope.js'
 import { type Tensor, tensor } from '../src/tensor/tensor.js'
 import type { MicroBatch } from './data/micro-batch.js'
@@ -45,12 +46,14 @@ export interface Terms {
 
 /** Runs reference (not recorded) and policy (recorded by the open tape) up to the terms that the objective needs. */
 export function termsOf(sources: TermSources, batch: MicroBatch, noise?: NoiseOptions): Terms {
-  const { policy, objective, activationCheckpointing, temperature, head = headWeight(policy) } = sources
-  const targets = tensor(policy.device, batch.targets)
-  const settings = { softcap: policy.config.logitSoftcap, temperature }
+  const { policy, objective, activationCheckpointing, temperature } = sources
   const prior = priorOf(sources, batch)
   const input = inputOf(policy, batch, activationCheckpointing, noise)
   const hidden = hiddenAt(policy, input, batch.predictors)
+  if (objective.needs.values !== undefined) return { policy: { values: valuesOf(sources, hidden) }, fixed: {} }
+  const { head = headWeight(policy) } = sources
+  const targets = tensor(policy.device, batch.targets)
+  const settings = { softcap: policy.config.logitSoftcap, temperature }
   if (objective.needs.kl !== undefined && prior !== undefined) {
     const direction = objective.needs.kl
     if (direction === 'jensenShannon')
@@ -62,6 +65,19 @@ export function termsOf(sources: TermSources, batch: MicroBatch, noise?: NoiseOp
   if (prior === undefined) return { policy: { logps }, fixed: {} }
   return { policy: { logps }, fixed: { reference: headLogProbs(prior.hidden, prior.head, targets, settings).logps } }
 }
+
+/** Numbers of the score head end to end, [T x labels]. */
+function valuesOf({ policy, objective }: TermSources, hidden: Tensor): Tensor {
+  const { scoreLabels } = policy.config
+  if (scoreLabels === objective.needs.values) return flatten(scoreRows(policy, hidden))
+  throw new WhetstoneError(
+    'E_CONFIG',
+    objective.name,
+    `expected a model with a score head of ${objective.needs.values} (load it with scoreLabels), got ${scoreLabels ?? 'a language model'}`,
+  )
+}
+
+const flatten = (t: Tensor): Tensor => reshape(t, [t.size])
 
 /** The reference's hidden states and head, where the objective needs them and the batch does not bring log-probs. */
 function priorOf({ objective, reference }: TermSources, batch: MicroBatch) {
@@ -119,13 +135,16 @@ export async function sequencesOf(batch: MicroBatch, terms: Terms, firstExample:
   ) as Partial<Record<Term | TokenInput, Float64Array>>
   const weights = Float64Array.from(batch.weights)
   const ranges = rangesOf(batch)
+  const count = batch.targets.length
   return batch.sequences.map(({ role, example, scores, inputs }, s): SequenceTerms => {
     const [begin, end] = ranges[s]
-    const part = (all: Float64Array) => all.subarray(begin, end)
-    const given = inputs.map((name) => [name, part(batch.inputs[name] ?? new Float64Array(end))] as const)
+    // A score head gives several numbers per token.
+    const part = (all: Float64Array) => all.subarray((begin * all.length) / count, (end * all.length) / count)
+    const given = inputs.map((name) => [name, part(batch.inputs[name] ?? new Float64Array(count))] as const)
     const computed = Object.entries(values).map(([name, all]) => [name, part(all)] as const)
-    const numbers = Object.fromEntries([...given, ...computed]) as { logps: Float64Array }
-    return { ...numbers, weights: part(weights), role, example: firstExample + example, scores }
+    const logps = new Float64Array(end - begin)
+    const numbers = Object.fromEntries([...given, ...computed])
+    return { logps, ...numbers, weights: part(weights), role, example: firstExample + example, scores }
   })
 }
 

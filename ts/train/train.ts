@@ -6,20 +6,21 @@ import type { Objective } from '../loss/define.js'
 import { WhetstoneError } from '../src/base/errors.js'
 import { deriveKey, permutation } from '../src/base/rng.js'
 import type { LanguageModel } from '../src/generate/language-model.js'
+import { withoutAdapter } from '../src/models/adapter.js'
 import type { Decoder } from '../src/models/decoder.js'
-import type { Tokenizer } from '../src/tokenizer/tokenizer.js'
 import { type TrainingInput, type TrainingOptions, trainingOptions } from './config/options.js'
 import { type Resolved, resolveConfig, type Source } from './config/resolve.js'
 import { encodeFor, rowKindOf } from './data/encode.js'
-import type { EncodedKind } from './data/encoders.js'
+import type { EncodedExample } from './data/example.js'
 import { warningsOf } from './data/findings.js'
-import { microBatchOf } from './data/micro-batch.js'
+import { type MicroBatchOptions, microBatchOf } from './data/micro-batch.js'
 import { planData } from './data/plan.js'
-import { type DataSource, extraFieldWarnings, type PlacedRow, type RowKinds, readData } from './data/rows.js'
+import { type DataSource, extraFieldWarnings, readData } from './data/rows.js'
 import { type Emit, type Run, startRun } from './events.js'
 import { abortError, type PhaseResult, runPhase } from './loop.js'
+import { dataHash, modelHash, type Reference, startReference, withReferenceLogps } from './reference.js'
 import { openRun, type RunFolder } from './run-folder.js'
-import { createTrainer, disposeTrainer, evaluateLoss, type Trainer } from './trainer.js'
+import { createTrainer, disposeTrainer, evaluateLoss, type Trainer, type TrainerOptions } from './trainer.js'
 
 /** What to train, on what, and where to. Settings have TRL's names; see `trainingOptions` for defaults. */
 export interface TrainOptions extends TrainingInput {
@@ -29,7 +30,10 @@ export interface TrainOptions extends TrainingInput {
   readonly data: DataSource
   /** Rows to evaluate on; without them `evalRows` of the data are held out. */
   readonly evalData?: DataSource
-  /** Frozen model for objectives that look at one. */
+  /**
+   * Frozen model for objectives that look at one. Default the policy as it is when the run starts: a copy, or the base
+   * without the adapter. Resume with the start model as `policy`.
+   */
   readonly reference?: Decoder
   /** Run folder; none: nothing is saved. */
   readonly output?: string
@@ -72,62 +76,125 @@ const given = ({
   ...settings
 }: TrainOptions) => settings
 
+/** The trainer's part of the settings. */
+export const trainerSettings = (
+  values: TrainingOptions,
+): Omit<TrainerOptions, 'policy' | 'objective' | 'reference'> => ({
+  optimizer: values,
+  activationCheckpointing: values.gradientCheckpointing,
+  temperature: values.temperature,
+  seed: values.seed,
+  neftuneNoiseAlpha: values.neftuneNoiseAlpha,
+})
+
+/** How the examples of an objective are laid into micro-batches. */
+export const layoutOf = ({ needs }: Objective, { sharePrompts }: TrainingOptions): MicroBatchOptions => ({
+  share: sharePrompts ? 'example' : 'none',
+  reads: needs.values === undefined ? 'next' : 'own',
+})
+
+/** A run on its way: what its parts need. */
+interface Job {
+  readonly options: TrainOptions
+  readonly values: TrainingOptions
+  readonly folder: RunFolder | undefined
+  readonly emit: Emit
+}
+
 async function runTraining(options: TrainOptions, emit: Emit): Promise<TrainResult> {
   const config = resolveConfig(trainingOptions, options.sources ?? [{ origin: 'argument', values: given(options) }])
-  const folder =
-    options.output === undefined
-      ? undefined
-      : await openRun(options.output, options.record ?? config, options.resume ?? false)
-  const trainer = createTrainer({
-    policy: options.policy.decoder,
-    objective: options.objective,
-    reference: options.reference,
-    optimizer: config.values,
-    activationCheckpointing: config.values.gradientCheckpointing,
-  })
+  const { output, resume = false } = options
+  const folder = output === undefined ? undefined : await openRun(output, options.record ?? config, resume)
+  const log: Emit = (event) => {
+    folder?.log(event)
+    emit(event)
+  }
   try {
-    return await runPlan(options, config, trainer, folder, (event) => {
-      folder?.log(event)
-      emit(event)
-    })
+    return await runJob({ options, values: config.values, folder, emit: log })
   } finally {
-    disposeTrainer(trainer)
     await folder?.close()
   }
 }
 
-async function runPlan(
-  options: TrainOptions,
-  { values }: Resolved<TrainingOptions>,
-  trainer: Trainer,
-  folder: RunFolder | undefined,
-  emit: Emit,
-): Promise<TrainResult> {
-  const { policy, signal } = options
-  const data = await splitData(options, values)
-  const { examples, summary } = encodeFor(options.objective, policy.tokenizer, data.train, values)
-  const plan = planData(examples, values)
+async function runJob(job: Job): Promise<TrainResult> {
+  const { options, values } = job
+  const { policy, objective } = options
+  const data = await encodedData(job)
+  const reference = await referenceOf(options)
+  let trainer: Trainer | undefined
+  try {
+    const examples = await precomputed(job, reference, data)
+    if (examples !== data) reference?.dispose()
+    trainer = createTrainer({
+      ...trainerSettings(values),
+      policy: policy.decoder,
+      objective,
+      reference: examples === data ? reference?.decoder : undefined,
+    })
+    return await runPlan(job, trainer, examples)
+  } finally {
+    if (trainer !== undefined) disposeTrainer(trainer)
+    reference?.dispose()
+  }
+}
+
+/** Examples to train, and examples to evaluate on. */
+interface Data {
+  readonly train: readonly EncodedExample[]
+  readonly held: readonly EncodedExample[]
+}
+
+/** Rows to tokens; says what happened to them. */
+async function encodedData({ options, values, emit }: Job): Promise<Data> {
+  const { policy, objective } = options
+  const rows = await splitData(options, values)
+  const { examples, summary } = encodeFor(objective, policy.tokenizer, rows.train, values)
+  for (const message of [...warningsOf(summary), ...rows.warnings]) emit({ type: 'warning', message })
+  const held = rows.held.length === 0 ? [] : encodeFor(objective, policy.tokenizer, rows.held, values).examples
+  return { train: examples, held }
+}
+
+/** The model to compare with, when the objective looks at one. */
+async function referenceOf({ objective, policy, reference }: TrainOptions): Promise<Reference | undefined> {
+  if (!objective.needs.reference) return undefined
+  return reference === undefined ? startReference(policy.decoder) : { decoder: reference, dispose: () => undefined }
+}
+
+/** The data with the reference's log-probs, when the settings ask for them; a KL over the vocabulary needs the model. */
+async function precomputed({ options, values, folder, emit }: Job, reference: Reference | undefined, data: Data) {
+  const { needs } = options.objective
+  if (reference === undefined || needs.kl !== undefined || !values.precomputeRefLogProbs) return data
+  const settings = {
+    temperature: values.temperature,
+    batchSize: values.perDeviceTrainBatchSize,
+    directory: folder && join(folder.path, 'cache'),
+    signal: options.signal,
+    warn: (message: string) => emit({ type: 'warning', message }),
+  }
+  const logpsOf = (examples: readonly EncodedExample[]) =>
+    examples.length === 0 ? examples : withReferenceLogps(reference.decoder, examples, settings)
+  return { train: await logpsOf(data.train), held: await logpsOf(data.held) }
+}
+
+async function runPlan(job: Job, trainer: Trainer, { train, held }: Data): Promise<TrainResult> {
+  const { options, values, folder, emit } = job
+  const { policy, objective, signal } = options
+  const plan = planData(train, { ...values, ...layoutOf(objective, values) })
   const totalSteps = values.maxSteps >= 0 ? values.maxSteps : Math.ceil(plan.stepsPerEpoch * values.numTrainEpochs)
   if (totalSteps === 0) throw new WhetstoneError('E_CONFIG', 'maxSteps', 'expected at least one step, got 0')
   const { kind, level, threads, reason } = policy.decoder.device
-  emit({
-    type: 'start',
-    step: 0,
-    totalSteps,
-    device: `${kind} ${level}, ${threads} threads (${reason})`,
-    notes: [`${examples.length} rows`],
-  })
-  for (const message of [...warningsOf(summary), ...data.warnings]) emit({ type: 'warning', message })
+  const device = `${kind} ${level}, ${threads} threads (${reason})`
+  emit({ type: 'start', step: 0, totalSteps, device, notes: [`${train.length} rows`] })
   const result = await runPhase({
     ...values,
-    name: options.objective.name,
+    name: objective.name,
     model: policy,
     trainer,
     schedule: { ...values, totalSteps },
     plan: async (step) => plan.step(step),
     directory: folder === undefined ? undefined : join(folder.path, 'checkpoints'),
-    fingerprint: { ...values, objective: options.objective.name, rows: examples.length },
-    evaluate: evaluation(policy.tokenizer, data.held, values, trainer, emit),
+    fingerprint: await fingerprintOf(job, trainer, train),
+    evaluate: held.length === 0 ? undefined : evaluation(job, trainer, held),
     resume: options.resume ?? false,
     signal,
     emit,
@@ -137,6 +204,25 @@ async function runPlan(
   if (result.last === undefined) return { ...result, metrics: {} }
   const { loss, gradNorm, trainedTokens, stats } = result.last
   return { ...result, metrics: { loss, gradNorm, trainedTokens, ...stats } }
+}
+
+/** Everything that decides the arithmetic. Weights that a checkpoint does not hold are named by their hash. */
+async function fingerprintOf(
+  { options, values }: Job,
+  { policy, reference }: Trainer,
+  train: readonly EncodedExample[],
+): Promise<Record<string, unknown>> {
+  const { objective } = options
+  return {
+    ...values,
+    objective: objective.name,
+    objectiveSettings: objective.config,
+    rows: train.length,
+    rowsSha256: dataHash(train),
+    lora: policy.adapter?.config,
+    baseSha256: policy.adapter && (await modelHash(withoutAdapter(policy))),
+    referenceSha256: reference && (await modelHash(reference)),
+  }
 }
 
 /** Rows to train and rows to evaluate on: those of `evalData`, or `evalRows` rows chosen by the seed. */
@@ -152,19 +238,12 @@ async function splitData(options: TrainOptions, { evalRows, seed }: TrainingOpti
   return { train: rows.filter((_, i) => !held.has(i)), held: rows.filter((_, i) => held.has(i)), warnings }
 }
 
-/** The loss over the held rows, as a callback of the loop. */
-function evaluation(
-  tokenizer: Tokenizer,
-  held: readonly PlacedRow<RowKinds[EncodedKind]>[],
-  values: TrainingOptions,
-  trainer: Trainer,
-  emit: Emit,
-) {
-  if (held.length === 0) return undefined
-  const { examples } = encodeFor(trainer.objective, tokenizer, held, values)
+/** The loss over the held examples, as a callback of the loop. */
+function evaluation({ values, emit }: Job, trainer: Trainer, held: readonly EncodedExample[]) {
   const size = values.perDeviceTrainBatchSize
-  const starts = Array.from({ length: Math.ceil(examples.length / size) }, (_, i) => i * size)
-  const batches = starts.map((start) => microBatchOf(examples.slice(start, start + size)))
+  const starts = Array.from({ length: Math.ceil(held.length / size) }, (_, i) => i * size)
+  const layout = layoutOf(trainer.objective, values)
+  const batches = starts.map((start) => microBatchOf(held.slice(start, start + size), layout))
   return async (step: number) => {
     const { loss, stats } = await evaluateLoss(trainer, batches)
     emit({ type: 'eval', name: 'eval', step, values: { loss, ...stats } })

@@ -75,8 +75,6 @@ export interface TrainerOptions {
 export function createTrainer(options: TrainerOptions): Trainer {
   const { policy, objective, reference, seed = 0, neftuneNoiseAlpha = 0 } = options
   const optimizer = createOptimizer(policy, options.optimizer)
-  const tied = policy.config.tied && trainableOf(policy) === policy.parameters
-  const head = headWeight(policy)
   return {
     policy,
     reference,
@@ -85,11 +83,15 @@ export function createTrainer(options: TrainerOptions): Trainer {
     activationCheckpointing: options.activationCheckpointing ?? false,
     temperature: options.temperature ?? 1,
     noise: { seed, neftuneNoiseAlpha },
-    tiedHead: tied
-      ? { weight: keep(head.view(head.shape)), gradient: keep(empty(policy.device, head.shape, 'f32')) }
-      : undefined,
+    tiedHead: tiedHeadOf(policy),
     history: {},
   }
+}
+
+function tiedHeadOf(policy: Decoder): Trainer['tiedHead'] {
+  if (!policy.config.tied || trainableOf(policy) !== policy.parameters) return undefined
+  const head = headWeight(policy)
+  return { weight: keep(head.view(head.shape)), gradient: keep(empty(policy.device, head.shape, 'f32')) }
 }
 
 /** Frees gradients and optimizer state; the policy stays. */

@@ -25,8 +25,12 @@ export interface CheckpointContents {
   /** safetensors files by name. */
   readonly files: Readonly<Record<string, readonly TensorEntry[]>>
   readonly state: Readonly<Record<string, unknown>>
-  /** Folder whose config and tokenizer files are copied, so that the checkpoint loads as a model. */
+  /** Further files by name, as text; they go before copies of that name. */
+  readonly texts?: Readonly<Record<string, string>>
+  /** Folder whose files are copied, so that the checkpoint loads as a model. */
   readonly modelDirectory: string
+  /** Which files are copied: the tokenizer's, and by default those of the configuration. */
+  readonly copied?: 'all' | 'tokenizer'
   /** Newest checkpoints to keep. */
   readonly saveTotalLimit: number
   /** Checkpoints whose step is a multiple of this are kept for ever; default none. */
@@ -52,7 +56,7 @@ export async function saveCheckpoint(directory: string, contents: CheckpointCont
   await ensureDirectory(directory)
   if (await exists(target))
     throw new WhetstoneError('E_CONFIG', target, `step ${step} is already saved: resume that run or use another folder`)
-  const copies = await copiesOf(modelDirectory)
+  const copies = await copiesOf(modelDirectory, contents.copied)
   await checkSpace(directory, await estimateBytes(contents, copies))
   const temporary = join(directory, leftoverName('tmp', step))
   try {
@@ -73,8 +77,12 @@ export async function saveCheckpoint(directory: string, contents: CheckpointCont
 }
 
 /** Paths of the files that make a folder a model, by name. */
-async function copiesOf(modelDirectory: string): Promise<ReadonlyMap<string, string>> {
-  const names = ['config.json', 'generation_config.json', ...(await tokenizerFilesOf(modelDirectory))]
+async function copiesOf(
+  modelDirectory: string,
+  copied: CheckpointContents['copied'] = 'all',
+): Promise<ReadonlyMap<string, string>> {
+  const configuration = copied === 'all' ? ['config.json', 'generation_config.json'] : []
+  const names = [...configuration, ...(await tokenizerFilesOf(modelDirectory))]
   const paths = names.map((name) => [name, join(modelDirectory, name)] as const)
   const present = await Promise.all(paths.map(([, path]) => exists(path)))
   return new Map(paths.filter((_, i) => present[i]))
@@ -105,7 +113,10 @@ async function fill(folder: string, contents: CheckpointContents, copies: Readon
   const records: Record<string, FileRecord> = {}
   for (const [name, entries] of Object.entries(contents.files))
     records[name] = await writeSynced(join(folder, name), safetensorsChunks(entries))
-  for (const [name, source] of copies) records[name] = await writeSynced(join(folder, name), readPieces(source))
+  const { texts = {} } = contents
+  for (const [name, source] of copies)
+    if (!Object.hasOwn(texts, name)) records[name] = await writeSynced(join(folder, name), readPieces(source))
+  for (const [name, text] of Object.entries(texts)) records[name] = await writeSynced(join(folder, name), [text])
   records[stateFile] = await writeSynced(join(folder, stateFile), [`${JSON.stringify(contents.state, null, 2)}\n`])
   await writeSynced(join(folder, manifestFile), [manifestText(contents.step, records)])
   await syncDirectory(folder)
