@@ -40,10 +40,10 @@ t.test('the judges can fail', async (t) => {
   }
 
   await t.test('what has no judge is named', async (t) => {
-    await mkdir(join(folder, 'losses'))
+    await mkdir(join(folder, 'extras'))
     await mkdir(join(folder, 'models', 'gpt2'), { recursive: true })
     await mkdir(join(folder, 'train', 'llama', 'lora_start'), { recursive: true })
-    const files = ['losses/pairs.json', 'traces.json', 'traces/dpo.json', 'train/llama/dora.json']
+    const files = ['extras/pairs.json', 'traces.json', 'traces/kto.json', 'train/llama/dora.json']
     await mkdir(join(folder, 'traces'))
     for (const file of files) await writeFile(join(folder, file), '{}')
     await writeFile(join(folder, 'README.md'), 'no entry')
@@ -61,13 +61,18 @@ t.test('the judges can fail', async (t) => {
     await copyOf('models', 'llama')
     await copyOf('train', 'llama')
     await copyOf('traces')
+    await copyOf('losses')
     t.same(await failures(folder), {}, 'the copies are sound')
     await edit('tokenizers/gpt2/cases.json', '"ids": [', '"ids": [1, ')
     await edit('templates/generation/cases.json', '"assistant_mask": [0', '"assistant_mask": [1')
     await edit('train/llama/full.json', '"grad_norm": ', '"grad_norm": 1')
     await edit('train/llama/lora.json', '"grad_norm": ', '"grad_norm": 1')
+    await edit('losses/srpo.json', '"loss": ', '"loss": 1')
+    await edit('losses/vocab.json', '"name": "sft"', '"name": "new"')
     await edit('traces/sft.jsonl', '"content": "', '"content": "x')
+    await edit('traces/dpo.jsonl', '"rejected": " ', '"rejected": " x')
     await edit('traces/sft.json', '"exact_loss": ', '"exact_loss": 1')
+    await edit('traces/dpo.json', '"rewards/margins": ', '"rewards/margins": 1')
     await appendFile(join(folder, 'models', 'llama', 'notes.txt'), 'unknown')
     const weights = join(folder, 'models', 'smollm', 'model.safetensors')
     const bytes = await readFile(weights)
@@ -75,15 +80,20 @@ t.test('the judges can fail', async (t) => {
     await writeFile(weights, bytes)
     const failing = await failures(folder)
     t.same(Object.keys(failing).sort(), [
+      'losses/srpo.json',
+      'losses/vocab.json',
       'models/llama/notes.txt',
       'models/smollm',
       'templates/generation',
       'tokenizers/gpt2',
+      'traces/dpo.json',
+      'traces/dpo.jsonl',
       'traces/sft.json',
       'traces/sft.jsonl',
       'train/llama/full',
       'train/llama/lora',
     ])
     t.match(failing['tokenizers/gpt2'], { length: 1 })
+    t.match(failing['losses/vocab.json'], [/no judge for the case new/])
   })
 })

@@ -4,9 +4,11 @@
 import { readdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { messageOf, WhetstoneError } from '../../ts/src/base/errors.js'
+import { judgeDpoTrace } from './dpo.js'
 import type { Finding } from './finding.js'
+import { judgeLosses } from './losses.js'
 import { judgeModel } from './models.js'
-import { judgeSftRows } from './rows.js'
+import { judgeTraceRows } from './rows.js'
 import { judgeTemplate, judgeTokenizer } from './tokenizers.js'
 import { judgeFullTraining, judgeLoraTraining, judgeSftTrace } from './train.js'
 
@@ -52,8 +54,18 @@ const rules: readonly Rule[] = [
     entry: (name) => `train/${name}/lora`,
     judge: judgeLoraTraining,
   },
+  { files: /^traces\/(dpo)\.json$/, entry: () => 'traces/dpo.json', judge: judgeDpoTrace },
+  {
+    files: /^losses\/(pairs|unpaired|reward|vocab|policy|srpo|advantages)\.json$/,
+    entry: (name) => `losses/${name}.json`,
+    judge: judgeLosses,
+  },
   { files: /^traces\/(sft)\.json$/, entry: () => 'traces/sft.json', judge: judgeSftTrace },
-  { files: /^traces\/(sft)\.jsonl$/, entry: () => 'traces/sft.jsonl', judge: judgeSftRows },
+  {
+    files: /^traces\/(sft|dpo)\.jsonl$/,
+    entry: (name) => `traces/${name}.jsonl`,
+    judge: judgeTraceRows,
+  },
 ]
 
 /** Every file below a folder, and every empty folder (with a slash), as paths relative to it. */

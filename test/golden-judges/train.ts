@@ -13,7 +13,8 @@ import { createTrainer, disposeTrainer, type MicroBatch, type Trainer, trainStep
 import { type MaskedSequence, maskedBatch } from './batches.js'
 import { type Finding, largestDifference, within } from './finding.js'
 
-interface Expected {
+/** What a reference run logged, and the sums of its weights at the end. */
+export interface Expected {
   readonly steps: readonly { loss: number; grad_norm: number; lr?: number; learning_rate?: number; tokens?: number }[]
   readonly final: Readonly<Record<string, { sum: number; sum_sq: number }>>
 }
@@ -54,7 +55,8 @@ async function runRecipe(
   }
 }
 
-async function judgeFinal(trainer: Trainer, expected: Expected, name: string): Promise<Finding[]> {
+/** Sums of all trained tensors. */
+export async function judgeFinal(trainer: Trainer, expected: Expected, name: string): Promise<Finding[]> {
   const findings: Finding[] = []
   for (const [key, { sum, sum_sq }] of Object.entries(expected.final)) {
     const got = sumsOf((await trainableOf(trainer.policy).byName.get(key)?.data()) ?? [])

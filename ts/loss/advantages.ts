@@ -85,3 +85,27 @@ export const overlongPenalty = (length: number, max: number, cache: number): num
 /** SCoRe's reward of a second attempt: second + alpha (second - first) (2409.12917). */
 export const improvementReward = (first: number, second: number, alpha = 10): number =>
   second + alpha * (second - first)
+
+/** What two attempts are credited with, and how strongly they are tied to the reference. */
+export interface AttemptCredit {
+  /** Reward of the first attempt and of the second, before a baseline. */
+  readonly rewards: readonly [number, number]
+  /** `klWeights` of the tokens of either attempt: factors of the objective's beta. */
+  readonly klWeights: readonly [number, number]
+}
+
+/**
+ * SCoRe's stages (2409.12917). `first` rewards the second attempt alone and holds the first one to the reference; `second`
+ * rewards both, the second one for its improvement. An attempt is credited with its own reward only.
+ *
+ * @param alpha weight of the improvement, second stage
+ * @param firstKlWeight how much more than beta the first attempt is held in the first stage (the paper's beta2 / beta1)
+ */
+export function attemptCredit(
+  stage: 'first' | 'second',
+  [first, second]: readonly [number, number],
+  { alpha = 10, firstKlWeight = 10 }: { readonly alpha?: number; readonly firstKlWeight?: number } = {},
+): AttemptCredit {
+  if (stage === 'first') return { rewards: [0, second], klWeights: [firstKlWeight, 1] }
+  return { rewards: [first, improvementReward(first, second, alpha)], klWeights: [1, 1] }
+}

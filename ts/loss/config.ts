@@ -16,6 +16,19 @@ export const smoothing = (initial = 0) => z.number().min(0).lt(0.5).default(init
 /** One of some words; the first one is the default. */
 export const oneOf = <const T extends readonly [string, ...string[]]>(...words: T) => z.enum(words).default(words[0])
 
+/** The same settings with other defaults: a method that is another one with its own numbers. */
+export function withDefaults<S extends z.ZodRawShape>(
+  schema: z.ZodObject<S>,
+  defaults: Partial<z.output<z.ZodObject<S>>>,
+): z.ZodObject<S> {
+  const shape: Record<string, z.core.$ZodType> = { ...schema.shape }
+  for (const [name, value] of Object.entries(defaults)) {
+    const field = shape[name] as z.ZodType
+    shape[name] = field.default(value).describe(field.description ?? '')
+  }
+  return z.strictObject(shape) as unknown as z.ZodObject<S>
+}
+
 /** Refuses a setting of an objective. */
 export function refuse(objective: string, option: string, message: string): never {
   throw new WhetstoneError('E_CONFIG', `${objective}.${option}`, message)

@@ -7,7 +7,7 @@ import { leaf, mul, square, sub } from './autodiff.js'
 import { positive } from './config.js'
 import { defineObjective } from './objective.js'
 import { pairFormula, pairOf, pairRoles } from './pair.js'
-import { roleScoresOf } from './view.js'
+import { ofRole, sequenceScoresOf } from './view.js'
 
 const settings = z.strictObject({ beta: positive(0.1).describe('strength of the tie to the reference') })
 
@@ -19,7 +19,8 @@ export const copg = defineObjective('copg.v1', settings, ({ beta }) => ({
   needs: { rows: 'preference', reference: true, roles: pairRoles },
   formula: (view) => {
     const pair = pairOf(view)
-    const shaped = pairRoles.map((role) => sub(leaf(roleScoresOf(view, role, 'reward')), mul(pair[role].ratio, beta)))
+    const rewards = leaf(sequenceScoresOf(view, 'reward'))
+    const shaped = pairRoles.map((role) => sub(ofRole(view, role, rewards), mul(pair[role].ratio, beta)))
     return pairFormula(view, square(sub(shaped[0], shaped[1])), pair, beta)
   },
 }))

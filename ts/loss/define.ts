@@ -3,8 +3,12 @@
 // the trainer feeds them to the head's backward (objectives.md 0.2: dL/dz = g * (onehot - p)).
 // Types alone; how an objective is made of a formula is in objective.ts.
 
-/** Row shapes an objective trains on. `group`: n samples of one prompt with an advantage each. */
-export type RowKind = 'completion' | 'preference' | 'unpaired' | 'group'
+/**
+ * Row shapes an objective trains on. `stepwise`: an answer in steps with a label each. `group`: n samples of one prompt; each
+ * is an example of its own where the objective names its roles (an advantage each), and all of them are one example where
+ * it does not (a ranking).
+ */
+export type RowKind = 'completion' | 'preference' | 'unpaired' | 'stepwise' | 'group'
 
 /** A full-vocabulary divergence from the prior (reference) model, computed by the fused head; see `klMixture`. */
 export type KlDirection = 'priorToPolicy' | 'policyToPrior' | 'jensenShannon'
@@ -32,7 +36,7 @@ export type Role =
   | 'rejectedGivenChosen'
 
 /** Numbers per trained token that an objective may look at besides the policy's log-probs; no gradient reaches them. */
-export type TokenInput = 'reference' | 'old' | 'sampler' | 'logSquares' | 'advantages'
+export type TokenInput = 'reference' | 'old' | 'sampler' | 'logSquares' | 'advantages' | 'klWeights' | 'labels'
 
 /** The scored tokens of one sequence: masked positions are left out before they come here. */
 export interface SequenceTerms {
@@ -54,6 +58,10 @@ export interface SequenceTerms {
   readonly logSquares?: Float64Array
   /** Advantage per trained token; absent: `scores.advantage` for all of them. */
   readonly advantages?: Float64Array
+  /** Weight of the KL estimate per trained token, next to the setting `beta`; absent: 1. */
+  readonly klWeights?: Float64Array
+  /** Class of each scored position, or the probability of class 1: process rewards. */
+  readonly labels?: Float64Array
   /** Full-vocabulary KL per trained token, when the objective needs it. */
   readonly kl?: Float64Array
   /** Weight per trained token; default 1. */
@@ -120,7 +128,7 @@ export interface Needs {
   readonly terms?: readonly ('entropy' | 'meanLogps')[]
   /** Numbers per trained token that a score head gives; then there are no log-probs and no reference. */
   readonly values?: number
-  /** Roles that every example has, one sequence each; absent: one sequence of any role. */
+  /** Roles that every example has, one sequence each; absent: any sequences of any role. */
   readonly roles?: readonly Role[]
   /** Roles that examples may have besides. */
   readonly optionalRoles?: readonly Role[]

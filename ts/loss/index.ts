@@ -1,24 +1,34 @@
 // The registry of objectives: name -> maker. A new objective is a file and a line here. Losses of scores, advantages,
 // vocabulary terms and masking, which are no objectives, are exported next to it.
 
+import type { z } from 'zod'
 import { bco } from './bco.js'
 import { copg } from './copg.js'
 import { cpo, slic } from './cpo.js'
 import type { Objective } from './define.js'
-import { distill } from './distill.js'
+import { distill, gkd } from './distill.js'
 import { dpo } from './dpo.js'
 import { kto } from './kto.js'
 import { logRatio } from './log-ratio.js'
 import { nashMd } from './nash-md.js'
 import { orpo } from './orpo.js'
-import { cispo, dapo, drGrpo, gmpo, grpo, gspo, ppo, reinforce, rloo, sapo } from './policy-gradient.js'
+import { cispo, dapo, drGrpo, gmpo, grpo, gspo, ppo, reinforce, rloo, sapo, score } from './policy-gradient.js'
+import { gapReward, listwiseReward, pairReward, pointwiseReward, processReward, reward } from './reward-models.js'
 import { sft } from './sft.js'
 import { simpo } from './simpo.js'
 import { srpo } from './srpo.js'
 import { superhf } from './superhf.js'
 import { xpo } from './xpo.js'
 
-export { advantages, gae, improvementReward, overlongPenalty, withKlPenalty } from './advantages.js'
+export {
+  type AttemptCredit,
+  advantages,
+  attemptCredit,
+  gae,
+  improvementReward,
+  overlongPenalty,
+  withKlPenalty,
+} from './advantages.js'
 export type { BcoConfig } from './bco.js'
 export type { CopgConfig } from './copg.js'
 export type { CpoConfig, SlicConfig } from './cpo.js'
@@ -29,9 +39,21 @@ export type { KtoConfig } from './kto.js'
 export type { LogRatioConfig } from './log-ratio.js'
 export { type AlignedTerms, maskSequence, type SequenceLabels } from './logprobs.js'
 export type { NashMdConfig } from './nash-md.js'
+export type { ObjectiveMaker } from './objective.js'
 export type { OrpoConfig } from './orpo.js'
 export type { PolicyGradientConfig } from './policy-gradient.js'
-export * from './rewards.js'
+export type { PointwiseRewardConfig, RewardConfig } from './reward-models.js'
+export {
+  bradleyTerry,
+  clippedValueLoss,
+  type GapNames,
+  gap,
+  kWise,
+  listwise,
+  pointwise,
+  type ScoreEvaluation,
+  stepwise,
+} from './rewards.js'
 export type { SftConfig } from './sft.js'
 export type { SimpoConfig } from './simpo.js'
 export type { SrpoConfig } from './srpo.js'
@@ -48,17 +70,25 @@ export {
   distill,
   dpo,
   drGrpo,
+  gapReward,
+  gkd,
   gmpo,
   grpo,
   gspo,
   kto,
+  listwiseReward,
   logRatio,
   nashMd,
   orpo,
+  pairReward,
+  pointwiseReward,
   ppo,
+  processReward,
   reinforce,
+  reward,
   rloo,
   sapo,
+  score,
   sft,
   simpo,
   slic,
@@ -67,11 +97,14 @@ export {
   xpo,
 }
 
-/** Makers of objectives by name; each takes its settings. */
-export const objectives: Readonly<Record<string, (config?: never) => Objective>> = {
+/** A maker whose settings are not known to the compiler. */
+export type AnyMaker = ((config?: never) => Objective) & { readonly settings: z.ZodObject }
+
+const makers = {
   sft,
   superhf,
   distill,
+  gkd,
   dpo,
   simpo,
   cpo,
@@ -94,4 +127,14 @@ export const objectives: Readonly<Record<string, (config?: never) => Objective>>
   cispo,
   sapo,
   gmpo,
+  score,
+  reward,
+  pointwiseReward,
+  listwiseReward,
+  pairReward,
+  gapReward,
+  processReward,
 }
+
+/** Makers of objectives by name; each takes its settings, and shows their schema as `settings`. */
+export const objectives: typeof makers & Readonly<Record<string, AnyMaker>> = makers

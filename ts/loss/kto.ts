@@ -57,7 +57,7 @@ export const kto = defineObjective('kto.v1', settings, (config) => {
         stats: {
           'rewards/chosen': statistic(rewards.filter((_, i) => labels[i] !== 0)),
           'rewards/rejected': statistic(rewards.filter((_, i) => labels[i] === 0)),
-          kl: { sum: kl, count: 1 },
+          ...(withPoint && { kl: { sum: kl, count: 1 } }),
         },
         perExample: { loss: losses.value, rewards },
       }

@@ -35,8 +35,10 @@ export function weightedRatios(view: View, terms: readonly RatioTerm[]): Vector 
 }
 
 /** -(1-e) log s(z) - e log s(-z): the logistic link with a share e of wrong labels. */
-export const logistic = (z: Vector, wrong: Operand = 0): Vector =>
-  sub(mul(sub(wrong, 1), logSigmoid(z)), mul(wrong, logSigmoid(neg(z))))
+export const logistic = (z: Vector, wrong: Operand = 0): Vector => {
+  const minusRight = typeof wrong === 'number' ? wrong - 1 : sub(wrong, 1)
+  return sub(mul(logSigmoid(z), minusRight), mul(logSigmoid(neg(z)), wrong))
+}
 
 /** (target - z)^2 */
 export const squareTo = (z: Vector, target: Operand): Vector => square(sub(target, z))

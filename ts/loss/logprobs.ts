@@ -4,12 +4,11 @@
 
 import { WhetstoneError } from '../src/base/errors.js'
 import type { SequenceTerms } from './define.js'
-
-const arrays = ['logps', 'reference', 'old', 'sampler', 'logSquares', 'advantages', 'kl', 'weights'] as const
+import { tokenArrays } from './view.js'
 
 /** Numbers per predicted token, T - 1 each, of a sequence of T tokens. */
 export type AlignedTerms = Readonly<
-  { logps: ArrayLike<number> } & Partial<Record<Exclude<(typeof arrays)[number], 'logps'>, ArrayLike<number>>>
+  { logps: ArrayLike<number> } & Partial<Record<(typeof tokenArrays)[number], ArrayLike<number>>>
 >
 
 /** What does not depend on tokens. */
@@ -25,7 +24,7 @@ export type SequenceLabels = Pick<SequenceTerms, 'role' | 'example' | 'scores'>
 export function maskSequence(mask: ArrayLike<number>, terms: AlignedTerms, labels: SequenceLabels): SequenceTerms {
   const where = `${labels.role} of example ${labels.example}`
   const kept = trainedPositions(mask, where)
-  const parts = arrays.flatMap((name) => {
+  const parts = tokenArrays.flatMap((name) => {
     const values = terms[name]
     if (values === undefined) return []
     if (values.length !== mask.length - 1)

@@ -7,7 +7,7 @@ import { z } from 'zod'
 import { detach, leaf, mul, sub } from './autodiff.js'
 import { positive } from './config.js'
 import { defineObjective, statistic } from './objective.js'
-import { ofRole, overExamples, scoresOf, sequenceSums, tokensOf } from './view.js'
+import { ofRole, overExamples, scoresOf, sequenceSums, tokensOf, weightsOf } from './view.js'
 
 const settings = z.strictObject({ beta: positive(0.1).describe('weight of the KL to the reference') })
 
@@ -20,8 +20,9 @@ export const nashMd = defineObjective('nashMd.v1', settings, ({ beta }) => ({
   formula: (view) => {
     const preference = scoresOf(view, 'preference')
     const drift = detach(sub(view.logps, tokensOf(view, 'reference')))
-    const penalty = ofRole(view, 'completion', sequenceSums(view, mul(drift, view.logps)))
-    const own = ofRole(view, 'completion', sequenceSums(view, view.logps))
+    const weighted = mul(weightsOf(view), view.logps)
+    const penalty = ofRole(view, 'completion', sequenceSums(view, mul(drift, weighted)))
+    const own = ofRole(view, 'completion', sequenceSums(view, weighted))
     const losses = sub(mul(penalty, beta), mul(sub(leaf(preference), 0.5), own))
     return {
       loss: overExamples(view, losses),

@@ -4,8 +4,8 @@
 import type { z } from 'zod'
 import { gradientsOf, type Vector } from './autodiff.js'
 import { readConfig } from './config.js'
-import type { Evaluation, Needs, Objective, ObjectiveBatch, Statistic } from './define.js'
-import { type View, viewOf } from './view.js'
+import type { Evaluation, Needs, Objective, ObjectiveBatch, Statistic, TermGradients } from './define.js'
+import { termWidth, usedTerms, type View, viewOf } from './view.js'
 
 /** A loss as a formula of a batch. */
 export interface Formula {
@@ -32,15 +32,33 @@ export const statistic = (values: Float64Array): Statistic => ({
 function evaluate(name: string, { needs, formula }: Method, batch: ObjectiveBatch): Evaluation {
   const view = viewOf(name, needs, batch)
   const { loss, stats, perExample } = formula(view)
-  const [logps, kl] = gradientsOf(loss, [view.logps, view.kl])
-  let at = 0
-  const gradients = batch.sequences.map((terms) => {
-    const from = at
-    at += terms.logps.length
-    const own = { logps: logps.slice(from, at) }
-    return needs.kl === undefined ? own : { ...own, kl: kl.slice(from, at) }
-  })
+  const used = usedTerms(needs)
+  const wholes = gradientsOf(
+    loss,
+    used.map((term) => view[term]),
+  )
+  const parts = used.map((term, k) => cut(wholes[k], view.lengths, termWidth(needs, term)))
+  const gradients = batch.sequences.map(
+    (_, i) => Object.fromEntries(used.map((term, k) => [term, parts[k][i]])) as TermGradients,
+  )
   return { loss: loss.value[0], gradients, stats, perExample }
+}
+
+/** Numbers end to end, `width` for each token, back to sequences. */
+function cut(whole: Float64Array, lengths: Float64Array, width: number): Float64Array[] {
+  let at = 0
+  return Array.from(lengths, (length) => {
+    const from = at
+    at += width * length
+    return whole.slice(from, at)
+  })
+}
+
+/** Settings -> objective; throws WhetstoneError E_CONFIG naming the option. */
+export interface ObjectiveMaker<S extends z.ZodRawShape = z.ZodRawShape> {
+  (input?: z.input<z.ZodObject<S>>): Objective
+  /** The settings with descriptions and defaults: what flags and documentation are made of. */
+  readonly settings: z.ZodObject<S>
 }
 
 /**
@@ -48,15 +66,14 @@ function evaluate(name: string, { needs, formula }: Method, batch: ObjectiveBatc
  *
  * @param name versioned, `dpo.v1`: it is stored in checkpoints; errors of settings name what stands before the dot
  * @param make what the objective does with checked settings
- * @returns settings -> objective; throws WhetstoneError E_CONFIG naming the option
  */
 export function defineObjective<S extends z.ZodRawShape>(
   name: string,
-  schema: z.ZodObject<S>,
+  settings: z.ZodObject<S>,
   make: (config: z.output<z.ZodObject<S>>) => Method,
-): (input?: z.input<z.ZodObject<S>>) => Objective {
-  return (input = {} as z.input<z.ZodObject<S>>) => {
-    const config = readConfig(name.split('.')[0], schema, input)
+): ObjectiveMaker<S> {
+  const maker = (input = {} as z.input<z.ZodObject<S>>): Objective => {
+    const config = readConfig(name.split('.')[0], settings, input)
     const method = make(config)
     return {
       name,
@@ -65,4 +82,5 @@ export function defineObjective<S extends z.ZodRawShape>(
       evaluate: (batch) => evaluate(name, method, batch),
     }
   }
+  return Object.assign(maker, { settings })
 }

@@ -1,20 +1,21 @@
 // Policy gradients over sampled completions: REINFORCE, RLOO, PPO, GRPO and its variants as settings of one formula.
-//   loss = aggregate over tokens of c_t keep_t surrogate(A_t, rho_t) + beta KL estimate
+//   loss = aggregate over tokens of c_t keep_t w_t surrogate(A_t, rho_t) + beta k_t KL_t - entropyCoef H_t
 // Advantages come with the batch (advantages.ts makes them): the score `advantage` of a completion, or one per token.
 // `old` log-probs are those of the policy that sampled; without them the batch is on-policy and rho is 1 with the gradient
 // of l. aggregation: tokenMean = sum / trained tokens of the step (TRL: dapo; bnpo is the same over a micro-batch);
 // sequenceMean = mean per sequence, then over sequences (grpo); sequenceSum = sum per sequence, then mean (luspo);
-// constant = sum / (sequences x maxCompletionLength) (dr_grpo). Every completion is an example of its own.
+// constant = sum / (sequences x maxCompletionLength) (dr_grpo). Every completion is an example of its own; one with several
+// turns brings advantages and klWeights k_t per token. Weights w_t do not act on the KL and the entropy.
 // Differs from TRL: KL estimator `k3` is not multiplied by rho unless it is `rhoK3`, which is TRL's default.
 
 import { z } from 'zod'
-import { add, div, gather, leaf, mul, sub, type Vector } from './autodiff.js'
-import { nonNegative, oneOf, positive, refuse } from './config.js'
-import type { Objective, SequenceTerms } from './define.js'
+import { add, gather, leaf, mul, type Operand, sub, type Vector } from './autodiff.js'
+import { nonNegative, oneOf, positive, refuse, withDefaults } from './config.js'
+import type { SequenceTerms } from './define.js'
 import { klEstimators } from './kl.js'
 import { defineObjective, statistic } from './objective.js'
 import { importanceCaps, offPolicyMask, type PolicyTokens, ratioLevels, surrogates } from './surrogates.js'
-import { overExamples, overTokens, scoresOf, sequenceSums, tokensOf, type View, weightsOf } from './view.js'
+import { ofRole, overExamples, scoresOf, sequenceSums, tokensOf, type View, weightsOf } from './view.js'
 
 const settings = z.strictObject({
   lossType: oneOf('clip', 'reinforce', 'cispo', 'sapo', 'gmpo').describe('surrogate of a token'),
@@ -30,6 +31,7 @@ const settings = z.strictObject({
   delta: z.number().positive().optional().describe('clip: largest ratio of the unclipped branch'),
   dualClip: z.number().gt(1).optional().describe('clip: bound of the loss where the advantage is negative'),
   beta: nonNegative(0).describe('weight of the KL estimate; 0: no reference is needed'),
+  entropyCoef: nonNegative(0).describe('weight of the entropy, which is a bonus'),
   klEstimator: oneOf('k3', 'k1', 'k2', 'rhoK3', 'k3StraightThrough').describe('see kl.ts'),
   offPolicyMaskThreshold: z.number().optional().describe('drop sequences with A < 0 and mean(old - l) above this'),
   importanceSamplingMode: oneOf('none', 'tokenTruncate', 'tokenMask', 'sequenceTruncate', 'sequenceMask').describe(
@@ -75,13 +77,12 @@ function samplerWeights(view: View, { importanceSamplingMode, importanceSampling
   return leaf(logs.value.map((v) => cap(Math.exp(v), importanceSamplingCap)))
 }
 
-const aggregations: Readonly<
-  Record<Settings['aggregation'], (view: View, tokens: Vector, maxCompletionLength: number) => Vector>
-> = {
-  tokenMean: overTokens,
-  sequenceMean: (view, tokens) => overExamples(view, div(tokens, gather(leaf(view.lengths), view.sequenceOf))),
-  sequenceSum: overExamples,
-  constant: (view, tokens, maxCompletionLength) => overExamples(view, div(tokens, maxCompletionLength)),
+/** What the sum over a completion's tokens is multiplied with to be its loss; the mean of these is the step's loss. */
+const aggregations: Readonly<Record<Settings['aggregation'], (view: View, maxCompletionLength: number) => Operand>> = {
+  tokenMean: ({ batch }) => batch.step.examples / batch.step.tokens,
+  sequenceMean: ({ lengths }) => leaf(lengths.map((length) => 1 / length)),
+  sequenceSum: () => 1,
+  constant: (_, maxCompletionLength) => 1 / maxCompletionLength,
 }
 
 /** Share of tokens whose gradient the clip takes away. */
@@ -94,7 +95,7 @@ function clipped({ advantages, rho }: PolicyTokens, { epsilon, epsilonHigh = eps
 
 function formulaOf(view: View, config: Settings) {
   const tokens = tokensOfPolicy(view, config)
-  const { epsilon, epsilonHigh = epsilon, offPolicyMaskThreshold, beta } = config
+  const { epsilon, epsilonHigh = epsilon, offPolicyMaskThreshold, beta, entropyCoef } = config
   let losses = mul(weightsOf(view), surrogates[config.lossType](tokens, { ...config, epsilonHigh }))
   if (offPolicyMaskThreshold !== undefined) losses = mul(offPolicyMask(tokens, offPolicyMaskThreshold), losses)
   if (config.importanceSamplingMode !== 'none') losses = mul(samplerWeights(view, config), losses)
@@ -102,20 +103,32 @@ function formulaOf(view: View, config: Settings) {
     view.logps,
     tokensOf(view, 'reference', (terms) => terms.logps),
   )
-  if (beta > 0) losses = add(losses, mul(klEstimators[config.klEstimator](drift, tokens.rho), beta))
+  if (beta > 0) losses = add(losses, mul(klPenalty(tokens, drift, config), beta))
+  if (entropyCoef > 0) losses = sub(losses, mul(view.entropy, entropyCoef))
+  const scale = aggregations[config.aggregation](view, config.maxCompletionLength ?? 1)
+  const perCompletion = ofRole(view, 'completion', mul(sequenceSums(view, losses), scale))
   return {
-    loss: aggregations[config.aggregation](view, losses, config.maxCompletionLength ?? 1),
+    loss: overExamples(view, perCompletion),
     stats: {
       ratio: statistic(tokens.rho.value),
       clipRatio: statistic(clipped(tokens, config)),
       kl: statistic(klEstimators.k3(drift).value),
+      ...(entropyCoef > 0 && { entropy: statistic(view.entropy.value) }),
     },
+    perExample: { loss: perCompletion.value },
   }
 }
 
+/** The KL estimate of each token with its own weight. */
+const klPenalty = ({ view, rho }: PolicyTokens, drift: Vector, { klEstimator }: Settings): Vector =>
+  mul(
+    tokensOf(view, 'klWeights', (terms) => filled(terms, 1)),
+    klEstimators[klEstimator](drift, rho),
+  )
+
 /** A policy gradient under a name, with defaults of its own. */
-function policyGradient(name: string, defaults: PolicyGradientConfig): (input?: PolicyGradientConfig) => Objective {
-  const make = defineObjective(name, settings, (config) => {
+const policyGradient = (name: string, defaults: Partial<Settings>) =>
+  defineObjective(name, withDefaults(settings, defaults), (config) => {
     if (config.aggregation === 'constant' && config.maxCompletionLength === undefined)
       refuse(name.split('.')[0], 'maxCompletionLength', 'expected the number of tokens to divide by, got nothing')
     return {
@@ -123,19 +136,26 @@ function policyGradient(name: string, defaults: PolicyGradientConfig): (input?: 
         rows: 'group',
         reference: config.beta > 0,
         roles: ['completion'],
+        terms: config.entropyCoef > 0 ? ['entropy'] : [],
         tokens: config.importanceSamplingMode === 'none' ? [] : ['sampler'],
       },
       formula: (view) => formulaOf(view, config),
     }
   })
-  return (input = {}) => {
-    const given = Object.entries(input).filter(([, value]) => value !== undefined)
-    return make({ ...defaults, ...Object.fromEntries(given) })
-  }
-}
 
 /** REINFORCE (Williams 1992): -A times the summed log-probs. */
 export const reinforce = policyGradient('reinforce.v1', { lossType: 'reinforce', aggregation: 'sequenceSum' })
+
+/**
+ * SCoRe (2409.12917): REINFORCE over two attempts in one sequence, each with its own advantage and weight of the KL;
+ * `attemptCredit` makes those of both stages. The KL's gradient is that of KL(policy || reference).
+ */
+export const score = policyGradient('score.v1', {
+  lossType: 'reinforce',
+  aggregation: 'sequenceSum',
+  beta: 0.01,
+  klEstimator: 'k2',
+})
 
 /** RLOO (2402.14740) as TRL has it: one ratio per sequence, clipped; advantages leave-one-out. */
 export const rloo = policyGradient('rloo.v1', { importanceSamplingLevel: 'sequenceSum', aggregation: 'sequenceMean' })

@@ -1,6 +1,6 @@
-// Losses of reward and value models: functions of scores, not of log-probs. objectives.md 5. Each returns the mean over its
-// items and the gradient by every score; the heads that make scores, and their training, are elsewhere.
-// `bradleyTerry` is TRL's RewardTrainer; SuperHF's reward model is the same without options.
+// Losses of reward and value models: functions of scores, not of log-probs. objectives.md 5. First the formulas, then plain
+// functions that return the mean over their items and the gradient by every score. The same formulas as objectives, for
+// training a score head, are in reward-models.ts.
 
 import { WhetstoneError } from '../src/base/errors.js'
 import {
@@ -14,7 +14,9 @@ import {
   mean,
   mul,
   neg,
+  type Operand,
   segmentLogSumExp,
+  segmentSum,
   square,
   sub,
   type Vector,
@@ -50,8 +52,46 @@ function evaluateScores<Names extends string>(
   }
 }
 
+// Formulas, one number per item ----------------------------------------------------------------------------------------
+
 /** -log s(difference) */
-const prefer = (better: Vector, worse: Vector): Vector => neg(logSigmoid(sub(better, worse)))
+export const prefer = (better: Vector, worse: Vector): Vector => neg(logSigmoid(sub(better, worse)))
+
+/** -log s(R_w - R_l - margin) + c (R_w + R_l)^2 */
+export function bradleyTerryOf(chosen: Vector, rejected: Vector, margin: Operand, c: number): Vector {
+  const losses = prefer(sub(chosen, margin), rejected)
+  return c === 0 ? losses : add(losses, mul(square(add(chosen, rejected)), c))
+}
+
+/** What a score is compared with its target by. */
+export const pointwiseLosses = {
+  /** -t log s(R) - (1-t) log s(-R) */
+  bce: (scores: Vector, targets: Vector): Vector =>
+    neg(add(mul(targets, logSigmoid(scores)), mul(sub(1, targets), logSigmoid(neg(scores))))),
+  /** (R - t)^2 */
+  mse: (scores: Vector, targets: Vector): Vector => square(sub(scores, targets)),
+} as const
+
+/** The scores g(answer, reference answer) of a pair. */
+export type GapNames = 'wl' | 'ww' | 'll' | 'lw'
+
+/** g(w,l) >= g(w,w) ~ g(l,l) >= g(l,w), each as a Bradley-Terry term: the sum of the five of a pair. */
+export const gapOf = ({ wl, ww, ll, lw }: Readonly<Record<GapNames, Vector>>): Vector =>
+  [prefer(wl, lw), prefer(wl, ww), prefer(wl, ll), prefer(ww, lw), prefer(ll, lw)].reduce((all, part) => add(all, part))
+
+/**
+ * Cross-entropy of classes: log sum_c e^z_c - sum_c t_c z_c.
+ *
+ * @param logits `classes` for each position, end to end
+ * @param targets probability of each class, the same shape; they sum to 1 at each position
+ */
+export function crossEntropyOf(logits: Vector, targets: Vector, classes: number): Vector {
+  const position = Int32Array.from(logits.value, (_, i) => Math.floor(i / classes))
+  const count = logits.value.length / classes
+  return sub(segmentLogSumExp(logits, position, count), segmentSum(mul(targets, logits), position, count))
+}
+
+// Plain functions ------------------------------------------------------------------------------------------------------
 
 /**
  * Bradley-Terry over pairs: -log s(R_w - R_l - margin) + c (R_w + R_l)^2.
@@ -59,32 +99,24 @@ const prefer = (better: Vector, worse: Vector): Vector => neg(logSigmoid(sub(bet
  * @param margin per pair (Llama 2, 2307.09288)
  * @param centerRewardsCoefficient c (2312.09244): keeps scores around 0; 0.01 is usual
  */
-export function bradleyTerry(
+export const bradleyTerry = (
   scores: { readonly chosen: Numbers; readonly rejected: Numbers },
   {
     margin,
     centerRewardsCoefficient = 0,
   }: { readonly margin?: Numbers; readonly centerRewardsCoefficient?: number } = {},
-): ScoreEvaluation<'chosen' | 'rejected'> {
-  return evaluateScores(scores, ({ chosen, rejected }) => {
-    const ahead = margin === undefined ? chosen : sub(chosen, leaf(margin))
-    const losses = prefer(ahead, rejected)
-    if (centerRewardsCoefficient === 0) return losses
-    return add(losses, mul(square(add(chosen, rejected)), centerRewardsCoefficient))
-  })
-}
+): ScoreEvaluation<'chosen' | 'rejected'> =>
+  evaluateScores(scores, ({ chosen, rejected }) =>
+    bradleyTerryOf(chosen, rejected, margin === undefined ? 0 : leaf(margin), centerRewardsCoefficient),
+  )
 
 /** A score against a target per answer: bce with the probability s(score), or squared error. */
 export const pointwise = (
   scores: Numbers,
   targets: Numbers,
-  lossType: 'bce' | 'mse' = 'bce',
+  lossType: keyof typeof pointwiseLosses = 'bce',
 ): ScoreEvaluation<'scores'> =>
-  evaluateScores({ scores }, ({ scores: s }) => {
-    const target = leaf(targets)
-    if (lossType === 'mse') return square(sub(s, target))
-    return neg(add(mul(target, logSigmoid(s)), mul(sub(1, target), logSigmoid(neg(s)))))
-  })
+  evaluateScores({ scores }, ({ scores: s }) => pointwiseLosses[lossType](s, leaf(targets)))
 
 /** Right answers against wrong ones of one problem: mean over all k (n - k) pairs (Qwen2.5-Math, 2409.12122). */
 export const listwise = (scores: {
@@ -110,21 +142,9 @@ export const listwise = (scores: {
 export const kWise = (scores: Numbers, above: Numbers, below: Numbers): ScoreEvaluation<'scores'> =>
   evaluateScores({ scores }, ({ scores: s }) => prefer(gather(s, above), gather(s, below)))
 
-/**
- * PIT's gap reward g(answer, reference answer) (2310.00898): g(w,l) >= g(w,w) ~ g(l,l) >= g(l,w), each as a Bradley-Terry
- * term. Sums the five terms of a pair.
- */
-export const gapReward = (scores: {
-  readonly wl: Numbers
-  readonly ww: Numbers
-  readonly ll: Numbers
-  readonly lw: Numbers
-}): ScoreEvaluation<'wl' | 'ww' | 'll' | 'lw'> =>
-  evaluateScores(scores, ({ wl, ww, ll, lw }) =>
-    [prefer(wl, lw), prefer(wl, ww), prefer(wl, ll), prefer(ww, lw), prefer(ll, lw)].reduce((all, part) =>
-      add(all, part),
-    ),
-  )
+/** PIT's gap reward g(answer, reference answer) (2310.00898): mean over pairs of the sum of its five terms. */
+export const gap = (scores: Readonly<Record<GapNames, Numbers>>): ScoreEvaluation<GapNames> =>
+  evaluateScores(scores, gapOf)
 
 /**
  * Process rewards (TRL's PRM trainer): cross-entropy of the classes at labelled positions, no shift.
@@ -132,11 +152,10 @@ export const gapReward = (scores: {
  * @param logits classes of each position, end to end
  * @param labels class of each position
  */
-export const processReward = (logits: Numbers, labels: Numbers, classes = 2): ScoreEvaluation<'logits'> =>
+export const stepwise = (logits: Numbers, labels: Numbers, classes = 2): ScoreEvaluation<'logits'> =>
   evaluateScores({ logits }, ({ logits: z }) => {
-    const position = Int32Array.from(z.value, (_, i) => Math.floor(i / classes))
-    const own = Array.from(labels, (label, i) => i * classes + label)
-    return sub(segmentLogSumExp(z, position, labels.length), gather(z, own))
+    const targets = z.value.map((_, i) => Number(labels[Math.floor(i / classes)] === i % classes))
+    return crossEntropyOf(z, leaf(targets), classes)
   })
 
 /** PPO's value loss: max((V - R)^2, (V clipped to old +- range - R)^2) / 2. */

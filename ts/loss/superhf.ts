@@ -1,6 +1,6 @@
 // SuperHF (Mukobi et al. 2023, arXiv 2310.16763; code openfeedback/superhf, src/superhf/training.py). objectives.md 1.
 //   loss = NLL + kappa * KL, with KL = sum_v p0 (log p0 - log p) per position: prior || policy, full vocabulary.
-// `tokenMean` (default) averages both terms over the trained tokens of the step. `authors` is the published reduction:
+// Weights of tokens act on the NLL alone. `tokenMean` (default) averages both terms over the trained tokens of the step. `authors` is the published reduction:
 // the KL is a mean over the tokens of each sequence, then a SUM over the sequences of the step: with the published two
 // sequences per step, their kappa 0.35 is 0.70 of a mean over sequences.
 // The KL of a sequence is clamped at 0 against rounding, as in the authors' code. `inverseLoss` C adds C / NLL, their
@@ -11,7 +11,7 @@ import { z } from 'zod'
 import { add, div, gather, leaf, mul, neg, sum, where } from './autodiff.js'
 import { nonNegative, oneOf } from './config.js'
 import { defineObjective } from './objective.js'
-import { overTokens, sequenceSums, type View } from './view.js'
+import { overTokens, sequenceSums, type View, weightsOf } from './view.js'
 
 const settings = z.strictObject({
   kappa: nonNegative(0.35).describe('weight of the KL term'),
@@ -45,7 +45,7 @@ export const superhf = defineObjective('superhf.v1', settings, (config) => ({
   needs: { rows: 'completion', reference: true, kl: config.direction, wholeStep: config.inverseLoss > 0 },
   formula: (view) => {
     const authors = config.normalisation === 'authors'
-    const nll = overTokens(view, neg(view.logps))
+    const nll = overTokens(view, neg(mul(weightsOf(view), view.logps)))
     const kl = klSum(view, config.clamp, authors)
     const divergence = mul(authors ? kl : div(kl, view.batch.step.tokens), config.kappa)
     const loss = add(nll, divergence)

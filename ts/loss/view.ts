@@ -3,17 +3,13 @@
 
 import { WhetstoneError } from '../src/base/errors.js'
 import { div, gather, leaf, segmentSum, sum, type Vector } from './autodiff.js'
-import type { Needs, ObjectiveBatch, Role, SequenceTerms, StepCounts, TokenInput } from './define.js'
+import type { Needs, ObjectiveBatch, Role, SequenceTerms, StepCounts, Term, TokenInput } from './define.js'
 
-/** The vectors of a batch. */
-export interface View {
+/** The vectors of a batch: each term, tokens end to end, empty unless the objective uses it; and where they belong. */
+export interface View extends Readonly<Record<Term, Vector>> {
   readonly batch: ObjectiveBatch
   /** Name of the objective, for errors. */
   readonly name: string
-  /** Policy log-prob of each token. */
-  readonly logps: Vector
-  /** Full-vocabulary KL of each token; empty unless the objective needs it. */
-  readonly kl: Vector
   /** Sequence of each token. */
   readonly sequenceOf: Int32Array
   /** Tokens of each sequence. */
@@ -21,6 +17,35 @@ export interface View {
   /** Sequences of each example by role. */
   readonly examples: readonly ReadonlyMap<Role, number>[]
 }
+
+const allTerms = ['logps', 'kl', 'entropy', 'meanLogps', 'values'] as const satisfies readonly Term[]
+
+/** Every kind of numbers per token that a sequence may bring, `values` apart. */
+export const tokenArrays = [
+  'logps',
+  'kl',
+  'entropy',
+  'meanLogps',
+  'reference',
+  'old',
+  'sampler',
+  'logSquares',
+  'advantages',
+  'klWeights',
+  'labels',
+  'weights',
+] as const satisfies readonly (Term | TokenInput | 'weights')[]
+
+/** Terms that an objective differentiates by. */
+export const usedTerms = ({ kl, terms = [], values }: Needs): readonly Term[] => [
+  'logps',
+  ...(kl === undefined ? [] : (['kl'] as const)),
+  ...terms,
+  ...(values === undefined ? [] : (['values'] as const)),
+]
+
+/** Numbers of a term for each trained token. */
+export const termWidth = ({ values = 1 }: Needs, term: Term): number => (term === 'values' ? values : 1)
 
 /** What the counts of a step are made of: one entry per sequence. */
 export interface CountedSequence {
@@ -60,14 +85,13 @@ const countBatch = ({ sequences }: ObjectiveBatch): StepCounts =>
 export function viewOf(name: string, needs: Needs, batch: ObjectiveBatch): View {
   const { sequences, step } = batch
   checkCounts(name, needs, batch)
-  const reference = needs.reference && needs.kl === undefined
-  const inputs: readonly TokenInput[] = reference ? ['reference', ...(needs.tokens ?? [])] : (needs.tokens ?? [])
-  for (const terms of sequences) checkTokens(name, needs, inputs, terms)
+  for (const terms of sequences) checkTokens(name, needs, terms)
+  const used = usedTerms(needs)
+  const terms = allTerms.map((term) => [term, leaf(used.includes(term) ? endToEnd(sequences, (s) => s[term]) : [])])
   const view: View = {
+    ...(Object.fromEntries(terms) as Record<Term, Vector>),
     batch,
     name,
-    logps: leaf(endToEnd(sequences, (s) => s.logps)),
-    kl: leaf(needs.kl === undefined ? [] : endToEnd(sequences, (s) => s.kl)),
     sequenceOf: Int32Array.from(sequences.flatMap((s, i) => new Array<number>(s.logps.length).fill(i))),
     lengths: Float64Array.from(sequences, (s) => s.logps.length),
     examples: examplesOf(name, needs, sequences),
@@ -109,52 +133,55 @@ function checkCounts(name: string, needs: Needs, batch: ObjectiveBatch): void {
 }
 
 /** Every array of numbers per token is there when it is needed, and as long as the log-probs. */
-function checkTokens(name: string, needs: Needs, inputs: readonly TokenInput[], terms: SequenceTerms): void {
-  const known = ['reference', 'old', 'sampler', 'logSquares', 'advantages', 'kl', 'weights'] as const
-  const needed: readonly string[] = needs.kl === undefined ? inputs : [...inputs, 'kl']
-  for (const key of known) {
+function checkTokens(name: string, needs: Needs, terms: SequenceTerms): void {
+  const reference = needs.reference && needs.kl === undefined ? ['reference'] : []
+  const needed: readonly string[] = [...usedTerms(needs), ...reference, ...(needs.tokens ?? [])]
+  for (const key of [...tokenArrays, 'values'] as const) {
+    const width = key === 'values' ? termWidth(needs, key) : 1
     const length = terms[key]?.length
-    if (length === terms.logps.length || (length === undefined && !needed.includes(key))) continue
-    throw new WhetstoneError(
-      'E_SHAPE',
-      `${name}: example ${terms.example}`,
-      `expected '${key}' of the ${terms.role} sequence to have one number for each of its ${terms.logps.length} trained tokens, got ${length ?? 'nothing'}`,
-    )
+    if (length === width * terms.logps.length || (length === undefined && !needed.includes(key))) continue
+    const each = width === 1 ? 'one number' : `${width} numbers`
+    const expected = `expected '${key}' of the ${terms.role} sequence to have ${each} for each of its ${terms.logps.length} trained tokens`
+    refuseBatch({ name }, terms.example, `${expected}, got ${length ?? 'nothing'}`)
   }
 }
 
 /** Sequences by role for each example, in order of first appearance. */
 function examplesOf(name: string, needs: Needs, sequences: readonly SequenceTerms[]): Map<Role, number>[] {
-  const { roles, optionalRoles = [] } = needs
   const byNumber = new Map<number, Map<Role, number>>()
-  sequences.forEach(({ role, example, logps }, i) => {
-    const own = byNumber.get(example) ?? new Map<Role, number>()
-    byNumber.set(example, own)
-    if (roles !== undefined) checkRole(`${name}: example ${example}`, role, [...roles, ...optionalRoles], own)
-    if (roles?.includes(role) && logps.length === 0) refuseEmpty(`${name}: example ${example}`, role)
-    own.set(role, i)
+  sequences.forEach((terms, i) => {
+    const own = byNumber.get(terms.example) ?? new Map<Role, number>()
+    byNumber.set(terms.example, own)
+    checkRole(name, needs, terms, own)
+    own.set(terms.role, i)
   })
   for (const [example, own] of byNumber) {
-    const missing = roles?.find((role) => !own.has(role))
+    const missing = needs.roles?.find((role) => !own.has(role))
     if (missing === undefined) continue
     const got = [...own.keys()].join(', ')
-    throw new WhetstoneError(
-      'E_SHAPE',
-      `${name}: example ${example}`,
-      `expected a ${missing} sequence, got ${got} alone`,
-    )
+    refuseBatch({ name }, example, `expected a ${missing} sequence, got ${got} alone`)
   }
   return [...byNumber.values()]
 }
 
-function checkRole(where: string, role: Role, known: readonly Role[], own: ReadonlyMap<Role, number>): void {
-  if (!known.includes(role))
-    throw new WhetstoneError('E_SHAPE', where, `expected sequences with a role of ${known.join(', ')}, got ${role}`)
-  if (own.has(role)) throw new WhetstoneError('E_SHAPE', where, `expected one ${role} sequence, got another one`)
+function checkRole(name: string, needs: Needs, terms: SequenceTerms, own: ReadonlyMap<Role, number>): void {
+  const { roles, optionalRoles = [] } = needs
+  const { role, example, logps } = terms
+  if (roles === undefined) return
+  const known = [...roles, ...optionalRoles]
+  const fault = !known.includes(role)
+    ? `expected sequences with a role of ${known.join(', ')}, got ${role}`
+    : own.has(role)
+      ? `expected one ${role} sequence, got another one`
+      : roles.includes(role) && logps.length === 0
+        ? `expected at least one trained token in the ${role} sequence, got none`
+        : undefined
+  if (fault !== undefined) refuseBatch({ name }, example, fault)
 }
 
-const refuseEmpty = (where: string, role: Role): never => {
-  throw new WhetstoneError('E_SHAPE', where, `expected at least one trained token in the ${role} sequence, got none`)
+/** Refuses a batch for one of its examples. */
+export function refuseBatch({ name }: Pick<View, 'name'>, example: number, message: string): never {
+  throw new WhetstoneError('E_SHAPE', `${name}: example ${example}`, message)
 }
 
 /** Numbers per token that are no variables: reference log-probs, old ones, ...; `initial` where a sequence has none. */
@@ -189,16 +216,15 @@ export function scoresOf(view: View, name: string, initial?: number): Float64Arr
     const sequences = [...own.values()].map((i) => batch.sequences[i])
     const value = sequences.find(({ scores }) => scores?.[name] !== undefined)?.scores?.[name] ?? initial
     if (value !== undefined) return value
-    throw new WhetstoneError('E_SHAPE', `${view.name}: example ${sequences[0].example}`, `expected the score '${name}'`)
+    return refuseBatch(view, sequences[0].example, `expected the score '${name}'`)
   })
 }
 
-/** A named number of the sequence with a role, for each example. */
-export const roleScoresOf = (view: View, role: Role, name: string): Float64Array =>
-  Float64Array.from(view.examples, (own) => {
-    const { scores, example } = view.batch.sequences[own.get(role) ?? 0]
+/** A named number of each sequence. */
+export const sequenceScoresOf = (view: View, name: string): Float64Array =>
+  Float64Array.from(view.batch.sequences, ({ scores, example, role }) => {
     if (scores?.[name] !== undefined) return scores[name]
-    throw new WhetstoneError('E_SHAPE', `${view.name}: example ${example}`, `expected the score '${name}' of ${role}`)
+    return refuseBatch(view, example, `expected the score '${name}' of ${role}`)
   })
 
 /** Trained tokens with one of the roles in the whole step. */

@@ -2,7 +2,7 @@
 // reference of the fused head's statistics, which never hold a row of logits. objectives.md 0.2, 3.4 and 6.
 // p: policy, q: prior, both softmax of logits / temperature; gradients are by the policy's logits (factor 1/temperature).
 //   logp            log p[y]                            onehot - p
-//   labelSmoothing  -(1-e) log p[y] - e/V sum log p     p - (1-e) onehot - e/V
+//   meanLogps       mean over v of log p (smoothing)    1/V - p
 //   priorToPolicy   KL(q || p)                          p - q
 //   policyToPrior   KL(p || q)                          p (log p - log q - KL)
 //   jsd             b KL(q || M) + (1-b) KL(p || M), M = (1-b) p + b q        (1-b) p (log p - log M - KL(p || M))
@@ -77,17 +77,6 @@ export const labelTerms = {
       own.map((one, v) => one - p[v]),
     )
   },
-  /** @param eps share of the label that is spread over the vocabulary */
-  labelSmoothing(row: VocabularyRow, eps: number): VocabularyTerm {
-    const { logP, p } = policyOf(row)
-    const size = logP.length
-    const target = onehot(row).map((one) => (1 - eps) * one + eps / size)
-    return term(
-      row,
-      -dot(target, logP),
-      target.map((share, v) => p[v] - share),
-    )
-  },
 } as const
 
 /** p (d - sum p d): the gradient of sum p d when d has no other. */
@@ -159,6 +148,15 @@ function expectedK3(row: VocabularyRow): VocabularyTerm {
   )
 }
 
+function meanLogps(row: VocabularyRow): VocabularyTerm {
+  const { logP, p } = policyOf(row)
+  return term(
+    row,
+    sum(logP) / logP.length,
+    p.map((share) => 1 / logP.length - share),
+  )
+}
+
 function logSquares(row: VocabularyRow): VocabularyTerm {
   const { p } = policyOf(row)
   const squares = p.map((share) => share * share)
@@ -176,6 +174,7 @@ export const distributionTerms = {
   policyToPrior,
   jsd,
   entropy,
+  meanLogps,
   expectedK2,
   expectedK3,
   logSquares,

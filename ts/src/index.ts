@@ -4,15 +4,34 @@ export type { Evaluation, Objective, ObjectiveBatch, SequenceTerms } from '../lo
 export { objectives } from '../loss/index.js'
 export { sft } from '../loss/sft.js'
 export { superhf } from '../loss/superhf.js'
+export { type EncodedData, encodeExamples, encodeFor, rowKindOf } from '../train/data/encode.js'
+export type { EncodeOptions } from '../train/data/encode-options.js'
+export type { EncodedExample, EncodedSequence } from '../train/data/example.js'
+export { type Preview, preview } from '../train/data/preview.js'
+export { previewText } from '../train/data/preview-text.js'
+export { type EncodedPrompt, encodePrompts } from '../train/data/prompts.js'
+export { type DataSource, type PlacedRow, type RowKinds, readData } from '../train/data/rows.js'
+export { revisionPrompt } from '../train/data/srpo.js'
 export type { Run, TrainEvent } from '../train/events.js'
 export { type ImproveResult, improve } from '../train/improve.js'
+export { chain, type Turn } from '../train/loop/chain.js'
 export { sampleGroup } from '../train/loop/explore.js'
 export { type IterateOptions, iterate } from '../train/loop/iterate.js'
+export type { PromptRow, PromptSource } from '../train/loop/prompts.js'
+export { type ReviseOptions, revise } from '../train/loop/revise.js'
+export type { RewardFunction, RewardInput } from '../train/loop/rewards.js'
 export { verify } from '../train/loop/score.js'
 export { pick } from '../train/loop/select.js'
 export type { Trace } from '../train/loop/trace.js'
 export { type MergeOptions, type MergeResult, merge } from '../train/merge.js'
-export { recipes } from '../train/recipes/index.js'
+export {
+  type BestOfNOptions,
+  type GrpoOptions,
+  type OnlineDpoOptions,
+  onlineOptions,
+  recipes,
+  type ScoreOptions,
+} from '../train/recipes/index.js'
 export { writeReport } from '../train/report/report.js'
 export { createTask, type Task, type TaskSource, tasks, type Verdict } from '../train/tasks/index.js'
 export { type TrainOptions, type TrainResult, train } from '../train/train.js'

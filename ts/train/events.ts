@@ -41,6 +41,8 @@ export type TrainEvent =
       readonly prompt: string
       readonly completion: string
       readonly correct: boolean
+      /** Where samples are scored by numbers; `correct` then says that it is above 0. */
+      readonly reward?: number
     }
   | { readonly type: 'round'; readonly round: number; readonly values: Readonly<Record<string, number>> }
   | { readonly type: 'checkpoint'; readonly step: number; readonly path: string }

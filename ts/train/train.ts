@@ -10,10 +10,12 @@ import type { Decoder } from '../src/models/decoder.js'
 import type { Tokenizer } from '../src/tokenizer/tokenizer.js'
 import { type TrainingInput, type TrainingOptions, trainingOptions } from './config/options.js'
 import { type Resolved, resolveConfig, type Source } from './config/resolve.js'
-import { encodeRows } from './data/encode.js'
-import { microBatchOfRows } from './data/micro-batch.js'
+import { encodeFor, rowKindOf } from './data/encode.js'
+import type { EncodedKind } from './data/encoders.js'
+import { warningsOf } from './data/findings.js'
+import { microBatchOf } from './data/micro-batch.js'
 import { planData } from './data/plan.js'
-import { type DataSource, type PlacedRow, readRows } from './data/rows.js'
+import { type DataSource, extraFieldWarnings, type PlacedRow, type RowKinds, readData } from './data/rows.js'
 import { type Emit, type Run, startRun } from './events.js'
 import { abortError, type PhaseResult, runPhase } from './loop.js'
 import { openRun, type RunFolder } from './run-folder.js'
@@ -36,6 +38,8 @@ export interface TrainOptions extends TrainingInput {
   readonly signal?: AbortSignal
   /** Where settings came from, for the run folder; default `argument` for those given. */
   readonly sources?: readonly Source[]
+  /** All settings to keep in the run folder, when there are more than those of training. */
+  readonly record?: Resolved<Readonly<Record<string, unknown>>>
 }
 
 /** What a run of `train` gives. Its `checkpoint` is a Hugging Face folder. */
@@ -64,13 +68,16 @@ const given = ({
   resume,
   signal,
   sources,
+  record,
   ...settings
 }: TrainOptions) => settings
 
 async function runTraining(options: TrainOptions, emit: Emit): Promise<TrainResult> {
   const config = resolveConfig(trainingOptions, options.sources ?? [{ origin: 'argument', values: given(options) }])
   const folder =
-    options.output === undefined ? undefined : await openRun(options.output, config, options.resume ?? false)
+    options.output === undefined
+      ? undefined
+      : await openRun(options.output, options.record ?? config, options.resume ?? false)
   const trainer = createTrainer({
     policy: options.policy.decoder,
     objective: options.objective,
@@ -98,11 +105,8 @@ async function runPlan(
 ): Promise<TrainResult> {
   const { policy, signal } = options
   const data = await splitData(options, values)
-  const { rows, truncated } = encodeRows(policy.tokenizer, data.train, values)
-  const plan = planData(
-    rows.map((row) => [row]),
-    values,
-  )
+  const { examples, summary } = encodeFor(options.objective, policy.tokenizer, data.train, values)
+  const plan = planData(examples, values)
   const totalSteps = values.maxSteps >= 0 ? values.maxSteps : Math.ceil(plan.stepsPerEpoch * values.numTrainEpochs)
   if (totalSteps === 0) throw new WhetstoneError('E_CONFIG', 'maxSteps', 'expected at least one step, got 0')
   const { kind, level, threads, reason } = policy.decoder.device
@@ -111,13 +115,9 @@ async function runPlan(
     step: 0,
     totalSteps,
     device: `${kind} ${level}, ${threads} threads (${reason})`,
-    notes: [`${rows.length} rows`],
+    notes: [`${examples.length} rows`],
   })
-  if (truncated > 0)
-    emit({
-      type: 'warning',
-      message: `${truncated} of ${rows.length} rows were cut to maxLength = ${values.maxLength} tokens`,
-    })
+  for (const message of [...warningsOf(summary), ...data.warnings]) emit({ type: 'warning', message })
   const result = await runPhase({
     ...values,
     name: options.objective.name,
@@ -126,7 +126,7 @@ async function runPlan(
     schedule: { ...values, totalSteps },
     plan: async (step) => plan.step(step),
     directory: folder === undefined ? undefined : join(folder.path, 'checkpoints'),
-    fingerprint: { ...values, objective: options.objective.name, rows: rows.length },
+    fingerprint: { ...values, objective: options.objective.name, rows: examples.length },
     evaluate: evaluation(policy.tokenizer, data.held, values, trainer, emit),
     resume: options.resume ?? false,
     signal,
@@ -141,27 +141,30 @@ async function runPlan(
 
 /** Rows to train and rows to evaluate on: those of `evalData`, or `evalRows` rows chosen by the seed. */
 async function splitData(options: TrainOptions, { evalRows, seed }: TrainingOptions) {
-  const rows = await readRows(options.data)
-  if (options.evalData !== undefined) return { train: rows, held: await readRows(options.evalData) }
+  const kind = rowKindOf(options.objective)
+  const { rows, extraFields } = await readData(options.data, kind)
+  const warnings = extraFieldWarnings(extraFields, rows.length)
+  if (options.evalData !== undefined)
+    return { train: rows, held: (await readData(options.evalData, kind)).rows, warnings }
   if (evalRows >= rows.length)
     throw new WhetstoneError('E_CONFIG', 'evalRows', `expected fewer than the ${rows.length} rows, got ${evalRows}`)
   const held = new Set(permutation(rows.length, deriveKey(seed, 'evaluation')).slice(0, evalRows))
-  return { train: rows.filter((_, i) => !held.has(i)), held: rows.filter((_, i) => held.has(i)) }
+  return { train: rows.filter((_, i) => !held.has(i)), held: rows.filter((_, i) => held.has(i)), warnings }
 }
 
 /** The loss over the held rows, as a callback of the loop. */
 function evaluation(
   tokenizer: Tokenizer,
-  held: readonly PlacedRow[],
+  held: readonly PlacedRow<RowKinds[EncodedKind]>[],
   values: TrainingOptions,
   trainer: Trainer,
   emit: Emit,
 ) {
   if (held.length === 0) return undefined
-  const { rows } = encodeRows(tokenizer, held, values)
+  const { examples } = encodeFor(trainer.objective, tokenizer, held, values)
   const size = values.perDeviceTrainBatchSize
-  const starts = Array.from({ length: Math.ceil(rows.length / size) }, (_, i) => i * size)
-  const batches = starts.map((start) => microBatchOfRows(rows.slice(start, start + size)))
+  const starts = Array.from({ length: Math.ceil(examples.length / size) }, (_, i) => i * size)
+  const batches = starts.map((start) => microBatchOf(examples.slice(start, start + size)))
   return async (step: number) => {
     const { loss, stats } = await evaluateLoss(trainer, batches)
     emit({ type: 'eval', name: 'eval', step, values: { loss, ...stats } })

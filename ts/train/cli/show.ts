@@ -18,14 +18,22 @@ const lines: { readonly [T in TrainEvent['type']]: (event: Extract<TrainEvent, {
     }
   },
   eval: (e) => ({ stays: `  ${evalText(e.name, e.round, e.values)}` }),
-  round: (e) => ({
-    stays: `  round ${e.round}: ${e.values.samples} samples of ${e.values.tasks} tasks, reward ${percent(e.values.reward)}, pass@n ${percent(e.values.passAtN)}, ${e.values.kept} kept`,
-  }),
+  round: (e) => ({ stays: roundText(e.round, e.values) }),
   sample: () => undefined,
   checkpoint: () => undefined,
   warning: (e) => ({ stays: `  warning: ${e.message}` }),
   end: (e) =>
     e.stepsDone === 0 ? { stays: `the run was finished already: 0 of ${e.step} steps done now` } : undefined,
+}
+
+/** Rewards of a checker are shares of samples that are right; those of reward functions have any size. */
+function roundText(round: number, values: Readonly<Record<string, number>>): string {
+  const { samples, tasks, reward, kept, passAtN, reward_std: deviation = 0 } = values
+  const gain =
+    passAtN === undefined
+      ? `reward ${reward.toFixed(3)}, deviation within groups ${deviation.toFixed(3)}`
+      : `reward ${percent(reward)}, pass@n ${percent(passAtN)}`
+  return `  round ${round}: ${samples} samples of ${tasks} tasks, ${gain}, ${kept} kept`
 }
 
 function evalText(name: string, round: number | undefined, values: Readonly<Record<string, number>>): string {

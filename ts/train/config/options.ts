@@ -1,7 +1,9 @@
-// The settings of a training run: TRL's and Transformers' names in camelCase, with our defaults. The command line and
-// its help are made from the descriptions here.
+// The settings of a training run: TRL's and Transformers' names in camelCase, with our defaults; a description says so
+// where TRL's default differs. The command line and its help are made from the descriptions here. What the defaults of
+// one objective are is in defaults.ts.
 
 import { z } from 'zod'
+import { encodeShape } from '../data/encode-options.js'
 import type { LrSchedulerType } from '../schedule.js'
 
 const count = (least = 0) => z.int().min(least)
@@ -28,24 +30,41 @@ export const trainingOptions = z.strictObject({
   gradientAccumulationSteps: count(1).default(1).describe('micro-batches per optimizer step'),
   numTrainEpochs: z.number().positive().default(3).describe('passes over the rows; ignored when maxSteps is set'),
   maxSteps: z.int().min(-1).default(-1).describe('optimizer steps; -1: by numTrainEpochs'),
-  maxLength: count(2).default(1024).describe('tokens per row; longer rows are cut at the end, and counted'),
   packing: z
     .boolean()
     .default(false)
     .describe('fill micro-batches with bins of maxLength tokens; rows never see each other'),
   shuffle: z.boolean().default(true).describe('new row order in every epoch'),
-  completionOnlyLoss: z.boolean().default(true).describe('prompt + completion rows: train the completion only'),
-  assistantOnlyLoss: z.boolean().default(true).describe('message rows: train assistant turns only'),
+  ...encodeShape,
+  assistantOnlyLoss: encodeShape.assistantOnlyLoss.describe('message rows: train assistant turns only (TRL: false)'),
+  temperature: z
+    .number()
+    .positive()
+    .default(1)
+    .describe('divides the logits of policy and reference before their log-probs'),
+  neftuneNoiseAlpha: z
+    .number()
+    .min(0)
+    .default(0)
+    .describe('NEFTune: size of uniform noise on the embeddings; 0: none (2310.05914)'),
+  sharePrompts: z
+    .boolean()
+    .default(true)
+    .describe('sequences of one example go through the model behind one copy of their prompt: same bits, less work'),
+  precomputeRefLogProbs: z
+    .boolean()
+    .default(false)
+    .describe('run the reference once over all rows before the first step, then free it'),
   gradientCheckpointing: z
     .boolean()
     .default(false)
-    .describe('recompute each layer in backward: less memory, same bits'),
+    .describe('recompute each layer in backward: less memory, same bits (TRL: true)'),
   seed: count().default(42).describe('key of every random choice'),
-  loggingSteps: count(1).default(1).describe('optimizer steps between step events'),
+  loggingSteps: count(1).default(1).describe('optimizer steps between step events (TRL: 10)'),
   evalSteps: count().default(0).describe('optimizer steps between evaluations; 0: only at the end'),
   evalRows: count().default(0).describe('rows of the data to hold out for evaluation, when there is no evalData'),
   saveSteps: count().default(500).describe('optimizer steps between checkpoints; 0: only at the end'),
-  saveTotalLimit: count(1).default(2).describe('checkpoints to keep'),
+  saveTotalLimit: count(1).default(2).describe('checkpoints to keep (TRL: all)'),
   nonFinite: z
     .enum(['stop', 'skip'])
     .default('stop')

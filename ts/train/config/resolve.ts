@@ -3,6 +3,7 @@
 
 import type { z } from 'zod'
 import { WhetstoneError } from '../../src/base/errors.js'
+import { didYouMean } from './spelling.js'
 
 /** Where a value came from: `default`, a file's name, `command line` or `argument`. */
 export interface Source {
@@ -16,36 +17,29 @@ export interface Resolved<T> {
   readonly origins: Readonly<Record<string, string>>
 }
 
-function distance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, j) => j)
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i]
-    for (let j = 1; j <= b.length; j++)
-      next[j] = Math.min(
-        row[j] + 1,
-        next[j - 1] + 1,
-        row[j - 1] + (a[i - 1].toLowerCase() === b[j - 1].toLowerCase() ? 0 : 1),
-      )
-    row = next
-  }
-  return row[b.length]
-}
+/** The origin of what was typed. */
+export const commandLine = 'command line'
+
+/** A setting as the place that it came from spells it. */
+const placeOf = (key: string, origin: string | undefined): string => (origin === commandLine ? `--${key}` : key)
 
 function refuseUnknown(key: string, known: readonly string[], origin: string): never {
-  const [nearest] = [...known].sort((a, b) => distance(key, a) - distance(key, b))
-  throw new WhetstoneError('E_CONFIG', key, `unknown option (from ${origin}); did you mean '${nearest}'?`, {
-    details: { known },
-  })
+  const message = `unknown option (from ${origin})${didYouMean(key, known)}`
+  throw new WhetstoneError('E_CONFIG', placeOf(key, origin), message, { details: { known } })
 }
+
+const shown = (value: unknown): string => String(JSON.stringify(value)).slice(0, 200)
 
 /**
  * Merges sources, later ones winning, and checks the result.
  *
+ * @param nameOf how errors call a key, where that is not its name: `lora.r`
  * @throws WhetstoneError E_CONFIG naming the option, where it came from, what was expected and what came
  */
 export function resolveConfig<S extends z.ZodRawShape>(
   schema: z.ZodObject<S>,
   sources: readonly Source[],
+  nameOf = (key: string): string => key,
 ): Resolved<z.output<z.ZodObject<S>>> {
   const known = Object.keys(schema.shape)
   const merged: Record<string, unknown> = {}
@@ -59,15 +53,31 @@ export function resolveConfig<S extends z.ZodRawShape>(
     }
   const checked = schema.safeParse(merged)
   if (checked.success) return { values: checked.data, origins }
-  const { path, message } = checked.error.issues[0]
-  const key = String(path[0])
-  throw new WhetstoneError('E_CONFIG', key, `${message}; got ${JSON.stringify(merged[key])} (from ${origins[key]})`)
+  const [issue] = checked.error.issues
+  const key = String(issue.path[0])
+  if (merged[key] === undefined)
+    throw new WhetstoneError('E_CONFIG', `--${nameOf(key)}`, 'expected a value, got none; a config file may give it')
+  throw new WhetstoneError(
+    'E_CONFIG',
+    placeOf(nameOf(key), origins[key]),
+    `${expectation(issue)}, got ${shown(merged[key])} (from ${origins[key]})`,
+  )
 }
 
-/** Lines `name = value  (origin)`, aligned, for logs and `--help`. */
+/** What zod says was expected, without its prefix and without what it received. */
+function expectation(issue: { readonly path: readonly PropertyKey[]; readonly message: string }): string {
+  const text = issue.message.replace(/^Invalid (input|option): /, '').replace(/, received .*$/, '')
+  return issue.path.length > 1 ? `at ${issue.path.slice(1).join('.')}: ${text}` : text
+}
+
+/** A value as people write it: 1e-6, not 0.000001. */
+export const valueText = (value: unknown): string =>
+  typeof value === 'number' && value !== 0 && Math.abs(value) < 1e-3 ? value.toExponential() : JSON.stringify(value)
+
+/** Lines `name = value  (origin)`, aligned, for logs. */
 export function describeConfig({ values, origins }: Resolved<Readonly<Record<string, unknown>>>): string {
   const width = Math.max(...Object.keys(origins).map((key) => key.length))
   return Object.entries(values)
-    .map(([key, value]) => `${key.padEnd(width)} = ${JSON.stringify(value)}  (${origins[key]})`)
+    .map(([key, value]) => `${key.padEnd(width)} = ${valueText(value)}  (${origins[key]})`)
     .join('\n')
 }

@@ -1,163 +1,200 @@
-// Rows -> token ids with a mark on every token that is trained, as TRL 1.13 does it: whole texts, assistant turns of
-// conversations, completions behind prompts, each with its end token. A row that would train nothing is refused, or
-// skipped and counted on request, never passed over in silence.
+// Rows -> examples for an objective: encoded as its needs say, cut, checked and counted. A row that would train nothing is
+// refused, or left out and counted on request, never passed over in silence; every sequence of an example must train
+// something. Reward models and SRPO cut no row (TRL's RewardTrainer leaves long pairs out; a cut prompt of SRPO would lose
+// the answer that it shows). What the sequences of a row are is encoders.ts.
 
+import type { Objective } from '../../loss/define.js'
 import { WhetstoneError } from '../../src/base/errors.js'
-import { type ChatMessage, encodeChat } from '../../src/tokenizer/template.js'
 import type { Tokenizer } from '../../src/tokenizer/tokenizer.js'
-import type { EncodedSequence } from './example.js'
-import type { PlacedRow, Row } from './rows.js'
-
-/** How rows become tokens. */
-export interface EncodeRowOptions {
-  /** Longer rows are cut at the end. */
-  readonly maxLength: number
-  readonly completionOnlyLoss: boolean
-  readonly assistantOnlyLoss: boolean
-  /** What a row that trains no token does. Default `refuse`. */
-  readonly untrainedRows?: 'refuse' | 'skip'
-}
+import { type Codec, createCodec } from './answer.js'
+import { type Cut, cutPart, type Part } from './cut.js'
+import { type EncodeOptions, type EncodeSettings, encodeSettings } from './encode-options.js'
+import { type EncodedKind, type EncodeNeeds, type Encoder, encoderFor } from './encoders.js'
+import type { EncodedExample, EncodedSequence } from './example.js'
+import { createTally, type EncodeSummary, excluding, type FindingName } from './findings.js'
+import type { PlacedRow, RowKinds } from './rows.js'
+import { mismatches } from './unpaired.js'
 
 /** Encoded rows and what happened to them. */
 export interface EncodedData {
-  readonly rows: readonly EncodedSequence[]
-  /** Rows that were cut to maxLength. */
-  readonly truncated: number
-  /** Rows left out because they train no token. */
-  readonly skipped: number
-  /** Rows whose last trained token is no special token: they do not teach the model to end. */
-  readonly withoutEnd: number
-  /** Text rows in which a token spans prompt and completion: the mark lies where the prompt alone would end. */
-  readonly straddling: number
+  readonly examples: readonly EncodedExample[]
+  /** Where each example comes from. */
+  readonly places: readonly string[]
+  readonly summary: EncodeSummary
 }
 
-/** A row before any cut. */
-interface WholeRow extends EncodedSequence {
-  readonly straddles?: boolean
-}
-
-/** The first token is never a target: nothing predicts it. */
-const marks = (length: number, from: number): Uint8Array =>
-  Uint8Array.from({ length }, (_, i) => Number(i >= Math.max(1, from)))
-
-/** Appends the end token unless it is there. */
-const ended = (ids: readonly number[], { eosId }: Tokenizer): number[] =>
-  eosId === undefined || ids[ids.length - 1] === eosId ? [...ids] : [...ids, eosId]
-
-function encodeText(tokenizer: Tokenizer, text: string): WholeRow {
-  const ids = ended(tokenizer.encode(text), tokenizer)
-  return { ids, trained: marks(ids.length, 1) }
-}
-
-/** Ids at the end of both lists that the tokenizer puts behind every text. */
-function tailLength(tokenizer: Tokenizer, head: readonly number[], whole: readonly number[]): number {
-  const edges = tokenizer.encode('')
-  const same = (back: number): boolean => {
-    const id = edges[edges.length - back]
-    return id !== undefined && head[head.length - back] === id && whole[whole.length - back] === id
-  }
-  let tail = 0
-  while (same(tail + 1)) tail++
-  return tail
-}
-
-function encodePair(tokenizer: Tokenizer, prompt: string, completion: string, completionOnly: boolean): WholeRow {
-  const head = tokenizer.encode(prompt)
-  const whole = tokenizer.encode(prompt + completion)
-  const promptLength = head.length - tailLength(tokenizer, head, whole)
-  const ids = ended(whole, tokenizer)
-  return {
-    ids,
-    trained: marks(ids.length, completionOnly ? promptLength : 1),
-    straddles: head.slice(0, promptLength).some((id, i) => ids[i] !== id),
-  }
-}
-
-function encodeTurns(
-  tokenizer: Tokenizer,
-  prompt: readonly ChatMessage[],
-  completion: readonly ChatMessage[],
-  completionOnly: boolean,
-): WholeRow {
-  const { ids } = encodeChat(tokenizer, [...prompt, ...completion])
-  if (!completionOnly) return { ids, trained: marks(ids.length, 1) }
-  const head = encodeChat(tokenizer, prompt, { addGenerationPrompt: true }).ids
-  if (head.some((id, i) => ids[i] !== id))
-    throw new WhetstoneError(
-      'E_TEMPLATE',
-      'chat_template',
-      'the prompt alone is rendered differently than the prompt with its answer: the trained tokens cannot be told apart',
-    )
-  return { ids, trained: marks(ids.length, head.length) }
-}
-
-/** Which turns are the assistant's is the template's to say: by its generation blocks, or by where turns begin. */
-function encodeMessages(tokenizer: Tokenizer, messages: readonly ChatMessage[], assistantOnly: boolean): WholeRow {
-  const { ids, assistantMask } = encodeChat(tokenizer, messages, { returnAssistantTokensMask: assistantOnly })
-  const trained = assistantMask ?? marks(ids.length, 1)
-  return { ids, trained: trained.map((mark, i) => (i === 0 ? 0 : mark)) }
-}
-
-function wholeRow(tokenizer: Tokenizer, row: Row, options: Omit<EncodeRowOptions, 'maxLength'>): WholeRow {
-  if ('text' in row) return encodeText(tokenizer, row.text)
-  if ('messages' in row) return encodeMessages(tokenizer, row.messages, options.assistantOnlyLoss)
-  const { prompt, completion } = row
-  if (typeof prompt === 'string') return encodePair(tokenizer, prompt, String(completion), options.completionOnlyLoss)
-  return encodeTurns(tokenizer, prompt, completion as readonly ChatMessage[], options.completionOnlyLoss)
-}
-
-/** Tokens and marks of one row, before any cut. */
-export function encodeRow(
-  tokenizer: Tokenizer,
-  row: Row,
-  options: Omit<EncodeRowOptions, 'maxLength'>,
-): EncodedSequence {
-  const { ids, trained } = wholeRow(tokenizer, row, options)
-  return { ids, trained }
+/** A row on its way, and what was found on it. */
+export interface Draft {
+  readonly where: string
+  readonly parts: readonly Part[]
+  readonly example: EncodedExample
+  readonly found: readonly FindingName[]
 }
 
 /** Names the row in what its encoding throws. */
-function atRow<R>(where: string, work: () => R): R {
+export function atRow<R>(where: string, work: () => R): R {
   try {
     return work()
   } catch (error) {
-    if (!WhetstoneError.isInstance(error)) throw error
+    if (!WhetstoneError.isInstance(error) || error.code === 'E_CONFIG') throw error
     throw new WhetstoneError(error.code, where, error.message, { cause: error, details: { ...error.details } })
   }
 }
 
-const refuseUntrained = ({ ids, trained }: EncodedSequence, where: string, maxLength: number): never => {
-  const message = trained.includes(1)
-    ? `all trained tokens lie behind maxLength = ${maxLength} (the row has ${ids.length} tokens): raise maxLength or shorten the prompt`
-    : 'the row trains no token: expected a completion, or an assistant turn'
+const trains = ({ trained }: Pick<EncodedSequence, 'trained'>): boolean => trained.includes(1)
+
+/** Does the last trained token that is more than white space end something? */
+function endsWithSpecial({ tokenizer, isSpecial }: Codec, { ids, trained }: Part): boolean {
+  for (let i = ids.length - 1; i >= 0; i--) {
+    if (trained[i] !== 1) continue
+    if (isSpecial(ids[i])) return true
+    if (tokenizer.decode([ids[i]]).trim() !== '') return false
+  }
+  return false
+}
+
+const lacksEnd = (codec: Codec, part: Part): boolean =>
+  !part.readsOwn && part.role !== 'prompt' && trains(part) && !endsWithSpecial(codec, part)
+
+function findingsOf(codec: Codec, parts: readonly Part[], cuts: readonly Cut[], uncut: boolean): FindingName[] {
+  const { bosId } = codec.tokenizer
+  const untrained = parts.some((part) => !trains(part))
+  const overlong = !untrained && cuts.some(({ sequence, over }) => (uncut && over > 0) || !trains(sequence))
+  const found: Readonly<Partial<Record<FindingName, boolean>>> = {
+    untrained,
+    overlong,
+    truncated: !untrained && !overlong && cuts.some(({ isCut }) => isCut),
+    withoutEnd: parts.some((part) => lacksEnd(codec, part)),
+    straddling: parts.some(({ straddles }) => straddles),
+    spelled: parts.some(({ spells }) => spells),
+    doubleBegin: bosId !== undefined && parts.some(({ ids }) => ids[0] === bosId && ids[1] === bosId),
+  }
+  return (Object.keys(found) as FindingName[]).filter((name) => found[name])
+}
+
+function draftOf(codec: Codec, { uncut }: Encoder, where: string, parts: readonly Part[]): Draft {
+  const cuts = parts.map((part) => cutPart(part, codec.settings))
+  return {
+    where,
+    parts,
+    example: cuts.map(({ sequence }) => sequence),
+    found: findingsOf(codec, parts, cuts, uncut),
+  }
+}
+
+/** Is the row left out? */
+export const isExcluded = ({ found }: Draft): boolean => found.some((name) => excluding.includes(name))
+
+/** Every row as a draft, those that will be left out among them. */
+export function draftRows(
+  codec: Codec,
+  encoder: Encoder,
+  rows: readonly PlacedRow<RowKinds[EncodedKind]>[],
+): readonly Draft[] {
+  if (encoder.revises && codec.settings.maxPromptLength !== undefined)
+    throw new WhetstoneError(
+      'E_CONFIG',
+      'maxPromptLength',
+      'cannot cut prompts that show an answer (SRPO): leave it out',
+    )
+  const drafts = rows.map(({ row, where }) =>
+    draftOf(
+      codec,
+      encoder,
+      where,
+      atRow(where, () => encoder.parts(codec, row)),
+    ),
+  )
+  if (!encoder.mismatch) return drafts
+  const live = drafts.filter((draft) => !isExcluded(draft))
+  const others = new Map(mismatches(live.map(({ parts }) => parts[0])).map((part, i) => [live[i], part]))
+  return drafts.map((draft) => {
+    const other = others.get(draft)
+    return other === undefined ? draft : draftOf(codec, encoder, draft.where, [...draft.parts, other])
+  })
+}
+
+function refuseRow({ where, parts, found }: Draft, { maxLength }: EncodeSettings): never {
+  const longest = Math.max(...parts.map(({ ids }) => ids.length))
+  const untrained = parts.find((part) => !trains(part))
+  const message = found.includes('overlong')
+    ? `expected something to train within maxLength = ${maxLength} (the row has ${longest} tokens): raise maxLength, shorten the row, or set untrainedRows 'skip'`
+    : `the ${untrained?.role} trains no token: expected a completion, or an assistant turn (or set untrainedRows 'skip')`
   throw new WhetstoneError('E_FORMAT', where, message)
 }
 
-/**
- * Encodes all rows.
- *
- * @throws WhetstoneError naming the row: E_FORMAT when it trains no token or is no Unicode, E_TEMPLATE; E_CONFIG when
- *   no row is left
- */
-export function encodeRows(tokenizer: Tokenizer, rows: readonly PlacedRow[], options: EncodeRowOptions): EncodedData {
-  const { maxLength, untrainedRows = 'refuse' } = options
-  const specials = new Set(tokenizer.specialTokens.values())
-  const encoded: EncodedSequence[] = []
-  const counts = { truncated: 0, skipped: 0, withoutEnd: 0, straddling: 0 }
-  for (const { row, where } of rows) {
-    const whole = atRow(where, () => wholeRow(tokenizer, row, options))
-    const trained = whole.trained.slice(0, maxLength)
-    const last = trained.lastIndexOf(1)
-    if (last < 0) {
-      if (untrainedRows === 'refuse') refuseUntrained(whole, where, maxLength)
-      counts.skipped++
-      continue
-    }
-    counts.truncated += Number(whole.ids.length > maxLength)
-    counts.withoutEnd += Number(!specials.has(whole.ids[last]))
-    counts.straddling += Number(whole.straddles === true)
-    encoded.push({ ids: whole.ids.slice(0, maxLength), trained })
+/** Every example has the scores that the objective looks at. */
+function checkScores({ scores = [] }: EncodeNeeds, name: string, { where, example }: Draft): void {
+  const missing = scores.find((score) => example.every((sequence) => sequence.scores?.[score] === undefined))
+  if (missing !== undefined)
+    throw new WhetstoneError('E_FORMAT', where, `expected the number '${missing}', which ${name} looks at, got nothing`)
+}
+
+/** Counts over rows and what became of them. */
+export function summaryOf(drafts: readonly Draft[]): EncodeSummary {
+  const tally = createTally()
+  for (const { where, found } of drafts) tally.add(where, found)
+  const live = drafts.filter((draft) => !isExcluded(draft))
+  const sequences = live.flatMap(({ example }) => example)
+  return {
+    rows: drafts.length,
+    examples: live.length,
+    sequences: sequences.length,
+    tokens: sequences.reduce((sum, { ids }) => sum + ids.length, 0),
+    trainedTokens: sequences.reduce((sum, { trained }) => sum + trained.reduce((all, mark) => all + mark, 0), 0),
+    findings: tally.findings(),
   }
-  if (encoded.length > 0 || rows.length === 0) return { rows: encoded, ...counts }
-  throw new WhetstoneError('E_CONFIG', 'data', `none of the ${rows.length} rows trains a token within maxLength`)
+}
+
+/**
+ * Encodes rows as an objective's needs say.
+ *
+ * @param needs `{ rows: kind }` gives the sequences that the kind has by default
+ * @param name of who needs them, for errors
+ * @throws WhetstoneError naming the row: E_FORMAT when it trains no token or is no Unicode, E_TEMPLATE; E_CONFIG when
+ *   no row is left, or no row can give what is needed
+ */
+export function encodeExamples<K extends EncodedKind>(
+  tokenizer: Tokenizer,
+  rows: readonly PlacedRow<RowKinds[K]>[],
+  needs: EncodeNeeds & { readonly rows: K },
+  options: EncodeOptions = {},
+  name = 'data',
+): EncodedData {
+  const settings = encodeSettings(options)
+  const drafts = draftRows(createCodec(tokenizer, settings), encoderFor(needs, name), rows)
+  const excluded = drafts.find(isExcluded)
+  if (excluded !== undefined && settings.untrainedRows === 'refuse') refuseRow(excluded, settings)
+  const live = drafts.filter((draft) => !isExcluded(draft))
+  for (const draft of live) checkScores(needs, name, draft)
+  if (live.length === 0 && rows.length > 0)
+    throw new WhetstoneError('E_CONFIG', 'data', `none of the ${rows.length} rows trains a token within maxLength`)
+  return {
+    examples: live.map(({ example }) => example),
+    places: live.map(({ where }) => where),
+    summary: summaryOf(drafts),
+  }
+}
+
+/** Encodes rows for an objective; see {@link encodeExamples}. Its rows are read as `rowKindOf(objective)`. */
+export const encodeFor = (
+  objective: Pick<Objective, 'name' | 'needs'>,
+  tokenizer: Tokenizer,
+  rows: readonly PlacedRow<RowKinds[EncodedKind]>[],
+  options: EncodeOptions = {},
+): EncodedData =>
+  encodeExamples(tokenizer, rows, { ...objective.needs, rows: rowKindOf(objective) }, options, objective.name)
+
+/**
+ * The kind of rows that an objective trains on.
+ *
+ * @throws WhetstoneError E_CONFIG for objectives over samples of the policy
+ */
+export function rowKindOf({ name, needs: { rows } }: Pick<Objective, 'name' | 'needs'>): EncodedKind {
+  if (rows !== 'group') return rows
+  throw new WhetstoneError(
+    'E_CONFIG',
+    name,
+    'is trained on samples of the policy, not on rows: use it in a loop that samples',
+  )
 }

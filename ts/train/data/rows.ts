@@ -1,35 +1,97 @@
 // Rows of a data set in TRL's shapes. Every row is checked; a bad one is refused with its file and line, the field, what
-// was expected and what came. Fields that a shape does not know are allowed, and counted so that a run can say so.
-// How rows become tokens is encode.ts.
+// was expected and what came. Fields that a shape does not know are allowed, and counted so that a run can say so; rows
+// of prompts keep them for reward functions. How rows become tokens is encode.ts.
 
 import { WhetstoneError } from '../../src/base/errors.js'
-import { isJsonObject, readJson, readJsonLines } from '../../src/io/json.js'
-import type { ChatMessage } from '../../src/tokenizer/template.js'
+import { isJsonObject } from '../../src/io/json.js'
+import {
+  type Check,
+  type Fields,
+  ifNumber,
+  like,
+  listOf,
+  type Messages,
+  messages,
+  number,
+  optional,
+  refuseField,
+  shown,
+  templateVariables,
+  text,
+  textOrMessages,
+  tools,
+  truth,
+} from './fields.js'
+import { withImplicitPrompt } from './implicit-prompt.js'
+import { type DataSource, readSource } from './sources.js'
 
-type Messages = readonly ChatMessage[]
+export type { Messages } from './fields.js'
+export type { DataSource } from './sources.js'
 
-/** A row to learn by heart: a text, a conversation, or an answer to a prompt. */
-export type Row =
+/** What a conversation may bring for its template. */
+export interface ChatFields {
+  /** Descriptions of tools; in files also as JSON text. */
+  readonly tools?: readonly unknown[]
+  /** Variables of the template, such as `enable_thinking`. */
+  readonly chat_template_kwargs?: Readonly<Record<string, string | number | boolean>>
+}
+
+/** A row to learn by heart: a text, a conversation, or an answer to a prompt. `weight` multiplies its loss. */
+export type Row = { readonly weight?: number } & (
   | { readonly text: string }
-  | { readonly messages: Messages }
+  | ({ readonly messages: Messages } & ChatFields)
   | { readonly prompt: string; readonly completion: string }
-  | { readonly prompt: Messages; readonly completion: Messages }
+  | ({ readonly prompt: Messages; readonly completion: Messages } & ChatFields)
+)
 
-/** Two answers to a prompt, the first of which is better. */
-export type PreferenceRow =
-  | { readonly prompt: string; readonly chosen: string; readonly rejected: string }
-  | { readonly prompt: Messages; readonly chosen: Messages; readonly rejected: Messages }
+/** Numbers of a pair that objectives look at, each optional; see their files in ts/loss. */
+export interface PairNumbers {
+  /** By how much the chosen side is better (reward models). */
+  readonly margin?: number
+  /** Probability that it is better (SRPO). */
+  readonly preference?: number
+  readonly weight?: number
+  readonly smoothing?: number
+  readonly target?: number
+  readonly onPolicy?: number
+  /** Rewards of both sides (CoPG). */
+  readonly score_chosen?: number
+  readonly score_rejected?: number
+}
+
+/**
+ * Two answers to a prompt, the first of which is better. In files the prompt may be left out: then it is what both
+ * answers begin with.
+ */
+export type PreferenceRow = PairNumbers &
+  (
+    | { readonly prompt: string; readonly chosen: string; readonly rejected: string }
+    | ({ readonly prompt: Messages; readonly chosen: Messages; readonly rejected: Messages } & ChatFields)
+  )
 
 /** An answer to a prompt that is good (`label` true) or bad. */
-export type UnpairedRow =
-  | { readonly prompt: string; readonly completion: string; readonly label: boolean }
-  | { readonly prompt: Messages; readonly completion: Messages; readonly label: boolean }
+export type UnpairedRow = { readonly label: boolean } & (
+  | { readonly prompt: string; readonly completion: string }
+  | ({ readonly prompt: Messages; readonly completion: Messages } & ChatFields)
+)
+
+/** A prompt for the policy to answer, with whatever else the row holds. */
+export type PromptRow = { readonly prompt: string | Messages } & ChatFields & Readonly<Record<string, unknown>>
+
+/** The steps of an answer, each with its label: right or wrong. */
+export interface StepwiseRow {
+  readonly prompt: string
+  readonly completions: readonly string[]
+  readonly labels: readonly boolean[]
+}
 
 /** Kinds of rows, by the names that objectives ask for. */
 export interface RowKinds {
   completion: Row
   preference: PreferenceRow
   unpaired: UnpairedRow
+  prompt: PromptRow
+  stepwise: StepwiseRow
 }
 
 /** A row with the place that errors name. */
@@ -38,9 +100,6 @@ export interface PlacedRow<R = Row> {
   readonly where: string
 }
 
-/** Where rows come from: a .jsonl or .json file, or rows themselves. */
-export type DataSource<R = Row> = string | readonly R[]
-
 /** All rows of a source. */
 export interface DataRows<R> {
   readonly rows: readonly PlacedRow<R>[]
@@ -48,94 +107,86 @@ export interface DataRows<R> {
   readonly extraFields: ReadonlyMap<string, number>
 }
 
-type Fields = Readonly<Record<string, unknown>>
-
-/** A value as an error shows it; rows of a program may hold what JSON cannot. */
-function shown(value: unknown): string {
-  if (value === undefined) return 'nothing'
-  try {
-    return String(JSON.stringify(value)).slice(0, 80)
-  } catch {
-    return `a ${typeof value}`
-  }
+/** The fields of a row. */
+interface Shape {
+  readonly required: Readonly<Record<string, Check>>
+  readonly optional?: Readonly<Record<string, Check>>
+  /** What the fields must be together; gives the row. */
+  readonly whole?: (row: Fields, where: string) => Fields
 }
 
-function refuse(where: string, field: string, expected: string, got: unknown): never {
-  throw new WhetstoneError('E_FORMAT', where, `field '${field}': expected ${expected}, got ${shown(got)}`, {
-    details: { field, expected },
+/** Fields of a conversation; beside texts they are extra fields like any other. */
+const ofChats =
+  (check: Check): Check =>
+  (row, field, where) =>
+    Array.isArray(row.messages ?? row.prompt ?? row.chosen) ? check(row, field, where) : undefined
+
+const chat = { tools: ofChats(tools), chat_template_kwargs: ofChats(templateVariables) }
+
+/** Numbers under names that data sets use for other things too: anything else there is an extra field. */
+const maybeNumbers = Object.fromEntries(
+  ['weight', 'smoothing', 'target', 'onPolicy', 'score_chosen', 'score_rejected'].map((name) => [name, ifNumber]),
+)
+const pair = { optional: { margin: number(), preference: number(0, 1), ...maybeNumbers, ...chat } }
+const answered = { prompt: textOrMessages, completion: like('prompt') }
+
+function checkSteps(row: Fields, where: string): Fields {
+  const [steps, labels] = [row.completions, row.labels] as unknown[][]
+  if (steps.length === labels.length) return row
+  return refuseField(where, 'labels', `one for each of the ${steps.length} completions`, labels)
+}
+
+/** Shapes by kind, in the order they are tried. */
+const shapes: Readonly<Record<keyof RowKinds, readonly Shape[]>> = {
+  completion: [
+    { required: { messages }, optional: { weight: number(), ...chat } },
+    { required: answered, optional: { weight: number(), ...chat } },
+    { required: { text }, optional: { weight: number() } },
+  ],
+  preference: [
+    {
+      required: { prompt: textOrMessages, chosen: textOrMessages, rejected: like('chosen') },
+      ...pair,
+      whole: withImplicitPrompt,
+    },
+    { required: { chosen: textOrMessages, rejected: like('chosen') }, ...pair, whole: withImplicitPrompt },
+  ],
+  unpaired: [{ required: { ...answered, label: truth }, optional: chat }],
+  prompt: [{ required: { prompt: textOrMessages }, optional: chat, whole: (row) => row }],
+  stepwise: [{ required: { prompt: text, completions: listOf(text), labels: listOf(truth) }, whole: checkSteps }],
+}
+
+const namesOf = ({ required }: Shape): string[] => Object.keys(required)
+
+/** The fields of a shape; those of prompts and whatever else the row holds. */
+function fieldsOf(row: Fields, { required, optional: more = {} }: Shape, where: string, keepRest: boolean): Fields {
+  const checks = Object.entries({
+    ...required,
+    ...Object.fromEntries(Object.entries(more).map(([field, check]) => [field, optional(check)])),
   })
-}
-
-function checkMessages(value: unknown, field: string, where: string): Messages {
-  if (!Array.isArray(value) || value.length === 0) return refuse(where, field, 'a list of messages', value)
-  for (const [i, message] of value.entries()) {
-    if (!isJsonObject(message)) return refuse(where, `${field}[${i}]`, 'a message with role and content', message)
-    const { role, content } = message
-    if (typeof role !== 'string') refuse(where, `${field}[${i}].role`, 'text', role)
-    if (content !== undefined && content !== null && typeof content !== 'string')
-      refuse(where, `${field}[${i}].content`, 'text', content)
-  }
-  return value
-}
-
-type Check = (row: Fields, field: string, where: string) => unknown
-
-const text: Check = (row, field, where) =>
-  typeof row[field] === 'string' ? row[field] : refuse(where, field, 'text', row[field])
-
-const messages: Check = (row, field, where) => checkMessages(row[field], field, where)
-
-const truth: Check = (row, field, where) =>
-  typeof row[field] === 'boolean' ? row[field] : refuse(where, field, 'true or false', row[field])
-
-const prompt: Check = (row, field, where) => {
-  if (typeof row[field] === 'string') return row[field]
-  return Array.isArray(row[field])
-    ? messages(row, field, where)
-    : refuse(where, field, 'text or a list of messages', row[field])
-}
-
-/** An answer is of the prompt's kind: text behind text, messages behind messages. */
-const answer: Check = (row, field, where) =>
-  typeof row.prompt === 'string' ? text(row, field, where) : messages(row, field, where)
-
-/** Shapes by their fields, in the order they are tried. */
-const shapes: Readonly<Record<keyof RowKinds, readonly Readonly<Record<string, Check>>[]>> = {
-  completion: [{ messages }, { prompt, completion: answer }, { text }],
-  preference: [{ prompt, chosen: answer, rejected: answer }],
-  unpaired: [{ prompt, completion: answer, label: truth }],
+  const entries = checks.map(([field, check]) => [field, check(row, field, where)] as const)
+  const rest = keepRest ? Object.entries(row) : []
+  return Object.fromEntries([...rest, ...entries.filter(([, value]) => value !== undefined)])
 }
 
 /**
- * Checks one row of a kind. The result holds the fields of its shape and no others.
+ * Checks one row of a kind. The result holds the fields of its shape and, except for prompts, no others.
  *
  * @throws WhetstoneError E_FORMAT with the place, the field, what was expected and what came
  */
 export function checkRow<K extends keyof RowKinds>(value: unknown, where: string, kind: K): RowKinds[K] {
   if (!isJsonObject(value)) throw new WhetstoneError('E_FORMAT', where, `expected a row object, got ${shown(value)}`)
-  const shape = shapes[kind].find((fields) => Object.keys(fields).every((field) => Object.hasOwn(value, field)))
+  const shape = shapes[kind].find((candidate) => namesOf(candidate).every((field) => Object.hasOwn(value, field)))
   if (shape !== undefined) {
-    const entries = Object.entries(shape).map(([field, check]) => [field, check(value, field, where)])
-    return Object.fromEntries(entries) as RowKinds[K]
+    const row = fieldsOf(value, shape, where, kind === 'prompt')
+    return (shape.whole?.(row, where) ?? row) as unknown as RowKinds[K]
   }
-  const known = shapes[kind].map((fields) => Object.keys(fields).join(' + ')).join('; ')
+  const known = shapes[kind].map((candidate) => namesOf(candidate).join(' + ')).join('; ')
   throw new WhetstoneError(
     'E_FORMAT',
     where,
     `expected the fields of a row (${known}), got ${Object.keys(value).join(', ').slice(0, 200) || 'none'}`,
   )
-}
-
-async function* readSource(source: DataSource<unknown>): AsyncGenerator<{ value: unknown; where: string }> {
-  if (Array.isArray(source)) {
-    for (const [i, value] of source.entries()) yield { value, where: `row ${i + 1}` }
-  } else if (typeof source !== 'string') {
-    throw new WhetstoneError('E_CONFIG', 'data', `expected a file name or a list of rows, got ${shown(source)}`)
-  } else if (source.endsWith('.json')) {
-    const list = await readJson(source)
-    if (!Array.isArray(list)) throw new WhetstoneError('E_FORMAT', source, 'expected a list of rows')
-    for (const [i, value] of list.entries()) yield { value, where: `${source}[${i}]` }
-  } else for await (const { value, line } of readJsonLines(source)) yield { value, where: `${source}:${line}` }
 }
 
 /**
@@ -144,7 +195,7 @@ async function* readSource(source: DataSource<unknown>): AsyncGenerator<{ value:
  * @throws WhetstoneError E_IO, E_FORMAT naming the row, E_CONFIG when there is none
  */
 export async function readData<K extends keyof RowKinds>(
-  source: DataSource<RowKinds[K]>,
+  source: DataSource<unknown>,
   kind: K,
 ): Promise<DataRows<RowKinds[K]>> {
   const rows: PlacedRow<RowKinds[K]>[] = []
@@ -164,6 +215,6 @@ export async function readData<K extends keyof RowKinds>(
   return { rows, extraFields }
 }
 
-/** The rows alone, of the kind that is trained by heart; see {@link readData}. */
-export const readRows = async (source: DataSource): Promise<readonly PlacedRow[]> =>
-  (await readData(source, 'completion')).rows
+/** Extra fields as lines: which, and in how many rows. */
+export const extraFieldWarnings = (extraFields: ReadonlyMap<string, number>, rows: number): string[] =>
+  [...extraFields].map(([field, count]) => `field '${field.slice(0, 80)}' (in ${count} of ${rows} rows) is not used`)

@@ -1,8 +1,9 @@
-// Explore: how attempts are made. `sampleGroup` draws n samples per task over a shared prompt.
+// Explore: how attempts are made. `sampleGroup` draws n samples per task over a shared prompt; attempts of several turns
+// are chain.ts.
 
-import type { LanguageModel } from '../../src/generate/language-model.js'
+import type { Completion, LanguageModel } from '../../src/generate/language-model.js'
 import type { Task } from '../tasks/index.js'
-import type { Trace } from './trace.js'
+import type { Segment, Trace } from './trace.js'
 
 /** What an exploring primitive works with. */
 export interface ExploreContext {
@@ -24,13 +25,30 @@ export interface SampleGroupOptions {
   readonly topK?: number
   readonly topP?: number
   readonly minP?: number
+  /**
+   * Log-probs that traces keep: of the model at temperature 1 (default), or of the distribution that was sampled from.
+   * Without top-k, top-p and min-p the latter are the bits of a trainer at the same temperature.
+   */
+  readonly logps?: 'model' | 'sampling'
 }
+
+/** Tokens of a task's prompt. */
+export const promptIds = ({ tokenizer }: LanguageModel, { prompt, messages, chat }: Task): readonly number[] =>
+  messages === undefined
+    ? tokenizer.encode(prompt)
+    : tokenizer.applyChatTemplate(messages, { ...chat, addGenerationPrompt: true }).ids
+
+/** What the policy wrote, as a segment. */
+export const segmentOf = (
+  { text, ids, logps, samplingLogps }: Completion,
+  kept: SampleGroupOptions['logps'],
+): Segment => ({ role: 'completion', text, ids, logps: kept === 'sampling' ? samplingLogps : logps })
 
 /** n samples per task; the key of each is (seed, round, task, sample), so batching and interruption change nothing. */
 export const sampleGroup =
-  (options: SampleGroupOptions): Explore =>
+  ({ logps, ...options }: SampleGroupOptions): Explore =>
   async ({ policy, seed, round, signal }, tasks) => {
-    const prompts = tasks.map((task) => policy.tokenizer.encode(task.prompt))
+    const prompts = tasks.map((task) => promptIds(policy, task))
     const promptKeys = tasks.map((task) => `round ${round} task ${task.id}`)
     const groups = await policy.generate(prompts, { ...options, seed, promptKeys, signal })
     return groups.flatMap((samples, t) =>
@@ -38,10 +56,7 @@ export const sampleGroup =
         (sample, index): Trace => ({
           task: tasks[t],
           sample: index,
-          segments: [
-            { role: 'prompt', text: tasks[t].prompt, ids: prompts[t] },
-            { role: 'completion', text: sample.text, ids: sample.ids, logps: sample.logps },
-          ],
+          segments: [{ role: 'prompt', text: tasks[t].prompt, ids: prompts[t] }, segmentOf(sample, logps)],
           finishReason: sample.finishReason,
           scores: {},
         }),

@@ -7,8 +7,8 @@ import type { Objective } from '../../loss/define.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import type { LanguageModel } from '../../src/generate/language-model.js'
 import type { Decoder } from '../../src/models/decoder.js'
-import type { EncodedSequence } from '../data/example.js'
-import { microBatchOfRows } from '../data/micro-batch.js'
+import type { EncodedExample } from '../data/example.js'
+import { microBatchOf } from '../data/micro-batch.js'
 import { createWalk, type Walk } from '../data/plan.js'
 import type { Emit } from '../events.js'
 import { type PhaseResult, runPhase } from '../loop.js'
@@ -16,11 +16,13 @@ import type { AdamWConfig } from '../optimizer.js'
 import type { Schedule } from '../schedule.js'
 import type { Task } from '../tasks/index.js'
 import { createTrainer, disposeTrainer, type MicroBatch } from '../trainer.js'
+import { completionExamples, type ToExamples } from './examples.js'
 import type { Explore } from './explore.js'
-import { rollouts } from './rollouts.js'
+import { type RoundStatistics, roundStatistics } from './metrics.js'
+import { type RolloutLimits, rollouts } from './rollouts.js'
 import type { Score } from './score.js'
 import type { Select } from './select.js'
-import { byTask, type Trace } from './trace.js'
+import { byTask, completionOf, type Trace } from './trace.js'
 
 /** How the policy learns from what was selected. */
 export interface UpdateOptions {
@@ -28,8 +30,21 @@ export interface UpdateOptions {
   readonly optimizer: AdamWConfig
   readonly schedule: Omit<Schedule, 'totalSteps'>
   readonly stepsPerRound: number
-  /** Rows per optimizer step. */
+  /** Examples per optimizer step. */
   readonly batchSize: number
+  /** Examples per micro-batch; default all of the step. */
+  readonly perDeviceTrainBatchSize?: number
+  /** Divides the logits of policy and reference, default 1; with it, traces must keep log-probs of sampling. */
+  readonly temperature?: number
+  /** Recompute layers in backward: less memory, same bits. Default false. */
+  readonly gradientCheckpointing?: boolean
+  /** What the selected traces become; default each an example whose completions are trained. */
+  readonly toExamples?: ToExamples
+  /**
+   * Passes over the examples of a round, each cut into equal parts, `stepsPerRound` parts in all; `batchSize` is then
+   * what they come to. Default: one endless walk, `batchSize` examples each step.
+   */
+  readonly numIterations?: number
 }
 
 /** The parts of a self-training method. */
@@ -44,10 +59,20 @@ export interface IterateOptions {
   readonly select: Select
   readonly update: UpdateOptions
   readonly rounds: number
+  /** How far the exploring of a round goes; default all of its tasks. */
+  readonly limits?: RolloutLimits
+  /** What a round reports; default that of tasks with exact checkers. */
+  readonly statistics?: RoundStatistics
+  /** Samples to show per round; default none. */
+  readonly samples?: number
   readonly seed: number
   /** Run folder; none: nothing is saved. */
   readonly output?: string
   readonly resume?: boolean
+  /** Rounds between checkpoints, default 1. What a kill costs beyond it is training: samples are kept. */
+  readonly saveRounds?: number
+  /** Checkpoints to keep; default 2. */
+  readonly saveTotalLimit?: number
   /** Called behind each round; reports by events. */
   readonly monitor?: (round: number) => Promise<void>
   readonly fingerprint?: Readonly<Record<string, unknown>>
@@ -55,10 +80,10 @@ export interface IterateOptions {
   readonly signal?: AbortSignal
 }
 
-/** Rows of a round. */
+/** What a round trains on. */
 interface Round {
   readonly number: number
-  readonly kept: readonly Trace[]
+  readonly examples: readonly EncodedExample[]
   readonly walk: Walk
 }
 
@@ -69,11 +94,14 @@ interface Round {
  */
 export async function iterate(options: IterateOptions): Promise<PhaseResult> {
   const { policy, reference, update, rounds, emit, output } = options
+  checkUpdate(options)
   const trainer = createTrainer({
     policy: policy.decoder,
     reference,
     objective: update.objective,
     optimizer: update.optimizer,
+    temperature: update.temperature,
+    activationCheckpointing: update.gradientCheckpointing,
   })
   const totalSteps = rounds * update.stepsPerRound
   let current: Round | undefined
@@ -90,7 +118,8 @@ export async function iterate(options: IterateOptions): Promise<PhaseResult> {
       },
       directory: output === undefined ? undefined : join(output, 'checkpoints'),
       fingerprint: fingerprintOf(options),
-      saveSteps: update.stepsPerRound,
+      saveSteps: update.stepsPerRound * (options.saveRounds ?? 1),
+      saveTotalLimit: options.saveTotalLimit,
       evalSteps: update.stepsPerRound,
       evaluate: async (step) => options.monitor?.(step / update.stepsPerRound),
       resume: options.resume ?? false,
@@ -102,6 +131,18 @@ export async function iterate(options: IterateOptions): Promise<PhaseResult> {
   }
 }
 
+/** Refuses before the first sample what the first step could not do. */
+function checkUpdate({ reference, update: { objective, stepsPerRound, numIterations = 1 } }: IterateOptions): void {
+  if (objective.needs.reference && reference === undefined)
+    throw new WhetstoneError('E_CONFIG', objective.name, 'expected a reference model, got none: pass `reference`')
+  if (!Number.isInteger(stepsPerRound / numIterations) || stepsPerRound < 1)
+    throw new WhetstoneError(
+      'E_CONFIG',
+      'stepsPerRound',
+      `expected a multiple of the ${numIterations} passes of a round, got ${stepsPerRound}`,
+    )
+}
+
 /** Everything that decides the arithmetic, as far as it is data. */
 const fingerprintOf = ({ fingerprint, rounds, seed, update }: IterateOptions): Record<string, unknown> => ({
   ...fingerprint,
@@ -111,61 +152,58 @@ const fingerprintOf = ({ fingerprint, rounds, seed, update }: IterateOptions): R
   objective: update.objective.name,
   stepsPerRound: update.stepsPerRound,
   batchSize: update.batchSize,
+  ...(update.numIterations !== undefined && { numIterations: update.numIterations }),
+  ...(update.temperature !== undefined && { temperature: update.temperature }),
   rounds,
   seed,
 })
 
 async function makeRound(options: IterateOptions, number: number): Promise<Round> {
-  const { policy, seed, explore, score, select, signal, emit, output, resume = false } = options
+  const { policy, seed, explore, score, select, update, signal, emit, output, resume = false } = options
   const started = performance.now()
   const tasks = options.tasks(number)
   const store = output === undefined ? undefined : { directory: output, resume }
-  const traces = await rollouts(store, number, tasks, async (part) =>
-    score(await explore({ policy, seed, round: number, signal }, part)),
-  )
+  const attempt = async (part: readonly Task[]) => score(await explore({ policy, seed, round: number, signal }, part))
+  const traces = await rollouts(store, number, tasks, attempt, options.limits)
   const kept = select(traces)
-  emit({
-    type: 'round',
-    round: number,
-    values: { ...roundStatistics(traces, kept), seconds: (performance.now() - started) / 1000 },
-  })
-  if (kept.length === 0)
+  const statistics = (options.statistics ?? roundStatistics)(traces, kept)
+  const seconds = (performance.now() - started) / 1000
+  emit({ type: 'round', round: number, values: { ...statistics, seconds } })
+  showSamples(options, traces, number)
+  const examples = kept.length === 0 ? [] : (update.toExamples ?? completionExamples)(kept, number)
+  if (examples.length === 0)
     throw new WhetstoneError(
       'E_VERIFIER',
       `round ${number}`,
       `none of ${traces.length} samples was good enough to train on: make the tasks easier or the warm-up longer`,
     )
-  return { number, kept, walk: createWalk(kept.length, seed, number) }
+  return { number, examples, walk: createWalk(examples.length, seed, number) }
 }
 
-function roundStatistics(traces: readonly Trace[], kept: readonly Trace[]): Record<string, number> {
-  const groups = byTask(traces)
-  const rewards = traces.map((trace) => trace.scores.reward ?? 0)
-  const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / Math.max(1, values.length)
-  const solved = groups.filter((group) => group.some((trace) => (trace.scores.reward ?? 0) > 0)).length
-  return {
-    tasks: groups.length,
-    samples: traces.length,
-    kept: kept.length,
-    /** Samples on which the checker failed; they count as wrong. */
-    unscored: traces.filter((trace) => Object.keys(trace.scores).length === 0).length,
-    reward: mean(rewards),
-    passAt1: mean(rewards),
-    passAtN: solved / Math.max(1, groups.length),
+/** Shows the first samples of a round, one per task. */
+function showSamples({ samples = 0, emit }: IterateOptions, traces: readonly Trace[], round: number): void {
+  for (const [trace] of byTask(traces).slice(0, samples)) {
+    const { reward = 0 } = trace.scores
+    const said = { prompt: trace.task.prompt, completion: completionOf(trace) }
+    emit({ type: 'sample', name: 'round', round, ...said, correct: reward > 0, reward })
   }
 }
 
-/** Rows of a step: the round's kept traces, walked over again and again. */
-function planStep({ update }: IterateOptions, { kept, walk }: Round, step: number): MicroBatch[] {
-  const chosen = walk(step * update.batchSize, update.batchSize)
-  return [microBatchOfRows(chosen.map((row) => rowOf(kept[row])))]
+/** Micro-batches of a step of the round (0-based): a pure function of (seed, round, step). */
+function planStep({ update }: IterateOptions, { examples, walk }: Round, step: number): MicroBatch[] {
+  const { batchSize, perDeviceTrainBatchSize: size = batchSize } = update
+  const [begin, count] = placesOf(update, examples.length, step)
+  const chosen = walk(begin, count).map((example) => examples[example])
+  const starts = Array.from({ length: Math.ceil(count / size) }, (_, i) => i * size)
+  return starts.map((at) => microBatchOf(chosen.slice(at, at + size)))
 }
 
-/** A trace as a training row: completions are trained, prompts are not. */
-function rowOf(trace: Trace): EncodedSequence {
-  const ids = trace.segments.flatMap((segment) => segment.ids)
-  const trained = Uint8Array.from(
-    trace.segments.flatMap((segment) => segment.ids.map(() => Number(segment.role === 'completion'))),
-  )
-  return { ids, trained }
+/** Begin and count of a step's places in the walk over `size` examples. */
+function placesOf({ batchSize, stepsPerRound, numIterations }: UpdateOptions, size: number, step: number) {
+  if (numIterations === undefined) return [step * batchSize, batchSize] as const
+  const perPass = stepsPerRound / numIterations
+  const [pass, part] = [Math.floor(step / perPass), step % perPass]
+  const begin = Math.floor((part * size) / perPass)
+  // At least one example, also where a round has fewer examples than steps.
+  return [pass * size + begin, Math.max(1, Math.floor(((part + 1) * size) / perPass) - begin)] as const
 }

@@ -8,7 +8,7 @@ import { readJsonObject } from '../../src/io/json.js'
 import type { Task } from '../tasks/index.js'
 import type { Trace } from './trace.js'
 
-/** Tasks per shard: what a kill can cost. */
+/** Tasks per shard unless a recipe says otherwise: what a kill can cost. */
 export const tasksPerShard = 64
 
 type StoredTrace = Omit<Trace, 'task'> & { readonly task: string }
@@ -27,6 +27,14 @@ export interface RolloutStore {
 
 type Attempt = (tasks: readonly Task[]) => Promise<Trace[]>
 
+/** How far a round goes. */
+export interface RolloutLimits {
+  /** Tasks per shard; default {@link tasksPerShard}. */
+  readonly shardSize?: number
+  /** Asked behind each shard: true leaves the tasks that remain untried. A pure function of the traces. */
+  readonly enough?: (traces: readonly Trace[]) => boolean
+}
+
 const shardPath = (directory: string, round: number, shard: number): string =>
   join(directory, `round-${String(round).padStart(3, '0')}`, `samples-${String(shard).padStart(4, '0')}.json`)
 
@@ -42,10 +50,11 @@ export async function rollouts(
   round: number,
   tasks: readonly Task[],
   attempt: Attempt,
+  { shardSize = tasksPerShard, enough = () => false }: RolloutLimits = {},
 ): Promise<Trace[]> {
   const traces: Trace[] = []
-  for (let shard = 0; shard * tasksPerShard < tasks.length; shard++) {
-    const part = tasks.slice(shard * tasksPerShard, (shard + 1) * tasksPerShard)
+  for (let shard = 0; shard * shardSize < tasks.length && !(shard > 0 && enough(traces)); shard++) {
+    const part = tasks.slice(shard * shardSize, (shard + 1) * shardSize)
     const path = store && shardPath(store.directory, round, shard)
     traces.push(
       ...(path === undefined ? await attempt(part) : await stored(path, store?.resume === true, part, attempt)),

@@ -3,7 +3,7 @@
 
 import { messageOf, WhetstoneError } from '../../src/base/errors.js'
 import type { Task, Verdict } from '../tasks/index.js'
-import { completionOf, type Trace } from './trace.js'
+import { completionOf, type Trace, withScores } from './trace.js'
 
 /** Adds scores to traces. */
 export type Score = (traces: readonly Trace[]) => Promise<Trace[]>
@@ -24,7 +24,7 @@ export const verify =
     const scored = traces.map((trace) => {
       try {
         const { correct } = check(trace.task, completionOf(trace))
-        return withScore(trace, 'reward', correct && trace.finishReason === 'stop' ? 1 : 0)
+        return withScores(trace, { reward: correct && trace.finishReason === 'stop' ? 1 : 0 })
       } catch (error) {
         failures++
         last = messageOf(error)
@@ -39,8 +39,3 @@ export const verify =
       )
     return scored
   }
-
-const withScore = (trace: Trace, name: string, value: number): Trace => ({
-  ...trace,
-  scores: { ...trace.scores, [name]: value },
-})

@@ -5,11 +5,16 @@ import type { Task } from '../tasks/index.js'
 
 /** A stretch of a trace from one speaker. */
 export interface Segment {
-  readonly role: 'prompt' | 'completion'
+  /** `injected`: put there by the loop between two turns of the policy, such as a request to revise. */
+  readonly role: 'prompt' | 'completion' | 'injected'
   readonly text: string
   readonly ids: readonly number[]
-  /** log p of each token under the policy that sampled it (completions only). */
+  /** log p of each token under the policy that sampled it, at temperature 1 (completions only). */
   readonly logps?: readonly number[]
+  /** The same under the reference, where it was asked for. */
+  readonly reference?: readonly number[]
+  /** How this turn ended, in traces of several turns. */
+  readonly finishReason?: 'stop' | 'length'
 }
 
 /** One attempt at a task. */
@@ -18,16 +23,29 @@ export interface Trace {
   /** Which of the task's samples it is. */
   readonly sample: number
   readonly segments: readonly Segment[]
+  /** How the last turn ended. */
   readonly finishReason: 'stop' | 'length'
   readonly scores: Readonly<Record<string, number>>
 }
 
+/** What the policy wrote, turn by turn. */
+export const turnsOf = (trace: Trace): Segment[] => trace.segments.filter(({ role }) => role === 'completion')
+
 /** The text that the policy wrote. */
 export const completionOf = (trace: Trace): string =>
-  trace.segments
-    .filter((segment) => segment.role === 'completion')
+  turnsOf(trace)
     .map((segment) => segment.text)
     .join('')
+
+/** Tokens that the policy wrote. */
+export const completionLength = (trace: Trace): number =>
+  turnsOf(trace).reduce((length, { ids }) => length + ids.length, 0)
+
+/** The trace with further scores. */
+export const withScores = (trace: Trace, scores: Readonly<Record<string, number>>): Trace => ({
+  ...trace,
+  scores: { ...trace.scores, ...scores },
+})
 
 /** Traces by task, in order of first appearance. */
 export function byTask(traces: readonly Trace[]): Trace[][] {

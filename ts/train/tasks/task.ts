@@ -4,6 +4,7 @@
 import { createHash } from 'node:crypto'
 import { WhetstoneError } from '../../src/base/errors.js'
 import { createRandom, deriveKey, type Random } from '../../src/base/rng.js'
+import type { ChatMessage, ChatOptions } from '../../src/tokenizer/template.js'
 
 /** A problem with a solution. Trainers look at `answer` only for warm-up tasks. */
 export interface Task {
@@ -13,6 +14,12 @@ export interface Task {
   readonly prompt: string
   /** A worked solution, without an end mark: trainers add the tokenizer's end token. */
   readonly answer: string
+  /** The prompt as a conversation, for chat models; `prompt` is then its rendering. */
+  readonly messages?: readonly ChatMessage[]
+  /** What the chat template gets besides the messages. */
+  readonly chat?: Pick<ChatOptions, 'tools' | 'variables'>
+  /** The row of a data set that the task came from: columns for reward functions. */
+  readonly row?: Readonly<Record<string, unknown>>
 }
 
 /** What a checker says. */

@@ -1,0 +1,190 @@
+// Rows: shapes of every kind, prompts that are implied, files and their formats, and rows that try to do harm.
+
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import t from 'tap'
+import type { WhetstoneError } from '../ts/src/base/errors.js'
+import { checkRow, extraFieldWarnings, type RowKinds, readData } from '../ts/train/data/rows.js'
+import { temporaryFolder } from './support.js'
+import { bot, refuses, user as said } from './support-data.js'
+
+const user = said('Hi')
+
+const good: readonly (readonly [keyof RowKinds, object])[] = [
+  ['completion', { text: 'a' }],
+  ['completion', { text: '', weight: -0.5 }],
+  ['completion', { messages: [user, bot('a')] }],
+  ['completion', { messages: [user, bot('a')], weight: 2, tools: [{ name: 'f' }] }],
+  ['completion', { prompt: 'a', completion: 'b' }],
+  ['completion', { prompt: [user], completion: [bot('b')], chat_template_kwargs: { enable_thinking: false } }],
+  ['preference', { prompt: 'a', chosen: 'b', rejected: 'c', margin: 0.5, preference: 1 }],
+  ['preference', { prompt: [user], chosen: [bot('b')], rejected: [bot('c')] }],
+  ['preference', { prompt: 'a', chosen: 'b', rejected: 'c', score_chosen: 8, score_rejected: 2.5, onPolicy: 1 }],
+  ['unpaired', { prompt: 'a', completion: 'b', label: false }],
+  ['unpaired', { prompt: [user], completion: [bot('b')], label: true }],
+  ['prompt', { prompt: 'a' }],
+  ['prompt', { prompt: [user], answer: 7, deep: { more: [1, null] } }],
+  ['stepwise', { prompt: 'a', completions: ['b', 'c'], labels: [true, false] }],
+]
+
+t.test('rows of every kind come out as they went in', async (t) => {
+  for (const [kind, row] of good) t.strictSame(checkRow(row, 'row 1', kind), row, `${kind} ${Object.keys(row)}`)
+})
+
+t.test('fields that are no part of a row are left out and counted', async (t) => {
+  const rows = [
+    { text: 'a', source: 'x' },
+    { text: 'b', source: 'y', id: 1, tools: [] },
+    { prompt: 'a', completion: 'b', text: 'c', weight: null },
+  ]
+  const data = await readData(rows, 'completion')
+  t.strictSame(
+    data.rows.map(({ row }) => row),
+    [{ text: 'a' }, { text: 'b' }, { prompt: 'a', completion: 'b' }],
+  )
+  t.strictSame([...data.extraFields], Object.entries({ source: 2, id: 1, tools: 1, text: 1, weight: 1 }))
+  t.match(extraFieldWarnings(data.extraFields, 3)[0], "field 'source' (in 2 of 3 rows) is not used")
+  const pair = { prompt: 'a', chosen: 'b', rejected: 'c', target: 'a word', weight: 'heavy' }
+  t.strictSame(checkRow(pair, 'row 1', 'preference'), { prompt: 'a', chosen: 'b', rejected: 'c' })
+  const json = { messages: [user], tools: '[{"name":"f"}]' }
+  t.strictSame(checkRow(json, 'row 1', 'completion'), { messages: [user], tools: [{ name: 'f' }] }, 'tools as text')
+})
+
+/** Both sides, and the prompt that TRL's extract_prompt finds. */
+const implied: readonly (readonly [chosen: string, rejected: string, prompt: string])[] = [
+  ['The sky is blue.', 'The sky is green.', 'The sky is'],
+  ['Q: 1+1? A: 2', 'Q: 1+1? A: 3', 'Q: 1+1? A:'],
+  ['abc', 'abd', 'ab'],
+  ['ab', 'ab', 'a'],
+  ['ab', 'abcd', 'a'],
+  ['x', 'y', ''],
+  ['', 'y', ''],
+  [' x', ' y', ''],
+  ['a  x', 'a  y', 'a '],
+  ['\u{1f600}', '\u{1f601}', ''],
+  ['a\u{1f600}b', 'a\u{1f600}c', 'a\u{1f600}'],
+]
+
+t.test('a prompt that is implied', async (t) => {
+  for (const [chosen, rejected, prompt] of implied) {
+    const rest = (side: string) => side.slice(prompt.length)
+    const row = { prompt, chosen: rest(chosen), rejected: rest(rejected) }
+    t.strictSame(checkRow({ chosen, rejected }, 'row 1', 'preference'), row, JSON.stringify([chosen, rejected]))
+  }
+  const chosen = [user, bot('yes'), user, bot('a')]
+  const rejected = [{ content: 'Hi', role: 'user' }, bot('yes'), user, bot('b')]
+  const apart = { prompt: chosen.slice(0, 3), chosen: [bot('a')], rejected: [bot('b')] }
+  t.strictSame(checkRow({ chosen, rejected }, 'row 1', 'preference'), apart)
+  t.strictSame(
+    checkRow({ prompt: ' Hi\n', chosen, rejected }, 'row 1', 'preference'),
+    apart,
+    'the prompt again as text',
+  )
+  t.strictSame(checkRow({ chosen: [user, bot('a')], rejected: chosen, margin: 1 }, 'row 1', 'preference'), {
+    ...{ prompt: [user], chosen: [bot('a')], rejected: chosen.slice(1), margin: 1 },
+  })
+  refuses(t, () => checkRow({ prompt: 'Ho', chosen, rejected }, 'r', 'preference'), 'E_FORMAT', "field 'prompt'")
+  refuses(t, () => checkRow({ chosen, rejected: [bot('b')] }, 'r', 'preference'), 'E_FORMAT', "field 'rejected'")
+})
+
+const lone = 'a\ud800b'
+const cyclic: Record<string, unknown> = {}
+cyclic.self = cyclic
+
+const bad: readonly (readonly [keyof RowKinds, unknown, ...string[]])[] = [
+  ['completion', 7, 'a row object', 'got 7'],
+  ['completion', null, 'got null'],
+  ['completion', [], 'a row object'],
+  ['completion', {}, 'text', 'got none'],
+  ['completion', { prompt: 'a' }, 'prompt + completion', 'got prompt'],
+  ['completion', { text: 1 }, "field 'text'", 'got 1'],
+  ['completion', { text: undefined }, 'got nothing'],
+  ['completion', { text: 10n }, 'got a bigint'],
+  ['completion', { text: cyclic }, 'got a object'],
+  ['completion', { text: lone }, "field 'text'", 'surrogate', '1'],
+  ['completion', { text: 'a', weight: '2' }, "field 'weight'", 'a number'],
+  ['completion', { text: 'a', weight: Number.NaN }, "field 'weight'"],
+  ['completion', { messages: [] }, "field 'messages'"],
+  ['completion', { messages: [user, 'a'] }, "field 'messages[1]'"],
+  ['completion', { messages: [{ content: 'a' }] }, "field 'messages[0].role'", 'nothing'],
+  ['completion', { messages: [{ role: 'user', content: [{ type: 'image' }] }] }, "field 'messages[0].content'"],
+  ['completion', { messages: [{ role: 'user', content: lone }] }, "field 'messages[0].content'", 'surrogate'],
+  ['completion', { messages: [user], tools: '[' }, "field 'tools'"],
+  ['completion', { messages: [user], tools: '{}' }, "field 'tools'", 'a list of tools'],
+  ['completion', { messages: [user], chat_template_kwargs: [] }, 'template variables'],
+  ['completion', { messages: [user], chat_template_kwargs: { messages: 1 } }, 'chat_template_kwargs.messages'],
+  ['completion', { messages: [user], chat_template_kwargs: { bos_token: '<|eot_id|>' } }, 'bos_token', 'plain words'],
+  ['completion', { prompt: 'a', completion: [bot('b')] }, "field 'completion'", 'text'],
+  ['completion', { prompt: [user], completion: 'b' }, "field 'completion'", 'a list of messages'],
+  ['completion', { prompt: 7, completion: 'b' }, "field 'prompt'", 'text or a list of messages'],
+  ['preference', { prompt: 'a', chosen: 'b' }, 'chosen + rejected'],
+  ['preference', { chosen: 'b', rejected: [bot('c')] }, "field 'rejected'"],
+  ['preference', { prompt: [user], chosen: 'b', rejected: 'c' }, "field 'chosen'"],
+  ['preference', { prompt: 'a', chosen: 'b', rejected: 'c', margin: 'much' }, "field 'margin'"],
+  ['preference', { prompt: 'a', chosen: 'b', rejected: 'c', preference: 1.5 }, 'from 0 to 1', 'got 1.5'],
+  ['unpaired', { prompt: 'a', completion: 'b', label: 1 }, "field 'label'", 'true or false'],
+  ['unpaired', { prompt: 'a', completion: 'b' }, 'label'],
+  ['prompt', { text: 'a' }, 'prompt'],
+  ['stepwise', { prompt: 'a', completions: [], labels: [] }, "field 'completions'"],
+  ['stepwise', { prompt: 'a', completions: ['b', 1], labels: [true, true] }, "field 'completions[1]'"],
+  ['stepwise', { prompt: 'a', completions: ['b'], labels: [true, true] }, "field 'labels'", '1 completions'],
+  ['stepwise', { prompt: [user], completions: ['b'], labels: [true] }, "field 'prompt'"],
+  ['completion', { ['x'.repeat(1e6)]: 'y'.repeat(1e6) }, 'expected the fields'],
+  ['completion', { messages: 'z'.repeat(1e7) }, "field 'messages'"],
+]
+
+t.test('bad rows say where, what was expected and what came', async (t) => {
+  for (const [kind, row, ...words] of bad)
+    refuses(t, () => checkRow(row, 'rows.jsonl:12', kind), 'E_FORMAT', '[rows.jsonl:12', ...words)
+})
+
+t.test('keys of prototypes are keys like any other', async (t) => {
+  const names = ['__proto__', 'constructor', 'toString', 'hasOwnProperty']
+  const text = `{"prompt":"a",${names.map((name) => `"${name}":{"chosen":"x"}`).join(',')}}`
+  const [{ row }] = (await readData([JSON.parse(text)], 'prompt')).rows
+  t.strictSame(Object.keys(row).sort(), ['prompt', ...names].sort(), 'kept for reward functions')
+  t.equal(Object.getPrototypeOf(row), Object.prototype)
+  t.equal((row as { chosen?: unknown }).chosen, undefined)
+  const { extraFields } = await readData([JSON.parse(text.replace('prompt', 'text'))], 'completion')
+  t.strictSame([...extraFields.keys()].sort(), [...names].sort(), 'or counted')
+  const inherited = Object.create({ text: 'from afar' })
+  refuses(t, () => checkRow(inherited, 'row 1', 'completion'), 'E_FORMAT', 'got none')
+  t.equal(({} as { chosen?: unknown }).chosen, undefined)
+})
+
+t.test('files', async (t) => {
+  const folder = await temporaryFolder(t)
+  const write = async (name: string, text: string): Promise<string> => {
+    await writeFile(join(folder, name), text)
+    return join(folder, name)
+  }
+  const lines = '{"text":"a"}\n\n{"text":"b"}\n'
+  for (const name of ['rows.jsonl', 'rows.NDJSON', 'rows']) {
+    const path = await write(name, lines)
+    const { rows } = await readData(path, 'completion')
+    t.strictSame(rows, [
+      { row: { text: 'a' }, where: `${path}:1` },
+      { row: { text: 'b' }, where: `${path}:3` },
+    ])
+  }
+  const list = await write('rows.json', '[{"text":"a"},{"text":"b"}]')
+  t.equal((await readData(list, 'completion')).rows[1].where, `${list}[1]`)
+  const cases: readonly (readonly [string, string, string, ...string[]])[] = [
+    ['bad.jsonl', '{"text":"a"}\n{"text":1}\n', 'E_FORMAT', 'bad.jsonl:2]', "field 'text'"],
+    ['torn.jsonl', '{"text":"a"}\n{"text":', 'E_FORMAT', 'torn.jsonl:2'],
+    ['half.jsonl', '{"text":"\\ud800"}\n', 'E_FORMAT', 'half.jsonl:1', 'surrogate'],
+    ['bad.json', '{"text":"a"}', 'E_FORMAT', 'a list of rows'],
+    ['empty.jsonl', '\n', 'E_CONFIG', 'at least one row'],
+    ['rows.parquet', 'PAR1', 'E_CONFIG', '.jsonl', 'got .parquet'],
+  ]
+  for (const [name, text, code, ...words] of cases) {
+    const path = await write(name, text)
+    await t.rejects(readData(path, 'completion'), { code }, name)
+    const error = await readData(path, 'completion').then(
+      () => undefined,
+      (e: WhetstoneError) => e,
+    )
+    for (const word of words) t.ok(error?.message.includes(word), `'${word}' in ${error?.message}`)
+  }
+  await t.rejects(readData(7 as never, 'completion'), { code: 'E_CONFIG' })
+})

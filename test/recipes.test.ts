@@ -1,0 +1,240 @@
+// Online recipes on a model of two letters: the reward rises, a second run has the same bits, a run that was killed goes
+// on to the same weights, bad inputs are refused before anything is sampled.
+
+import { spawn } from 'node:child_process'
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import t from 'tap'
+import type { TrainEvent } from '../ts/train/events.js'
+import type { RewardFunction } from '../ts/train/loop/rewards.js'
+import { onlineOptions, recipes } from '../ts/train/recipes/index.js'
+import { createTask } from '../ts/train/tasks/index.js'
+import { liveBytes, temporaryFolder } from './support.js'
+import { filesOf } from './support-loop.js'
+import { later, makeTwoLetters, prompts, type RecipeName, runRecipe, settings, share } from './support-recipes.js'
+
+const folder = await temporaryFolder(t)
+const base = join(folder, 'base')
+await makeTwoLetters(base)
+
+const names = Object.keys(settings) as RecipeName[]
+const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length
+const steps = (events: readonly TrainEvent[]) => events.filter((event) => event.type === 'step')
+const rounds = (events: readonly TrainEvent[]) => events.filter((event) => event.type === 'round')
+
+for (const name of names)
+  t.test(`${name} learns, and to the same bits`, async (t) => {
+    const before = await liveBytes()
+    const whole = join(folder, name)
+    const first = await runRecipe(name, { base, options: { output: whole } })
+    t.equal(await liveBytes(), before, 'a run leaves no memory behind')
+    const [early, late] = [mean(first.rewards.slice(0, 3)), mean(first.rewards.slice(-3))]
+    t.ok(late > early + 0.5, `the reward rises from ${early.toFixed(2)} to ${late.toFixed(2)}`)
+    t.match(first, { step: 24, stepsDone: 24, stopped: false })
+    t.match(first.events[0], { type: 'start', totalSteps: 24, notes: ['6 prompts', 'rewards: share'] })
+    t.equal(first.events.filter(({ type }) => type === 'sample').length, 24, 'two samples of each round are shown')
+    t.equal(first.events.at(-1)?.type, 'end')
+    const again = await runRecipe(name, { base, options: { rewardFuncs: [later], rewardWeights: [1] } })
+    t.equal(again.hash, first.hash, 'without files, with an asynchronous reward: the same weights')
+    const other = await runRecipe(name, { base, options: { seed: 4, rounds: 2 } })
+    t.not(other.hash, first.hash, 'another seed has others')
+
+    const output = join(folder, `${name}-killed`)
+    const program = join(import.meta.dirname, 'support-recipes.js')
+    const child = spawn(process.execPath, [program, name, base, output, '5'], { stdio: 'inherit' })
+    t.equal(await new Promise((resolve) => child.once('exit', (_, signal) => resolve(signal))), 'SIGKILL')
+    const stopped = new AbortController()
+    const half = runRecipe(name, {
+      base,
+      options: { output, resume: true, signal: stopped.signal },
+      onEvent: (event) => {
+        if (event.type === 'step' && event.step >= 15) stopped.abort(new Error('enough'))
+      },
+    })
+    await t.rejects(half, { code: 'E_ABORTED' }, 'stopped in the middle of a round')
+    await t.rejects(runRecipe(name, { base, options: { output } }), { code: 'E_CONFIG' }, 'nothing starts over')
+    const ended = await runRecipe(name, { base, options: { output, resume: true } })
+    t.ok(ended.stepsDone < 14, `${ended.stepsDone} steps were left`)
+    t.equal(ended.hash, first.hash, 'killed, stopped and resumed: the same weights')
+    t.same(await filesOf(output), await filesOf(whole), 'the same samples, moments and state')
+    const log = await readFile(join(output, 'metrics.jsonl'), 'utf8')
+    t.match(log, /"rewards\/share\/mean"/)
+  })
+
+t.test('every method of policy gradients learns', async (t) => {
+  for (const method of onlineOptions.grpo.shape.method.unwrap().options) {
+    const options = { method, gradientAccumulationSteps: 4, rounds: 16, beta: 0.001, maskTruncatedCompletions: false }
+    const { rewards, events } = await runRecipe('grpo', { base, options })
+    const [early, late] = [mean(rewards.slice(0, 3)), mean(rewards.slice(-3))]
+    t.ok(late > early + 0.3, `${method}: from ${early.toFixed(2)} to ${late.toFixed(2)}`)
+    const [first, second] = steps(events)
+    t.match(first.stats, { ratio: 1, clipRatio: 0, kl: 0 }, 'on policy, at the reference: exactly')
+    t.ok(second.stats.kl > 0, 'then the policy leaves the reference')
+  }
+})
+
+t.test('the first ratio of a round is exactly 1', async (t) => {
+  const cases = {
+    plain: {},
+    warm: { temperature: 1.5 },
+    cold: { temperature: 0.6 },
+    cut: { temperature: 0.8, topK: 2 },
+  }
+  for (const [name, options] of Object.entries(cases)) {
+    const passes = { ...options, numIterations: 3, rounds: 3, gradientAccumulationSteps: 4 }
+    const { events } = await runRecipe('grpo', { base, options: passes })
+    const ratios = steps(events).map(({ stats }) => stats.ratio)
+    t.equal(ratios.length, 9)
+    t.same([ratios[0], ratios[3], ratios[6]], [1, 1, 1], `${name}: the log-probs are the sampler's, bit for bit`)
+    t.notOk(
+      [1, 2, 4, 5, 7, 8].some((step) => ratios[step] === 1),
+      `${name}: later passes look back`,
+    )
+  }
+})
+
+t.test('micro-batches change nothing', async (t) => {
+  const cut = (perDeviceTrainBatchSize: number, gradientAccumulationSteps: number) =>
+    runRecipe('grpo', { base, options: { rounds: 3, perDeviceTrainBatchSize, gradientAccumulationSteps } })
+  const [one, four, all] = [await cut(16, 1), await cut(4, 4), await cut(1, 16)]
+  t.equal(four.hash, one.hash)
+  t.equal(all.hash, one.hash)
+})
+
+t.test('groups without a difference', async (t) => {
+  const same: RewardFunction = function same({ tasks }) {
+    return tasks.map(() => 0.25)
+  }
+  const options = { rewardFuncs: [same], rounds: 1, weightDecay: 0 }
+  for (const name of ['grpo', 'onlineDpo'] as const) {
+    const { events, hash } = await runRecipe(name, { base, options })
+    t.match(rounds(events)[0].values, { reward: 0.25, reward_std: 0, frac_reward_zero_std: 1 })
+    t.ok(
+      steps(events).every(({ gradNorm }) => gradNorm === 0),
+      `${name}: no gradient`,
+    )
+    const still = await runRecipe(name, { base, options: { ...options, learningRate: 0 } })
+    t.equal(hash, still.hash, `${name}: no change`)
+  }
+})
+
+t.test('dynamic sampling', async (t) => {
+  // Prompts that begin with b have one reward for all samples, others the share of b.
+  const half: RewardFunction = function half(input) {
+    const shares = input.completions.map((text) => [...text].filter((c) => c === 'b').length / 4)
+    return shares.map((value, i) => (input.prompts[i].startsWith('b') ? 0.5 : value))
+  }
+  const options = { method: 'dapo', rewardFuncs: [half], rounds: 2, maskTruncatedCompletions: false } as const
+  const { events, hash, step } = await runRecipe('grpo', { base, options })
+  const [{ values }] = rounds(events)
+  t.ok(values.tasks > 4 && values.tasks % 4 === 0, `${values.tasks} prompts were tried, four at a time`)
+  t.equal(values.kept, 32, 'four groups of eight remain')
+  t.equal(step, 4)
+  const output = join(folder, 'dynamic')
+  const stopped = new AbortController()
+  const onEvent = (event: TrainEvent) => {
+    if (event.type === 'step') stopped.abort()
+  }
+  const first = runRecipe('grpo', { base, options: { ...options, output, signal: stopped.signal }, onEvent })
+  await t.rejects(first, { code: 'E_ABORTED' })
+  const resumed = await runRecipe('grpo', { base, options: { ...options, output, resume: true } })
+  t.equal(resumed.hash, hash, 'resumed: the same weights')
+  const other = runRecipe('grpo', { base, options: { ...options, output, resume: true, prompts: prompts.slice(1) } })
+  await t.rejects(other, { code: 'E_MISMATCH', message: /prompts/ }, 'with other prompts it does not go on')
+  const none = { ...options, rewardFuncs: [(input: { tasks: readonly unknown[] }) => input.tasks.map(() => 1)] }
+  const tied = await runRecipe('grpo', { base, options: none })
+  t.match(rounds(tied.events)[0].values, { tasks: 16, kept: 32 }, 'nothing differs: tied groups take the places')
+})
+
+t.test('checkpoints now and then, layers computed twice', async (t) => {
+  const whole = await runRecipe('grpo', { base, options: { rounds: 5 } })
+  const output = join(folder, 'now-and-then')
+  const options = { rounds: 5, output, saveRounds: 3, saveTotalLimit: 1, gradientCheckpointing: true }
+  const { hash, events } = await runRecipe('grpo', { base, options })
+  t.equal(hash, whole.hash, 'the same weights')
+  t.same(
+    events.flatMap((event) => (event.type === 'checkpoint' ? event.step : [])),
+    [6, 10],
+  )
+  const kl = await runRecipe('bestOfN', { base, options: { kappa: 0.5, rounds: 2 } })
+  t.ok(steps(kl.events)[1].stats.kl > 0, 'best of n with a KL term')
+})
+
+t.test('what was cut off', async (t) => {
+  const mask = { maskTruncatedCompletions: true, rounds: 1 }
+  const { events } = await runRecipe('grpo', { base, options: mask })
+  const [{ values }] = rounds(events)
+  const trained = steps(events).reduce((sum, { trainedTokens }) => sum + trainedTokens, 0)
+  const ended = Math.round(32 * (1 - values['completions/clipped_ratio']))
+  t.ok(ended > 0 && ended < 32, `${ended} of 32 ended by themselves`)
+  t.equal(trained, Math.round(ended * values['completions/mean_terminated_length']), 'they alone are trained')
+  const short = runRecipe('grpo', { base, options: { ...mask, maxCompletionLength: 1, prompts: [{ prompt: 'a=b' }] } })
+  await short.catch((error: unknown) => t.match(error, { code: 'E_VERIFIER' }))
+  const soft = await runRecipe('grpo', { base, options: { rounds: 1, softPunishCache: 2 } })
+  t.ok(rounds(soft.events)[0].values['rewards/overlong/mean'] < 0, 'long samples are punished')
+})
+
+t.test('two attempts', async (t) => {
+  const { events } = await runRecipe('score', { base })
+  const [first] = rounds(events)
+  t.equal(first.values.kl, 0, 'the policy begins at the reference')
+  for (const name of ['reward/1/mean', 'reward/2/mean', 'turns/gain', 'turns/mended', 'turns/broken', 'turns/changed'])
+    t.type(first.values[name], 'number', name)
+  t.ok((rounds(events).at(-1)?.values.kl ?? 0) > 0, 'and leaves it')
+  const only = await runRecipe('score', { base, options: { stageOneRounds: 1, rounds: 1, beta1: 0, beta2: 0 } })
+  const both = await runRecipe('score', { base, options: { stageOneRounds: 0, rounds: 1, beta1: 0, beta2: 0 } })
+  t.not(only.hash, both.hash, 'the stages differ')
+})
+
+t.test('a task source brings its checker', async (t) => {
+  const source = createTask('arithmetic', { seed: 1, difficulty: 1 })
+  t.throws(() => source.train(100_000), { code: 'E_CONFIG' })
+  const { makeTaskModel } = await import('../ts/train/task-model.js')
+  const sums = join(folder, 'sums')
+  await makeTaskModel(sums, source, { seed: 1, hiddenSize: 16, layers: 1, heads: 2, intermediateSize: 32 })
+  const options = { prompts: source, rewardFuncs: undefined, rounds: 2, trainTasks: 10 }
+  const { events } = await runRecipe('grpo', { base: sums, options })
+  t.match(events[0], { notes: ['10 prompts', 'rewards: correct'] })
+})
+
+t.test('refused', async (t) => {
+  const refuse = async (
+    name: RecipeName,
+    options: object,
+    expected: { code: string; where?: string; message?: RegExp },
+  ) => {
+    let sampled = 0
+    const counting: RewardFunction = function share_(input) {
+      sampled++
+      return share(input)
+    }
+    await t.rejects(runRecipe(name, { base, options: { rewardFuncs: [counting], ...options } }), expected)
+    t.equal(sampled, 0, 'before anything is sampled')
+  }
+  await refuse('grpo', { beta: 0.1, reference: undefined }, { code: 'E_CONFIG', message: /reference/ })
+  await refuse('onlineDpo', { reference: undefined }, { code: 'E_CONFIG', message: /reference/ })
+  await refuse('score', { reference: undefined }, { code: 'E_CONFIG', message: /reference/ })
+  await refuse('grpo', { method: 'grop' }, { code: 'E_CONFIG', where: 'method' })
+  await refuse('grpo', { numGeneration: 4 }, { code: 'E_CONFIG', message: /did you mean 'numGenerations'/ })
+  await refuse('grpo', { numGenerations: 1 }, { code: 'E_CONFIG', where: 'numGenerations' })
+  await refuse('grpo', { temperature: 0 }, { code: 'E_CONFIG', where: 'temperature' })
+  await refuse('grpo', { rewardFuncs: [] }, { code: 'E_CONFIG', where: 'rewardFuncs' })
+  await refuse('grpo', { rewardFuncs: undefined }, { code: 'E_CONFIG', where: 'rewardFuncs' })
+  await refuse('grpo', { rewardFuncs: [share, share] }, { code: 'E_CONFIG', message: /'share' twice/ })
+  await refuse('grpo', { rewardFuncs: ['share'] }, { code: 'E_CONFIG', message: /expected functions/ })
+  await refuse('grpo', { rewardWeights: [1, 2] }, { code: 'E_CONFIG', where: 'rewardWeights' })
+  await refuse('grpo', { prompts: [] }, { code: 'E_CONFIG', where: 'data' })
+  await refuse('grpo', { prompts: [...prompts, { promt: 'a' }] }, { code: 'E_FORMAT', where: 'row 7' })
+  await refuse('grpo', { prompts: [{ prompt: [{ role: 'user', content: 'a' }] }] }, { code: 'E_TEMPLATE' })
+
+  const judged = (reward: RewardFunction) => runRecipe('grpo', { base, options: { rewardFuncs: [reward] } })
+  const nan: RewardFunction = function nan({ tasks }) {
+    return tasks.map((_, i) => (i === 9 ? Number.NaN : 1))
+  }
+  await t.rejects(judged(nan), { code: 'E_VERIFIER', where: 'reward nan', message: /sample 1 of task prompt/ })
+  const broken: RewardFunction = async function broken() {
+    throw new Error('no judge today')
+  }
+  await t.rejects(judged(broken), { code: 'E_VERIFIER', message: /no judge today/ })
+  t.same(Object.keys(onlineOptions), Object.keys(recipes).slice(1), 'every recipe but superhf has settings')
+})

@@ -1,0 +1,103 @@
+// Tiny runs of the online recipes: a model of two letters learns to write one of them. Run as a program it kills itself
+// in the middle of a round: `node support-recipes.js RECIPE BASE FOLDER STEP`.
+
+import { createHash } from 'node:crypto'
+import { fileURLToPath } from 'node:url'
+import { type LanguageModel, loadModel } from '../ts/src/generate/language-model.js'
+import type { Run, TrainEvent } from '../ts/train/events.js'
+import type { RewardFunction } from '../ts/train/loop/rewards.js'
+import type { PhaseResult } from '../ts/train/loop.js'
+import { recipes } from '../ts/train/recipes/index.js'
+import { makeTaskModel } from '../ts/train/task-model.js'
+
+/** Prompts of the runs, with a column that a reward may look at. */
+export const prompts = ['a=', 'b=', 'aa=', 'ab=', 'ba=', 'bb='].map((prompt) => ({ prompt, wanted: 'b' }))
+
+/** Writes the two-letter model. */
+export const makeTwoLetters = (folder: string): Promise<void> =>
+  makeTaskModel(folder, { characters: 'ab=' } as never, {
+    seed: 7,
+    hiddenSize: 16,
+    layers: 1,
+    heads: 2,
+    intermediateSize: 32,
+  })
+
+/** Share of a completion that is the wanted letter; an empty completion has none. */
+export const share: RewardFunction = function share({ completions, rows }) {
+  return completions.map((text, i) => [...text].filter((c) => c === rows[i].wanted).length / Math.max(4, text.length))
+}
+
+/** The same, later: asynchronous rewards are awaited. */
+export const later: RewardFunction = async (input) => {
+  await new Promise((resolve) => setTimeout(resolve, 1))
+  return share(input)
+}
+
+const shared = {
+  learningRate: 1e-2,
+  lrSchedulerType: 'constant',
+  rounds: 12,
+  promptsPerRound: 4,
+  maxCompletionLength: 4,
+  seed: 3,
+  rewardFuncs: [share],
+  prompts,
+} as const
+
+/** Settings of each recipe that make it learn within a second or two. */
+export const settings = {
+  grpo: { ...shared, numGenerations: 8, perDeviceTrainBatchSize: 8, gradientAccumulationSteps: 2 },
+  onlineDpo: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 2, temperature: 1 },
+  bestOfN: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 2 },
+  score: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 8, stageOneRounds: 3, alpha: 1, instruction: '=' },
+} as const
+
+export type RecipeName = keyof typeof settings
+
+/** How a run differs from the usual one. */
+export interface RecipeRun {
+  readonly base: string
+  readonly options?: Readonly<Record<string, unknown>>
+  readonly onEvent?: (event: TrainEvent, policy: LanguageModel) => void
+}
+
+/** What a run gives. */
+export interface RecipeOutcome extends PhaseResult {
+  readonly hash: string
+  readonly events: readonly TrainEvent[]
+  /** Mean reward by round. */
+  readonly rewards: readonly number[]
+}
+
+/** Runs a recipe; equal settings give equal bits. */
+export async function runRecipe(name: RecipeName, { base, options, onEvent }: RecipeRun): Promise<RecipeOutcome> {
+  using policy = await loadModel(base)
+  using prior = await loadModel(base)
+  const recipe = recipes[name] as (options: unknown) => Run<PhaseResult>
+  const run = recipe({ policy, reference: prior.decoder, ...settings[name], ...options })
+  const events: TrainEvent[] = []
+  const following = (async () => {
+    for await (const event of run) {
+      events.push(event)
+      onEvent?.(event, policy)
+    }
+  })()
+  const result = await Promise.all([run.result, following]).then(([first]) => first)
+  const hash = createHash('sha256')
+  for (const flat of Object.values(policy.decoder.parameters.flat)) hash.update((await flat.bits()) as Float32Array)
+  const rewards = events.flatMap((event) => (event.type === 'round' ? event.values.reward : []))
+  return { ...result, hash: hash.digest('hex'), events, rewards }
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const [, , name, base, output, step] = process.argv
+  let calls = 0
+  const killing: RewardFunction = function share_(input) {
+    // Rewards are asked once per round: in the round behind `step` calls the run dies.
+    if (calls++ === Number(step)) process.kill(process.pid, 'SIGKILL')
+    return share(input)
+  }
+  Object.defineProperty(killing, 'name', { value: 'share' })
+  await runRecipe(name as RecipeName, { base, options: { output, rewardFuncs: [killing] } })
+}

@@ -1,0 +1,28 @@
+// The models of a run, loaded as its settings say: the policy with its adapter or score head, and the reference.
+
+import { type LanguageModel, loadModel } from '../../src/generate/language-model.js'
+import type { LoraConfig } from '../../src/nn/lora.js'
+import type { RunOptions } from '../config/run-settings.js'
+
+/** What is loaded. */
+export interface ModelSettings {
+  readonly run: Pick<RunOptions, 'model' | 'adapter' | 'reference' | 'dtype'>
+  /** A fresh adapter on the policy. */
+  readonly lora: LoraConfig | undefined
+  /** Numbers of a score head, in place of the language model's. */
+  readonly scoreLabels?: number
+  readonly seed: number
+  readonly warn: (message: string) => void
+}
+
+/**
+ * The policy.
+ *
+ * @throws WhetstoneError as `loadModel`
+ */
+export const loadPolicy = ({ run, lora, scoreLabels, seed, warn }: ModelSettings): Promise<LanguageModel> =>
+  loadModel(run.model, { dtype: run.dtype, adapter: run.adapter, lora, scoreLabels, seed, warn })
+
+/** The reference, when the settings name one. */
+export const loadReference = async ({ run }: ModelSettings): Promise<LanguageModel | undefined> =>
+  run.reference === undefined ? undefined : loadModel(run.reference, { dtype: run.dtype })

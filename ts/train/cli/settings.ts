@@ -1,0 +1,72 @@
+// What `train`, `preview` and `estimate` have in common: a subcommand per trainer whose flags are that trainer's
+// settings, and the settings of a run from config file and flags.
+
+import type { Command } from 'commander'
+import type { Objective } from '../../loss/index.js'
+import { trainerDefaults } from '../config/defaults.js'
+import { readConfigFile } from '../config/file.js'
+import { defaultSources, type RunSettings, resolveRun, rowTrainers, runCatalogue } from '../config/run-settings.js'
+import { rowKindOf } from '../data/encode.js'
+import { readData } from '../data/rows.js'
+import { textOf } from './common.js'
+import { addFlags, type Options, prepareLater, readFlags } from './flags.js'
+
+/** A subcommand as {@link addTrainer} takes it. */
+export interface TrainerCommand {
+  readonly description: string
+  /** Adds its flags; called when it is the command that was asked for. */
+  readonly flags: (command: Command) => void
+  readonly run: (options: Options) => Promise<void>
+}
+
+/** Adds the subcommand of a trainer. */
+export function addTrainer(command: Command, name: string, { description, flags, run }: TrainerCommand): void {
+  const own = command
+    .command(name)
+    .description(description)
+    .option('--config <file>', 'settings as .yaml or .json, under any spelling of their flags; flags win')
+    .option('--json', 'print one JSON object and nothing else')
+    .action(run)
+  prepareLater(own, () => flags(own))
+}
+
+/** Adds a subcommand for every trainer on rows. */
+export function addObjectives(
+  command: Command,
+  describe: (objective: string) => string,
+  run: (objective: string, options: Options) => Promise<void>,
+): void {
+  for (const objective of rowTrainers)
+    addTrainer(command, objective, {
+      description: describe(objective),
+      flags: (own) => addSettings(own, objective),
+      run: (options) => run(objective, options),
+    })
+}
+
+/** Adds the flags of an objective's settings. */
+export function addSettings(command: Command, objective: string): void {
+  const defaults = Object.assign({}, ...defaultSources(objective, false).map(({ values }) => values))
+  addFlags(command, runCatalogue(objective), defaults)
+}
+
+/** One line on what an objective does. */
+export const aboutObjective = (objective: string): string => trainerDefaults[objective].description
+
+/** The first rows of a file. */
+export async function firstRows(data: string, objective: Objective, limit: number) {
+  const { rows } = await readData(data, rowKindOf(objective))
+  return rows.slice(0, limit).map(({ row }) => row)
+}
+
+/**
+ * The settings of a run: defaults, then the file of `--config`, then flags.
+ *
+ * @throws WhetstoneError E_CONFIG, E_IO, E_FORMAT naming the setting and where it came from
+ */
+export async function settingsOf(objective: string, options: Options): Promise<RunSettings> {
+  const catalogue = runCatalogue(objective)
+  const file = textOf(options, 'config')
+  const fromFile = file === undefined ? [] : await readConfigFile(file, catalogue)
+  return resolveRun(objective, catalogue, [...fromFile, ...readFlags(catalogue, options)])
+}

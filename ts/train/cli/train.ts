@@ -1,0 +1,38 @@
+// `whetstone train TRAINER`: settings, models and rows in, a run folder out. What training does is train.ts. Trainers that
+// learn from the model's own samples are in online.ts.
+
+import { onlineCatalogue, onlineTrainers } from '../config/online-settings.js'
+import { train } from '../train.js'
+import { type AddCommand, followRun, needed, recordOf } from './common.js'
+import { addFlags, type Options } from './flags.js'
+import { loadPolicy, loadReference } from './models.js'
+import { runOnline } from './online.js'
+import { aboutObjective, addObjectives, addTrainer, firstRows, settingsOf } from './settings.js'
+
+/** Adds the command. */
+export const trainCommand: AddCommand = (program) => {
+  const command = program.command('train').description('train a model on rows, or on its own samples')
+  addObjectives(command, aboutObjective, runTrain)
+  for (const [name, { description }] of Object.entries(onlineTrainers))
+    addTrainer(command, name, {
+      description,
+      flags: (own) => addFlags(own, onlineCatalogue(name)),
+      run: (options) => runOnline(name, options),
+    })
+  for (const own of command.commands) own.option('--resume', 'go on with the run in the output folder')
+}
+
+async function runTrain(name: string, options: Options): Promise<void> {
+  const { run, training, sources, objective, lora, all } = await settingsOf(name, options)
+  const output = needed(run.output, 'output')
+  const data = needed(run.data, 'data')
+  const resume = options.resume === true
+  await followRun({ all, output, json: options.json === true }, async ({ signal, follow, warn }) => {
+    const models = { run, lora, scoreLabels: objective.needs.values, seed: training.seed, warn }
+    const rows = run.limit === undefined ? data : await firstRows(data, objective, run.limit)
+    using policy = await loadPolicy(models)
+    using reference = await loadReference(models)
+    const given = { policy, reference: reference?.decoder, objective, data: rows, evalData: run.evalData }
+    return await follow(train({ ...given, output, resume, signal, sources, record: recordOf(all) }))
+  })
+}

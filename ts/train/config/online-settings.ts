@@ -1,0 +1,120 @@
+// All settings of a trainer that learns from the model's own samples: model, prompts and rewards, and the settings of its
+// recipe. Several trainers are one recipe with a method. Precedence and origins are as for trainers on rows.
+
+import { z } from 'zod'
+import { onlineOptions } from '../recipes/index.js'
+import { taskNames } from '../tasks/index.js'
+import { type Catalogue, catalogueOf } from './catalogue.js'
+import type { Given } from './file.js'
+import { type Resolved, resolveConfig, type Source } from './resolve.js'
+import { joinResolved, type LoraSettings, loraGroup, resolveLora, runOptions, sourcesOf } from './run-settings.js'
+
+/** What an online run works on. */
+export const onlineRunOptions = z.strictObject({
+  model: runOptions.shape.model,
+  tasks: z
+    .enum(taskNames as [string, ...string[]])
+    .optional()
+    .describe('built-in tasks with an exact checker'),
+  difficulty: z.int().min(1).optional().describe('size of the tasks'),
+  data: z.string().optional().describe('prompts: .jsonl or .json rows with `prompt`, and columns for the rewards'),
+  rewards: z
+    .string()
+    .optional()
+    .describe(
+      'JavaScript module of reward functions, samples => numbers: exports by name, or a list as default export',
+    ),
+  output: runOptions.shape.output,
+  reference: runOptions.shape.reference,
+  dtype: runOptions.shape.dtype,
+  adapter: runOptions.shape.adapter,
+  lora: runOptions.shape.lora,
+})
+
+/** What an online run works on, resolved. */
+export type OnlineRunOptions = z.output<typeof onlineRunOptions>
+
+type Recipe = keyof typeof onlineOptions
+
+/** A trainer that samples. */
+export interface OnlineTrainer {
+  readonly description: string
+  readonly recipe: Recipe
+  /** Which of the recipe's methods it is. */
+  readonly method?: string
+}
+
+const gradient = (method: string, description: string): OnlineTrainer => ({ description, recipe: 'grpo', method })
+
+/** Online trainers by name. */
+export const onlineTrainers: Readonly<Record<string, OnlineTrainer>> = {
+  grpo: gradient('grpo', 'samples and rewards: group-relative advantages (2402.03300)'),
+  rloo: gradient('rloo', 'samples and rewards: leave-one-out advantages, one ratio per sample (2402.14740)'),
+  reinforce: gradient('reinforce', 'samples and rewards: advantage times log-prob, baseline of the batch'),
+  drGrpo: gradient('drGrpo', 'samples and rewards: GRPO over a constant length (2503.20783)'),
+  dapo: gradient('dapo', 'samples and rewards: GRPO over tokens, dynamic sampling (2503.14476)'),
+  gspo: gradient('gspo', 'samples and rewards: GRPO with one ratio per sample (2507.18071)'),
+  cispo: gradient('cispo', 'samples and rewards: clipped weights, unclipped gradients (2506.13585)'),
+  sapo: gradient('sapo', 'samples and rewards: a soft gate in place of the clip (2511.20347)'),
+  gmpo: gradient('gmpo', 'samples and rewards: geometric mean of clipped ratios (2507.20673)'),
+  onlineDpo: {
+    description: 'samples and rewards: DPO on the best and the worst sample (2402.04792)',
+    recipe: 'onlineDpo',
+  },
+  bestOfN: {
+    description: 'samples and rewards: fine-tuning on the best samples (RAFT, 2304.06767)',
+    recipe: 'bestOfN',
+  },
+  score: {
+    description: 'samples and rewards: two attempts, the second corrects the first (2409.12917)',
+    recipe: 'score',
+  },
+}
+
+function schemaOf({ recipe, method }: OnlineTrainer): z.ZodObject {
+  const { method: _, ...shape } = onlineOptions[recipe].shape as z.ZodRawShape
+  return method === undefined ? onlineOptions[recipe] : z.strictObject(shape)
+}
+
+/** The settings of an online trainer. */
+export const onlineCatalogue = (trainer: string): Catalogue =>
+  catalogueOf([
+    { name: '', title: 'Model, prompts, rewards and output', schema: onlineRunOptions },
+    { name: '', title: `Settings of ${trainer}`, schema: schemaOf(onlineTrainers[trainer]) },
+    loraGroup,
+  ])
+
+/** An online run as it was asked for. */
+export interface OnlineSettings {
+  readonly run: OnlineRunOptions
+  /** For the recipe: its settings and where each came from. */
+  readonly sources: readonly Source[]
+  readonly values: Readonly<Record<string, unknown>>
+  /** Settings of a fresh adapter; none: all weights are trained. */
+  readonly lora: LoraSettings | undefined
+  /** Every setting by its name. */
+  readonly all: Resolved<Readonly<Record<string, unknown>>>
+}
+
+/**
+ * Puts defaults and what was given together.
+ *
+ * @param given in the order of their precedence, the last one wins
+ * @throws WhetstoneError E_CONFIG naming the setting, where it came from, what was expected and what came
+ */
+export function resolveOnline(trainer: string, catalogue: Catalogue, given: readonly Given[]): OnlineSettings {
+  const [runGroup, own] = catalogue.groups
+  const { recipe, method } = onlineTrainers[trainer]
+  const fixed: Source[] = method === undefined ? [] : [{ origin: `trainer ${trainer}`, values: { method } }]
+  const sources = [...fixed, ...sourcesOf(given, own)]
+  const what = resolveConfig(onlineRunOptions, sourcesOf(given, runGroup))
+  const lora = resolveLora(what.values, given)
+  const settings = resolveConfig<z.ZodRawShape>(onlineOptions[recipe], sources)
+  return {
+    run: what.values,
+    sources,
+    values: settings.values,
+    lora: lora?.values,
+    all: joinResolved([['', what], ['', settings], ...(lora === undefined ? [] : ([['lora.', lora]] as const))]),
+  }
+}

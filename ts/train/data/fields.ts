@@ -1,0 +1,129 @@
+// Checks of the fields of rows, each refusing with the row's place, the field, what was expected and what came. Which
+// fields make up a row is rows.ts.
+
+import { WhetstoneError } from '../../src/base/errors.js'
+import { isJsonObject, loneSurrogate, parseJson } from '../../src/io/json.js'
+import type { ChatMessage } from '../../src/tokenizer/template.js'
+
+/** A conversation. */
+export type Messages = readonly ChatMessage[]
+
+/** A row as it came, known to be an object. */
+export type Fields = Readonly<Record<string, unknown>>
+
+/** Checks a field and gives its value; `undefined` leaves the field out of the row. */
+export type Check = (row: Fields, field: string, where: string) => unknown
+
+const shownLength = 80
+
+/** A value as an error shows it; rows of a program may hold what JSON cannot. */
+export function shown(value: unknown): string {
+  if (value === undefined) return 'nothing'
+  try {
+    const short = typeof value === 'string' ? value.slice(0, shownLength) : value
+    return String(JSON.stringify(short)).slice(0, shownLength)
+  } catch {
+    return `a ${typeof value}`
+  }
+}
+
+/** Refuses a field of a row. */
+export function refuseField(where: string, field: string, expected: string, got: unknown): never {
+  throw new WhetstoneError('E_FORMAT', where, `field '${field}': expected ${expected}, got ${shown(got)}`, {
+    details: { field, expected },
+  })
+}
+
+function checkText(value: unknown, field: string, where: string): string {
+  if (typeof value !== 'string') return refuseField(where, field, 'text', value)
+  const at = loneSurrogate(value)
+  if (at < 0) return value
+  const message = `field '${field}': expected Unicode text, got half of a surrogate pair at ${at}`
+  throw new WhetstoneError('E_FORMAT', where, message, { details: { field, at } })
+}
+
+function checkMessages(value: unknown, field: string, where: string): Messages {
+  if (!Array.isArray(value) || value.length === 0) return refuseField(where, field, 'a list of messages', value)
+  for (const [i, message] of value.entries()) {
+    if (!isJsonObject(message)) return refuseField(where, `${field}[${i}]`, 'a message with role and content', message)
+    const { role, content } = message
+    checkText(role, `${field}[${i}].role`, where)
+    if (content !== undefined && content !== null) checkText(content, `${field}[${i}].content`, where)
+  }
+  return value
+}
+
+export const text: Check = (row, field, where) => checkText(row[field], field, where)
+
+export const messages: Check = (row, field, where) => checkMessages(row[field], field, where)
+
+export const truth: Check = (row, field, where) =>
+  typeof row[field] === 'boolean' ? row[field] : refuseField(where, field, 'true or false', row[field])
+
+/** Text or a conversation. */
+export const textOrMessages: Check = (row, field, where) => {
+  if (typeof row[field] === 'string') return text(row, field, where)
+  if (Array.isArray(row[field])) return messages(row, field, where)
+  return refuseField(where, field, 'text or a list of messages', row[field])
+}
+
+/** Of the same kind as another field: text beside text, messages beside messages. */
+export const like =
+  (other: string): Check =>
+  (row, field, where) =>
+    typeof row[other] === 'string' ? text(row, field, where) : messages(row, field, where)
+
+/** A list, each entry checked by itself. */
+export const listOf =
+  (check: Check): Check =>
+  (row, field, where) => {
+    const list = row[field]
+    if (!Array.isArray(list) || list.length === 0) return refuseField(where, field, 'a list', list)
+    return list.map((value, i) => check({ [`${field}[${i}]`]: value }, `${field}[${i}]`, where))
+  }
+
+/** A field that may be missing or null. */
+export const optional =
+  (check: Check): Check =>
+  (row, field, where) =>
+    row[field] === undefined || row[field] === null ? undefined : check(row, field, where)
+
+/** A finite number within bounds. */
+export const number =
+  (least = Number.NEGATIVE_INFINITY, most = Number.POSITIVE_INFINITY): Check =>
+  (row, field, where) => {
+    const value = row[field]
+    if (typeof value === 'number' && Number.isFinite(value) && value >= least && value <= most) return value
+    const range = Number.isFinite(least) || Number.isFinite(most) ? ` from ${least} to ${most}` : ''
+    return refuseField(where, field, `a number${range}`, value)
+  }
+
+/** A finite number, or nothing. */
+export const ifNumber: Check = (row, field) => (Number.isFinite(row[field]) ? row[field] : undefined)
+
+/** Descriptions of tools: a list, or as in data sets with fixed columns, a list as JSON text. */
+export const tools: Check = (row, field, where) => {
+  const value = row[field]
+  const list = typeof value === 'string' ? parseJson(value, `${where}, field '${field}'`) : value
+  return Array.isArray(list) ? list : refuseField(where, field, 'a list of tools', value)
+}
+
+/** Variables that are the template's own business, never a row's. */
+const reservedVariables = ['messages', 'tools', 'documents', 'add_generation_prompt', 'chat_template', 'tokenize']
+
+/** Words and numbers: nothing that could spell a control token inside the template's own text. */
+const harmlessText = /^[\w .,:/-]{0,200}$/
+
+/** Variables for the chat template, such as `enable_thinking`. */
+export const templateVariables: Check = (row, field, where) => {
+  const value = row[field]
+  if (!isJsonObject(value)) return refuseField(where, field, 'an object of template variables', value)
+  for (const [name, setting] of Object.entries(value)) {
+    const place = `${field}.${name.slice(0, shownLength)}`
+    if (reservedVariables.includes(name)) refuseField(where, place, 'a variable of the template alone', setting)
+    const harmless =
+      typeof setting === 'string' ? harmlessText.test(setting) : ['boolean', 'number'].includes(typeof setting)
+    if (!harmless) refuseField(where, place, 'true, false, a number or plain words', setting)
+  }
+  return value
+}

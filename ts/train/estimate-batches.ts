@@ -1,0 +1,80 @@
+// The micro-batches whose memory decides: those of the data with most tokens, or the longest that settings allow.
+
+import type { Objective, Role } from '../loss/define.js'
+import { loadTokenizer } from '../src/tokenizer/tokenizer.js'
+import type { TrainingOptions } from './config/options.js'
+import { encodeFor, rowKindOf } from './data/encode.js'
+import type { EncodedExample } from './data/example.js'
+import { type MicroBatch, microBatchOf } from './data/micro-batch.js'
+import { planData } from './data/plan.js'
+import { readData } from './data/rows.js'
+import type { EstimateOptions } from './estimate.js'
+import { foldersOf } from './estimate-models.js'
+
+/** The micro-batches with most tokens and with most trained tokens, and some of all sizes for the blocks left idle. */
+export function typicalBatches(examples: readonly EncodedExample[], training: TrainingOptions): MicroBatch[] {
+  const plan = planData(examples, training)
+  const steps =
+    training.maxSteps > 0 ? training.maxSteps : Math.ceil(plan.stepsPerEpoch * Math.max(1, training.numTrainEpochs))
+  const micros = Array.from({ length: Math.min(steps, mostSteps) }, (_, step) => plan.rowsOf(step)).flat()
+  const sumOf = (of: readonly number[]) => (micro: readonly number[]) => micro.reduce((sum, row) => sum + of[row], 0)
+  const tokens = sumOf(examples.map((example) => example.reduce((sum, { ids }) => sum + ids.length, 0)))
+  const trained = sumOf(examples.map((example) => example.reduce((sum, own) => sum + countMarks(own.trained), 0)))
+  const bySize = [...micros].sort((a, b) => tokens(b) - tokens(a))
+  const spread = Array.from({ length: sampled }, (_, i) => bySize[Math.floor((i * bySize.length) / sampled)])
+  const chosen = new Set([...spread, micros.reduce((best, micro) => (trained(micro) > trained(best) ? micro : best))])
+  const share = training.sharePrompts ? 'example' : 'none'
+  return [...chosen].map((micro) =>
+    microBatchOf(
+      micro.map((row) => examples[row]),
+      { share },
+    ),
+  )
+}
+
+/** Steps to look through for the largest micro-batch. */
+const mostSteps = 100_000
+
+/** Micro-batches of different sizes to run. */
+const sampled = 8
+
+const countMarks = (trained: Uint8Array): number => trained.reduce((sum, mark) => sum + mark, 0)
+
+/** Examples with log-probs of the reference, as they are when those were computed before the first step. */
+export const withReferenceLogps = (examples: readonly EncodedExample[]): EncodedExample[] =>
+  examples.map((example) =>
+    example.map((sequence) => ({
+      ...sequence,
+      inputs: { ...sequence.inputs, reference: new Float64Array(sequence.ids.length).fill(-1) },
+    })),
+  )
+
+/** The rows of the data; without data as many of the greatest length as a micro-batch takes. */
+export async function examplesOf(options: EstimateOptions): Promise<EncodedExample[]> {
+  const { data, training, objective, limit } = options
+  if (data === undefined) {
+    const { perDeviceTrainBatchSize: length, maxLength } = training
+    return Array.from({ length }, () => fullExample(objective, maxLength))
+  }
+  const tokenizer = await loadTokenizer((await foldersOf(options)).model)
+  const { rows } = await readData(data, rowKindOf(objective))
+  return [...encodeFor(objective, tokenizer, rows.slice(0, limit), training).examples]
+}
+
+/** An example of the objective as long as may be: all of it trained (of score heads the end), nothing shared. */
+function fullExample({ needs }: Objective, maxLength: number): EncodedExample {
+  const roles: readonly Role[] = needs.roles ?? ['completion']
+  const scores = Object.fromEntries([...usualScores, ...(needs.scores ?? [])].map((name) => [name, 1]))
+  const inputs = Object.fromEntries((needs.tokens ?? []).map((name) => [name, new Float64Array(maxLength)]))
+  const isTrained = (i: number) => Number(needs.values === undefined ? i > 0 : i === maxLength - 1)
+  return roles.map((role, s) => ({
+    ids: new Array<number>(maxLength).fill(s),
+    trained: Uint8Array.from({ length: maxLength }, (_, i) => isTrained(i)),
+    role,
+    scores,
+    inputs,
+  }))
+}
+
+/** Scores that rows of some kind have without the objective asking. */
+const usualScores = ['advantage', 'label', 'reward']

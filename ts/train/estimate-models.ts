@@ -1,0 +1,91 @@
+// The models of a run on a device that counts: configurations and types are read, weights are sizes.
+
+import { join } from 'node:path'
+import { exists } from '../src/io/files.js'
+import { readJsonObject } from '../src/io/json.js'
+import { openWeights } from '../src/io/safetensors.js'
+import { linearModules, withEmptyAdapter, withoutAdapter } from '../src/models/adapter.js'
+import { decoderConfig } from '../src/models/config.js'
+import { createDecoder, type Decoder, decoderSpecs } from '../src/models/decoder.js'
+import { baseFolder, isAdapterFolder, loadAdapter, readAdapterConfig } from '../src/models/peft.js'
+import { withScoreHead } from '../src/models/score.js'
+import { loraConfig, targetsOf } from '../src/nn/lora.js'
+import { placeParameters } from '../src/nn/parameters.js'
+import { keep } from '../src/tensor/scope.js'
+import { empty } from '../src/tensor/tensor.js'
+import type { EstimateOptions } from './estimate.js'
+import type { CountingDevice } from './estimate-device.js'
+
+/** The type of a folder's weights, from their header; without weights what config.json says. */
+async function storedType(directory: string): Promise<'f32' | 'bf16'> {
+  const raw = await readJsonObject(join(directory, 'config.json'))
+  const declared = String(raw.dtype ?? raw.torch_dtype)
+  const known =
+    (await exists(join(directory, 'model.safetensors'))) ||
+    (await exists(join(directory, 'model.safetensors.index.json')))
+  if (!known) return declared === 'bfloat16' ? 'bf16' : 'f32'
+  const file = await openWeights(directory)
+  const [first] = file.tensors.values()
+  await file.close()
+  return first.dtype === 'BF16' ? 'bf16' : 'f32'
+}
+
+/** A decoder whose weights are sizes only. */
+async function emptyDecoder(
+  { device, label }: CountingDevice,
+  directory: string,
+  { dtype, use, scoreLabels }: { dtype: 'f32' | 'bf16'; use: string; scoreLabels?: number },
+): Promise<Decoder> {
+  const generation = join(directory, 'generation_config.json')
+  const stored = decoderConfig(
+    await readJsonObject(join(directory, 'config.json')),
+    (await exists(generation)) ? await readJsonObject(generation) : {},
+  )
+  const config = scoreLabels === undefined ? stored : withScoreHead(stored, scoreLabels)
+  const { placements, sizes } = placeParameters(decoderSpecs(config))
+  const group = (size: number) => keep(empty(device, [size], dtype))
+  const flat = { matrix: group(sizes.matrix), vector: group(sizes.vector) }
+  const byName = new Map(placements.map((p) => [p.name, keep(flat[p.group].view(p.shape, p.offset))]))
+  label(use, Object.values(flat))
+  return createDecoder(config, device, { dtype, placements, flat, byName })
+}
+
+/** A model's folder and an adapter's; the folder of an adapter names its model. */
+export async function foldersOf({ model, adapter }: Pick<EstimateOptions, 'model' | 'adapter'>) {
+  if (!(await isAdapterFolder(model))) return { model, adapter }
+  return { model: await baseFolder(model, await readAdapterConfig(model)), adapter: model }
+}
+
+/** The policy with the adapter that is asked for. */
+export async function policyOf(
+  counting: CountingDevice,
+  { dtype, objective, lora, ...options }: EstimateOptions,
+): Promise<Decoder> {
+  const { model, adapter } = await foldersOf(options)
+  const base = await emptyDecoder(counting, model, {
+    dtype: dtype ?? (await storedType(model)),
+    use: 'weights',
+    scoreLabels: objective.needs.values,
+  })
+  if (adapter !== undefined) return loadAdapter(base, adapter)
+  if (lora === undefined) return base
+  const config = loraConfig(lora)
+  return withEmptyAdapter(base, config, targetsOf(config, [...linearModules(base.config).keys()]))
+}
+
+/** Are the reference's log-probs computed before the first step? A divergence over the vocabulary cannot be. */
+export const isPrecomputed = ({ objective: { needs }, training }: EstimateOptions): boolean =>
+  needs.reference && needs.kl === undefined && training.precomputeRefLogProbs
+
+/** The model that the objective looks at: a folder of its own, the policy without its adapter, or a copy. */
+export async function referenceOf(
+  counting: CountingDevice,
+  options: EstimateOptions,
+  policy: Decoder,
+): Promise<Decoder | undefined> {
+  const { objective, reference, lora } = options
+  if (!objective.needs.reference || isPrecomputed(options)) return undefined
+  if (reference === undefined && lora !== undefined) return withoutAdapter(policy)
+  const directory = reference ?? (await foldersOf(options)).model
+  return emptyDecoder(counting, directory, { dtype: policy.parameters.dtype, use: 'reference' })
+}

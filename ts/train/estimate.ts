@@ -1,0 +1,160 @@
+// How much memory a run will need, before it starts: the trainer's own step on a device that only counts, over the
+// micro-batches that hold most. Read are config.json, the type of the weights, and rows; no weight is loaded. The peak is
+// what `memory().peakBytes` will say; kernel scratch and host memory, which are not in it, are estimated beside it.
+
+import { availableParallelism } from 'node:os'
+import type { Objective } from '../loss/define.js'
+import { WhetstoneError } from '../src/base/errors.js'
+import type { DecoderConfig } from '../src/models/config.js'
+import { trainableOf } from '../src/models/decoder.js'
+import type { LoraConfig } from '../src/nn/lora.js'
+import { type FlatTensors, flatBytes } from '../src/nn/parameters.js'
+import type { TrainingOptions } from './config/options.js'
+import type { EncodedExample } from './data/example.js'
+import type { MicroBatch } from './data/micro-batch.js'
+import type { DataSource } from './data/rows.js'
+import { examplesOf, typicalBatches, withReferenceLogps } from './estimate-batches.js'
+import { type CountingDevice, openCountingDevice, type Usage } from './estimate-device.js'
+import { isPrecomputed, policyOf, referenceOf } from './estimate-models.js'
+import { createTrainer, type Trainer, trainStep } from './trainer.js'
+
+/** The run to estimate. */
+export interface EstimateOptions {
+  /** Hugging Face folder; its weights are not read. */
+  readonly model: string
+  readonly objective: Objective
+  readonly training: TrainingOptions
+  /** Default what the weights are. */
+  readonly dtype?: 'f32' | 'bf16'
+  /** Hugging Face folder of the reference; default the model's. */
+  readonly reference?: string
+  /** Rows; without them every sequence has maxLength tokens. */
+  readonly data?: DataSource
+  /** The first rows only. */
+  readonly limit?: number
+  /** Settings of a fresh adapter; default none. */
+  readonly lora?: Partial<LoraConfig>
+  /** PEFT folder of an adapter to go on with; its tensors are read. */
+  readonly adapter?: string
+}
+
+/** A line of the table. */
+export interface EstimateRow {
+  readonly name: string
+  readonly bytes: number
+}
+
+/** What a run will need. */
+export interface MemoryEstimate {
+  /** Most device bytes in use by tensors at once. */
+  readonly peakBytes: number
+  /** What is in use at the peak; adds up to `peakBytes`. */
+  readonly rows: readonly EstimateRow[]
+  /** The micro-batch that needs most. */
+  readonly batch: { readonly sequences: number; readonly tokens: number; readonly trainedTokens: number }
+  /** Blocks kept for use again, and kernel scratch: taken from the system, not in `peakBytes`. */
+  readonly besideBytes: number
+  /** Host memory of rows, and of a checkpoint while it is written. */
+  readonly hostBytes: number
+  readonly dtype: 'f32' | 'bf16'
+}
+
+/**
+ * Predicts the memory of `train(...)`.
+ *
+ * @throws WhetstoneError E_CONFIG, E_FORMAT, E_IO for a folder or rows that training would refuse too
+ */
+export async function estimateMemory(options: EstimateOptions): Promise<MemoryEstimate> {
+  const { training, objective } = options
+  const read = await examplesOf(options)
+  const examples = isPrecomputed(options) ? withReferenceLogps(read) : read
+  const counting = openCountingDevice()
+  const policy = await policyOf(counting, options)
+  const reference = await referenceOf(counting, options, policy)
+  const trainer = createTrainer({
+    policy,
+    objective,
+    reference,
+    optimizer: training,
+    activationCheckpointing: training.gradientCheckpointing,
+    temperature: training.temperature,
+    seed: training.seed,
+    neftuneNoiseAlpha: training.neftuneNoiseAlpha,
+  })
+  labelState(counting, trainer)
+  const peak = await largestStep(counting, trainer, typicalBatches(examples, training))
+  return {
+    ...peak,
+    besideBytes:
+      counting.device.memory().poolBytes - peak.peakBytes + scratchBytes(policy.config, objective, peak.batch),
+    hostBytes: hostBytes(examples, trainer),
+    dtype: policy.parameters.dtype,
+  }
+}
+
+function labelState(counting: CountingDevice, { optimizer, tiedHead, policy }: Trainer): void {
+  const { masters, gradients, firstMoments, secondMoments } = optimizer
+  const all = (flat: FlatTensors) => Object.values(flat.flat)
+  if (policy.adapter !== undefined) counting.label('adapter', all(policy.adapter.parameters))
+  if (masters !== trainableOf(policy)) counting.label('f32 masters', all(masters))
+  counting.label('gradients', all(gradients))
+  counting.label('optimizer moments', [...all(firstMoments), ...all(secondMoments)])
+  if (tiedHead !== undefined) counting.label('gradient of the tied head', [tiedHead.gradient])
+}
+
+/** Runs a step over each micro-batch and keeps the one with the highest peak. */
+async function largestStep(
+  counting: CountingDevice,
+  trainer: Trainer,
+  batches: readonly MicroBatch[],
+): Promise<Pick<MemoryEstimate, 'peakBytes' | 'rows' | 'batch'>> {
+  let found: { peakBytes: number; usage: Usage; batch: MicroBatch } | undefined
+  for (const batch of batches) {
+    counting.resetPeak()
+    const { loss } = await trainStep(trainer, [batch], 0)
+    if (!Number.isFinite(loss)) throw new WhetstoneError('E_INTERNAL', 'estimate', `expected a loss, got ${loss}`)
+    const { peakBytes } = counting.device.memory()
+    if (found === undefined || peakBytes > found.peakBytes) found = { peakBytes, usage: counting.usageAtPeak(), batch }
+  }
+  if (found === undefined) throw new WhetstoneError('E_CONFIG', 'data', 'expected at least one row, got none')
+  const { sequences, packed, targets } = found.batch
+  return {
+    peakBytes: found.peakBytes,
+    rows: rowsOf(found.usage),
+    batch: { sequences: sequences.length, tokens: packed.ids.length, trainedTokens: targets.length },
+  }
+}
+
+/** What the families of ops make in a step, besides the state of the run. */
+const names: Readonly<Record<string, string>> = {
+  inputs: 'activations: ids, positions, rotary tables',
+  layout: 'activations: embeddings, rows for the head',
+  elementwise: 'activations: residuals and gates',
+  matmul: 'activations: projections',
+  norm: 'activations: norms',
+  attention: 'activations: rotated heads and attention',
+  head: 'activations: head',
+  reduce: 'activations: sums',
+}
+
+const rowsOf = (usage: Usage): EstimateRow[] =>
+  [...usage].map(([label, bytes]) => ({ name: names[label] ?? label, bytes })).sort((a, b) => b.bytes - a.bytes)
+
+/** Upper bound of what kernels use for themselves: tiles of logits, a packed operand, blocks of each worker. */
+function scratchBytes(
+  { vocabSize }: DecoderConfig,
+  { needs }: Objective,
+  { trainedTokens }: MemoryEstimate['batch'],
+): number {
+  const megabyte = 2 ** 20
+  const tile = Math.min(4 * megabyte, 4 * trainedTokens * Math.min(vocabSize, 1024))
+  return tile * (needs.kl === undefined ? 1 : 2) + 4 * megabyte + availableParallelism() * megabyte
+}
+
+/** Rows as lists of ids with marks; a checkpoint's weights, masters and moments, read before they are written. */
+function hostBytes(examples: readonly EncodedExample[], { policy, optimizer }: Trainer): number {
+  const tokens = examples.flat().reduce((sum, { ids }) => sum + ids.length, 0)
+  const trainable = trainableOf(policy)
+  const masters = optimizer.masters === trainable ? 0 : flatBytes(optimizer.masters)
+  return tokens * (8 + 1) + flatBytes(trainable) + masters + 2 * flatBytes(optimizer.firstMoments)
+}

@@ -1,0 +1,113 @@
+// Explore in several turns: the policy writes, the loop puts text behind it (a request to revise, a result), the policy
+// writes on. Two attempts (SCoRe, 2409.12917), RISE and other chains are settings of `chain`. A later turn sees all that
+// came before it as tokens, not as text again, so the log-probs of every turn are those of one sequence.
+
+import { WhetstoneError } from '../../src/base/errors.js'
+import type { LanguageModel } from '../../src/generate/language-model.js'
+import type { ChatMessage } from '../../src/tokenizer/template.js'
+import { type Explore, type ExploreContext, type SampleGroupOptions, sampleGroup, segmentOf } from './explore.js'
+import type { Segment, Trace } from './trace.js'
+
+/** A turn behind the first one. */
+export interface Turn extends Omit<SampleGroupOptions, 'numGenerations'> {
+  /** Branches: continuations of each trace. Default 1. */
+  readonly numGenerations?: number
+  /**
+   * What is put between the turns: text for prompts of text, the user's next message for conversations. undefined ends
+   * the trace where it is. A pure function of the trace.
+   */
+  readonly inject: (trace: Trace) => string | undefined
+}
+
+/**
+ * Tokens between a turn of the assistant and its next one, by the chat template: what closes the turn (unless the policy
+ * wrote that itself), the user's message, and the next header. What the assistant said does not matter to them, so the
+ * request stands in its place: a policy may write what no text gives again.
+ *
+ * @throws WhetstoneError E_TEMPLATE when the template does not tell where a turn of the assistant ends
+ */
+function chatTokens({ tokenizer, decoder }: LanguageModel, { task, segments }: Trace, content: string): number[] {
+  const turns = segments
+    .slice(1)
+    .map(
+      ({ role, text }): ChatMessage =>
+        role === 'completion' ? { role: 'assistant', content } : { role: 'user', content: text },
+    )
+  const { ids, assistantMask } = tokenizer.applyChatTemplate(
+    [...(task.messages ?? []), ...turns, { role: 'user', content }],
+    { ...task.chat, addGenerationPrompt: true, returnAssistantTokensMask: true },
+  )
+  const ends = new Set(decoder.config.eosTokenIds)
+  const last = assistantMask?.lastIndexOf(1) ?? -1
+  const close = [last, last + 1].find((at) => ends.has(ids[at]))
+  if (last < 0 || close === undefined)
+    throw new WhetstoneError(
+      'E_TEMPLATE',
+      'chat_template',
+      'expected the turn of the assistant to be closed by an end token of the model: the next turn cannot be placed',
+    )
+  const written = segments.at(-1)?.ids.at(-1)
+  return ids.slice(written !== undefined && ends.has(written) ? close + 1 : close)
+}
+
+const injectedIds = (policy: LanguageModel, trace: Trace, text: string): number[] =>
+  trace.task.messages === undefined
+    ? policy.tokenizer.encode(text, { addSpecialTokens: false })
+    : chatTokens(policy, trace, text)
+
+/** Traces with one more turn, those that go on `branches` times each. */
+async function extend(context: ExploreContext, traces: readonly Trace[], turn: Turn, number: number): Promise<Trace[]> {
+  const { policy, seed, round, signal } = context
+  const { inject, logps, numGenerations = 1, ...sampling } = turn
+  const going = traces.flatMap((trace) => {
+    const text = inject(trace)
+    if (text === undefined) return []
+    const injected: Segment = { role: 'injected', text, ids: injectedIds(policy, trace, text) }
+    return [{ trace, segments: [...trace.segments, injected] }]
+  })
+  if (going.length === 0) return [...traces]
+  const groups = await policy.generate(
+    going.map(({ segments }) => segments.flatMap(({ ids }) => ids)),
+    {
+      ...sampling,
+      numGenerations,
+      seed,
+      promptKeys: going.map(({ trace: { task, sample } }) => `round ${round} task ${task.id} ${sample} turn ${number}`),
+      signal,
+    },
+  )
+  const continued = new Map(
+    going.map(({ trace, segments }, i) => [
+      trace,
+      groups[i].map((one, branch): Trace => {
+        const { finishReason } = one
+        const own: Segment = { ...segmentOf(one, logps), finishReason }
+        const sample = trace.sample * numGenerations + branch
+        return { ...trace, sample, segments: [...segments, own], finishReason }
+      }),
+    ]),
+  )
+  return traces.flatMap((trace) => continued.get(trace) ?? { ...trace, sample: trace.sample * numGenerations })
+}
+
+/** Each turn of a trace with how it ended. */
+const withReasons = (trace: Trace): Trace => ({
+  ...trace,
+  segments: trace.segments.map((segment) =>
+    segment.role === 'completion' ? { ...segment, finishReason: trace.finishReason } : segment,
+  ),
+})
+
+/**
+ * A group of samples per task, each continued turn by turn. The key of every sample is (seed, round, task, sample, turn):
+ * batching and interruption change nothing.
+ *
+ * @throws WhetstoneError E_TEMPLATE for conversations whose template cannot go on
+ */
+export const chain =
+  (first: SampleGroupOptions, turns: readonly Turn[]): Explore =>
+  async (context, tasks) => {
+    let traces = (await sampleGroup(first)(context, tasks)).map(withReasons)
+    for (const [i, turn] of turns.entries()) traces = await extend(context, traces, turn, i + 2)
+    return traces
+  }

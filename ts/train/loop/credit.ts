@@ -1,0 +1,34 @@
+// Credit: from the rewards of groups to advantages, as scores of the traces. The formulas are ts/loss/advantages.ts.
+// Also what DAPO's dynamic sampling needs: which groups teach anything.
+
+import type { Advantages } from '../../loss/advantages.js'
+import type { Select } from './select.js'
+import { byTask, type Trace, withScores } from './trace.js'
+
+/** Rewards of a group, one per trace. */
+export const rewardsOf = (group: readonly Trace[], by = 'reward'): number[] => group.map(({ scores }) => scores[by])
+
+/** True when all traces of a group have the same reward: their advantages are 0. */
+export const isTied = (group: readonly Trace[], by = 'reward'): boolean =>
+  group.every(({ scores }) => scores[by] === group[0].scores[by])
+
+/** Adds the score `as`, an advantage within each task's group (or over all of them). */
+export const credit =
+  (advantages: Advantages, by = 'reward', as = 'advantage'): Select =>
+  (traces) => {
+    const groups = byTask(traces)
+    const values = advantages(groups.map((group) => rewardsOf(group, by)))
+    return groups.flatMap((group, g) => group.map((trace, i) => withScores(trace, { [as]: values[g][i] })))
+  }
+
+/** Number of groups that teach something. */
+export const countUntied = (traces: readonly Trace[]): number => byTask(traces).filter((group) => !isTied(group)).length
+
+/** The first `count` groups that teach something; where there are fewer, tied ones take their places. */
+export const untiedFirst =
+  (count: number): Select =>
+  (traces) => {
+    const groups = byTask(traces)
+    const order = [...groups.filter((group) => !isTied(group)), ...groups.filter((group) => isTied(group))]
+    return order.slice(0, count).flat()
+  }

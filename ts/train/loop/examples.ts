@@ -1,0 +1,92 @@
+// From selected traces to what an objective trains on: completions, completions with advantages, preference pairs.
+// Pure functions; old log-probs are the sampler's own, which are the trainer's bits. Packing is data/micro-batch.ts.
+
+import type { Role, TokenInput } from '../../loss/define.js'
+import { WhetstoneError } from '../../src/base/errors.js'
+import type { EncodedExample, EncodedSequence } from '../data/example.js'
+import { byTask, type Segment, type Trace } from './trace.js'
+
+/** Makes the examples of a round from what was selected. */
+export type ToExamples = (traces: readonly Trace[], round: number) => readonly EncodedExample[]
+
+/** Numbers of the tokens of one turn of the policy (0 is the first). */
+type TurnNumbers = (segment: Segment, turn: number) => ArrayLike<number>
+
+/** What a sequence carries besides its tokens. */
+export interface SequenceOptions {
+  readonly role?: Role
+  readonly scores?: Readonly<Record<string, number>>
+  readonly weights?: TurnNumbers
+  readonly inputs?: Readonly<Partial<Record<TokenInput, TurnNumbers>>>
+}
+
+/** One number per token of the trace: `numbers` where the policy wrote, 0 elsewhere. */
+function spread({ segments, task, sample }: Trace, numbers: TurnNumbers): Float64Array {
+  const all = new Float64Array(segments.reduce((length, { ids }) => length + ids.length, 0))
+  let [at, turn] = [0, 0]
+  for (const segment of segments) {
+    if (segment.role === 'completion') {
+      const own = numbers(segment, turn++)
+      if (own.length !== segment.ids.length)
+        throw new WhetstoneError(
+          'E_SHAPE',
+          `task ${task.id} sample ${sample}`,
+          `expected a number for each of the ${segment.ids.length} tokens of turn ${turn}, got ${own.length}`,
+        )
+      all.set(own, at)
+    }
+    at += segment.ids.length
+  }
+  return all
+}
+
+/** The same number for every token of a segment. */
+export const filled = ({ ids }: Segment, value: number): Float64Array => new Float64Array(ids.length).fill(value)
+
+/** A trace as a sequence: what the policy wrote is trained, all else is not. */
+export function sequenceOf(trace: Trace, options: SequenceOptions = {}): EncodedSequence {
+  const { role, scores, weights, inputs = {} } = options
+  const numbers = Object.entries(inputs).map(([name, of]) => [name, spread(trace, of)] as const)
+  return {
+    ids: trace.segments.flatMap(({ ids }) => ids),
+    trained: Uint8Array.from(spread(trace, (segment) => filled(segment, 1))),
+    ...(role && { role }),
+    ...(scores && { scores }),
+    ...(weights && { weights: spread(trace, weights) }),
+    ...(numbers.length > 0 && { inputs: Object.fromEntries(numbers) }),
+  }
+}
+
+/** Every trace an example of its own: likelihood objectives. */
+export const completionExamples: ToExamples = (traces) => traces.map((trace) => [sequenceOf(trace)])
+
+/** Log-probs under the policy that sampled. */
+export const oldLogps: TurnNumbers = ({ logps = [] }) => logps
+
+/** Every trace with its `advantage` and the log-probs under the policy that sampled it: policy gradients. */
+export const policyExamples: ToExamples = (traces) =>
+  traces.map((trace) => [
+    sequenceOf(trace, { scores: { advantage: trace.scores.advantage }, inputs: { old: oldLogps } }),
+  ])
+
+/**
+ * The best and the worst of each task as a pair, of equals the first best and the last worst: preference objectives.
+ * Pairs that tie stay, with weight 0: they have no gradient, and the number of examples is known before the round.
+ *
+ * @throws WhetstoneError E_CONFIG for a task with one trace
+ */
+export const pairExamples =
+  (by = 'reward'): ToExamples =>
+  (traces) =>
+    byTask(traces).map((group) => {
+      const ranked = group.toSorted((a, b) => b.scores[by] - a.scores[by] || a.sample - b.sample)
+      const [best] = ranked
+      const [, ...others] = ranked
+      const worst = others.findLast((trace) => trace.scores[by] < best.scores[by]) ?? others[0]
+      if (worst === undefined)
+        throw new WhetstoneError('E_CONFIG', `task ${best.task.id}`, 'expected at least 2 samples to compare, got 1')
+      const weight = Number(worst.scores[by] < best.scores[by])
+      const side = (trace: Trace, role: Role) =>
+        sequenceOf(trace, { role, weights: (segment) => filled(segment, weight) })
+      return [side(best, 'chosen'), side(worst, 'rejected')]
+    })

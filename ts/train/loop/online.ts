@@ -1,0 +1,229 @@
+// What online methods share: their settings under TRL's names, and the run around `iterate`: prompts, rewards, run folder,
+// events. A recipe adds its own settings and says how samples become examples.
+
+import { createHash } from 'node:crypto'
+import { join } from 'node:path'
+import { z } from 'zod'
+import type { Objective } from '../../loss/define.js'
+import type { LanguageModel } from '../../src/generate/language-model.js'
+import type { Decoder } from '../../src/models/decoder.js'
+import { optimizerShape } from '../config/options.js'
+import type { Resolved, Source } from '../config/resolve.js'
+import { type Emit, type Run, startRun } from '../events.js'
+import { abortError, type PhaseResult } from '../loop.js'
+import { openRun } from '../run-folder.js'
+import type { ToExamples } from './examples.js'
+import { type Explore, type SampleGroupOptions, sampleGroup } from './explore.js'
+import { type IterateOptions, iterate } from './iterate.js'
+import { type RoundStatistics, rewardStatistics, sampledEntropy } from './metrics.js'
+import { isTaskSource, type PromptSource, readPrompts, taskRounds } from './prompts.js'
+import { checkerReward, nameRewards, type RewardFunction, scoreRewards } from './rewards.js'
+import type { Score } from './score.js'
+import type { Select } from './select.js'
+import type { Trace } from './trace.js'
+
+const count = (least = 0) => z.int().min(least)
+
+/** Settings that every online method has. */
+export const onlineShape = {
+  ...optimizerShape,
+  learningRate: optimizerShape.learningRate.default(1e-6),
+  rounds: count(1).default(100).describe('rounds of sampling and training'),
+  promptsPerRound: count(1).default(8).describe('prompts of a round; each is sampled numGenerations times'),
+  trainTasks: count(1).optional().describe('task sources: how many of their tasks to use; default all new ones'),
+  numGenerations: count(2).default(8).describe('samples per prompt'),
+  maxCompletionLength: count(1).default(256).describe('most new tokens of a sample'),
+  temperature: z.number().positive().default(1).describe('sampling temperature'),
+  topP: z.number().positive().max(1).default(1).describe('sampling: smallest set of tokens with this mass'),
+  topK: count().default(0).describe('sampling: most probable tokens to choose from; 0: all'),
+  minP: z.number().min(0).max(1).default(0).describe('sampling: least share of the largest probability'),
+  rewardWeights: z.array(z.number()).optional().describe('weight of each reward function; default 1'),
+  perDeviceTrainBatchSize: count(1).default(8).describe('examples per micro-batch'),
+  gradientAccumulationSteps: count(1).default(1).describe('micro-batches per optimizer step'),
+  numIterations: count(1).default(1).describe('passes over the samples of a round'),
+  gradientCheckpointing: z.boolean().default(false).describe('recompute layers in backward: less memory, same bits'),
+  saveRounds: count(1).default(1).describe('rounds between checkpoints'),
+  saveTotalLimit: count(1).default(2).describe('checkpoints to keep'),
+  samples: count().default(2).describe('samples to show per round'),
+  seed: count().default(42).describe('key of every random choice'),
+}
+
+/** Resolved settings of an online method. */
+export type OnlineValues = z.output<z.ZodObject<typeof onlineShape>>
+
+/** What an online method works with, besides its settings. */
+export interface OnlineOptions {
+  readonly policy: LanguageModel
+  /** A task source, a .jsonl or .json file of rows with `prompt`, or such rows. */
+  readonly prompts: PromptSource
+  /** Judges of samples. A task source needs none: its exact checker is one. */
+  readonly rewardFuncs?: readonly RewardFunction[]
+  /** Frozen model that the policy is tied to. */
+  readonly reference?: Decoder
+  /** Run folder; none: nothing is saved. */
+  readonly output?: string
+  /** Go on with the run in `output`. */
+  readonly resume?: boolean
+  readonly signal?: AbortSignal
+  /** Called behind each round. */
+  readonly monitor?: (round: number) => Promise<void>
+  /** Where settings came from, for the run folder; default `argument` for those given. */
+  readonly sources?: readonly Source[]
+  /** All settings to keep in the run folder, when there are more than those of the method. */
+  readonly record?: Resolved<Readonly<Record<string, unknown>>>
+}
+
+/** What a method makes of the shared parts. */
+export interface OnlineMethod {
+  readonly objective: Objective
+  readonly select: Select
+  readonly toExamples: ToExamples
+  /** Examples of a round. */
+  readonly examplesPerRound: number
+  /** Default `numGenerations` samples of each prompt. */
+  readonly explore?: Explore
+  /** Further reward functions, weight 1. */
+  readonly rewards?: readonly RewardFunction[]
+  /** What becomes of the score of the rewards; default that score itself. */
+  readonly score?: (rewards: Score) => Score
+  /** Further numbers of a round. */
+  readonly statistics?: (traces: readonly Trace[]) => Record<string, number>
+  /** Divides the logits in training; default 1. */
+  readonly temperature?: number
+  /** Dynamic sampling: prompts that a round may try, and when it has enough. */
+  readonly promptsTried?: number
+  readonly enough?: (traces: readonly Trace[]) => boolean
+}
+
+/** How samples are drawn. */
+export const samplingOf = (values: OnlineValues): SampleGroupOptions => ({
+  numGenerations: values.numGenerations,
+  maxNewTokens: values.maxCompletionLength,
+  temperature: values.temperature,
+  topP: values.topP,
+  topK: values.topK,
+  minP: values.minP,
+})
+
+/** True when sampling leaves no token out: its log-probs are then those of a trainer at its temperature. */
+export const isUntruncated = ({ topP, topK, minP }: OnlineValues): boolean => topP === 1 && topK === 0 && minP === 0
+
+/** Settings among the options of a call. */
+const given = (options: OnlineOptions): Record<string, unknown> => {
+  const { policy, prompts, rewardFuncs, reference, output, resume, signal, monitor, sources, record, ...settings } =
+    options
+  return settings
+}
+
+/**
+ * Starts an online method. Iterate the result for events; await `result` for the end.
+ *
+ * @param resolve the method's settings from their sources
+ * @param methodOf the method for resolved settings
+ */
+export const startOnline = <V extends OnlineValues>(
+  options: OnlineOptions,
+  resolve: (sources: readonly Source[]) => Resolved<V>,
+  methodOf: (values: V) => OnlineMethod,
+): Run<PhaseResult> =>
+  startRun(async (emit) => {
+    const config = resolve(options.sources ?? [{ origin: 'argument', values: given(options) }])
+    const method = methodOf(config.values)
+    const { output, resume = false } = options
+    const folder = output === undefined ? undefined : await openRun(output, options.record ?? config, resume)
+    try {
+      return await runOnline(options, config.values, method, (event) => {
+        folder?.log(event)
+        emit(event)
+      })
+    } finally {
+      await folder?.close()
+    }
+  })
+
+/** The rewards of a run: what was passed, or the source's checker; then the method's own. */
+function rewardsOf({ prompts, rewardFuncs }: OnlineOptions, { rewardWeights }: OnlineValues, own: OnlineMethod) {
+  const passed = rewardFuncs ?? (isTaskSource(prompts) ? [checkerReward(prompts)] : [])
+  const named = nameRewards(passed, rewardWeights)
+  return own.rewards === undefined || own.rewards.length === 0 ? named : [...named, ...nameRewards(own.rewards)]
+}
+
+const statisticsOf =
+  (values: OnlineValues, { statistics }: OnlineMethod): RoundStatistics =>
+  (traces, kept) => ({
+    ...rewardStatistics(traces, kept),
+    ...statistics?.(traces),
+    ...(values.temperature === 1 && isUntruncated(values) && { entropy: sampledEntropy(traces) }),
+  })
+
+/** Prompts of every round, and what tells them from others when a run goes on. */
+async function roundsOf({ prompts, policy }: OnlineOptions, values: OnlineValues, perRound: number) {
+  const tasks = await readPrompts(prompts, policy.tokenizer, values.trainTasks ?? values.rounds * perRound)
+  const digest = createHash('sha256')
+    .update(JSON.stringify(tasks.map(({ id, prompt }) => [id, prompt])))
+    .digest('hex')
+  return { size: tasks.length, digest, of: taskRounds(tasks, perRound, values.seed) }
+}
+
+function updateOf(values: OnlineValues, method: OnlineMethod): IterateOptions['update'] {
+  const batchSize = values.perDeviceTrainBatchSize * values.gradientAccumulationSteps
+  return {
+    objective: method.objective,
+    optimizer: values,
+    schedule: {
+      learningRate: values.learningRate,
+      lrSchedulerType: values.lrSchedulerType,
+      warmupSteps: values.warmupSteps,
+    },
+    stepsPerRound: values.numIterations * Math.ceil(method.examplesPerRound / batchSize),
+    batchSize,
+    perDeviceTrainBatchSize: values.perDeviceTrainBatchSize,
+    numIterations: values.numIterations,
+    gradientCheckpointing: values.gradientCheckpointing,
+    temperature: method.temperature,
+    toExamples: method.toExamples,
+  }
+}
+
+async function runOnline(
+  options: OnlineOptions,
+  values: OnlineValues,
+  method: OnlineMethod,
+  emit: Emit,
+): Promise<PhaseResult> {
+  const { policy, reference, output, resume, signal, monitor } = options
+  const rewards = rewardsOf(options, values, method)
+  const tried = method.promptsTried ?? values.promptsPerRound
+  const rounds = await roundsOf(options, values, tried)
+  const score = scoreRewards(rewards)
+  const update = updateOf(values, method)
+  const { kind, level, threads, reason } = policy.decoder.device
+  const device = `${kind} ${level}, ${threads} threads (${reason})`
+  const notes = [`${rounds.size} prompts`, `rewards: ${rewards.map(({ name }) => name).join(', ')}`]
+  emit({ type: 'start', step: 0, totalSteps: values.rounds * update.stepsPerRound, device, notes })
+  const result = await iterate({
+    policy,
+    reference,
+    tasks: rounds.of,
+    explore: method.explore ?? sampleGroup(samplingOf(values)),
+    score: method.score?.(score) ?? score,
+    select: method.select,
+    update,
+    rounds: values.rounds,
+    limits: { shardSize: method.enough && values.promptsPerRound, enough: method.enough },
+    statistics: statisticsOf(values, method),
+    samples: values.samples,
+    seed: values.seed,
+    output: output === undefined ? undefined : join(output, 'rounds'),
+    resume,
+    saveRounds: values.saveRounds,
+    saveTotalLimit: values.saveTotalLimit,
+    monitor,
+    fingerprint: { ...values, prompts: rounds.digest, rewards: rewards.map(({ name }) => name) },
+    emit,
+    signal,
+  })
+  emit({ type: 'end', step: result.step, stepsDone: result.stepsDone, stopped: result.stopped })
+  if (result.stopped && signal !== undefined) throw abortError(signal)
+  return result
+}

@@ -1,0 +1,52 @@
+// Where the prompts of online methods come from: a task source, or rows with a `prompt` (text or messages) and whatever
+// columns reward functions look at. Which of them a round takes is a pure function of (seed, round). What a row may be is
+// data/rows.ts.
+
+import type { Tokenizer } from '../../src/tokenizer/tokenizer.js'
+import { createWalk } from '../data/plan.js'
+import { type DataSource, type PlacedRow, type PromptRow, readData } from '../data/rows.js'
+import type { Task, TaskSource } from '../tasks/index.js'
+
+export type { PromptRow } from '../data/rows.js'
+
+/** A task source, a file of rows, or rows. */
+export type PromptSource = TaskSource | DataSource<PromptRow>
+
+/** True for sources with an exact checker. */
+export const isTaskSource = (source: PromptSource): source is TaskSource =>
+  typeof source === 'object' && 'check' in source
+
+function taskOf(tokenizer: Tokenizer, { row }: PlacedRow<PromptRow>, index: number): Task {
+  const { prompt, tools, chat_template_kwargs: variables } = row
+  const task = { id: `prompt ${index + 1}`, answer: '', row }
+  if (typeof prompt === 'string') return { ...task, prompt }
+  const chat = { tools, variables }
+  const { text } = tokenizer.applyChatTemplate(prompt, { ...chat, addGenerationPrompt: true })
+  return { ...task, prompt: text, messages: prompt, chat }
+}
+
+/**
+ * The tasks that a source holds.
+ *
+ * @param count how many of a task source's train tasks; rows are all taken
+ * @throws WhetstoneError E_FORMAT naming the row, E_TEMPLATE, E_CONFIG when there is none
+ */
+export async function readPrompts(source: PromptSource, tokenizer: Tokenizer, count: number): Promise<Task[]> {
+  if (isTaskSource(source)) return source.train(count)
+  const { rows } = await readData(source, 'prompt')
+  return rows.map((placed, index) => taskOf(tokenizer, placed, index))
+}
+
+/** `perRound` tasks for each round (1-based): pass after pass over all of them, each in an order of its own. */
+export function taskRounds(tasks: readonly Task[], perRound: number, seed: number): (round: number) => Task[] {
+  const walk = createWalk(tasks.length, seed, 'prompts')
+  return (round) => {
+    const begin = (round - 1) * perRound
+    return walk(begin, perRound).map((index, i) => {
+      const pass = Math.floor((begin + i) / tasks.length)
+      const task = tasks[index]
+      // A task that comes again is sampled with other keys, and is a group of its own.
+      return pass === 0 ? task : { ...task, id: `${task.id} pass ${pass + 1}` }
+    })
+  }
+}

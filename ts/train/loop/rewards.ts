@@ -1,0 +1,154 @@
+// Rewards: functions from samples to numbers, summed with weights into the score `reward`. Names and meaning as in TRL's
+// `reward_funcs` (GRPO): asynchronous ones are awaited side by side, null says that a function does not apply to a
+// sample. Differs from TRL: a function that fails, or gives NaN, stops the run; it is never a warning.
+
+import { overlongPenalty } from '../../loss/advantages.js'
+import { messageOf, WhetstoneError } from '../../src/base/errors.js'
+import type { Task, TaskSource } from '../tasks/index.js'
+import type { Score } from './score.js'
+import { type Segment, type Trace, turnsOf, withScores } from './trace.js'
+
+/** Samples to judge; every list has one entry per sample. */
+export interface RewardInput {
+  readonly prompts: readonly string[]
+  /** Text without end tokens; of several turns the last one. */
+  readonly completions: readonly string[]
+  readonly completionIds: readonly (readonly number[])[]
+  readonly finishReasons: readonly ('stop' | 'length')[]
+  readonly tasks: readonly Task[]
+  /** Columns of the data set; empty for tasks that came from none. */
+  readonly rows: readonly Readonly<Record<string, unknown>>[]
+}
+
+/** Judges samples: one number each, or null where it does not apply. Its name is the name in logs. */
+export type RewardFunction = (input: RewardInput) => readonly (number | null)[] | Promise<readonly (number | null)[]>
+
+/** A reward function with the name that logs use. */
+export interface NamedReward {
+  readonly name: string
+  readonly weight: number
+  readonly evaluate: RewardFunction
+}
+
+const refuse = (option: string, message: string): never => {
+  throw new WhetstoneError('E_CONFIG', option, message)
+}
+
+/**
+ * Puts names and weights to reward functions; one without a name is `rewardN`, N counted from 1.
+ *
+ * @throws WhetstoneError E_CONFIG when there is none, a name comes twice, or the weights do not fit
+ */
+export function nameRewards(functions: readonly RewardFunction[], weights?: readonly number[]): NamedReward[] {
+  if (functions.length === 0) refuse('rewardFuncs', 'expected at least one reward function, got none')
+  if (weights !== undefined && weights.length !== functions.length)
+    refuse('rewardWeights', `expected ${functions.length} weights, one per reward function, got ${weights.length}`)
+  const rewards = functions.map((evaluate, i) => {
+    if (typeof evaluate !== 'function') refuse('rewardFuncs', `expected functions, got a ${typeof evaluate} at ${i}`)
+    return { name: evaluate.name || `reward${i + 1}`, weight: weights?.[i] ?? 1, evaluate }
+  })
+  const twice = rewards.find(({ name }, i) => rewards.findIndex((other) => other.name === name) !== i)
+  if (twice !== undefined) refuse('rewardFuncs', `expected different names, got '${twice.name}' twice`)
+  return rewards
+}
+
+const inputOf = (traces: readonly Trace[]): RewardInput => {
+  const last = traces.map((trace): Segment | undefined => turnsOf(trace).at(-1))
+  return {
+    prompts: traces.map(({ task }) => task.prompt),
+    completions: last.map((segment) => segment?.text ?? ''),
+    completionIds: last.map((segment) => segment?.ids ?? []),
+    finishReasons: traces.map(({ finishReason }) => finishReason),
+    tasks: traces.map(({ task }) => task),
+    rows: traces.map(({ task }) => task.row ?? {}),
+  }
+}
+
+const fail = (name: string, message: string, cause?: unknown): never => {
+  throw new WhetstoneError('E_VERIFIER', `reward ${name}`, message, { cause })
+}
+
+/** The numbers of one function, checked. */
+async function judge({ name, evaluate }: NamedReward, traces: readonly Trace[]): Promise<readonly (number | null)[]> {
+  let values: readonly (number | null)[] = []
+  try {
+    values = await evaluate(inputOf(traces))
+  } catch (error) {
+    const [first] = traces
+    fail(name, `failed on ${traces.length} samples from task ${first.task.id} on: ${messageOf(error)}`, error)
+  }
+  if (!Array.isArray(values) || values.length !== traces.length)
+    fail(name, `expected a list of ${traces.length} numbers, one per sample, got ${shown(values)}`)
+  const bad = values.findIndex((value) => value !== null && !Number.isFinite(value))
+  if (bad >= 0) {
+    const { task, sample } = traces[bad]
+    fail(name, `expected a finite number or null, got ${String(values[bad])} for sample ${sample} of task ${task.id}`)
+  }
+  return values
+}
+
+const shown = (value: unknown): string =>
+  Array.isArray(value) ? `${value.length} entries` : `a ${value === null ? 'null' : typeof value}`
+
+/**
+ * Scores `rewards/NAME` of every function that applies, and `reward`, their weighted sum.
+ *
+ * @throws WhetstoneError E_VERIFIER naming the function and the sample: a function fails, gives something that is no
+ *   finite number, or none applies
+ */
+export const scoreRewards =
+  (rewards: readonly NamedReward[]): Score =>
+  async (traces) => {
+    if (traces.length === 0) return []
+    const judged = await Promise.all(rewards.map((reward) => judge(reward, traces)))
+    return traces.map((trace, i) => {
+      const own = rewards.flatMap(({ name, weight }, r) => {
+        const value = judged[r][i]
+        return value === null ? [] : [{ name, weight, value }]
+      })
+      if (own.length === 0) {
+        const names = rewards.map(({ name }) => name).join(', ')
+        fail(names, `none applies to sample ${trace.sample} of task ${trace.task.id}: expected at least one number`)
+      }
+      return withScores(trace, {
+        ...Object.fromEntries(own.map(({ name, value }) => [`rewards/${name}`, value])),
+        reward: own.reduce((sum, { weight, value }) => sum + weight * value, 0),
+      })
+    })
+  }
+
+/** 1 for completions that end by themselves and that the source's exact checker accepts, else 0. */
+export const checkerReward = (source: Pick<TaskSource, 'check'>): RewardFunction =>
+  function correct({ tasks, completions, finishReasons }) {
+    return tasks.map((task, i) => Number(finishReasons[i] === 'stop' && source.check(task, completions[i]).correct))
+  }
+
+/** DAPO's penalty for the last `cache` tokens before `max`: 0 down to -1. */
+export const overlongReward = (max: number, cache: number): RewardFunction =>
+  function overlong({ completionIds }) {
+    return completionIds.map((ids) => overlongPenalty(ids.length, max, cache))
+  }
+
+/**
+ * Judges every turn by itself: scores `reward/1`, `reward/2`, ... and for the last turn what `score` gives. A turn's
+ * sample is the prompt and that turn alone.
+ */
+export const scoreTurns =
+  (score: Score): Score =>
+  async (traces) => {
+    const parts = traces.flatMap((trace) => turnsOf(trace).map((turn) => ({ trace, turn })))
+    const judged = await score(
+      parts.map(({ trace, turn }) => ({
+        ...trace,
+        segments: [trace.segments[0], turn],
+        finishReason: turn.finishReason ?? trace.finishReason,
+      })),
+    )
+    let at = 0
+    return traces.map((trace) => {
+      const own = judged.slice(at, at + turnsOf(trace).length)
+      at += own.length
+      const perTurn = own.map(({ scores }, turn) => [`reward/${turn + 1}`, scores.reward])
+      return withScores(trace, { ...own.at(-1)?.scores, ...Object.fromEntries(perTurn) })
+    })
+  }

@@ -1,0 +1,111 @@
+// Policy gradients over groups of samples: GRPO (2402.03300), RLOO (2402.14740), REINFORCE with the batch's mean as
+// baseline, Dr. GRPO (2503.20783), DAPO (2503.14476), GSPO (2507.18071), CISPO (2506.13585), SAPO, GMPO. One loop; a method is
+// an objective, an advantage function and its defaults. Names as in TRL's GRPOConfig.
+// `old` log-probs are the sampler's, which are the trainer's bits: the first ratio of a round is exactly 1. They are those
+// of logits / temperature, as in TRL; with topK, topP or minP those at temperature 1. Differs from TRL: KL is a term of the
+// loss for every method, also RLOO; DAPO's dynamic sampling is there (prompts whose samples tie are replaced).
+
+import { z } from 'zod'
+import type { Advantages } from '../../loss/advantages.js'
+import * as losses from '../../loss/index.js'
+import { resolveConfig } from '../config/resolve.js'
+import type { Run } from '../events.js'
+import { countUntied, credit, untiedFirst } from '../loop/credit.js'
+import { policyExamples } from '../loop/examples.js'
+import { sampleGroup } from '../loop/explore.js'
+import {
+  isUntruncated,
+  type OnlineMethod,
+  type OnlineOptions,
+  onlineShape,
+  samplingOf,
+  startOnline,
+} from '../loop/online.js'
+import { overlongReward } from '../loop/rewards.js'
+import type { PhaseResult } from '../loop.js'
+
+/** Advantages by TRL's `scale_rewards`. */
+const byScale = {
+  group: losses.advantages.grpo,
+  batch: losses.advantages.batchStd,
+  none: losses.advantages.drGrpo,
+} as const
+
+/** Aggregations by TRL's `loss_type`. */
+const byLossType = { grpo: 'sequenceMean', dapo: 'tokenMean', drGrpo: 'constant', luspo: 'sequenceSum' } as const
+
+/** Methods: their objective, how rewards are scaled, and what else they are known for. */
+const methods = {
+  grpo: { objective: losses.grpo, scale: 'group' },
+  rloo: { objective: losses.rloo, advantages: losses.advantages.rloo },
+  reinforce: { objective: losses.reinforce, advantages: losses.advantages.batchMean },
+  drGrpo: { objective: losses.drGrpo, scale: 'none' },
+  dapo: { objective: losses.dapo, scale: 'group', dynamicSampling: true, maskTruncatedCompletions: true },
+  gspo: { objective: losses.gspo, scale: 'group' },
+  cispo: { objective: losses.cispo, scale: 'group' },
+  sapo: { objective: losses.sapo, scale: 'group' },
+  gmpo: { objective: losses.gmpo, scale: 'group' },
+} as const satisfies Record<string, Method>
+
+interface Method {
+  readonly objective: (config: losses.PolicyGradientConfig) => losses.Objective
+  readonly scale?: keyof typeof byScale
+  readonly advantages?: Advantages
+  readonly dynamicSampling?: boolean
+  readonly maskTruncatedCompletions?: boolean
+}
+
+const names = Object.keys(methods) as [keyof typeof methods, ...(keyof typeof methods)[]]
+const scales = Object.keys(byScale) as [keyof typeof byScale, ...(keyof typeof byScale)[]]
+const lossTypes = Object.keys(byLossType) as [keyof typeof byLossType, ...(keyof typeof byLossType)[]]
+
+/** Settings of policy gradients. */
+export const grpoOptions = z.strictObject({
+  ...onlineShape,
+  method: z.enum(names).default('grpo').describe('objective, advantages and defaults'),
+  beta: z.number().min(0).default(0).describe('weight of the KL to the reference; 0: no reference is needed'),
+  epsilon: z.number().positive().optional().describe('clip below 1 - epsilon; default the method’s'),
+  epsilonHigh: z.number().positive().optional().describe('clip above 1 + epsilonHigh; cispo: the cap'),
+  delta: z.number().positive().optional().describe('largest ratio of the unclipped branch'),
+  importanceSamplingLevel: z.enum(['token', 'sequence', 'sequenceSum']).optional().describe('ratio of what to what'),
+  lossType: z.enum(lossTypes).optional().describe('from tokens to one loss; default the method’s'),
+  scaleRewards: z.enum(scales).optional().describe('divide advantages by the deviation of group, batch, or nothing'),
+  dynamicSampling: z.boolean().optional().describe('replace prompts whose samples tie; default: dapo'),
+  maxResamples: z.int().min(1).default(4).describe('dynamic sampling: rounds of prompts that a round may try'),
+  maskTruncatedCompletions: z.boolean().optional().describe('do not train samples that were cut off; default: dapo'),
+  softPunishCache: z.int().min(0).default(0).describe('tokens before maxCompletionLength that are punished; 0: none'),
+})
+
+type Settings = z.output<typeof grpoOptions>
+
+/** What a run of policy gradients takes: shared parts, and settings. */
+export type GrpoOptions = OnlineOptions & z.input<typeof grpoOptions>
+
+function methodOf(values: Settings): OnlineMethod {
+  const { maxCompletionLength, promptsPerRound, numGenerations, softPunishCache } = values
+  const method: Method = methods[values.method]
+  const { dynamicSampling = method.dynamicSampling ?? false } = values
+  const { maskTruncatedCompletions: mask = method.maskTruncatedCompletions ?? false } = values
+  const scaled = byScale[values.scaleRewards ?? method.scale ?? 'group']
+  const advantages = credit(values.scaleRewards === undefined ? (method.advantages ?? scaled) : scaled)
+  const { beta, epsilon, epsilonHigh, delta, importanceSamplingLevel, lossType } = values
+  const clip = { epsilon, epsilonHigh, delta }
+  const aggregation = lossType && byLossType[lossType]
+  const tempered = isUntruncated(values)
+  return {
+    objective: method.objective({ ...clip, beta, importanceSamplingLevel, aggregation, maxCompletionLength }),
+    explore: sampleGroup({ ...samplingOf(values), logps: tempered ? 'sampling' : 'model' }),
+    temperature: tempered ? values.temperature : 1,
+    rewards: softPunishCache > 0 ? [overlongReward(maxCompletionLength, softPunishCache)] : [],
+    promptsTried: promptsPerRound * (dynamicSampling ? values.maxResamples : 1),
+    enough: dynamicSampling ? (traces) => countUntied(traces) >= promptsPerRound : undefined,
+    select: (traces) => advantages(dynamicSampling ? untiedFirst(promptsPerRound)(traces) : traces),
+    toExamples: (traces, round) =>
+      policyExamples(mask ? traces.filter(({ finishReason }) => finishReason === 'stop') : traces, round),
+    examplesPerRound: promptsPerRound * numGenerations,
+  }
+}
+
+/** Trains a policy on the rewards of its own samples; see {@link startOnline}. */
+export const grpo = (options: GrpoOptions): Run<PhaseResult> =>
+  startOnline(options, (sources) => resolveConfig(grpoOptions, sources), methodOf)

@@ -1,0 +1,145 @@
+// The model that objectives compare the policy with: one that is given, a frozen copy of the start, or the policy with its
+// adapter off. Its log-probs are computed beside the policy's in every step, or once before training and kept in a file
+// that is found again by its contents: weights, arithmetic, tokens. Both ways give the same bits.
+
+import { createHash } from 'node:crypto'
+import { join } from 'node:path'
+import { messageOf, WhetstoneError } from '../src/base/errors.js'
+import { ensureDirectory, exists } from '../src/io/files.js'
+import { openSafetensors, writeSafetensors } from '../src/io/safetensors.js'
+import { createDecoder, type Decoder, disposeDecoder, forward, headWeight, packedInput } from '../src/models/decoder.js'
+import { copyFlat, createFlat, disposeFlat, parameterGroups } from '../src/nn/parameters.js'
+import { gatherRows, headLogProbs } from '../src/ops/index.js'
+import { Scope } from '../src/tensor/scope.js'
+import { tensor } from '../src/tensor/tensor.js'
+import type { EncodedExample } from './data/example.js'
+import { microBatchOf } from './data/micro-batch.js'
+
+/** A second set of the same weights. Free it with {@link disposeCopy}. */
+export function frozenCopy({ config, device, parameters }: Decoder): Decoder {
+  const copy = createFlat(device, parameters.placements, parameters.dtype)
+  copyFlat(copy, parameters)
+  return createDecoder(config, device, copy)
+}
+
+/** Frees a {@link frozenCopy}. */
+export const disposeCopy = (copy: Decoder): void => disposeDecoder(copy, disposeFlat)
+
+/** How log-probs are precomputed. */
+export interface ReferenceOptions {
+  /** Divides the logits. */
+  readonly temperature: number
+  /** Examples per forward pass. */
+  readonly batchSize: number
+  /** Folder for the file; none: nothing is kept. */
+  readonly directory?: string
+  readonly signal?: AbortSignal
+  readonly warn: (message: string) => void
+}
+
+const tensorName = 'reference_logps'
+
+/**
+ * Examples whose sequences bring the reference's log-probs of their trained tokens.
+ *
+ * @throws WhetstoneError E_ABORTED, E_OOM, E_IO
+ */
+export async function withReferenceLogps(
+  reference: Decoder,
+  examples: readonly EncodedExample[],
+  options: ReferenceOptions,
+): Promise<EncodedExample[]> {
+  const { directory } = options
+  const count = trainedCount(examples)
+  const path = directory && join(directory, `reference-${await contentKey(reference, examples, options)}.safetensors`)
+  const known = path === undefined ? undefined : await readLogps(path, count, options.warn)
+  const logps = known ?? (await computeLogps(reference, examples, options))
+  if (path !== undefined && directory !== undefined && known === undefined) {
+    await ensureDirectory(directory)
+    await writeSafetensors(path, [{ name: tensorName, dtype: 'F32', shape: [count], data: bytesOf(logps) }])
+  }
+  return spread(examples, logps)
+}
+
+const bytesOf = (values: Float32Array | Uint16Array | Int32Array): Uint8Array =>
+  new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
+
+const marksOf = (trained: Uint8Array): number => trained.reduce((sum, mark, t) => sum + (t > 0 ? mark : 0), 0)
+
+const trainedCount = (examples: readonly EncodedExample[]): number =>
+  examples.flat().reduce((sum, { trained }) => sum + marksOf(trained), 0)
+
+/** Everything that decides the numbers: the model with its arithmetic, the tokens and what is trained of them. */
+async function contentKey(
+  { config, device, parameters }: Decoder,
+  examples: readonly EncodedExample[],
+  { temperature }: ReferenceOptions,
+): Promise<string> {
+  const hash = createHash('sha256')
+  hash.update(JSON.stringify({ version: 1, config, dtype: parameters.dtype, level: device.level, temperature }))
+  for (const group of parameterGroups) hash.update(bytesOf((await parameters.flat[group].bits()) as Float32Array))
+  for (const { ids, trained } of examples.flat()) {
+    hash.update(Int32Array.of(ids.length, ...ids))
+    hash.update(trained)
+  }
+  return hash.digest('hex').slice(0, 32)
+}
+
+/** Numbers of an earlier run; undefined when there are none, or none that can be used. */
+async function readLogps(
+  path: string,
+  count: number,
+  warn: (message: string) => void,
+): Promise<Float32Array | undefined> {
+  if (!(await exists(path))) return undefined
+  try {
+    const file = await openSafetensors(path)
+    try {
+      const bytes = await file.read(tensorName)
+      if (bytes.byteLength !== 4 * count)
+        throw new WhetstoneError('E_FORMAT', path, `expected ${count} numbers, got ${bytes.byteLength / 4}`)
+      return new Float32Array(bytes.slice().buffer)
+    } finally {
+      await file.close()
+    }
+  } catch (error) {
+    warn(`log-probs of the reference are computed again: ${messageOf(error)}`)
+    return undefined
+  }
+}
+
+async function computeLogps(
+  reference: Decoder,
+  examples: readonly EncodedExample[],
+  { temperature, batchSize, signal }: ReferenceOptions,
+): Promise<Float32Array> {
+  const all = new Float32Array(trainedCount(examples))
+  let at = 0
+  for (let first = 0; first < examples.length; first += batchSize) {
+    if (signal?.aborted === true)
+      throw new WhetstoneError('E_ABORTED', 'reference', 'stopped by its signal', { cause: signal.reason })
+    const batch = microBatchOf(examples.slice(first, first + batchSize))
+    using scope = new Scope()
+    const logps = scope.run(() => {
+      const hidden = forward(reference, packedInput(reference, batch.packed))
+      const rows = gatherRows(hidden, tensor(reference.device, batch.predictors))
+      const settings = { softcap: reference.config.logitSoftcap, temperature }
+      return headLogProbs(rows, headWeight(reference), tensor(reference.device, batch.targets), settings).logps
+    })
+    all.set((await logps.data()) as Float32Array, at)
+    at += batch.targets.length
+  }
+  return all
+}
+
+/** Hands each sequence its numbers, at the places of its trained tokens. */
+function spread(examples: readonly EncodedExample[], logps: Float32Array): EncodedExample[] {
+  let at = 0
+  return examples.map((example) =>
+    example.map((sequence) => {
+      const reference = new Float32Array(sequence.ids.length)
+      for (let t = 1; t < reference.length; t++) if (sequence.trained[t] === 1) reference[t] = logps[at++]
+      return { ...sequence, inputs: { ...sequence.inputs, reference } }
+    }),
+  )
+}
