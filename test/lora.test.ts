@@ -1,5 +1,5 @@
-// LoRA: one projection against float64 and finite differences, which modules settings name, training that leaves the
-// base alone, and bits: adapter off, fresh adapters, micro-batches, sampling.
+// LoRA: which modules settings name, training that leaves the base alone, dropout and noise, and bits: adapter off,
+// fresh adapters, micro-batches, sampling. The arithmetic of one projection: lora-arithmetic.test.ts.
 
 import t, { type Test } from 'tap'
 import { sft } from '../ts/loss/index.js'
@@ -9,16 +9,16 @@ import { withAdapter, withAdapterCopy, withoutAdapter } from '../ts/src/models/a
 import { type Decoder, disposeDecoder, forward, packedInput, trainableOf } from '../ts/src/models/decoder.js'
 import { packSequences } from '../ts/src/models/pack.js'
 import { getDevice } from '../ts/src/native/device.js'
-import { type LoraConfig, loraConfig, loraLinear, rankOf, scalingOf, targetsOf } from '../ts/src/nn/lora.js'
+import { type LoraConfig, loraConfig, rankOf, scalingOf, targetsOf } from '../ts/src/nn/lora.js'
 import { createFlat, disposeFlat, parameterCount } from '../ts/src/nn/parameters.js'
 import { linear, zeros } from '../ts/src/ops/index.js'
 import { Scope } from '../ts/src/tensor/scope.js'
-import { type Tensor, tensor } from '../ts/src/tensor/tensor.js'
 import { loadTokenizer } from '../ts/src/tokenizer/tokenizer.js'
 import { loraOptions } from '../ts/train/config/lora.js'
 import { entriesOf } from '../ts/train/state.js'
-import { createTrainer, disposeTrainer, gradientsOf, trainStep } from '../ts/train/trainer.js'
-import { golden, liveBytes, randomIds, randomOf, sameBytes, wordsOf } from './support.js'
+import { createTrainer, disposeTrainer, evaluateLoss, gradientsOf, trainStep } from '../ts/train/trainer.js'
+import { largest, largestDifference } from './golden-judges/finding.js'
+import { golden, liveBytes, randomIds, sameBytes, wordsOf } from './support.js'
 import { toyDecoder } from './support-models.js'
 import { adamw, split, stateHash, toyRows } from './support-train.js'
 
@@ -35,90 +35,12 @@ function adaptedToy(t: Pick<Test, 'teardown'>, lora = random, dtype: 'f32' | 'bf
 const ids = randomIds('lora', 40, 61)
 
 /** Hidden states of a fixed sequence. */
-async function hiddenOf(m: Decoder): Promise<number[]> {
+async function hiddenNumbers(m: Decoder): Promise<Float32Array> {
   using scope = new Scope()
-  return wordsOf(await scope.run(() => forward(m, packedInput(m, packSequences([ids])))).data())
+  return (await scope.run(() => forward(m, packedInput(m, packSequences([ids])))).data()) as Float32Array
 }
 
-// Arithmetic ---------------------------------------------------------------------------------------------------------
-
-interface Shapes {
-  readonly n: number
-  readonly c: number
-  readonly o: number
-  readonly r: number
-}
-
-const numbers = (name: string, size: number): Float64Array => {
-  const source = randomOf(name)
-  return Float64Array.from({ length: size }, () => Math.fround(source.normal()))
-}
-
-/** y = x W^T + s (x A^T) B^T in float64, and sum(dy * y). */
-function reference({ n, c, o, r }: Shapes, s: number, v: Readonly<Record<'x' | 'w' | 'a' | 'b', Float64Array>>) {
-  const y = new Float64Array(n * o)
-  for (let i = 0; i < n; i++)
-    for (let j = 0; j < o; j++) {
-      let sum = 0
-      for (let k = 0; k < c; k++) sum += v.x[i * c + k] * v.w[j * c + k]
-      for (let q = 0; q < r; q++) {
-        let u = 0
-        for (let k = 0; k < c; k++) u += v.x[i * c + k] * v.a[q * c + k]
-        sum += s * u * v.b[j * r + q]
-      }
-      y[i * o + j] = sum
-    }
-  return y
-}
-
-/** Largest difference relative to the largest expected value. */
-function off(got: ArrayLike<number>, want: Float64Array): number {
-  const scale = want.reduce((most, value) => Math.max(most, Math.abs(value)), 0)
-  return want.reduce((most, value, i) => Math.max(most, Math.abs(value - got[i])), 0) / scale
-}
-
-t.test('one projection against float64 and finite differences', async (t) => {
-  for (const [shapes, useRslora] of [
-    [{ n: 5, c: 12, o: 7, r: 3 }, false],
-    [{ n: 1, c: 33, o: 20, r: 16 }, true],
-  ] as const) {
-    const { n, c, o, r } = shapes
-    const s = scalingOf(loraConfig({ r, loraAlpha: 24, useRslora }), 'q_proj')
-    t.equal(s, useRslora ? 24 / Math.sqrt(r) : 24 / r, 'the scale')
-    const values = { x: numbers('x', n * c), w: numbers('w', o * c), a: numbers('a', r * c), b: numbers('b', o * r) }
-    const dy = numbers('dy', n * o)
-    using scope = new Scope()
-    const upload = (data: Float64Array, ...shape: number[]) => tensor(device, Float32Array.from(data), shape)
-    const { y, gradients } = scope.run(() => {
-      const [a, b] = [upload(values.a, r, c), upload(values.b, o, r)]
-      const [x, w] = [upload(values.x, n, c), upload(values.w, o, c)]
-      const gradients: Record<string, Tensor> = { a: zeros(device, [r, c]), b: zeros(device, [o, r]) }
-      const tape = new Tape(
-        new Map([
-          [a, gradients.a],
-          [b, gradients.b],
-        ]),
-      )
-      tape.watch(x)
-      const y = tape.record(() => loraLinear({ a, b, scaling: s }, x, w))
-      tape.backward([[y, upload(dy, n, o)]])
-      gradients.x = tape.gradientOf(x)!
-      return { y, gradients }
-    })
-    t.ok(off(await y.data(), reference(shapes, s, values)) < 1e-6, 'the product')
-    const loss = (v: typeof values) => reference(shapes, s, v).reduce((sum, value, i) => sum + value * dy[i], 0)
-    for (const name of ['a', 'b', 'x'] as const) {
-      // The loss is linear in each: any step gives the derivative.
-      const want = values[name].map((value, i) => {
-        const moved = { ...values, [name]: values[name].with(i, value + 0.5) }
-        const back = { ...values, [name]: values[name].with(i, value - 0.5) }
-        return loss(moved) - loss(back)
-      })
-      t.ok(off(await gradients[name].data(), want) < 1e-6, `gradient of ${name}`)
-    }
-    gradients.x.release()
-  }
-})
+const hiddenOf = async (m: Decoder): Promise<number[]> => wordsOf(await hiddenNumbers(m))
 
 // Settings -----------------------------------------------------------------------------------------------------------
 
@@ -196,11 +118,15 @@ t.test('fresh adapters, and adapters that are off', async (t) => {
     const fresh = withAdapter(base, { r: 4 }, 3)
     const moved = withAdapter(base, random, 3)
     t.same(await hiddenOf(fresh), plain, `${dtype}: a fresh adapter changes no bit`)
+    const dora = withAdapter(base, { r: 4, useDora: true }, 3)
+    const [ours, theirs] = [await hiddenNumbers(dora), await hiddenNumbers(base)]
+    const bound = dtype === 'f32' ? 1e-5 : 0.1
+    t.ok(largestDifference(ours, theirs) < bound * largest(theirs), 'DoRA begins at the base')
     t.notSame(await hiddenOf(moved), plain, 'another does')
     t.same(await hiddenOf(withoutAdapter(moved)), plain, 'off: the bits of the base')
     const copied = withAdapterCopy(moved)
     t.same(await hiddenOf(copied), await hiddenOf(moved), 'a copy')
-    for (const m of [fresh, moved, copied]) disposeFlat(m.adapter.parameters)
+    for (const m of [fresh, dora, moved, copied]) disposeFlat(m.adapter.parameters)
     t.same(await hiddenOf(base), plain, 'the base is still there')
   }
   const twice = adaptedToy(t)
@@ -231,7 +157,7 @@ const baseBytes = async (m: Decoder) => Buffer.concat((await entriesOf(m.paramet
 
 t.test('training changes the adapter and nothing else', async (t) => {
   for (const dtype of ['f32', 'bf16'] as const) {
-    const policy = adaptedToy(t, { r: 4 }, dtype)
+    const policy = adaptedToy(t, { r: 4, useDora: true }, dtype)
     const before = await baseBytes(policy)
     const { parameters } = policy.adapter
     // Makes the tables of rotary angles.
@@ -273,20 +199,22 @@ t.test('a frozen product does not keep its input', async (t) => {
 
 t.test('micro-batches and recomputed layers give the same bits', async (t) => {
   const rows = toyRows('lora bits', 8)
-  for (const dtype of ['f32', 'bf16'] as const) {
+  const variants = [random, { ...random, loraDropout: 0.3, useDora: true }]
+  const types = ['f32', 'bf16'] as const
+  for (const [dtype, lora] of types.flatMap((dtype) => variants.map((lora) => [dtype, lora] as const))) {
     const hashes: string[] = []
     for (const [sizes, activationCheckpointing] of [
       [[8], false],
       [[1, 1, 1, 1, 1, 1, 1, 1], false],
       [[3, 5], true],
     ] as const) {
-      const policy = adaptedToy(t, random, dtype)
+      const policy = adaptedToy(t, lora, dtype)
       const trainer = createTrainer({ policy, objective: sft(), optimizer: adamw, activationCheckpointing })
       for (let step = 0; step < 3; step++) await trainStep(trainer, split(rows, sizes), 1e-2)
       hashes.push(await stateHash(trainer))
       disposeTrainer(trainer)
     }
-    t.equal(new Set(hashes).size, 1, dtype)
+    t.equal(new Set(hashes).size, 1, `${dtype} ${JSON.stringify(lora)}`)
   }
 })
 
@@ -312,10 +240,41 @@ t.test('gradients of a model', async (t) => {
   disposeTrainer(trainer)
 })
 
+t.test('dropout is for training alone', async (t) => {
+  const policy = adaptedToy(t, { ...random, loraDropout: 0.5 })
+  const plain = adaptedToy(t, random)
+  const batches = split(toyRows('lora dropout', 4), [4])
+  const losses: number[] = []
+  for (const m of [policy, plain]) {
+    const trainer = createTrainer({ policy: m, objective: sft(), optimizer: adamw })
+    losses.push((await gradientsOf(trainer, batches)).loss, (await evaluateLoss(trainer, batches)).loss)
+    disposeTrainer(trainer)
+  }
+  const [dropped, evaluated, ...without] = losses
+  t.not(dropped, evaluated, 'training drops')
+  t.same([evaluated, evaluated], without, 'evaluation does not')
+})
+
+t.test('noise on embeddings', async (t) => {
+  const rows = toyRows('lora noise', 4)
+  const lossOf = async (neftuneNoiseAlpha: number, sizes: readonly number[]) => {
+    const policy = adaptedToy(t)
+    const trainer = createTrainer({ policy, objective: sft(), optimizer: adamw, neftuneNoiseAlpha, seed: 3 })
+    const { loss, gradients } = await gradientsOf(trainer, split(rows, sizes))
+    disposeTrainer(trainer)
+    return { loss, gradients }
+  }
+  const [none, some, again] = [await lossOf(0, [4]), await lossOf(20, [4]), await lossOf(20, [1, 3])]
+  t.not(none.loss, some.loss)
+  t.ok(Math.abs(none.loss - some.loss) < 0.5 * none.loss, `${none.loss} and ${some.loss}`)
+  for (const [name, values] of some.gradients) t.ok(sameBytes(values, again.gradients.get(name)!), name)
+})
+
 t.test('sampler = trainer, bit for bit', async (t) => {
   const tokenizer = await loadTokenizer(golden('smollm'))
   for (const dtype of ['f32', 'bf16'] as const) {
-    const model = languageModel(adaptedToy(t, random, dtype), tokenizer, golden('smollm'))
+    const lora = { ...random, loraDropout: 0.3, useDora: dtype === 'f32' }
+    const model = languageModel(adaptedToy(t, lora, dtype), tokenizer, golden('smollm'))
     const prompts = [1, 31, 32, 40].map((length) => randomIds(`lora ${length}`, length, 61))
     const groups = await model.generate(prompts, { numGenerations: 3, maxNewTokens: 20, stopIds: [] })
     const samples = groups.flatMap((group, p) => group.map((one) => ({ ...one, prompt: prompts[p] })))

@@ -73,6 +73,16 @@ const pairs: Readonly<Record<string, (make: Make) => Tensor[][]>> = {
     const [gate, up] = [m.normal(3, 5), m.normal(3, 5)]
     return [[ops.glu(gate, up, 'geluTanh')], raw('glu', [gate, up], { activation: 1 })]
   },
+  scaleColumnsDg: (m) => {
+    const [dy, x] = [m.normal(4, 5), m.normal(4, 5)]
+    return inPlace(
+      () => m.normal(5),
+      (dg) => ops.scaleColumnsDg(dg, dy, x),
+      'scale_columns_dg',
+      dy,
+      x,
+    )
+  },
   dropout: (m) => {
     const [x, keys] = [m.normal(3, 5), m.integers([3, 4], (i) => i)]
     const options = { probability: 0.5, site: 2 }

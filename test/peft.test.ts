@@ -31,6 +31,7 @@ t.test('saved and loaded: the same bits', async (t) => {
     ['all-linear', {}],
     ['names', { targetModules: ['q_proj', 'mlp.down_proj'], useRslora: true, loraDropout: 0 }],
     ['pattern', { targetModules: String.raw`model\.layers\.1\..*_proj` }],
+    ['DoRA', { useDora: true, loraDropout: 0.2 }],
     ['ranks', { rankPattern: { 'self_attn.v_proj': 2 }, alphaPattern: { 'model.layers.0.mlp.up_proj': 3 } }],
   ]
   for (const dtype of ['f32', 'bf16'] as const)
@@ -212,12 +213,18 @@ async function apart(a: LanguageModel, b: LanguageModel): Promise<number> {
 
 t.test('a merged model is the adapted one', async (t) => {
   const folder = await temporaryFolder(t)
-  for (const [name, dtype] of [
-    ['llama', 'f32'],
-    ['mistral', 'bf16'],
+  for (const [name, dtype, useDora] of [
+    ['llama', 'f32', false],
+    ['qwen2', 'f32', true],
+    ['gpt2', 'f32', true],
+    ['mistral', 'bf16', false],
   ] as const) {
     const adapter = join(folder, `${name} adapter`)
-    using model = await loadModel(golden(name), { dtype: 'f32', lora: random, seed: 2 })
+    using model = await loadModel(golden(name), { dtype: 'f32', lora: { ...random, useDora }, seed: 2 })
+    // Lengths that are not where they begin.
+    for (const [part, t] of trainableOf(model.decoder).byName)
+      if (part.endsWith('magnitude_vector'))
+        t.write(((await t.data()) as Float32Array).map((value, i) => value * (1 + (i % 3) / 4)))
     await saveAdapter(model.decoder, adapter, golden(name))
     const output = join(folder, name)
     const result = await merge({ model: adapter, output })

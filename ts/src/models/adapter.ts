@@ -6,18 +6,21 @@ import { WhetstoneError } from '../base/errors.js'
 import { createRandom, deriveKey } from '../base/rng.js'
 import {
   type Adapter,
-  adaptedWeight,
   type LoraConfig,
+  type LoraModule,
   loraConfig,
+  mergedWeight,
   rankOf,
-  roundedModule,
+  rowNorms,
   scalingOf,
+  settledModule,
   targetsOf,
 } from '../nn/lora.js'
 import { copyFlat, createFlat, disposeFlat, type FlatTensors, type ParameterSpec, parameter } from '../nn/parameters.js'
 import { copy } from '../ops/index.js'
 import { tidy } from '../tensor/scope.js'
 import type { Shape } from '../tensor/shape.js'
+import type { Tensor } from '../tensor/tensor.js'
 import type { DecoderConfig } from './config.js'
 import { type Decoder, decoderSpecs } from './decoder.js'
 import { isScoreParameter } from './layout.js'
@@ -27,6 +30,7 @@ const prefix = 'base_model.model.'
 
 const nameOfA = (module: string): string => `${prefix}${module}.lora_A.weight`
 const nameOfB = (module: string): string => `${prefix}${module}.lora_B.weight`
+const nameOfMagnitude = (module: string): string => `${prefix}${module}.lora_magnitude_vector`
 
 /** Matrices [O, C] of the layers, by module: what can be adapted. */
 export function linearModules(c: DecoderConfig): Map<string, Shape> {
@@ -43,18 +47,26 @@ export function adapterSpecs(c: DecoderConfig, lora: LoraConfig, targets: readon
     return [
       { name: nameOfA(module), shape: [r, inputs] },
       { name: nameOfB(module), shape: [outputs, r] },
+      ...(lora.useDora ? [{ name: nameOfMagnitude(module), shape: [outputs] }] : []),
     ]
   })
   const score = decoderSpecs(c).filter(({ name }) => isScoreParameter(name))
   return [...additions, ...score.map(({ name, shape }) => ({ name: prefix + name, shape }))]
 }
 
-/** An adapter over given tensors. */
-function adapterOf(config: LoraConfig, parameters: FlatTensors, targets: readonly string[]): Adapter {
-  const modules = targets.map((module) => {
-    const [a, b] = [parameter(parameters, nameOfA(module)), parameter(parameters, nameOfB(module))]
-    return [module, { a, b, scaling: scalingOf(config, module) }] as const
+/** An adapter of a model over given tensors. */
+function adapterOf(c: DecoderConfig, config: LoraConfig, parameters: FlatTensors, targets: readonly string[]): Adapter {
+  // Sites count all modules, so that one's random numbers do not depend on which others are adapted; 0 is the embedding.
+  const sites = new Map([...linearModules(c).keys()].map((module, i) => [module, i + 1]))
+  const moduleOf = (module: string): LoraModule => ({
+    a: parameter(parameters, nameOfA(module)),
+    b: parameter(parameters, nameOfB(module)),
+    scaling: scalingOf(config, module),
+    magnitude: parameters.byName.get(nameOfMagnitude(module)),
+    dropout: config.loraDropout,
+    site: sites.get(module) ?? 0,
   })
+  const modules = targets.map((module) => [module, moduleOf(module)] as const)
   const replaced = [...parameters.byName].filter(([name]) => isScoreParameter(name.slice(prefix.length)))
   return {
     config,
@@ -74,7 +86,7 @@ export function withEmptyAdapter(m: Decoder, config: LoraConfig, targets: readon
   if (m.adapter !== undefined)
     throw new WhetstoneError('E_CONFIG', 'lora', 'expected a model without adapter, got one with: merge it first')
   const specs = adapterSpecs(m.config, config, targets)
-  return { ...m, adapter: adapterOf(config, createFlat(m.device, specs, 'f32'), targets) }
+  return { ...m, adapter: adapterOf(m.config, config, createFlat(m.device, specs, 'f32'), targets) }
 }
 
 /** A decoder that has an adapter. */
@@ -94,8 +106,13 @@ export function withAdapter(m: Decoder, settings: Partial<LoraConfig> = {}, seed
     if (name.endsWith('.lora_A.weight') || (name.endsWith('.lora_B.weight') && !config.initLoraWeights))
       fillUniform(adapter.parameters, name, shape, seed)
   for (const [name, t] of adapter.replaced) copy(t, parameter(m.parameters, name))
+  for (const [module, lora] of adapter.modules)
+    if (lora.magnitude !== undefined) measure(lora, lora.magnitude, parameter(m.parameters, `${module}.weight`))
   return adapted
 }
+
+const measure = (lora: LoraModule, magnitude: Tensor, weight: Tensor): void =>
+  tidy(() => copy(magnitude, rowNorms(lora, weight)))
 
 /** Uniform in +-1/sqrt(C) over a matrix [O, C]. */
 function fillUniform(flat: FlatTensors, name: string, [outputs, inputs]: Shape, seed: number): void {
@@ -114,7 +131,9 @@ export const withoutAdapter = ({ adapter: _, ...base }: Decoder): Decoder => bas
  */
 export function settled(m: Decoder): Decoder {
   if (m.adapter === undefined) return m
-  const modules = [...m.adapter.modules].map(([name, lora]) => [name, roundedModule(lora, m.parameters.dtype)] as const)
+  const modules = [...m.adapter.modules].map(
+    ([name, lora]) => [name, settledModule(lora, parameter(m.parameters, `${name}.weight`))] as const,
+  )
   return { ...m, adapter: { ...m.adapter, modules: new Map(modules) } }
 }
 
@@ -137,7 +156,7 @@ export function withAdapterCopy(m: Decoder): AdaptedDecoder {
   const { config, parameters, modules } = adapterIn(m)
   const copied = createFlat(m.device, parameters.placements, 'f32')
   copyFlat(copied, parameters)
-  return { ...m, adapter: adapterOf(config, copied, [...modules.keys()]) }
+  return { ...m, adapter: adapterOf(m.config, config, copied, [...modules.keys()]) }
 }
 
 /** Frees an adapter's tensors; the base stays. */
@@ -146,7 +165,7 @@ export const disposeAdapter = (m: Decoder): void => {
 }
 
 /**
- * Adds an adapter to the weights themselves, W + s B A in f32 rounded once to the base's type, and frees it. The
+ * Adds an adapter to the weights themselves, in f32 and rounded once to the base's type, and frees it. The
  * weights change for every decoder that shares them.
  *
  * @returns the decoder without adapter
@@ -156,7 +175,7 @@ export function mergeAdapter(m: Decoder): Decoder {
   const { modules, replaced } = adapterIn(m)
   for (const [module, lora] of modules) {
     const weight = parameter(m.parameters, `${module}.weight`)
-    tidy(() => copy(weight, adaptedWeight(lora, weight)))
+    tidy(() => copy(weight, mergedWeight(lora, weight)))
   }
   for (const [name, t] of replaced) copy(parameter(m.parameters, name), t)
   disposeAdapter(m)

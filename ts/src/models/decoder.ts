@@ -10,6 +10,7 @@ import { type FlatTensors, parameter } from '../nn/parameters.js'
 import {
   add,
   addBias,
+  addNoise,
   attention,
   gatherRows,
   gelu,
@@ -99,11 +100,11 @@ export const positionLimit = (c: DecoderConfig): number | undefined =>
   c.layout.positions === undefined ? undefined : c.maxPositions
 
 /** y = x W^T (+ b) with the layer's named projection. */
-function project(m: Decoder, layer: number, name: string, x: Tensor): Tensor {
+function project(m: Decoder, layer: number, name: string, x: Tensor, input: ForwardInput): Tensor {
   const path = layerName(m.config, layer, name)
   const weight = parameter(m.parameters, `${path}.weight`)
   const lora = m.adapter?.modules.get(path)
-  const y = lora === undefined ? linear(x, weight) : loraLinear(lora, x, weight)
+  const y = lora === undefined ? linear(x, weight) : loraLinear(lora, x, weight, input.regularization?.keys)
   const bias = m.parameters.byName.get(`${path}.bias`)
   return bias === undefined ? y : addBias(y, bias)
 }
@@ -124,8 +125,8 @@ function third(x: Tensor, part: number): Tensor {
 }
 
 /** q, k and v of a layer, [N, heads, D] each, before norms and rotation. */
-function projectHeads(m: Decoder, layer: number, x: Tensor): Tensor[] {
-  const projected = m.config.layout.qkv.map((name) => project(m, layer, name, x))
+function projectHeads(m: Decoder, layer: number, x: Tensor, input: ForwardInput): Tensor[] {
+  const projected = m.config.layout.qkv.map((name) => project(m, layer, name, x, input))
   const parts = projected.length === 1 ? [0, 1, 2].map((part) => third(projected[0], part)) : projected
   const { headDim } = m.config
   return parts.map((t) => reshape(t, [t.shape[0], t.shape[1] / headDim, headDim]))
@@ -137,10 +138,10 @@ function attend(m: Decoder, layer: number, x: Tensor, input: ForwardInput): Tens
     const normed = c.qkNorm ? norm(m, layerName(c, layer, name), t) : t
     return c.rope.length === 0 ? normed : rotate(m, layer, normed, input)
   }
-  const [q, k, v] = projectHeads(m, layer, x)
+  const [q, k, v] = projectHeads(m, layer, x, input)
   const settings = { scale: c.attentionScale, window: c.windows[layer], softcap: c.attentionSoftcap }
   const o = input.attend(layer, turned('self_attn.q_norm', q), turned('self_attn.k_norm', k), v, settings)
-  return project(m, layer, c.layout.output, reshape(o, [o.shape[0], c.heads * c.headDim]))
+  return project(m, layer, c.layout.output, reshape(o, [o.shape[0], c.heads * c.headDim]), input)
 }
 
 function rotate(m: Decoder, layer: number, x: Tensor, input: ForwardInput): Tensor {
@@ -148,11 +149,11 @@ function rotate(m: Decoder, layer: number, x: Tensor, input: ForwardInput): Tens
   return rope(x, cos, sin, input.positions)
 }
 
-function mlp(m: Decoder, layer: number, x: Tensor): Tensor {
+function mlp(m: Decoder, layer: number, x: Tensor, input: ForwardInput): Tensor {
   const { gate, up, down } = m.config.layout
-  const raised = project(m, layer, up, x)
-  const active = gate === undefined ? gelu(raised) : glu(project(m, layer, gate, x), raised, m.config.activation)
-  return project(m, layer, down, active)
+  const raised = project(m, layer, up, x, input)
+  const active = gate === undefined ? gelu(raised) : glu(project(m, layer, gate, x, input), raised, m.config.activation)
+  return project(m, layer, down, active, input)
 }
 
 function block(m: Decoder, layer: number, x: Tensor, input: ForwardInput): Tensor {
@@ -161,7 +162,7 @@ function block(m: Decoder, layer: number, x: Tensor, input: ForwardInput): Tenso
     name === undefined ? t : norm(m, layerName(m.config, layer, name), t)
   const attended = attend(m, layer, normed(norms.beforeAttention, x), input)
   const h = add(x, normed(norms.afterAttention, attended))
-  return add(h, normed(norms.afterMlp, mlp(m, layer, normed(norms.beforeMlp, h))))
+  return add(h, normed(norms.afterMlp, mlp(m, layer, normed(norms.beforeMlp, h), input)))
 }
 
 /**
@@ -182,7 +183,10 @@ export function forward(m: Decoder, input: ForwardInput): Tensor {
 
 function embed(m: Decoder, input: ForwardInput): Tensor {
   const { layout, embeddingScale } = m.config
-  const rows = gatherRows(parameter(m.parameters, `${layout.embedding}.weight`), input.ids)
+  const { keys, noiseScale } = input.regularization ?? {}
+  const looked = gatherRows(parameter(m.parameters, `${layout.embedding}.weight`), input.ids)
+  const noisy = keys !== undefined && noiseScale !== undefined
+  const rows = noisy ? addNoise(looked, keys, noiseScale, { site: 0 }) : looked
   if (layout.positions === undefined) return embeddingScale === 1 ? rows : scale(rows, embeddingScale)
   checkLength(m.config, input.length)
   return add(rows, gatherRows(parameter(m.parameters, `${layout.positions}.weight`), input.positions))

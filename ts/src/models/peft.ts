@@ -47,6 +47,7 @@ const readable: Readonly<Record<string, readonly [fits: (value: unknown) => bool
   target_modules: [(value) => isText(value) || isNames(value), 'a pattern or a list of names'],
   bias: [(value) => value === 'none', '"none"'],
   use_rslora: [isFlag, 'true or false'],
+  use_dora: [isFlag, 'true or false'],
   // Initialisations that leave the base as it is.
   init_lora_weights: [(value) => isFlag(value) || value === 'gaussian' || value === 'orthogonal', 'true or false'],
   rank_pattern: [isPattern, 'an object from names of modules to numbers'],
@@ -108,13 +109,21 @@ export async function readAdapterConfig(directory: string): Promise<AdapterDescr
   const raw = await readJsonObject(where)
   checkSettings(raw, where)
   // PEFT's own defaults, where the file is silent.
-  const { r = 8, lora_alpha = 8, lora_dropout = 0, use_rslora = false, init_lora_weights = true } = raw
+  const {
+    r = 8,
+    lora_alpha = 8,
+    lora_dropout = 0,
+    use_rslora = false,
+    use_dora = false,
+    init_lora_weights = true,
+  } = raw
   const lora = loraConfig({
     r: r as number,
     loraAlpha: lora_alpha as number,
     loraDropout: lora_dropout as number,
     targetModules: raw.target_modules as string | string[],
     useRslora: use_rslora as boolean,
+    useDora: use_dora as boolean,
     initLoraWeights: init_lora_weights !== false,
     rankPattern: namesOf(raw.rank_pattern),
     alphaPattern: namesOf(raw.alpha_pattern),
@@ -247,6 +256,7 @@ export function adapterConfigJson(m: Decoder, base: string): Json {
     // PEFT means more by this word for a model with a score head.
     target_modules: lora.targetModules === 'all-linear' ? leaves : lora.targetModules,
     use_rslora: lora.useRslora,
+    use_dora: lora.useDora,
     init_lora_weights: lora.initLoraWeights,
     rank_pattern: lora.rankPattern,
     alpha_pattern: lora.alphaPattern,

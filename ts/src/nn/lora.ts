@@ -1,14 +1,27 @@
 // LoRA (arXiv 2106.09685): a frozen matrix W gets a trained low-rank addition, y = x W^T + s (x A^T) B^T (+ b) with
-// A [r, C], B [O, r] and s = alpha / r, or alpha / sqrt(r) as rsLoRA has it (arXiv 2312.03732). Settings, which modules
-// they name, and the arithmetic of one projection. Which modules a model has is models/adapter.ts's business.
+// A [r, C], B [O, r] and s = alpha / r, or alpha / sqrt(r) as rsLoRA has it (arXiv 2312.03732). DoRA (arXiv 2402.09353)
+// also trains the length m of each row: y = x (m V / ||V||)^T + b, V = W + s B A, whose norms carry no gradient.
+// Settings, which modules they name, and the arithmetic of one projection. Which modules a model has: models/adapter.ts.
 // Names and defaults of single settings are PEFT's (LoraConfig) in camelCase.
 
 import { activeTape, type GradientRule, Tape } from '../autograd/tape.js'
 import { WhetstoneError } from '../base/errors.js'
-import { add, castTo, linear, linearDw, linearDx, scale } from '../ops/index.js'
+import {
+  add,
+  castTo,
+  dropout,
+  gatherRows,
+  inverseRowNorms,
+  linear,
+  linearDw,
+  linearDx,
+  reshape,
+  scale,
+  scaleColumns,
+  scaleColumnsDg,
+} from '../ops/index.js'
 import { tidy } from '../tensor/scope.js'
-import type { DType } from '../tensor/shape.js'
-import type { Tensor } from '../tensor/tensor.js'
+import { type Tensor, tensor } from '../tensor/tensor.js'
 import type { FlatTensors } from './parameters.js'
 
 /** Settings of an adapter. */
@@ -25,6 +38,8 @@ export interface LoraConfig {
   readonly targetModules: string | readonly string[]
   /** Scale by alpha / sqrt(r) instead of alpha / r. */
   readonly useRslora: boolean
+  /** Train the length of each row of the weights too (DoRA). */
+  readonly useDora: boolean
   /** False: B begins as A does, with random numbers, instead of zeros. */
   readonly initLoraWeights: boolean
   /** Ranks of modules that differ, by name or last parts of it. */
@@ -40,6 +55,7 @@ export const loraDefaults: LoraConfig = {
   loraDropout: 0.05,
   targetModules: 'all-linear',
   useRslora: false,
+  useDora: false,
   initLoraWeights: true,
   rankPattern: {},
   alphaPattern: {},
@@ -53,8 +69,14 @@ export interface LoraModule {
   readonly b: Tensor
   /** s */
   readonly scaling: number
-  /** A and B in the type of the products. Absent: they are rounded at each use, because training changes them. */
-  readonly rounded?: { readonly a: Tensor; readonly b: Tensor }
+  /** DoRA's m, [O] f32. */
+  readonly magnitude?: Tensor
+  /** Probability that an input of A (and of DoRA's rescaled W) is dropped, where there are keys. */
+  readonly dropout: number
+  /** Tells its random numbers from those of other modules. */
+  readonly site: number
+  /** What follows from the tensors above. Absent: it is made at each use, because training changes them. */
+  readonly settled?: { readonly a: Tensor; readonly b: Tensor; readonly factors: Tensor | undefined }
 }
 
 /** Trained additions to a frozen model. */
@@ -152,20 +174,29 @@ export function targetsOf(
  *
  * @param x [N, C]
  * @param w [O, C], frozen
+ * @param keys in training: keys of each row's random numbers, i32 [N, 4]
  * @returns [N, O]
  */
-export const loraLinear = (lora: LoraModule, x: Tensor, w: Tensor): Tensor => add(linear(x, w), addition(lora, x))
+export function loraLinear(lora: LoraModule, x: Tensor, w: Tensor, keys?: Tensor): Tensor {
+  const { dropout: probability, site } = lora
+  const kept = keys === undefined || probability === 0 ? x : dropout(x, keys, { probability, site })
+  const base = linear(x, w)
+  const delta = addition(lora, kept)
+  if (lora.magnitude === undefined) return add(base, delta)
+  // As PEFT has it, dropout also applies to what DoRA changes of the base's own product:
+  // W x + (f - 1) (W x') + f delta, f = m / ||V||.
+  const seen = kept === x ? base : linear(kept, w)
+  const scaled = rescaled(lora, lora.magnitude, w, add(seen, delta))
+  return kept === x ? scaled : add(scaled, add(base, scale(seen, -1)))
+}
 
 /** s (x A^T) B^T, as one step of the tape: the gradients of A and B are added in token order to their f32 buffers. */
-function addition({ a, b, scaling, rounded }: LoraModule, x: Tensor): Tensor {
-  // On a tape that tracks nothing: these ops are no steps of the one outside.
-  const { u, y } = new Tape().record(() =>
-    tidy(() => {
-      // The factor goes to the thin side.
-      const u = scale(linear(x, rounded?.a ?? castTo(a, x.dtype)), scaling)
-      return { u, y: linear(u, rounded?.b ?? castTo(b, x.dtype)) }
-    }),
-  )
+function addition({ a, b, scaling, settled }: LoraModule, x: Tensor): Tensor {
+  const { u, y } = untracked(() => {
+    // The factor goes to the thin side.
+    const u = scale(linear(x, settled?.a ?? castTo(a, x.dtype)), scaling)
+    return { u, y: linear(u, settled?.b ?? castTo(b, x.dtype)) }
+  })
   const step = { name: 'lora', inputs: { x, a, b }, outputs: { y, u }, saves: ['x', 'a', 'b', 'u'], p: { scaling } }
   activeTape()?.add({ ...step, rule })
   return y
@@ -179,12 +210,57 @@ const rule: GradientRule = ({ t, d, p, needs, into }) => {
   return { x: needs('x') ? linearDx(du, castTo(t.a, d.y.dtype)) : undefined }
 }
 
-/** The module with A and B rounded once to the type of its products, for as long as they stay as they are. */
-export const roundedModule = (lora: LoraModule, dtype: DType): LoraModule => ({
-  ...lora,
-  rounded: { a: castTo(lora.a, dtype), b: castTo(lora.b, dtype) },
-})
+/** Runs work whose ops are no steps of the open tape. */
+const untracked = <R>(work: () => R): R => new Tape().record(() => tidy(work))
+
+/** x f with f = m / ||W + s B A||, as one step of the tape: the gradient flows to x and m. */
+function rescaled(lora: LoraModule, magnitude: Tensor, w: Tensor, x: Tensor): Tensor {
+  if (lora.settled?.factors !== undefined) return scaleColumns(x, lora.settled.factors)
+  const { inverse, factors, y } = untracked(() => {
+    const inverse = inverseRowNorms(adaptedWeight(lora, w))
+    const factors = product(inverse, magnitude)
+    return { inverse, factors, y: scaleColumns(x, factors) }
+  })
+  const step = { name: 'dora', inputs: { x, magnitude, inverse, factors }, outputs: { y }, p: {} }
+  activeTape()?.add({ ...step, saves: ['x', 'inverse', 'factors'], rule: rescaledRule })
+  return y
+}
+
+const rescaledRule: GradientRule = ({ t, d, needs, into }) => {
+  if (d.y === undefined) return {}
+  if (needs('magnitude')) scaleColumnsDg(into('magnitude'), scaleColumns(d.y, t.inverse), t.x)
+  return { x: needs('x') ? scaleColumns(d.y, t.factors) : undefined }
+}
+
+/** a b of two vectors. */
+const product = (a: Tensor, b: Tensor): Tensor => reshape(scaleColumns(reshape(a, [1, a.size]), b), [a.size])
+
+/** ||W + s B A|| of each row, [O] f32: where DoRA's m begins. */
+export const rowNorms = (lora: LoraModule, w: Tensor): Tensor =>
+  // Twice the inverse: the norm of a row of one number is that number.
+  untracked(() => inverseRowNorms(reshape(inverseRowNorms(adaptedWeight(lora, w)), [w.shape[0], 1])))
 
 /** W + s B A of a frozen matrix [O, C], in f32. */
 export const adaptedWeight = ({ a, b, scaling }: LoraModule, w: Tensor): Tensor =>
   add(castTo(w, 'f32'), scale(linearDx(b, a), scaling))
+
+/** The weight that gives the adapted product by itself, [O, C] f32. */
+export function mergedWeight(lora: LoraModule, w: Tensor): Tensor {
+  const v = adaptedWeight(lora, w)
+  if (lora.magnitude === undefined) return v
+  const [o, c] = w.shape
+  const factors = product(inverseRowNorms(v), lora.magnitude)
+  const rows = tensor(
+    w.device,
+    Int32Array.from({ length: o * c }, (_, i) => Math.floor(i / c)),
+  )
+  return reshape(product(reshape(v, [o * c]), reshape(gatherRows(reshape(factors, [o, 1]), rows), [o * c])), [o, c])
+}
+
+/** The module with everything made once that follows from its tensors, for as long as they stay. */
+export function settledModule(lora: LoraModule, w: Tensor): LoraModule {
+  const { a, b, magnitude } = lora
+  const factors = () => product(inverseRowNorms(adaptedWeight(lora, w)), magnitude as Tensor)
+  const made = { a: castTo(a, w.dtype), b: castTo(b, w.dtype) }
+  return { ...lora, settled: { ...made, factors: magnitude === undefined ? undefined : tidy(factors) } }
+}

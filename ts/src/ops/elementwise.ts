@@ -80,7 +80,7 @@ const scaleColumnsOp = defineOp({
   savesFor: { x: 'g', g: 'x' },
   gradient: ({ t, d, needs, into }) => {
     if (d.y === undefined) return {}
-    if (needs('g')) call(scaleColumnsDgOp, [into('g'), d.y, t.x])
+    if (needs('g')) scaleColumnsDg(into('g'), d.y, t.x)
     return { x: needs('x') ? scaleColumns(d.y, t.g) : undefined }
   },
   reference: ({ x, g }) => [host(x.shape, (i) => x.data[i] * g.data[i % g.data.length])],
@@ -121,6 +121,11 @@ const scaleColumnsDgOp = defineOp({
     { in: { dg: [2048], dy: [2048, 2048], x: [2048, 2048] }, bench: true },
   ],
 })
+
+/** dg [C] f32 += the sum over the rows of dy x, both [..., C], in row order. */
+export function scaleColumnsDg(dg: Tensor, dy: Tensor, x: Tensor): void {
+  call(scaleColumnsDgOp, [dg, dy, x])
+}
 
 // Activations ---------------------------------------------------------------------------------------------------------
 

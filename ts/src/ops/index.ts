@@ -17,7 +17,7 @@ import { sampleOps } from './sample.js'
 
 export { type AttentionOptions, attention, rope } from './attention.js'
 export { attentionDecode, cacheCopy, cacheWrite, KEY_BLOCK } from './attention-cache.js'
-export { add, addBias, type GluActivation, gelu, glu, scale, scaleColumns } from './elementwise.js'
+export { add, addBias, type GluActivation, gelu, glu, scale, scaleColumns, scaleColumnsDg } from './elementwise.js'
 export { type HeadKlOptions, type HeadOptions, headKl, headLogProbs } from './head.js'
 export { castTo, copy, fill, gatherRows, scatterAddRows, zeros } from './layout.js'
 export { linear, linearDw, linearDx } from './matmul.js'

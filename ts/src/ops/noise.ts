@@ -10,13 +10,17 @@ import { call, defineOp, type Host, type OpEntry, type Parameters } from './defi
 import { expectParameter, expectRank, expectShape } from './expect.js'
 import { host, hostRow } from './host.js'
 
-/** Random word of each element of x: word c % 4 of the counter (index, c / 4, stream, site) under (seed low, high). */
+/**
+ * Random word of each element of x, under the key (seed low, seed high) of its row. Column c of a group of 64 takes word
+ * c / 16 of the counter (index, 16 group + c % 16, stream, site).
+ */
 function wordAt(x: Host, keys: Host, site: number): (i: number) => number {
   const width = x.shape[1]
   return (i) => {
     const [low, high, stream, index] = hostRow(keys, Math.floor(i / width))
-    const column = i % width
-    return philox([index >>> 0, column >> 2, stream >>> 0, site], [low >>> 0, high >>> 0])[column % 4]
+    const [group, column] = [Math.floor((i % width) / 64), (i % width) % 64]
+    const counter = [index >>> 0, 16 * group + (column % 16), stream >>> 0, site] as const
+    return philox(counter, [low >>> 0, high >>> 0])[column >> 4]
   }
 }
 

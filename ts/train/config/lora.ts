@@ -26,6 +26,7 @@ export const loraOptions = z.strictObject({
     .default(loraDefaults.targetModules)
     .describe('linear layers that are adapted: names, or one pattern that matches whole names'),
   useRslora: z.boolean().default(loraDefaults.useRslora).describe('scale by alpha / sqrt(r) (rank-stabilised)'),
+  useDora: z.boolean().default(loraDefaults.useDora).describe('train the length of each row of the weights too (DoRA)'),
   initLoraWeights: z
     .boolean()
     .default(loraDefaults.initLoraWeights)
