@@ -32,14 +32,15 @@ export async function startReference(policy: Decoder): Promise<Reference> {
     const copy = frozenCopy(policy)
     return { decoder: copy, dispose: () => disposeCopy(copy) }
   }
-  if (await isIdle(policy.adapter)) return { decoder: withoutAdapter(policy), dispose: () => undefined }
+  if (!policy.adapter.config.useDora && (await isIdle(policy.adapter)))
+    return { decoder: withoutAdapter(policy), dispose: () => undefined }
   const copy = withAdapterCopy(policy)
   return { decoder: copy, dispose: () => disposeAdapter(copy) }
 }
 
 const isAdapted = (m: Decoder): m is AdaptedDecoder => m.adapter !== undefined
 
-/** Is every addition zero? */
+/** Is every addition zero? DoRA divides and multiplies by norms all the same, which rounds. */
 async function isIdle({ modules }: AdaptedDecoder['adapter']): Promise<boolean> {
   for (const { b } of modules.values()) if ((await b.data()).some((value) => value !== 0)) return false
   return true
