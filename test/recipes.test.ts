@@ -186,6 +186,18 @@ t.test('two attempts', async (t) => {
   t.not(only.hash, both.hash, 'the stages differ')
 })
 
+t.test('the reference is the start unless another is given', async (t) => {
+  for (const [name, options] of [
+    ['grpo', { beta: 0.1 }],
+    ['onlineDpo', {}],
+    ['score', {}],
+  ] as const) {
+    const given = await runRecipe(name, { base, options: { ...options, rounds: 2 } })
+    const started = await runRecipe(name, { base, options: { ...options, rounds: 2, reference: undefined } })
+    t.equal(started.hash, given.hash, name)
+  }
+})
+
 t.test('a task source brings its checker', async (t) => {
   const source = createTask('arithmetic', { seed: 1, difficulty: 1 })
   t.throws(() => source.train(100_000), { code: 'E_CONFIG' })
@@ -211,9 +223,6 @@ t.test('refused', async (t) => {
     await t.rejects(runRecipe(name, { base, options: { rewardFuncs: [counting], ...options } }), expected)
     t.equal(sampled, 0, 'before anything is sampled')
   }
-  await refuse('grpo', { beta: 0.1, reference: undefined }, { code: 'E_CONFIG', message: /reference/ })
-  await refuse('onlineDpo', { reference: undefined }, { code: 'E_CONFIG', message: /reference/ })
-  await refuse('score', { reference: undefined }, { code: 'E_CONFIG', message: /reference/ })
   await refuse('grpo', { method: 'grop' }, { code: 'E_CONFIG', where: 'method' })
   await refuse('grpo', { numGeneration: 4 }, { code: 'E_CONFIG', message: /did you mean 'numGenerations'/ })
   await refuse('grpo', { numGenerations: 1 }, { code: 'E_CONFIG', where: 'numGenerations' })

@@ -11,6 +11,7 @@ import { optimizerShape } from '../config/options.js'
 import type { Resolved, Source } from '../config/resolve.js'
 import { type Emit, type Run, startRun } from '../events.js'
 import { abortError, type PhaseResult } from '../loop.js'
+import { type Reference, startReference } from '../reference.js'
 import { openRun } from '../run-folder.js'
 import type { ToExamples } from './examples.js'
 import { type Explore, type SampleGroupOptions, sampleGroup } from './explore.js'
@@ -58,7 +59,7 @@ export interface OnlineOptions {
   readonly prompts: PromptSource
   /** Judges of samples. A task source needs none: its exact checker is one. */
   readonly rewardFuncs?: readonly RewardFunction[]
-  /** Frozen model that the policy is tied to. */
+  /** Frozen model that the policy is tied to; default the policy as it is when the run starts. */
   readonly reference?: Decoder
   /** Run folder; none: nothing is saved. */
   readonly output?: string
@@ -85,7 +86,9 @@ export interface OnlineMethod {
   /** Further reward functions, weight 1. */
   readonly rewards?: readonly RewardFunction[]
   /** What becomes of the score of the rewards; default that score itself. */
-  readonly score?: (rewards: Score) => Score
+  readonly score?: (rewards: Score, reference: Decoder | undefined) => Score
+  /** The reference is looked at in scoring, whatever the objective needs. */
+  readonly needsReference?: boolean
   /** Further numbers of a round. */
   readonly statistics?: (traces: readonly Trace[]) => Record<string, number>
   /** Divides the logits in training; default 1. */
@@ -131,15 +134,26 @@ export const startOnline = <V extends OnlineValues>(
     const method = methodOf(config.values)
     const { output, resume = false } = options
     const folder = output === undefined ? undefined : await openRun(output, options.record ?? config, resume)
+    let started: Reference | undefined
     try {
-      return await runOnline(options, config.values, method, (event) => {
+      started = await startOf(options, method)
+      const reference = options.reference ?? started?.decoder
+      return await runOnline({ ...options, reference }, config.values, method, (event) => {
         folder?.log(event)
         emit(event)
       })
     } finally {
+      started?.dispose()
       await folder?.close()
     }
   })
+
+/** The policy as it is now, when the method looks at a reference and none was given. */
+const startOf = async (
+  { policy, reference }: OnlineOptions,
+  { objective, needsReference = false }: OnlineMethod,
+): Promise<Reference | undefined> =>
+  reference === undefined && (needsReference || objective.needs.reference) ? startReference(policy.decoder) : undefined
 
 /** The rewards of a run: what was passed, or the source's checker; then the method's own. */
 function rewardsOf({ prompts, rewardFuncs }: OnlineOptions, { rewardWeights }: OnlineValues, own: OnlineMethod) {
@@ -206,7 +220,7 @@ async function runOnline(
     reference,
     tasks: rounds.of,
     explore: method.explore ?? sampleGroup(samplingOf(values)),
-    score: method.score?.(score) ?? score,
+    score: method.score?.(score, reference) ?? score,
     select: method.select,
     update,
     rounds: values.rounds,

@@ -24,7 +24,7 @@ export const onlineDpoOptions = z.strictObject({
 /** What a run of online DPO takes. */
 export type OnlineDpoOptions = OnlineOptions & z.input<typeof onlineDpoOptions>
 
-/** Trains a policy on the best and the worst of its own samples; see {@link startOnline}. Needs a reference. */
+/** Trains a policy on the best and the worst of its own samples; see {@link startOnline}. */
 export const onlineDpo = (options: OnlineDpoOptions): Run<PhaseResult> =>
   startOnline(
     options,

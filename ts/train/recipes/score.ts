@@ -8,7 +8,6 @@
 
 import { z } from 'zod'
 import { advantages, improvementReward, ppo } from '../../loss/index.js'
-import { WhetstoneError } from '../../src/base/errors.js'
 import { resolveConfig } from '../config/resolve.js'
 import type { Run } from '../events.js'
 import { chain } from '../loop/chain.js'
@@ -70,15 +69,17 @@ const examplesOf =
     ])
   }
 
-function methodOf(values: Settings, { policy, reference }: OnlineOptions): OnlineMethod {
-  if (reference === undefined)
-    throw new WhetstoneError('E_CONFIG', 'score', 'expected a reference model, got none: pass `reference`')
+function methodOf(values: Settings, { policy }: OnlineOptions): OnlineMethod {
   const { instruction, promptsPerRound, numGenerations } = values
   const sampling = samplingOf(values)
   return {
     objective: ppo({ aggregation: 'sequenceSum' }),
     explore: chain(sampling, [{ ...sampling, numGenerations: 1, inject: () => instruction }]),
-    score: (rewards) => async (traces) => referenceLogps(reference, policy)(await scoreTurns(rewards)(traces)),
+    score:
+      (rewards, reference = policy.decoder) =>
+      async (traces) =>
+        referenceLogps(reference, policy)(await scoreTurns(rewards)(traces)),
+    needsReference: true,
     statistics: twoTurnStatistics,
     select: (traces) => [...traces],
     toExamples: examplesOf(values),
@@ -86,7 +87,7 @@ function methodOf(values: Settings, { policy, reference }: OnlineOptions): Onlin
   }
 }
 
-/** Trains a policy to correct itself; see {@link startOnline}. Needs a reference. */
+/** Trains a policy to correct itself; see {@link startOnline}. */
 export const score = (options: ScoreOptions): Run<PhaseResult> =>
   startOnline(
     options,
