@@ -263,27 +263,44 @@ async function generate(
     seed,
     maxRows,
     stopIds,
-    onToken: stopStrings.length > 0 || options.onText !== undefined ? text : undefined,
+    onToken: stopStrings.length > 0 || options.onText !== undefined ? text.follow : undefined,
   }
   const groups = await sample(model.decoder, request)
+  text.finish()
   return groups.map((samples) =>
     samples.map((one) => ({ ...one, text: textOf(model.tokenizer, one, stopIds, stopStrings) })),
   )
 }
 
-/** Follows each sample's text as tokens come; says when a stop string has appeared. */
+/**
+ * Follows each sample's text as tokens come: `follow` says when a stop string has appeared, `finish` gives out what was
+ * held back as the beginning of a character that never came whole.
+ */
 function textFollower(tokenizer: Tokenizer, stopIds: ReadonlySet<number>, options: GenerateOptions) {
   const { stopStrings = [], onText } = options
-  const followers = new Map<string, { decoder: ReturnType<Tokenizer['createDecoder']>; text: string }>()
-  return (prompt: number, index: number, id: number): boolean => {
+  const createFollower = (prompt: number, index: number) => {
+    const decoder = tokenizer.createDecoder()
+    let text = ''
+    const take = (piece: string): boolean => {
+      text += piece
+      if (piece !== '') onText?.(prompt, index, piece)
+      return stopStrings.some((stop) => text.includes(stop))
+    }
+    return { push: (id: number) => take(decoder.push(id)), finish: () => take(decoder.end()) }
+  }
+  const followers = new Map<string, ReturnType<typeof createFollower>>()
+  const follow = (prompt: number, index: number, id: number): boolean => {
     if (stopIds.has(id)) return false
     const key = `${prompt} ${index}`
-    const follower = followers.get(key) ?? { decoder: tokenizer.createDecoder(), text: '' }
+    const follower = followers.get(key) ?? createFollower(prompt, index)
     followers.set(key, follower)
-    const piece = follower.decoder.push(id)
-    follower.text += piece
-    if (piece !== '') onText?.(prompt, index, piece)
-    return stopStrings.some((stop) => follower.text.includes(stop))
+    return follower.push(id)
+  }
+  return {
+    follow,
+    finish: () => {
+      for (const follower of followers.values()) follower.finish()
+    },
   }
 }
 
