@@ -1,9 +1,65 @@
 // The public API: re-exports, nothing else.
 
-export type { Evaluation, Objective, ObjectiveBatch, SequenceTerms } from '../loss/define.js'
-export { objectives } from '../loss/index.js'
-export { sft } from '../loss/sft.js'
-export { superhf } from '../loss/superhf.js'
+export type * from '../loss/define.js'
+export {
+  type AlignedTerms,
+  advantages,
+  type BcoConfig,
+  bco,
+  type CopgConfig,
+  type CpoConfig,
+  cispo,
+  copg,
+  countStep,
+  cpo,
+  type DistillConfig,
+  type DpoConfig,
+  dapo,
+  distill,
+  dpo,
+  drGrpo,
+  gae,
+  gapReward,
+  gkd,
+  gmpo,
+  grpo,
+  gspo,
+  type KtoConfig,
+  kto,
+  type LogRatioConfig,
+  listwiseReward,
+  logRatio,
+  maskSequence,
+  type NashMdConfig,
+  nashMd,
+  type ObjectiveMaker,
+  type OrpoConfig,
+  objectives,
+  orpo,
+  type PointwiseRewardConfig,
+  type PolicyGradientConfig,
+  pairReward,
+  pointwiseReward,
+  ppo,
+  processReward,
+  type RewardConfig,
+  reinforce,
+  reward,
+  rloo,
+  type SftConfig,
+  type SimpoConfig,
+  type SrpoConfig,
+  type SuperHfConfig,
+  sapo,
+  score,
+  sft,
+  simpo,
+  slic,
+  srpo,
+  superhf,
+  type XpoConfig,
+  xpo,
+} from '../loss/index.js'
 export { type EncodedData, encodeExamples, encodeFor, rowKindOf } from '../train/data/encode.js'
 export type { EncodeOptions } from '../train/data/encode-options.js'
 export type { EncodedExample, EncodedSequence } from '../train/data/example.js'
@@ -12,6 +68,7 @@ export { previewText } from '../train/data/preview-text.js'
 export { type EncodedPrompt, encodePrompts } from '../train/data/prompts.js'
 export { type DataSource, type PlacedRow, type RowKinds, readData } from '../train/data/rows.js'
 export { revisionPrompt } from '../train/data/srpo.js'
+export { type EstimateOptions, estimateMemory, type MemoryEstimate } from '../train/estimate.js'
 export type { Run, TrainEvent } from '../train/events.js'
 export { type ImproveResult, improve } from '../train/improve.js'
 export { chain, type Turn } from '../train/loop/chain.js'
@@ -44,6 +101,7 @@ export {
   type ModelOptions,
   type Prompt,
 } from './generate/language-model.js'
+export { withAdapter, withoutAdapter } from './models/adapter.js'
 export { saveAdapter } from './models/peft.js'
 export { type Device, type DeviceOptions, getDevice, memory } from './native/device.js'
 export { doctor, formatDoctor } from './native/doctor.js'
