@@ -15,6 +15,8 @@ namespace {
 
 constexpr int64_t KC = 512;            // steps of a block: MR x KC units of A stay in the first-level cache
 constexpr int64_t MC = 192, NC = 256;  // largest tile of a task; its blocks of A and B share the second-level cache
+constexpr int64_t wide_NC = 1024;      // the same when B is packed for all: its panels then pass through the cache
+constexpr int64_t most_shared = 1 << 24;  // units of B that are packed for all
 
 // Forms ---------------------------------------------------------------------------------------------------------------
 
@@ -77,11 +79,11 @@ int64_t tiles_wanted(GemmShape s, bool cheap) {
 Plan plan_of(GemmShape s) {
   const int64_t panels = round_up(s.n, NR) * s.k;
   Plan p;
-  // Steps beyond a thousand are tokens of a weight gradient; there B is read in place.
-  p.shared_b = s.m > MC && s.k <= 1024 && panels <= (1 << 20);
+  // Many steps of short rows are tokens of a small weight's gradient: B lies close together and is read in place.
+  p.shared_b = s.m > MC && panels <= most_shared && (s.k <= 1024 || s.n > 128);
   const int64_t wanted = tiles_wanted(s, p.shared_b || s.m <= MR);
   p.mc = smaller(MC, round_up(s.m, MR));
-  p.nc = smaller(NC, round_up(s.n, NR));
+  p.nc = smaller(p.shared_b ? wide_NC : NC, round_up(s.n, NR));
   for (;;) {
     p.m_tiles = (s.m + p.mc - 1) / p.mc;
     p.n_tiles = (s.n + p.nc - 1) / p.nc;
@@ -163,19 +165,6 @@ Multiply choose_panel(const Product& g, const Block& block, Source source, int64
   return g.form.packed;
 }
 
-/// Rounds finished partials to the bf16 result.
-void store_bf16(const Product& g, const Tile& t, int64_t row, int rows, int64_t column) {
-  bf16* out = static_cast<bf16*>(g.c.data) + row * g.c.stride + column;
-  const bool two = g.s.n - column > W;
-  for (int r = 0; r < rows; ++r, out += g.c.stride) {
-    const float* in = t.c + r * t.c_stride;
-    if (two) store(out, load(in));
-    const int64_t done = two ? W : 0;
-    if (t.last == W) store(out + done, load(in + done));
-    else store_n(out + done, load_n(in + done, t.last), t.last);
-  }
-}
-
 void multiply_panel(const Product& g, const Block& block, Source source, int64_t column) {
   Tile t;
   const Multiply multiply_some = choose_panel(g, block, source, column, t);
@@ -185,6 +174,7 @@ void multiply_panel(const Product& g, const Block& block, Source source, int64_t
   t.steps = block.steps;
   t.missing = static_cast<int>(block.steps * g.form.per - block.elements);
   t.c_stride = f32 ? g.c.stride : g.plan.nc;
+  t.rounded_stride = g.c.stride;
   const bool start = block.step == 0 && !g.accumulate;
   for (int64_t row = 0; row < block.rows; row += MR) {
     const int rows = static_cast<int>(smaller(MR, block.rows - row));
@@ -192,8 +182,8 @@ void multiply_panel(const Product& g, const Block& block, Source source, int64_t
     t.c = f32 ? static_cast<float*>(g.c.data) + (block.row + row) * g.c.stride + column
               : block.partials + row * g.plan.nc + column - block.column;
     t.from = start ? nullptr : t.c;
+    t.rounded = f32 || !ends ? nullptr : static_cast<bf16*>(g.c.data) + (block.row + row) * g.c.stride + column;
     multiply_some(rows, vectors, t);
-    if (!f32 && ends) store_bf16(g, t, block.row + row, rows, column);
   }
 }
 

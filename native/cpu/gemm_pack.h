@@ -112,6 +112,16 @@ void fill_last(const Packing& p) {
   }
 }
 
+/// Asks for elements [begin, end) of `count` lines that lie side by side: strided rows are more than prefetchers follow.
+template <class S>
+void prefetch(const Lines& from, const Packing& p, int64_t begin, int64_t end) {
+  constexpr int64_t line = 64 / sizeof(typename S::Element);
+  for (int64_t k = begin; k < smaller(end, p.elements); ++k) {
+    const auto* row = static_cast<const typename S::Element*>(from.data) + k * from.stride;
+    for (int64_t i = 0; i < p.lines; i += line) __builtin_prefetch(row + i);
+  }
+}
+
 /// Packs. Writes up to W units past the end.
 template <class S>
 void pack(const Lines& from, const Packing& p) {
@@ -121,6 +131,7 @@ void pack(const Lines& from, const Packing& p) {
   } else if (from.line_stride == 1) {
     // A few steps of all strips at a time: memory is read along its rows.
     for (int64_t k = 0; k < steps; k += 8) {
+      prefetch<S>(from, p, (k + 8) * S::per, (k + 16) * S::per);
       for (int64_t first = 0; first < p.lines; first += p.strip) {
         pack_copied<S>(from, p, first, k, smaller(k + 8, steps));
       }

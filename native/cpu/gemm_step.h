@@ -14,6 +14,7 @@
 namespace ws::WS_NS {
 
 static inline V multiply_add(float, V a, V b, V c) { return fma(a, b, c); }
+static inline void store_rounded(float, bf16* p, V sums) { store(p, sums); }
 
 /// Steps of one element of type T. Vectors hold W lines at one step (across) or W steps of one line (along).
 template <class T, class U = float>
@@ -40,6 +41,11 @@ struct Pair {
 };
 
 static inline V multiply_add(Pair, V a, V b, V c) { return {_mm512_dpbf16_ps(c.v, (__m512bh)a.v, (__m512bh)b.v)}; }
+
+/// The bits of store(), which differs for denormal numbers only; sums of pairs are none.
+static inline void store_rounded(Pair, bf16* p, V sums) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(sums.v));
+}
 
 static inline V pairs(__m512i bits) { return {_mm512_castsi512_ps(bits)}; }
 static inline V load(const Pair* p) { return pairs(_mm512_loadu_si512(p)); }

@@ -26,20 +26,41 @@ struct Tile {
   const float* from;  // where the chains start, laid out as c; null: zero
   float* c;
   int64_t c_stride;
+  bf16* rounded;      // where finished chains go instead of c, rounded; null: to c
+  int64_t rounded_stride;
   int last;           // columns of the last vector, 1 .. W
 };
 
-/// MR rows of A are broadcast against N vectors of B, whose rows are read by S.
-template <int R, int N, class S>
-void multiply_tile(const Tile& t) {
-  V acc[R][N];
+/// Puts the sums of a tile where they belong. N vectors a row, of the last one t.last columns.
+template <int R, int N, class Unit>
+[[gnu::always_inline]] inline void store_sums(const Tile& t, const V (&acc)[R][N]) {
   WS_UNROLL
   for (int r = 0; r < R; ++r) {
+    float* c = t.c + r * t.c_stride;
+    bf16* rounded = t.rounded + r * t.rounded_stride;
+    if (t.rounded && t.last == W) {
+      WS_EACH(N) store_rounded(Unit(), rounded + i * W, acc[r][i]);
+    } else if (t.rounded) {
+      WS_EACH(N) store_n(rounded + i * W, acc[r][i], i + 1 < N ? W : t.last);
+    } else if (t.last == W) {
+      WS_EACH(N) store(c + i * W, acc[r][i]);
+    } else {
+      WS_EACH(N) store_n(c + i * W, acc[r][i], i + 1 < N ? W : t.last);
+    }
+  }
+}
+
+/// MR rows of A are broadcast against N vectors of B, whose rows are read by S.
+template <int R, int N, class S>
+void multiply_tile(const Tile& tile) {
+  const Tile t = tile;  // of our own: no store can change it
+  V acc[R][N];
+  WS_UNROLL
+  for (int r = 0; r < R; ++r) WS_EACH(N) acc[r][i] = zero();
+  if (t.from) {
     WS_UNROLL
-    for (int v = 0; v < N; ++v) {
-      if (!t.from) acc[r][v] = zero();
-      else if (v + 1 < N || t.last == W) acc[r][v] = load(t.from + r * t.c_stride + v * W);
-      else acc[r][v] = load_n(t.from + r * t.c_stride + v * W, t.last);
+    for (int r = 0; r < R; ++r) {
+      WS_EACH(N) acc[r][i] = load_n(t.from + r * t.c_stride + i * W, i + 1 < N ? W : t.last);
     }
   }
   const typename S::Unit* a = static_cast<const typename S::Unit*>(t.a);
@@ -50,8 +71,7 @@ void multiply_tile(const Tile& t) {
     WS_UNROLL
     for (int r = 0; r < R; ++r) {
       const V x = set1(a[r]);
-      WS_UNROLL
-      for (int v = 0; v < N; ++v) acc[r][v] = multiply_add(typename S::Unit(), x, column[v], acc[r][v]);
+      WS_EACH(N) acc[r][i] = multiply_add(typename S::Unit(), x, column[i], acc[r][i]);
     }
     a += R;
     b += S::per * t.b_stride;
@@ -59,14 +79,7 @@ void multiply_tile(const Tile& t) {
   const bool short_end = S::per > 1 && t.missing > 0;
   for (int64_t k = t.steps - short_end; k > 0; --k) step(true);
   if (short_end) step(false);
-  WS_UNROLL
-  for (int r = 0; r < R; ++r) {
-    WS_UNROLL
-    for (int v = 0; v < N; ++v) {
-      if (v + 1 < N || t.last == W) store(t.c + r * t.c_stride + v * W, acc[r][v]);
-      else store_n(t.c + r * t.c_stride + v * W, acc[r][v], t.last);
-    }
-  }
+  store_sums<R, N, typename S::Unit>(t, acc);
 }
 
 template <int R, int N, class S>
@@ -125,7 +138,11 @@ void multiply_lines_tile(const Tile& t, int vectors) {
     }
   }
   for (int v = 0; v < vectors; ++v) {
-    for (int r = 0; r < R; ++r) store_n(t.c + r * t.c_stride + v * W, acc[r][v], v + 1 < vectors ? W : t.last);
+    const int n = v + 1 < vectors ? W : t.last;
+    for (int r = 0; r < R; ++r) {
+      if (t.rounded) store_n(t.rounded + r * t.rounded_stride + v * W, acc[r][v], n);
+      else store_n(t.c + r * t.c_stride + v * W, acc[r][v], n);
+    }
   }
 }
 
