@@ -100,7 +100,7 @@ Plan plan_of(GemmShape s) {
   p.n_tiles = (s.n + p.nc - 1) / p.nc;
   const int64_t kc = smaller(s.k, KC);
   p.shared_floats = p.shared_b ? panels + 16 : 0;
-  p.a_floats = round_up(p.mc * kc + W, 16);
+  p.a_floats = round_up(larger(p.mc * kc, few * s.k) + W, 16);
   p.b_floats = p.shared_b ? 0 : round_up(p.nc * kc + W, 16);
   p.c_floats = round_up(p.mc * p.nc, 16);
   return p;
@@ -187,9 +187,8 @@ void multiply_panel(const Product& g, const Block& block, Source source, int64_t
   }
 }
 
-void multiply_block(const Product& g, const Block& block) {
+void multiply_block(const Product& g, const Block& block, Source source) {
   g.form.pack_a(rows_of(g.a, block.row, g.s.m, block.k), {block.rows, MR, 1, block.elements, block.packed_a, true});
-  const Source source = source_of(g, block);
   if (source == Source::packed) {
     const Lines columns = columns_of(g.b, block.column, g.s.n, block.k);
     g.form.pack_b(columns, {block.columns, NR, W, block.elements, block.packed_b, false});
@@ -210,11 +209,14 @@ void multiply_task(const Product& g, int64_t task, int worker) {
   block.packed_a = scratch;
   block.packed_b = scratch + p.a_floats;
   block.partials = block.packed_b + p.b_floats;
-  for (block.step = 0; block.step < g.steps; block.step += KC) {
-    block.steps = smaller(KC, g.steps - block.step);
+  const Source source = source_of(g, block);
+  // A few rows of A fit the first-level cache at any length; B is then read along whole columns.
+  const int64_t kc = source == Source::columns ? g.steps : KC;
+  for (block.step = 0; block.step < g.steps; block.step += kc) {
+    block.steps = smaller(kc, g.steps - block.step);
     block.k = block.step * g.form.per;
     block.elements = smaller(block.steps * g.form.per, g.s.k - block.k);
-    multiply_block(g, block);
+    multiply_block(g, block, source);
   }
 }
 

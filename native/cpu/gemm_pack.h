@@ -8,6 +8,7 @@ namespace {
 
 int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 /// `count` lines of a matrix beside one another: element k of line i is data[i * line_stride + k * stride].
 struct Lines {
@@ -112,9 +113,9 @@ void fill_last(const Packing& p) {
   }
 }
 
-/// Asks for elements [begin, end) of `count` lines that lie side by side: strided rows are more than prefetchers follow.
+/// Asks for elements [begin, end) of lines that lie side by side: the processor does not foresee such strides.
 template <class S>
-void prefetch(const Lines& from, const Packing& p, int64_t begin, int64_t end) {
+[[gnu::always_inline]] inline void prefetch(const Lines& from, const Packing& p, int64_t begin, int64_t end) {
   constexpr int64_t line = 64 / sizeof(typename S::Element);
   for (int64_t k = begin; k < smaller(end, p.elements); ++k) {
     const auto* row = static_cast<const typename S::Element*>(from.data) + k * from.stride;

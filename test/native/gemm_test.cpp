@@ -11,9 +11,9 @@ using namespace ws::WS_NS;
 namespace {
 
 /// What VDPBF16PS makes of denormal numbers.
-float flush(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }
+[[maybe_unused]] float flush(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }
 
-float step(float a, float b, float c, bool pairs) {
+float step(float a, float b, float c, [[maybe_unused]] bool pairs) {
 #if WS_LEVEL == 1
   return a * b + c;
 #else
