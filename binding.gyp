@@ -45,9 +45,16 @@
       "cflags_cc": ["-march=x86-64-v4", "-mprefer-vector-width=512"]
     },
     {
+      "target_name": "kernels_avx512bf16",
+      "type": "static_library",
+      "sources": ["<@(kernel_files)"],
+      "defines": ["WS_LEVEL=4", "WS_NS=avx512bf16"],
+      "cflags_cc": ["-march=x86-64-v4", "-mavx512bf16", "-mprefer-vector-width=512"]
+    },
+    {
       "target_name": "whetstone",
       "sources": ["<@(other_files)"],
-      "dependencies": ["kernels_v2", "kernels_avx2", "kernels_avx512"],
+      "dependencies": ["kernels_v2", "kernels_avx2", "kernels_avx512", "kernels_avx512bf16"],
       "include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")"],
       "defines": [
         "NAPI_VERSION=9", "NODE_ADDON_API_DISABLE_CPP_EXCEPTIONS", "NODE_ADDON_API_DISABLE_DEPRECATED",

@@ -27,7 +27,7 @@
 
 namespace ws::WS_NS {
 
-#if WS_LEVEL == 3
+#if WS_LEVEL >= 3
 
 constexpr int W = 16;
 struct V {

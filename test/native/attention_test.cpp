@@ -518,6 +518,10 @@ const Set sets[] = {
      avx512::attention_backward,
      avx512::attention_decode,
      avx512::cache_write},
+    {{"avx512bf16", has_avx512bf16(), avx512bf16::attention},
+     avx512bf16::attention_backward,
+     avx512bf16::attention_decode,
+     avx512bf16::cache_write},
 };
 
 void test_level(const Set& s) {

@@ -27,6 +27,9 @@ namespace avx2 {
 namespace avx512 {
 #include "../../native/ops.def"
 }
+namespace avx512bf16 {
+#include "../../native/ops.def"
+}
 #undef OP
 }  // namespace ws
 
@@ -63,6 +66,12 @@ inline bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_
 inline bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+
+inline bool has_avx512bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+/// Of WS_LEVEL, in tests that are compiled once per instruction set.
+inline bool has_level(int level) {
+  return level == 1 || (level == 2 && has_avx2()) || (level == 3 && has_avx512()) || (level == 4 && has_avx512bf16());
 }
 
 /// Calls body(level) for each instruction set of this processor.
@@ -273,9 +282,10 @@ inline bool same_on_threads(Kernel kernel, Call call, Tensor& output, const Tens
 #define CHECK_CLOSE(got, expected, relative, absolute) \
   ::check::expect(::check::close(got, expected, relative, absolute), __FILE__, __LINE__, #got " is close to " #expected)
 #define CHECK_SAME(a, b) ::check::expect(::check::same_bits(a, b), __FILE__, __LINE__, #a " has the bits of " #b)
-/// The three instruction sets of one op, for for_levels().
+/// The instruction sets of one op, for for_levels().
 #define WS_LEVELS(op)                                                                    \
   {                                                                                      \
     {"v2", true, ::ws::v2::op}, {"avx2", ::check::has_avx2(), ::ws::avx2::op},           \
         {"avx512", ::check::has_avx512(), ::ws::avx512::op},                             \
+        {"avx512bf16", ::check::has_avx512bf16(), ::ws::avx512bf16::op},                 \
   }

@@ -428,6 +428,9 @@ int main() {
       {has_avx2(), {avx2::head_logprobs, avx2::head_logprobs_backward, avx2::head_kl, avx2::head_kl_backward}},
       {has_avx512(),
        {avx512::head_logprobs, avx512::head_logprobs_backward, avx512::head_kl, avx512::head_kl_backward}},
+      {has_avx512bf16(),
+       {avx512bf16::head_logprobs, avx512bf16::head_logprobs_backward, avx512bf16::head_kl,
+        avx512bf16::head_kl_backward}},
   };
   for (const auto& level : levels) {
     if (!level.available) continue;

@@ -44,7 +44,12 @@ const linearOp = defineOp({
     { in: { x: [2, 2, 4], w: [3, 4] }, fails: 'E_SHAPE' },
     { in: { x: [2, 4], w: [4] }, fails: 'E_SHAPE' },
     { in: { x: [1024, 1024], w: [1024, 1024] }, bench: true },
+    { in: { x: [2048, 896], w: [4864, 896] }, bench: true },
+    { in: { x: [2048, 4864], w: [896, 4864] }, bench: true },
+    { in: { x: [3072, 128], w: [384, 128] }, bench: true },
     { in: { x: [1, 2048], w: [2048, 2048] }, bench: true },
+    { in: { x: [1, 4096], w: [16384, 4096] }, bench: true },
+    { in: { x: [8, 4096], w: [16384, 4096] }, bench: true },
   ],
 })
 
@@ -80,6 +85,7 @@ const linearDxOp = defineOp({
     { in: { dy: [2, 0], w: [0, 4] } },
     { in: { dy: [2, 4], w: [3, 4] }, fails: 'E_SHAPE' },
     { in: { dy: [1024, 1024], w: [1024, 1024] }, bench: true },
+    { in: { dy: [2048, 4864], w: [4864, 896] }, bench: true },
   ],
 })
 
@@ -111,6 +117,7 @@ const linearDwOp = defineOp({
     { in: { dw: [3, 4], dy: [2, 3], x: [3, 4] }, fails: 'E_SHAPE' },
     { in: { dw: [4, 3], dy: [2, 3], x: [2, 4] }, fails: 'E_SHAPE' },
     { in: { dw: [1024, 1024], dy: [1024, 1024], x: [1024, 1024] }, bench: true },
+    { in: { dw: [4864, 896], dy: [2048, 4864], x: [2048, 896] }, bench: true },
   ],
 })
 

@@ -1,0 +1,149 @@
+// Packing for the matrix product: lines of a matrix (rows of A, columns of B) side by side, step after step, in units.
+// Included by gemm.cpp only. Lines that a strip has too many are copies of the last one.
+#pragma once
+#include "gemm_step.h"
+
+namespace ws::WS_NS {
+namespace {
+
+int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
+int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/// `count` lines of a matrix beside one another: element k of line i is data[i * line_stride + k * stride].
+struct Lines {
+  const void* data;
+  int64_t line_stride, stride;
+  int64_t count;  // lines that exist from here on, at least 1; more than are wanted is fine
+};
+
+/// What is packed: `lines` lines in strips of `strip` (the last one of width round_up(rest, quantum)), `elements` of
+/// each, in steps. Strip s starts at to + s * strip * steps and holds to[step * width + line].
+struct Packing {
+  int64_t lines, strip, quantum, elements;
+  float* to;
+  bool left;  // operand A: see gemm_step.h for what an odd length is filled with
+  int64_t width(int64_t first) const { return round_up(smaller(strip, lines - first), quantum); }
+};
+
+template <class S>
+int64_t steps_of(int64_t elements) {
+  return (elements + S::per - 1) / S::per;
+}
+
+/// Elements of a line are contiguous: blocks of W lines by W steps are transposed in registers.
+template <class S>
+void pack_transposed(const Lines& from, const Packing& p, int64_t first) {
+  const auto* data = static_cast<const typename S::Element*>(from.data);
+  const int64_t width = p.width(first), steps = steps_of<S>(p.elements);
+  for (int64_t at = 0; at < width; at += W) {
+    const typename S::Element* line[W];
+    for (int i = 0; i < W; ++i) line[i] = data + smaller(first + at + i, from.count - 1) * from.line_stride;
+    for (int64_t step = 0; step < steps; step += W) {
+      const int64_t k = step * S::per;
+      const int n = static_cast<int>(smaller(W, steps - step));
+      V r[W];
+      if (k + W * S::per <= p.elements) {
+        WS_EACH(W) r[i] = S::along(line[i] + k);
+      } else {
+        for (int i = 0; i < W; ++i) r[i] = S::along(line[i] + k, p.elements - k);
+      }
+      transpose(r);
+      float* out = p.to + first * steps + step * width + at;
+      if (n == W) {
+        WS_UNROLL
+        for (int j = 0; j < W; ++j) store(out + j * width, r[j]);
+      } else {
+        for (int j = 0; j < n; ++j) store(out + j * width, r[j]);
+      }
+    }
+  }
+}
+
+/// Lines are contiguous: vectors of one strip are copied, steps [begin, end). A whole vector may reach into the next
+/// step, which is written later; the last step may not, the next strip is there already.
+template <class S>
+void pack_copied(const Lines& from, const Packing& p, int64_t first, int64_t begin, int64_t end) {
+  const int64_t steps = steps_of<S>(p.elements), stride = from.stride;
+  const int64_t width = p.width(first), whole = end == steps ? end - 1 : end;
+  for (int64_t at = 0; at < width; at += W) {
+    const auto* in = static_cast<const typename S::Element*>(from.data) + first + at;
+    float* out = p.to + first * steps + at;
+    const int n = static_cast<int>(smaller(W, from.count - first - at));
+    if (n == W) {
+      for (int64_t k = begin; k < whole; ++k) store(out + k * width, S::across(in + k * S::per * stride, stride, true));
+    } else {
+      for (int64_t k = begin; k < whole; ++k) {
+        store(out + k * width, S::across(in + k * S::per * stride, stride, true, n));
+      }
+    }
+    if (whole == end) continue;
+    const V rest = S::across(in + whole * S::per * stride, stride, p.elements % S::per == 0, n);
+    store_n(out + whole * width, rest, static_cast<int>(smaller(W, width - at)));
+  }
+}
+
+template <class S>
+void pack_any(const Lines& from, const Packing& p, int64_t first) {
+  const auto* data = static_cast<const typename S::Element*>(from.data);
+  const int64_t width = p.width(first), steps = steps_of<S>(p.elements);
+  float* out = p.to + first * steps;
+  for (int64_t step = 0; step < steps; ++step) {
+    for (int64_t i = 0; i < width; ++i, ++out) {
+      const int64_t line = smaller(first + i, from.count - 1), k = step * S::per;
+      const auto unit = S::unit(data + line * from.line_stride + k * from.stride, from.stride, k + S::per <= p.elements);
+      std::memcpy(out, &unit, sizeof unit);
+    }
+  }
+}
+
+/// Makes the elements that the last step of A lacks -0.
+template <class S>
+void fill_last(const Packing& p) {
+  const int64_t steps = steps_of<S>(p.elements);
+  for (int64_t first = 0; first < p.lines; first += p.strip) {
+    const int64_t width = p.width(first);
+    float* last = p.to + first * steps + (steps - 1) * width;
+    for (int64_t i = 0; i < width; ++i) {
+      uint32_t bits;
+      std::memcpy(&bits, last + i, 4);
+      bits |= 0x8000u;
+      std::memcpy(last + i, &bits, 4);
+    }
+  }
+}
+
+/// Asks for elements [begin, end) of lines that lie side by side: the processor does not foresee such strides.
+template <class S>
+[[gnu::always_inline]] inline void prefetch(const Lines& from, const Packing& p, int64_t begin, int64_t end) {
+  constexpr int64_t line = 64 / sizeof(typename S::Element);
+  for (int64_t k = begin; k < smaller(end, p.elements); ++k) {
+    const auto* row = static_cast<const typename S::Element*>(from.data) + k * from.stride;
+    for (int64_t i = 0; i < p.lines; i += line) __builtin_prefetch(row + i);
+  }
+}
+
+/// Packs. Writes up to W units past the end.
+template <class S>
+void pack(const Lines& from, const Packing& p) {
+  const int64_t steps = steps_of<S>(p.elements);
+  if (from.stride == 1) {
+    for (int64_t first = 0; first < p.lines; first += p.strip) pack_transposed<S>(from, p, first);
+  } else if (from.line_stride == 1) {
+    // A few steps of all strips at a time: memory is read along its rows.
+    for (int64_t k = 0; k < steps; k += 8) {
+      prefetch<S>(from, p, (k + 8) * S::per, (k + 16) * S::per);
+      for (int64_t first = 0; first < p.lines; first += p.strip) {
+        pack_copied<S>(from, p, first, k, smaller(k + 8, steps));
+      }
+    }
+  } else {
+    for (int64_t first = 0; first < p.lines; first += p.strip) pack_any<S>(from, p, first);
+  }
+  if (S::per > 1 && p.left && p.elements % S::per != 0) fill_last<S>(p);
+}
+
+using Pack = void (*)(const Lines& from, const Packing& p);
+
+}  // namespace
+}  // namespace ws::WS_NS
