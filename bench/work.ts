@@ -51,7 +51,10 @@ const flopsOf: Readonly<Partial<Record<OpName, (s: Shapes, integers: Integers, p
   head_logprobs: (s) => 2 * headSize(s),
   // logits again, dh, and dw when it is asked for
   head_logprobs_backward: (s) => (s.dw === undefined ? 4 : 6) * headSize(s),
-  head_kl: (s) => 2 * headSize(s) + 2 * priorSize(s),
+  head_terms: (s) => 2 * headSize(s),
+  head_terms_backward: (s) => (s.dw === undefined ? 4 : 6) * headSize(s),
+  // direction 2 passes the tiles twice
+  head_kl: (s, _, { direction }) => (direction === 2 ? 4 : 2) * (headSize(s) + priorSize(s)),
   head_kl_backward: (s) => (s.dw === undefined ? 4 : 6) * headSize(s) + 2 * priorSize(s),
   head_sample: (s) => 2 * headSize(s),
 }

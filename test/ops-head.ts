@@ -13,6 +13,7 @@ import {
   headKl,
   headLogProbs,
   headSample,
+  headTerms,
   linear,
   rmsNorm,
   type SampleOptions,
@@ -84,7 +85,7 @@ async function samplerEqualsTrainer(t: Test, device: Device): Promise<void> {
 }
 
 async function klOfItselfVanishes(t: Test, device: Device): Promise<void> {
-  for (const direction of ['priorToPolicy', 'policyToPrior'] as const) {
+  for (const direction of ['priorToPolicy', 'policyToPrior', 'jensenShannon'] as const) {
     const got = await read(() => {
       const [h, w] = [random(device, 'h', [6, 20]), random(device, 'w', [300, 20])]
       const targets = integers(device, [0, 299, 17, 5, 1, 64])
@@ -105,6 +106,93 @@ async function klOfItselfVanishes(t: Test, device: Device): Promise<void> {
     )
     t.ok(sameBits(got.logps, got.plain), `${direction}: logps are those of headLogProbs`)
     t.ok(sameBits(got.lse, got.plainLse) && sameBits(got.priorLse, got.lse), `${direction}: lse too`)
+  }
+}
+
+// Statistics of the vocabulary ----------------------------------------------------------------------------------------
+
+/** headTerms and its gradient from logps alone are headLogProbs and its gradient, bit for bit. */
+async function termsEqualLogProbs(t: Test, device: Device): Promise<void> {
+  for (const float of ['f32', 'bf16'] as const) {
+    const gradientOf = (work: (h: Tensor, w: Tensor, targets: Tensor) => { logps: Tensor; lse: Tensor }) =>
+      read(() => {
+        const [h, w] = [random(device, 'h', [40, 24], float), random(device, 'w', [1201, 24], float)]
+        const targets = integers(
+          device,
+          Array.from({ length: 40 }, (_, i) => 30 * i),
+        )
+        const tape = new Tape()
+        for (const x of [h, w]) tape.watch(x)
+        const { logps, lse } = tape.record(() => work(h, w, targets))
+        tape.backward([[logps, logps]])
+        return { logps, lse, dh: held(tape.gradientOf(h)), dw: held(tape.gradientOf(w)) }
+      })
+    const options = { softcap: 4, temperature: 0.8 }
+    const terms = await gradientOf((...operands) => headTerms(...operands, options))
+    const plain = await gradientOf((...operands) => headLogProbs(...operands, options))
+    for (const name of ['logps', 'lse', 'dh', 'dw'] as const)
+      t.ok(sameBits(terms[name], plain[name]), `${float}: ${name} has the bits of headLogProbs`)
+  }
+}
+
+/** Equal logits: everything is known exactly. One word: everything is 0. Dominant words: no NaN. */
+async function termsAtTheEdges(t: Test, device: Device): Promise<void> {
+  const termsOf = (logits: readonly number[]) =>
+    read(() => {
+      const w = tensor(device, Float32Array.from(logits), [logits.length, 1])
+      const h = tensor(device, Float32Array.of(1), [1, 1])
+      const { lse: _, ...terms } = headTerms(h, w, integers(device, [0]))
+      return terms
+    })
+  const words = 2100
+  const even = await termsOf(new Array<number>(words).fill(1000))
+  const near = (got: number, want: number, text: string) =>
+    t.ok(Math.abs(got - want) < 1e-6, `${text}: ${got}, ${want}`)
+  near(even.entropy[0], Math.log(words), 'entropy of equal logits')
+  near(even.meanLogps[0], -Math.log(words), 'mean of equal logits')
+  near(even.logSquares[0], -Math.log(words), 'squares of equal logits')
+  for (const values of Object.values(await termsOf([-7]))) t.equal(Math.abs(values[0]), 0, 'one word')
+  const sharp = await termsOf([0, 1e4, -1e4])
+  t.same([sharp.entropy[0], sharp.meanLogps[0], sharp.logSquares[0]], [0, -1e4, 0], 'one word dominates')
+}
+
+/** Above 0, below the entropy of the weights, and the same when heads and weights are swapped. */
+async function mixtures(t: Test, device: Device): Promise<void> {
+  const klOf = async (swap: boolean, options: Parameters<typeof headKl>[5]) => {
+    const { kl } = await read(() => {
+      const [p, q] = ['p', 'q'].map(
+        (seed) => [random(device, `${seed}h`, [6, 8]), random(device, `${seed}w`, [1300, 8])] as const,
+      )
+      const [first, second] = swap ? [q, p] : [p, q]
+      return { kl: headKl(...first, ...second, integers(device, [0, 1, 2, 3, 4, 5]), options).kl }
+    })
+    return kl
+  }
+  const b = 1 / 4
+  const [direct, swapped] = await Promise.all([
+    klOf(false, { direction: 'jensenShannon', mixture: b }),
+    klOf(true, { direction: 'jensenShannon', mixture: 1 - b }),
+  ])
+  const most = -(b * Math.log(b) + (1 - b) * Math.log(1 - b))
+  t.ok(
+    direct.every((x, i) => x > 0 && x < most && Math.abs(x - swapped[i]) < 1e-6),
+    `${direct}, swapped ${swapped}, at most ${most}`,
+  )
+  t.throws(() => klOfNothing(device, { mixture: 0.5 }), { code: 'E_CONFIG' }, 'a KL has no mixture')
+  for (const mixture of [0, 1, -1, Number.NaN])
+    t.throws(() => klOfNothing(device, { direction: 'jensenShannon', mixture }), { code: 'E_CONFIG' }, `${mixture}`)
+  t.throws(() => klOfNothing(device, { direction: 'toString' as never }), { code: 'E_CONFIG' }, 'no such direction')
+}
+
+function klOfNothing(device: Device, options: Parameters<typeof headKl>[5]): void {
+  const scope = new Scope()
+  try {
+    scope.run(() => {
+      const [h, w] = [random(device, 'h', [1, 2]), random(device, 'w', [3, 2])]
+      headKl(h, w, h, w, integers(device, [0]), options)
+    })
+  } finally {
+    scope.dispose()
   }
 }
 
@@ -289,6 +377,9 @@ export function headChecks(t: Test, device: Device): void {
   for (const [title, check] of [
     ['the log-prob that the sampler saw is the log-prob that the trainer computes', samplerEqualsTrainer],
     ['a model has no KL to itself', klOfItselfVanishes],
+    ['statistics of the vocabulary leave log-probs and their gradient alone', termsEqualLogProbs],
+    ['statistics of the vocabulary are right at the edges', termsAtTheEdges],
+    ['a mixture lies between its ends', mixtures],
     ['tokens are drawn as often as their probability says', frequencies],
     ['a draw is decided by its key', keysDecide],
     ['rows that cannot be sampled are flagged', degenerateRows],

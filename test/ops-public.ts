@@ -192,6 +192,15 @@ const pairs: Readonly<Record<string, (make: Make) => Tensor[][]>> = {
       ].flatMap((p) => raw('head_logprobs', [h, w, targets], p)),
     ]
   },
+  headTerms: (m) => {
+    const operands = [m.normal(3, 4), m.normal(7, 4), m.integers([3], (i) => i)] as const
+    const fields = (x: ReturnType<typeof ops.headTerms>) => [x.logps, x.entropy, x.meanLogps, x.logSquares, x.lse]
+    const warm = { softcap: 3, temperature: 0.5 }
+    return [
+      [...fields(ops.headTerms(...operands)), ...fields(ops.headTerms(...operands, warm))],
+      [...raw('head_terms', operands, { softcap: 0, temperature: 1 }), ...raw('head_terms', operands, warm)],
+    ]
+  },
   headKl: (m) => {
     const operands = [
       m.normal(3, 4),
@@ -201,17 +210,22 @@ const pairs: Readonly<Record<string, (make: Make) => Tensor[][]>> = {
       m.integers([3], (i) => i),
     ] as const
     const fields = ({ logps, kl, lse, priorLse }: ReturnType<typeof ops.headKl>) => [logps, kl, lse, priorLse]
-    const p = { softcap: 0, temperature: 1 }
+    const p = { softcap: 0, temperature: 1, mixture: 0 }
+    const four = (direction: number, settings = p) => raw('head_kl', operands, { ...settings, direction }).slice(0, 4)
     return [
       [
         ...fields(ops.headKl(...operands)),
         ...fields(ops.headKl(...operands, { direction: 'priorToPolicy' })),
         ...fields(ops.headKl(...operands, { direction: 'policyToPrior', softcap: 3, temperature: 2 })),
+        ...fields(ops.headKl(...operands, { direction: 'jensenShannon' })),
+        ...fields(ops.headKl(...operands, { direction: 'jensenShannon', mixture: 0.2 })),
       ],
       [
-        ...raw('head_kl', operands, { ...p, direction: 0 }),
-        ...raw('head_kl', operands, { ...p, direction: 0 }),
-        ...raw('head_kl', operands, { softcap: 3, temperature: 2, direction: 1 }),
+        ...four(0),
+        ...four(0),
+        ...four(1, { softcap: 3, temperature: 2, mixture: 0 }),
+        ...four(2, { ...p, mixture: 0.5 }),
+        ...four(2, { ...p, mixture: 0.2 }),
       ],
     ]
   },

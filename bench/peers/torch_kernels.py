@@ -95,6 +95,17 @@ def head_logprobs(t, p):
     return lambda: -F.cross_entropy(logits(t.h, t.w, p), targets, reduction="none")
 
 
+def head_terms(t, p):
+    targets = t.targets.long()[:, None]
+
+    def run():
+        policy = torch.log_softmax(logits(t.h, t.w, p), -1)
+        entropy = -(policy.exp() * policy).sum(-1)
+        return policy.gather(1, targets)[:, 0], entropy, policy.mean(-1)
+
+    return run
+
+
 def head_kl(t, p):
     targets = t.targets.long()[:, None]
 
@@ -171,6 +182,10 @@ OPS = {
     "attention_backward": attention_backward,
     "head_logprobs": head_logprobs,
     "head_logprobs_backward": lambda t, p: backward(head_logprobs(t, p), head_wanted(t), t.dlogps),
+    "head_terms": head_terms,
+    "head_terms_backward": lambda t, p: backward(
+        head_terms(t, p), head_wanted(t), (t.dlogps, t.dentropy, t.dmeanlogps)
+    ),
     "head_kl": head_kl,
     "head_kl_backward": lambda t, p: backward(head_kl(t, p), head_wanted(t), (t.dlogps, t.dkl)),
     "head_sample": head_sample,

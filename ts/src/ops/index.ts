@@ -7,6 +7,8 @@ import { attentionCacheOps } from './attention-cache.js'
 import type { OpEntry } from './define.js'
 import { add, elementwiseOps } from './elementwise.js'
 import { headOps } from './head.js'
+import { headKlOps } from './head-kl.js'
+import { headTermsOps } from './head-terms.js'
 import { castTo, layoutOps, zeros } from './layout.js'
 import { matmulOps } from './matmul.js'
 import { noiseOps } from './noise.js'
@@ -18,7 +20,10 @@ import { sampleOps } from './sample.js'
 export { type AttentionOptions, attention, rope } from './attention.js'
 export { attentionDecode, cacheCopy, cacheWrite, KEY_BLOCK } from './attention-cache.js'
 export { add, addBias, type GluActivation, gelu, glu, scale, scaleColumns, scaleColumnsDg } from './elementwise.js'
-export { type HeadKlOptions, type HeadOptions, headKl, headLogProbs } from './head.js'
+export { headLogProbs } from './head.js'
+export { type HeadKlOptions, headKl, type KlDirection } from './head-kl.js'
+export type { HeadOptions } from './head-shape.js'
+export { headTerms } from './head-terms.js'
 export { castTo, copy, fill, gatherRows, scatterAddRows, zeros } from './layout.js'
 export { linear, linearDw, linearDx } from './matmul.js'
 export { addNoise, dropout } from './noise.js'
@@ -39,6 +44,8 @@ export const opEntries: readonly OpEntry[] = [
   ...attentionOps,
   ...attentionCacheOps,
   ...headOps,
+  ...headTermsOps,
+  ...headKlOps,
   ...sampleOps,
   ...optimizerOps,
 ]
