@@ -7,7 +7,7 @@ import { WhetstoneError } from '../src/base/errors.js'
 import { deriveKey } from '../src/base/rng.js'
 import { type Decoder, type ForwardInput, forward, headWeight, packedInput } from '../src/models/decoder.js'
 import { scoreRows } from '../src/models/score.js'
-import { gatherRows, headKl, headLogProbs, reshape } from '../src/ops/index.js'
+import { gatherRows, type HeadOptions, headKl, headLogProbs, headTerms, reshape } from '../src/ops/index.js'
 import { tidy } from '../src/tensor/scope.js'
 import { type Tensor, tensor } from '../src/tensor/tensor.js'
 import type { MicroBatch } from './data/micro-batch.js'
@@ -51,19 +51,46 @@ export function termsOf(sources: TermSources, batch: MicroBatch, noise?: NoiseOp
   const input = inputOf(policy, batch, activationCheckpointing, noise)
   const hidden = hiddenAt(policy, input, batch.predictors)
   if (objective.needs.values !== undefined) return { policy: { values: valuesOf(sources, hidden) }, fixed: {} }
-  const { head = headWeight(policy) } = sources
-  const targets = tensor(policy.device, batch.targets)
   const settings = { softcap: policy.config.logitSoftcap, temperature }
-  if (objective.needs.kl !== undefined && prior !== undefined) {
-    const direction = objective.needs.kl
-    if (direction === 'jensenShannon')
-      throw new WhetstoneError('E_CONFIG', objective.name, 'the head computes both directions of the KL, no mixture')
-    const { logps, kl } = headKl(hidden, head, prior.hidden, prior.head, targets, { ...settings, direction })
-    return { policy: { logps, kl }, fixed: {} }
-  }
-  const { logps } = headLogProbs(hidden, head, targets, settings)
-  if (prior === undefined) return { policy: { logps }, fixed: {} }
-  return { policy: { logps }, fixed: { reference: headLogProbs(prior.hidden, prior.head, targets, settings).logps } }
+  const targets = tensor(policy.device, batch.targets)
+  const head = { hidden, head: sources.head ?? headWeight(policy) }
+  if (objective.needs.kl !== undefined && prior !== undefined) return klTerms(objective, head, prior, targets, settings)
+  const terms = ownTerms(objective, head, targets, settings)
+  if (prior === undefined) return terms
+  const reference = headLogProbs(prior.hidden, prior.head, targets, settings).logps
+  return { ...terms, fixed: { ...terms.fixed, reference } }
+}
+
+/** What a language-model head reads. */
+interface HeadInput {
+  readonly hidden: Tensor
+  readonly head: Tensor
+}
+
+/** Log-probs and their divergence from the prior's whole distribution. */
+function klTerms(
+  { name, needs }: Objective,
+  own: HeadInput,
+  prior: HeadInput,
+  targets: Tensor,
+  settings: HeadOptions,
+): Terms {
+  const others = [...(needs.terms ?? []), ...(needs.tokens ?? []).filter((input) => input === 'logSquares')]
+  if (others.length > 0)
+    throw new WhetstoneError('E_CONFIG', name, `expected a KL or ${others.join(', ')} from the head, got both`)
+  const options = { ...settings, direction: needs.kl, mixture: needs.klMixture }
+  const { logps, kl } = headKl(own.hidden, own.head, prior.hidden, prior.head, targets, options)
+  return { policy: { logps, kl }, fixed: {} }
+}
+
+/** Log-probs, and what else of the policy's distribution the objective looks at. */
+function ownTerms({ needs }: Objective, { hidden, head }: HeadInput, targets: Tensor, settings: HeadOptions): Terms {
+  const squares = needs.tokens?.includes('logSquares') === true
+  if (!squares && (needs.terms ?? []).length === 0)
+    return { policy: { logps: headLogProbs(hidden, head, targets, settings).logps }, fixed: {} }
+  const { logps, logSquares, ...others } = headTerms(hidden, head, targets, settings)
+  const asked = (needs.terms ?? []).map((term) => [term, others[term]] as const)
+  return { policy: { logps, ...Object.fromEntries(asked) }, fixed: squares ? { logSquares } : {} }
 }
 
 /** Numbers of the score head end to end, [T x labels]. */
