@@ -1,7 +1,9 @@
 // SuperHF (Mukobi et al. 2023, arXiv 2310.16763; code openfeedback/superhf, src/superhf/training.py). objectives.md 1.
 //   loss = NLL + kappa * KL, with KL = sum_v p0 (log p0 - log p) per position: prior || policy, full vocabulary.
-// Weights of tokens act on the NLL alone. `tokenMean` (default) averages both terms over the trained tokens of the step. `authors` is the published reduction:
-// the KL is a mean over the tokens of each sequence, then a SUM over the sequences of the step: with the published two
+// Its gradient is that of cross-entropy against the label blended with the prior, (onehot + kappa p0) / (1 + kappa), times
+// 1 + kappa (objectives.md 1.3): the fused head forms both terms in one pass. Weights of tokens act on the NLL alone.
+// `tokenMean` (default) averages both terms over the trained tokens of the step. `authors` is the published reduction: the
+// KL is a mean over the tokens of each sequence, then a SUM over the sequences of the step: with the published two
 // sequences per step, their kappa 0.35 is 0.70 of a mean over sequences.
 // The KL of a sequence is clamped at 0 against rounding, as in the authors' code. `inverseLoss` C adds C / NLL, their
 // guard against collapse (default off); it is no sum over tokens, so one call must see the whole step.
