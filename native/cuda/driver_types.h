@@ -45,7 +45,7 @@ constexpr uint32_t event_disable_timing = 2;     // CUevent_flags
 
 /// CUlaunchAttribute; the value is a union of 64 bytes.
 struct LaunchAttribute {
-  enum Id : int32_t { cooperative = 2, cluster_dimension = 4, programmatic_serialization = 6 };
+  static constexpr int32_t cooperative = 2, cluster_dimension = 4, programmatic_serialization = 6;  // of id
   int32_t id;
   char pad[4];
   union {

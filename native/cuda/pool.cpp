@@ -70,14 +70,15 @@ void MemoryPool::join(Blocks::iterator block) {
   idle_.insert({block->second.bytes, block->first});
 }
 
-/// A new segment: an eighth of what there is, so that there are few; only what is asked when that is too much; after
-/// giving idle segments back when even that does not fit.
+/// A new segment: an eighth of what there is, so that there are few, or what the limit leaves; only what is asked when
+/// the source has not that much; after giving idle segments back when even that does not fit.
 bool MemoryPool::grow(int64_t bytes) {
   const int64_t least = round_up(bytes, segment_step);
   const int64_t ample = round_up(std::clamp(taken_ / 8, least_segment, most_segment), segment_step);
-  if (add_segment(std::max(least, ample)) || add_segment(least)) return true;
+  const auto within_limit = [&](int64_t size) { return std::max(bytes, std::min(size, limit_ - taken_)); };
+  if (add_segment(within_limit(std::max(least, ample))) || add_segment(within_limit(least))) return true;
   trim();
-  return add_segment(least) || add_segment(bytes);
+  return add_segment(within_limit(least));
 }
 
 bool MemoryPool::add_segment(int64_t bytes) {
