@@ -1,5 +1,7 @@
 #include "device.h"
 
+#include "../core/shapes.h"
+
 #include <cstdlib>
 #include <mutex>
 #include <set>
@@ -73,8 +75,12 @@ Status CudaDevice::open() {
                 gpu_.name.c_str(), describe(retained).c_str());
   }
   const Borrowed borrowed(context_);
-  const Status made = check(d.cuStreamCreate(&stream_, stream_non_blocking), "cuStreamCreate");
-  return made.ok() ? staging_.open(stream_) : made;
+  WS_TRY(check(d.cuStreamCreate(&stream_, stream_non_blocking), "cuStreamCreate"));
+  WS_TRY(staging_.open(stream_));
+  fault_ = static_cast<Fault*>(take(sizeof(Fault)));
+  WS_CHECK(fault_ != nullptr, oom, "%s has no memory left", gpu_.name.c_str());
+  const Fault none = {};
+  return check(staging_.upload(address_of(fault_), &none, sizeof none), "copying to the device");
 }
 
 /// The queue's thread has ended. Failures mean nothing here: the driver may be gone already at the end of a process.
@@ -92,6 +98,7 @@ CudaDevice::~CudaDevice() {
     pool_.trim();
     kernels_.unload();
     staging_.close();
+    if (fault_ != nullptr && lost_.ok()) give(fault_);
     if (stream_ != nullptr) d.cuStreamDestroy(stream_);
   }
   d.cuDevicePrimaryCtxRelease(gpu_.ordinal);
@@ -153,14 +160,27 @@ Status CudaDevice::upload(void* to, const void* from, int64_t bytes) {
 Status CudaDevice::download(void* to, const void* from, int64_t bytes) {
   const Status ready = make_current();
   if (!ready.ok() || bytes == 0) return ready;
-  return check(staging_.download(to, address_of(from), bytes), "copying from the device");
+  WS_TRY(check(staging_.download(to, address_of(from), bytes), "copying from the device"));
+  return take_fault();
+}
+
+/// What a kernel has reported since the last look.
+Status CudaDevice::take_fault() {
+  Fault found = {};
+  WS_TRY(check(staging_.download(&found, address_of(fault_), sizeof found), "copying from the device"));
+  if (found.kind == static_cast<int32_t>(FaultKind::none)) return {};
+  const Fault none = {};
+  WS_TRY(check(staging_.upload(address_of(fault_), &none, sizeof none), "copying to the device"));
+  return fail(Code::shape, "%s: expected an id in [0, %d), got %d", op_table[found.op].name, found.limit, found.value);
 }
 
 // work ---------------------------------------------------------------------------------------------------------------
 
 Status CudaDevice::sync() {
   const Status ready = make_current();
-  return ready.ok() ? check(driver().cuStreamSynchronize(stream_), "waiting for the device") : ready;
+  if (!ready.ok()) return ready;
+  WS_TRY(check(driver().cuStreamSynchronize(stream_), "waiting for the device"));
+  return take_fault();
 }
 
 Status CudaDevice::run(Op op, Call& call) {
