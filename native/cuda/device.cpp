@@ -1,11 +1,12 @@
 #include "device.h"
 
-#include "../core/shapes.h"
-
 #include <cstdlib>
 #include <mutex>
 #include <set>
+#include <sstream>
 #include <utility>
+
+#include "../core/shapes.h"
 
 namespace ws::cuda {
 namespace {
@@ -53,6 +54,18 @@ class Borrowed {
 bool is_set(const char* variable) {
   const char* value = std::getenv(variable);
   return value != nullptr && value[0] != 0 && value[0] != '0';
+}
+
+/// The name that ops.def gives the operand.
+std::string operand_name(Op op, int operand) {
+  std::istringstream words(op_table[static_cast<int>(op)].signature);
+  std::string word;
+  for (int i = 0; words >> word;) {
+    if (word == ">") continue;
+    if (i++ == operand) break;
+  }
+  const size_t begin = word.find_first_not_of("&=~");
+  return word.substr(begin, word.find_first_of(":?") - begin);
 }
 
 Address address_of(const void* block) { return reinterpret_cast<uintptr_t>(block); }
@@ -171,7 +184,10 @@ Status CudaDevice::take_fault() {
   if (found.kind == static_cast<int32_t>(FaultKind::none)) return {};
   const Fault none = {};
   WS_TRY(check(staging_.upload(address_of(fault_), &none, sizeof none), "copying to the device"));
-  return fail(Code::shape, "%s: expected an id in [0, %d), got %d", op_table[found.op].name, found.limit, found.value);
+  Status status = fail(Code::shape, "%s[%d]: expected an index in [0, %d), got %d",
+                       operand_name(static_cast<Op>(found.op), found.operand).c_str(), found.at, found.limit, found.value);
+  status.op = op_table[found.op].name;
+  return status;
 }
 
 // work ---------------------------------------------------------------------------------------------------------------

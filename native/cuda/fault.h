@@ -9,7 +9,8 @@ enum class FaultKind : int32_t { none = 0, index = 1 };
 
 struct Fault {
   int32_t kind;
-  int32_t op;            // enum class Op
+  int32_t op, operand;   // enum class Op; the operand's place in the signature
+  int32_t at;            // which of its elements
   int32_t value, limit;  // index: what came, and what it must stay below
 };
 

@@ -55,15 +55,7 @@ struct RowArguments {
   void* to;          // gather: batch; scatter: table of sums
   int64_t tokens, table_rows, width;
   Fault* fault;
-  int32_t op;
 };
-
-/// An id outside of the table is reported; nothing of its row is touched.
-WS_DEVICE bool check_id(const RowArguments& a, int32_t id) {
-  if (id >= 0 && id < a.table_rows) return true;
-  if (lane() == 0) report(a.fault, FaultKind::index, a.op, id, static_cast<int32_t>(a.table_rows));
-  return false;
-}
 
 /// A warp copies `span` x 32 elements of one row. Grid: parts of a row, tokens by four.
 template <class T>
@@ -72,7 +64,7 @@ WS_DEVICE void gather(const RowArguments& a) {
   const int64_t column = (static_cast<int64_t>(block().y) * warp_size + lane()) * span;
   if (token >= a.tokens) return;
   const int32_t id = a.ids[token];
-  if (!check_id(a, id) || column >= a.width) return;
+  if (!check_index(a.fault, Op::gather_rows, 1, token, id, a.table_rows) || column >= a.width) return;
   const int64_t left = a.width - column;
   const int n = static_cast<int>(left < span ? left : span);
   const T* from = static_cast<const T*>(a.from) + id * a.width + column;
@@ -91,7 +83,7 @@ template <class T>
 WS_DEVICE void scatter(const RowArguments& a) {
   const int64_t token = block().x;
   const int32_t id = a.ids[token];
-  if (!check_id(a, id)) return;
+  if (!check_index(a.fault, Op::scatter_add_rows, 1, token, id, a.table_rows)) return;
   for (int64_t at = 0; at < token; at += warp_size) {
     const int64_t other = at + lane();
     if (ballot(other < token && a.ids[other] == id) != 0) return;
@@ -137,10 +129,10 @@ Status check_rows(const View& table, const View& ids, const View& batch) {
   return {};
 }
 
-RowArguments rows_of(Launcher& on, const View& table, const View& ids, Op op) {
+RowArguments rows_of(Launcher& on, const View& table, const View& ids) {
   int64_t width = 1;
   for (int i = 1; i < table.rank; ++i) width *= table.dims[i];
-  return {nullptr, ids.as<int32_t>(), nullptr, ids.dims[0], table.dims[0], width, on.fault(), static_cast<int32_t>(op)};
+  return {nullptr, ids.as<int32_t>(), nullptr, ids.dims[0], table.dims[0], width, on.fault()};
 }
 
 }  // namespace
@@ -167,7 +159,7 @@ Status cast_bf16(const Call& c, Launcher& on) {
 
 Status gather_rows(const Call& c, Launcher& on) {
   WS_TRY(check_rows(c.t[0], c.t[1], c.t[2]));
-  RowArguments a = rows_of(on, c.t[0], c.t[1], Op::gather_rows);
+  RowArguments a = rows_of(on, c.t[0], c.t[1]);
   a.from = c.t[0].data;
   a.to = c.t[2].data;
   const Extent grid = {blocks_for(a.tokens, 4), blocks_for(a.width, warp_size * span), 1};
@@ -176,7 +168,7 @@ Status gather_rows(const Call& c, Launcher& on) {
 
 Status scatter_add_rows(const Call& c, Launcher& on) {
   WS_TRY(check_rows(c.t[0], c.t[1], c.t[2]));
-  RowArguments a = rows_of(on, c.t[0], c.t[1], Op::scatter_add_rows);
+  RowArguments a = rows_of(on, c.t[0], c.t[1]);
   a.from = c.t[2].data;
   a.to = c.t[0].data;
   const Extent grid = {static_cast<uint32_t>(a.tokens), blocks_for(a.width, warp_size * span), 1};

@@ -17,6 +17,7 @@
 #pragma once
 #include <cstdint>
 
+#include "../core/op_names.h"
 #include "../core/view.h"
 #include "fault.h"
 
@@ -86,11 +87,21 @@ WS_DEVICE float warp_max(float v) {
 
 namespace ws::cuda {
 
-WS_DEVICE void report(Fault* fault, FaultKind kind, int32_t op, int32_t value, int32_t limit) {
-  if (compare_and_swap(&fault->kind, 0, static_cast<int32_t>(kind)) != 0) return;
-  fault->op = op;
-  fault->value = value;
-  fault->limit = limit;
+WS_DEVICE void report(Fault* fault, const Fault& found) {
+  if (compare_and_swap(&fault->kind, 0, found.kind) != 0) return;
+  fault->op = found.op;
+  fault->operand = found.operand;
+  fault->at = found.at;
+  fault->value = found.value;
+  fault->limit = found.limit;
+}
+
+/// Reports an index outside of [0, limit): element `at` of an operand. True when all is well.
+WS_DEVICE bool check_index(Fault* fault, Op op, int operand, int64_t at, int32_t value, int64_t limit) {
+  if (value >= 0 && value < limit) return true;
+  report(fault, {static_cast<int32_t>(FaultKind::index), static_cast<int32_t>(op), operand, static_cast<int32_t>(at),
+                 value, static_cast<int32_t>(limit)});
+  return false;
 }
 
 }  // namespace ws::cuda
