@@ -2,12 +2,9 @@
 // settings, and the settings of a run from config file and flags.
 
 import type { Command } from 'commander'
-import type { Objective } from '../../loss/index.js'
 import { trainerDefaults } from '../config/defaults.js'
 import { readConfigFile } from '../config/file.js'
 import { defaultSources, type RunSettings, resolveRun, rowTrainers, runCatalogue } from '../config/run-settings.js'
-import { rowKindOf } from '../data/encode.js'
-import { readData } from '../data/rows.js'
 import { textOf } from './common.js'
 import { addFlags, type Options, prepareLater, readFlags } from './flags.js'
 
@@ -52,12 +49,6 @@ export function addSettings(command: Command, objective: string): void {
 
 /** One line on what an objective does. */
 export const aboutObjective = (objective: string): string => trainerDefaults[objective].description
-
-/** The first rows of a file. */
-export async function firstRows(data: string, objective: Objective, limit: number) {
-  const { rows } = await readData(data, rowKindOf(objective))
-  return rows.slice(0, limit).map(({ row }) => row)
-}
 
 /**
  * The settings of a run: defaults, then the file of `--config`, then flags.

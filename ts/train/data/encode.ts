@@ -5,6 +5,8 @@
 
 import type { Objective } from '../../loss/define.js'
 import { WhetstoneError } from '../../src/base/errors.js'
+import type { DecoderConfig } from '../../src/models/config.js'
+import { positionLimit } from '../../src/models/decoder.js'
 import type { Tokenizer } from '../../src/tokenizer/tokenizer.js'
 import { type Codec, createCodec } from './answer.js'
 import { type Cut, cutPart, type Part } from './cut.js'
@@ -174,6 +176,22 @@ export function encodeExamples<K extends EncodedKind>(
     places: live.map(({ where }) => where),
     summary: summaryOf(drafts),
   }
+}
+
+/**
+ * Checks that a model has a position for every token.
+ *
+ * @throws WhetstoneError E_LIMIT naming the row
+ */
+export function checkLengths({ examples, places }: EncodedData, config: DecoderConfig): void {
+  const most = positionLimit(config)
+  if (most === undefined) return
+  examples.forEach((example, i) => {
+    const longest = Math.max(...example.map(({ ids }) => ids.length))
+    if (longest <= most) return
+    const text = `expected sequences of at most ${most} tokens, got ${longest}: ${config.family} has no positions beyond; set maxLength to ${most} or shorten the row`
+    throw new WhetstoneError('E_LIMIT', places[i], text)
+  })
 }
 
 /** Encodes rows for an objective; see {@link encodeExamples}. Its rows are read as `rowKindOf(objective)`. */

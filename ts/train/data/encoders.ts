@@ -47,8 +47,8 @@ function wholeRow(codec: Codec, row: Row): WholeSequence {
 
 /** The numbers of a pair, under the names that objectives ask for. */
 function pairScores(row: PreferenceRow, reward?: number): Pick<Part, 'scores'> {
-  const { margin, preference, weight, smoothing, target, onPolicy } = row
-  const all = { margin, preference, weight, smoothing, target, onPolicy, reward }
+  const { margin, preference, weight, labelSmoothing, target, onPolicy } = row
+  const all = { margin, preference, weight, labelSmoothing, target, onPolicy, reward }
   const given = Object.entries(all).flatMap(([name, value]) => (value === undefined ? [] : [[name, value] as const]))
   return given.length === 0 ? {} : { scores: Object.fromEntries(given) }
 }

@@ -51,7 +51,7 @@ export interface PairNumbers {
   /** Probability that it is better (SRPO). */
   readonly preference?: number
   readonly weight?: number
-  readonly smoothing?: number
+  readonly labelSmoothing?: number
   readonly target?: number
   readonly onPolicy?: number
   /** Rewards of both sides (CoPG). */
@@ -125,7 +125,7 @@ const chat = { tools: ofChats(tools), chat_template_kwargs: ofChats(templateVari
 
 /** Numbers under names that data sets use for other things too: anything else there is an extra field. */
 const maybeNumbers = Object.fromEntries(
-  ['weight', 'smoothing', 'target', 'onPolicy', 'score_chosen', 'score_rejected'].map((name) => [name, ifNumber]),
+  ['weight', 'labelSmoothing', 'target', 'onPolicy', 'score_chosen', 'score_rejected'].map((name) => [name, ifNumber]),
 )
 const pair = { optional: { margin: number(), preference: number(0, 1), ...maybeNumbers, ...chat } }
 const answered = { prompt: textOrMessages, completion: like('prompt') }
@@ -190,14 +190,17 @@ export function checkRow<K extends keyof RowKinds>(value: unknown, where: string
 }
 
 /**
- * All rows of a source, with a summary of what they hold besides.
+ * All rows of a source, or its first ones, with a summary of what they hold besides.
  *
+ * @param limit most rows; what lies behind them is not read
  * @throws WhetstoneError E_IO, E_FORMAT naming the row, E_CONFIG when there is none
  */
 export async function readData<K extends keyof RowKinds>(
   source: DataSource<unknown>,
   kind: K,
+  limit = Number.POSITIVE_INFINITY,
 ): Promise<DataRows<RowKinds[K]>> {
+  if (!(limit >= 1)) throw new WhetstoneError('E_CONFIG', 'limit', `expected at least one row, got ${limit}`)
   const rows: PlacedRow<RowKinds[K]>[] = []
   const extraFields = new Map<string, number>()
   for await (const { value, where } of readSource(source)) {
@@ -205,6 +208,7 @@ export async function readData<K extends keyof RowKinds>(
     rows.push({ row, where })
     for (const field of Object.keys(value as object))
       if (!Object.hasOwn(row, field)) extraFields.set(field, (extraFields.get(field) ?? 0) + 1)
+    if (rows.length >= limit) break
   }
   if (rows.length === 0)
     throw new WhetstoneError(
