@@ -171,13 +171,16 @@ async function makeRound(options: IterateOptions, number: number): Promise<Round
   emit({ type: 'round', round: number, values: { ...statistics, seconds } })
   showSamples(options, traces, number)
   const examples = kept.length === 0 ? [] : (update.toExamples ?? completionExamples)(kept, number)
-  if (examples.length === 0)
-    throw new WhetstoneError(
-      'E_VERIFIER',
-      `round ${number}`,
-      `none of ${traces.length} samples was good enough to train on: make the tasks easier or the warm-up longer`,
-    )
+  if (examples.length === 0) refuseRound(number, traces, kept)
   return { number, examples, walk: createWalk(examples.length, seed, number) }
+}
+
+function refuseRound(number: number, traces: readonly Trace[], kept: readonly Trace[]): never {
+  const isCut = kept.length > 0 && kept.every(({ finishReason }) => finishReason === 'length')
+  const message = isCut
+    ? `all ${kept.length} samples that were kept were cut off, and such samples are not trained here: allow longer completions, or set maskTruncatedCompletions to false`
+    : `none of ${traces.length} samples was good enough to train on: make the tasks easier or the warm-up longer`
+  throw new WhetstoneError('E_VERIFIER', `round ${number}`, message)
 }
 
 /** Shows the first samples of a round, one per task. */
