@@ -1,6 +1,6 @@
 // The command line with every trainer on rows, as child processes: train from a config file and flags, what the run
-// folder says, --resume, preview, estimate, errors in rows. Kills, what one does with a result and trainers on samples:
-// cli-runs.test.ts; flags, spellings and refusals: cli.test.ts.
+// folder says, --resume, preview, estimate, errors in rows. Kills and what one does with a result: cli-runs.test.ts; trainers on
+// samples: cli-samples.test.ts; flags, spellings and refusals: cli.test.ts.
 
 import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -9,6 +9,7 @@ import { rowTrainers } from '../ts/train/config/run-settings.js'
 import { commandLine, inPairs, words } from './support-cli.js'
 import { makeObjective, putRows, rowsOf } from './support-kinds.js'
 
+t.setTimeout(120_000)
 const { folder, run, settingsOf, eventsOf } = await commandLine(t)
 
 /** Those that look at their rows and models in different ways. */

@@ -1,5 +1,4 @@
-// The command line over the life of a run, as child processes: killed and resumed, merged, used and trained on; and every
-// trainer on samples by its name. Trainers on rows: cli-kinds.test.ts.
+// The command line over the life of a run, as child processes: killed and resumed, merged, used and trained on.
 
 import { once } from 'node:events'
 import { readdir, readFile } from 'node:fs/promises'
@@ -7,12 +6,12 @@ import { join } from 'node:path'
 import t from 'tap'
 import { loadModel } from '../ts/src/generate/language-model.js'
 import { newestCheckpoint } from '../ts/train/checkpoint/load.js'
-import { onlineTrainers } from '../ts/train/config/online-settings.js'
-import { commandLine, inPairs, words } from './support-cli.js'
+import { commandLine, words } from './support-cli.js'
 import { makeObjective } from './support-kinds.js'
 
-const { folder, put, start, run, settingsOf, eventsOf } = await commandLine(t)
+const { folder, start, run, eventsOf } = await commandLine(t)
 
+t.setTimeout(120_000)
 let kills = 0
 
 /** Runs a command and kills it with -9 when its log has that many steps. */
@@ -101,31 +100,4 @@ t.test('adapters merged, used and trained on', async (t) => {
   // Dropout acts on the policy alone.
   const near = await first(adapterOf('s'), 'onward-adapter')
   t.ok(Math.abs(near - Math.LN2) < 0.01, `so does a trained adapter: ${near}`)
-})
-
-t.test('every trainer on samples, by name', async (t) => {
-  await put('rewards.mjs', 'export const long = ({ completions }) => completions.map((text) => text.length)\n')
-  const settings = ['model: base', 'learning_rate: 1e-2', 'max_completion_length: 8', 'num_generations: 4', 'rounds: 2']
-  await put('online.yaml', `${settings.join('\n')}\nprompts_per_round: 2\n`)
-  const command = '--config online.yaml --data completion.jsonl --rewards rewards.mjs'
-  await inPairs(Object.keys(onlineTrainers), async (name) => {
-    const output = `online-${name}`
-    // Nearly all samples of an untrained model are cut off.
-    const mask = name === 'dapo' ? '--maskTruncatedCompletions false' : '--temperature 1'
-    const adapter = name === 'gspo' || name === 'onlineDpo' ? lora : '--seed 1'
-    const own = words(`train ${name} ${command} ${mask} ${adapter} --output ${output}`)
-    const { code, out, err } = await run(...own)
-    t.equal(code, 0, `${name}: ${err}`)
-    const events = await eventsOf(output)
-    t.equal(events.filter(({ type }) => type === 'round').length, 2, `${name}: two rounds`)
-    t.match(await settingsOf(output), { rounds: { value: 2, origin: 'online.yaml:5' } })
-    const resumed = await run(...own, '--resume')
-    t.equal(resumed.code, 0, resumed.err)
-    t.match(resumed.err, 'finished already')
-    using model = await loadModel(join(folder, /checkpoint: (\S+)/.exec(out)?.[1] ?? ''))
-    t.equal((await model.logProbs([40, 41, 42])).length, 3, 'the checkpoint loads')
-  })
-  const cut = await run(...words(`train dapo ${command} --maxCompletionLength 1 --seed 4 --output cut`))
-  t.equal(cut.code, 1)
-  t.match(cut.err, /^E_VERIFIER \[round 1\] all \d samples that were kept were cut off.*maskTruncatedCompletions/m)
 })
