@@ -9,7 +9,7 @@ import { newestCheckpoint } from '../ts/train/checkpoint/load.js'
 import { commandLine, words } from './support-cli.js'
 import { makeObjective } from './support-kinds.js'
 
-const { folder, start, run, eventsOf } = await commandLine(t)
+const { folder, start, run, settingsOf, eventsOf } = await commandLine(t)
 
 t.setTimeout(120_000)
 let kills = 0
@@ -91,13 +91,15 @@ t.test('adapters merged, used and trained on', async (t) => {
   t.not(texts[1].out, texts[0].out, 'and not what the base writes')
 
   const first = async (model: string, output: string) => {
-    const command = `train dpo --config run.yaml --model ${model} --data preference.jsonl --output ${output}`
+    const command = `train dpo --model ${model} --data preference.jsonl --maxSteps 1 --output ${output}`
     const { code, err } = await run(...words(command))
     t.equal(code, 0, err)
     return Number((await eventsOf(output)).find(({ type }) => type === 'step')?.loss)
   }
   t.equal(await first('s-merged', 'onward'), Math.LN2, 'DPO behind SFT begins as its own reference')
-  // Dropout acts on the policy alone.
   const near = await first(adapterOf('s'), 'onward-adapter')
+  const rate = (await settingsOf('onward-adapter')).learningRate
+  t.match(rate, { value: 1e-5, origin: 'default of dpo with LoRA' }, 'the rate is that of adapters')
+  // Dropout acts on the policy alone.
   t.ok(Math.abs(near - Math.LN2) < 0.01, `so does a trained adapter: ${near}`)
 })

@@ -6,9 +6,11 @@ import { cp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t from 'tap'
 import { bco, dpo, kto, processReward, reward, sft, srpo, superhf } from '../ts/loss/index.js'
-import { loadModel } from '../ts/src/generate/language-model.js'
+import { type LanguageModel, loadModel } from '../ts/src/generate/language-model.js'
+import { withoutAdapter } from '../ts/src/models/adapter.js'
 import type { Decoder } from '../ts/src/models/decoder.js'
-import { liveBytes } from './support.js'
+import { train } from '../ts/train/train.js'
+import { golden, liveBytes } from './support.js'
 import { type KindOptions, makeObjective, makeTiny, rowsFor, rowsOf, runKind, tinyFolder } from './support-kinds.js'
 
 const { folder, base } = await tinyFolder(t)
@@ -65,6 +67,27 @@ t.test('every way to have a reference gives the same bits', async (t) => {
     t.match(warnings.join('\n'), /precomputeRefLogProbs has no effect/, 'a whole distribution cannot be precomputed')
   }
   t.equal(await liveBytes(), before, 'nothing stays in memory')
+})
+
+t.test('models that cannot be a reference, and settings without effect', async (t) => {
+  using policy = await loadModel(base)
+  using adapted = await loadModel(base, { lora })
+  using scorer = await loadModel(base, { scoreLabels: 1 })
+  using other = await loadModel(golden('llama'))
+  const run = (own: LanguageModel, reference: Decoder, options: object = {}) =>
+    train({ policy: own, reference, objective: dpo(), data: rowsFor(dpo()), maxSteps: 1, ...options }).result
+  const refused = (message: RegExp) => ({ code: 'E_CONFIG', where: 'reference', message })
+  for (const options of [{}, { precomputeRefLogProbs: true }, { objective: superhf(), data: rowsFor(sft()) }]) {
+    await t.rejects(run(policy, other.decoder, options), refused(/vocabulary of the policy, 98 tokens, got 406/))
+    await t.rejects(run(policy, scorer.decoder, options), refused(/got one with a score head/))
+  }
+  await t.rejects(run(policy, policy.decoder), refused(/stays as it is, got the policy/))
+  await t.rejects(run(adapted, adapted.decoder), refused(/stays as it is, got the policy/))
+  t.equal((await run(adapted, withoutAdapter(adapted.decoder))).metrics.loss, Math.LN2, 'its base can be one')
+  for (const settings of [{ precomputeRefLogProbs: true }, { reference: scorer.decoder }]) {
+    const { warnings } = await runKind({ base, objective: sft(), maxSteps: 1, ...settings })
+    t.match(warnings, [/(has no effect: sft.v1 has no reference|not used: sft.v1 looks at none)$/])
+  }
 })
 
 // Precomputed references -----------------------------------------------------------------------------------------------------

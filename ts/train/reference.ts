@@ -38,6 +38,26 @@ export async function startReference(policy: Decoder): Promise<Reference> {
   return { decoder: copy, dispose: () => disposeAdapter(copy) }
 }
 
+/**
+ * Checks that a model can be the reference of a policy.
+ *
+ * @throws WhetstoneError E_CONFIG for a score head, another vocabulary, or the weights that are trained themselves
+ */
+export function checkReference(policy: Decoder, reference: Decoder): void {
+  const refuse = (message: string): never => {
+    throw new WhetstoneError('E_CONFIG', 'reference', message)
+  }
+  const [own, other] = [policy.config, reference.config]
+  if (own.scoreLabels === undefined && other.scoreLabels !== undefined)
+    refuse('expected a language model, got one with a score head')
+  if (own.vocabSize !== other.vocabSize)
+    refuse(`expected the vocabulary of the policy, ${own.vocabSize} tokens, got ${other.vocabSize}`)
+  const isTrained =
+    policy.adapter === undefined ? reference.parameters === policy.parameters : reference.adapter === policy.adapter
+  if (isTrained)
+    refuse('expected a model that stays as it is, got the policy: leave it out, and the policy as it starts is taken')
+}
+
 const isAdapted = (m: Decoder): m is AdaptedDecoder => m.adapter !== undefined
 
 /** Is every addition zero? DoRA divides and multiplies by norms all the same, which rounds. */

@@ -18,7 +18,7 @@ import { planData } from './data/plan.js'
 import { type DataSource, extraFieldWarnings, readData } from './data/rows.js'
 import { type Emit, type Run, startRun } from './events.js'
 import { abortError, type PhaseResult, runPhase } from './loop.js'
-import { dataHash, modelHash, type Reference, startReference, withReferenceLogps } from './reference.js'
+import { checkReference, dataHash, modelHash, type Reference, startReference, withReferenceLogps } from './reference.js'
 import { openRun, type RunFolder } from './run-folder.js'
 import { createTrainer, disposeTrainer, evaluateLoss, type Trainer, type TrainerOptions } from './trainer.js'
 
@@ -123,6 +123,8 @@ async function runJob(job: Job): Promise<TrainResult> {
   const { options, values } = job
   const { policy, objective } = options
   const data = await encodedData(job)
+  if (options.reference !== undefined && !objective.needs.reference)
+    job.emit({ type: 'warning', message: `the reference is not used: ${objective.name} looks at none` })
   const reference = await referenceOf(options)
   let trainer: Trainer | undefined
   try {
@@ -165,7 +167,9 @@ async function encodedData({ options, values, emit }: Job): Promise<Data> {
 /** The model to compare with, when the objective looks at one. */
 async function referenceOf({ objective, policy, reference }: TrainOptions): Promise<Reference | undefined> {
   if (!objective.needs.reference) return undefined
-  return reference === undefined ? startReference(policy.decoder) : { decoder: reference, dispose: () => undefined }
+  if (reference === undefined) return startReference(policy.decoder)
+  checkReference(policy.decoder, reference)
+  return { decoder: reference, dispose: () => undefined }
 }
 
 /** The data with the reference's log-probs, when the settings ask for them; a KL over the vocabulary needs the model. */

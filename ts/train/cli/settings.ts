@@ -2,6 +2,7 @@
 // settings, and the settings of a run from config file and flags.
 
 import type { Command } from 'commander'
+import { isAdapterFolder } from '../../src/models/peft.js'
 import { trainerDefaults } from '../config/defaults.js'
 import { readConfigFile } from '../config/file.js'
 import { defaultSources, type RunSettings, resolveRun, rowTrainers, runCatalogue } from '../config/run-settings.js'
@@ -59,5 +60,7 @@ export async function settingsOf(objective: string, options: Options): Promise<R
   const catalogue = runCatalogue(objective)
   const file = textOf(options, 'config')
   const fromFile = file === undefined ? [] : await readConfigFile(file, catalogue)
-  return resolveRun(objective, catalogue, [...fromFile, ...readFlags(catalogue, options)])
+  const given = [...fromFile, ...readFlags(catalogue, options)]
+  const model = given.findLast(({ setting }) => setting.path === 'model')?.value
+  return resolveRun(objective, catalogue, given, typeof model === 'string' && (await isAdapterFolder(model)))
 }

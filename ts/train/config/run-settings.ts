@@ -100,14 +100,20 @@ export const sourcesOf = (given: readonly Given[], group: Group): Source[] =>
  * Puts defaults and what was given together.
  *
  * @param given in the order of their precedence, the last one wins
+ * @param adapted the model's folder is that of an adapter, which is then trained
  * @throws WhetstoneError E_CONFIG naming the setting, where it came from, what was expected and what came
  */
-export function resolveRun(objective: string, catalogue: Catalogue, given: readonly Given[]): RunSettings {
+export function resolveRun(
+  objective: string,
+  catalogue: Catalogue,
+  given: readonly Given[],
+  adapted = false,
+): RunSettings {
   const [runGroup, trainingGroup, own] = catalogue.groups
   const what = resolveConfig(runOptions, sourcesOf(given, runGroup))
   const lora = resolveLora(what.values, given)
   const sources = [
-    ...defaultSources(objective, lora !== undefined || what.values.adapter !== undefined),
+    ...defaultSources(objective, adapted || lora !== undefined || what.values.adapter !== undefined),
     ...sourcesOf(given, trainingGroup),
   ]
   const common = resolveConfig(trainingOptions, sources)

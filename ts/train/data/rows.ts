@@ -200,7 +200,8 @@ export async function readData<K extends keyof RowKinds>(
   kind: K,
   limit = Number.POSITIVE_INFINITY,
 ): Promise<DataRows<RowKinds[K]>> {
-  if (!(limit >= 1)) throw new WhetstoneError('E_CONFIG', 'limit', `expected at least one row, got ${limit}`)
+  if (limit !== Number.POSITIVE_INFINITY && !(Number.isInteger(limit) && limit >= 1))
+    throw new WhetstoneError('E_CONFIG', 'limit', `expected a whole number of at least 1, got ${limit}`)
   const rows: PlacedRow<RowKinds[K]>[] = []
   const extraFields = new Map<string, number>()
   for await (const { value, where } of readSource(source)) {
