@@ -9,6 +9,7 @@ import { trainingOptions } from '../ts/train/config/options.js'
 import { readData } from '../ts/train/data/rows.js'
 import { estimateMemory } from '../ts/train/estimate.js'
 import type { TrainEvent } from '../ts/train/events.js'
+import { recipes } from '../ts/train/recipes/index.js'
 import { train } from '../ts/train/train.js'
 import { golden, wordsOf } from './support.js'
 import { makeObjective, putRows, rowObjectives, rowsFor, rowsOf, runKind, tinyFolder } from './support-kinds.js'
@@ -143,6 +144,26 @@ t.test('rows that the model has no positions for', async (t) => {
   const { length } = policy.tokenizer.encode(text.slice(0, 60))
   t.ok(length < 64 && 2 * length > 64)
   await t.rejects(run({ objective: kto(), data: pairs }), { code: 'E_LIMIT', where: 'row 2' }, "another row's answer")
+})
+
+t.test('prompts that leave no positions for a completion', async (t) => {
+  using policy = await loadModel(golden('gpt2'))
+  const prompts = [{ prompt: 'short' }, { prompt: 'word '.repeat(10) }]
+  const { length } = policy.tokenizer.encode(prompts[1].prompt)
+  const rewardFuncs = [({ completions }: { completions: readonly string[] }) => completions.map((text) => text.length)]
+  const run = (maxCompletionLength: number) =>
+    recipes.grpo({
+      policy,
+      prompts,
+      rewardFuncs,
+      rounds: 2,
+      promptsPerRound: 1,
+      numGenerations: 2,
+      maxCompletionLength,
+    }).result
+  const refused = { code: 'E_LIMIT', where: 'prompt 2', message: /within the 64 positions/ }
+  await t.rejects(run(65 - length), refused, 'whichever round would have met it')
+  t.equal((await run(64 - length)).step, 2)
 })
 
 t.test('the first rows of a file', async (t) => {

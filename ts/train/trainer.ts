@@ -79,7 +79,7 @@ export interface TrainerOptions {
  */
 export function createTrainer(options: TrainerOptions): Trainer {
   const { policy, objective, reference, seed = 0, neftuneNoiseAlpha = 0 } = options
-  if (reference !== undefined) checkReference(policy, reference)
+  if (reference !== undefined && objective.needs.reference) checkReference(policy, reference)
   const optimizer = createOptimizer(policy, options.optimizer)
   return {
     policy,
