@@ -136,6 +136,12 @@ async function contentKey(
   return sha256(JSON.stringify({ version: 2, level, temperature, model, rows: dataHash(examples) })).slice(0, 32)
 }
 
+/** What decides a policy's numbers and is in no checkpoint of its run: how it is adapted, and the frozen base. */
+export async function frozenParts(policy: Decoder): Promise<{ lora?: unknown; baseSha256?: string }> {
+  if (policy.adapter === undefined) return {}
+  return { lora: policy.adapter.config, baseSha256: await modelHash(withoutAdapter(policy)) }
+}
+
 /** SHA-256 of a model: its configuration, weights and adapter. */
 export async function modelHash({ config, parameters, adapter }: Decoder): Promise<string> {
   const hash = createHash('sha256').update(JSON.stringify([config, parameters.dtype, adapter?.config]))

@@ -6,7 +6,6 @@ import type { Objective } from '../loss/define.js'
 import { WhetstoneError } from '../src/base/errors.js'
 import { deriveKey, permutation } from '../src/base/rng.js'
 import type { LanguageModel } from '../src/generate/language-model.js'
-import { withoutAdapter } from '../src/models/adapter.js'
 import type { Decoder } from '../src/models/decoder.js'
 import { type TrainingInput, type TrainingOptions, trainingOptions } from './config/options.js'
 import { type Resolved, resolveConfig, type Source } from './config/resolve.js'
@@ -18,7 +17,15 @@ import { planData } from './data/plan.js'
 import { type DataSource, extraFieldWarnings, readData } from './data/rows.js'
 import { type Emit, type Run, startRun } from './events.js'
 import { abortError, type PhaseResult, runPhase } from './loop.js'
-import { checkReference, dataHash, modelHash, type Reference, startReference, withReferenceLogps } from './reference.js'
+import {
+  checkReference,
+  dataHash,
+  frozenParts,
+  modelHash,
+  type Reference,
+  startReference,
+  withReferenceLogps,
+} from './reference.js'
 import { openRun, type RunFolder } from './run-folder.js'
 import { createTrainer, disposeTrainer, evaluateLoss, type Trainer, type TrainerOptions } from './trainer.js'
 
@@ -240,15 +247,13 @@ async function fingerprintOf(
   train: readonly EncodedExample[],
 ): Promise<Record<string, unknown>> {
   const { objective } = options
-  const policy = options.policy.decoder
   return {
     ...values,
     objective: objective.name,
     objectiveSettings: objective.config,
     rows: train.length,
     rowsSha256: dataHash(train),
-    lora: policy.adapter?.config,
-    baseSha256: policy.adapter && (await modelHash(withoutAdapter(policy))),
+    ...(await frozenParts(options.policy.decoder)),
   }
 }
 

@@ -13,6 +13,7 @@ import { createWalk, type Walk } from '../data/plan.js'
 import type { Emit } from '../events.js'
 import { type PhaseResult, runPhase } from '../loop.js'
 import type { AdamWConfig } from '../optimizer.js'
+import { frozenParts, modelHash } from '../reference.js'
 import type { Schedule } from '../schedule.js'
 import type { Task } from '../tasks/index.js'
 import { createTrainer, disposeTrainer, type MicroBatch } from '../trainer.js'
@@ -117,7 +118,7 @@ export async function iterate(options: IterateOptions): Promise<PhaseResult> {
         return planStep(options, current, step % update.stepsPerRound)
       },
       directory: output === undefined ? undefined : join(output, 'checkpoints'),
-      fingerprint: fingerprintOf(options),
+      fingerprint: output === undefined ? {} : await fingerprintOf(options),
       saveSteps: update.stepsPerRound * (options.saveRounds ?? 1),
       saveTotalLimit: options.saveTotalLimit,
       evalSteps: update.stepsPerRound,
@@ -144,7 +145,13 @@ function checkUpdate({ reference, update: { objective, stepsPerRound, numIterati
 }
 
 /** Everything that decides the arithmetic, as far as it is data. */
-const fingerprintOf = ({ fingerprint, rounds, seed, update }: IterateOptions): Record<string, unknown> => ({
+const fingerprintOf = async (options: IterateOptions): Promise<Record<string, unknown>> => ({
+  ...(await frozenParts(options.policy.decoder)),
+  referenceSha256: options.reference && (await modelHash(options.reference)),
+  ...settingsOf(options),
+})
+
+const settingsOf = ({ fingerprint, rounds, seed, update }: IterateOptions): Record<string, unknown> => ({
   ...fingerprint,
   ...update.optimizer,
   ...update.schedule,
