@@ -6,6 +6,7 @@ import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import t from 'tap'
 import { rowTrainers } from '../ts/train/config/run-settings.js'
+import { rowKindOf } from '../ts/train/data/encode.js'
 import { commandLine, inPairs, words } from './support-cli.js'
 import { makeObjective, putRows, rowsOf } from './support-kinds.js'
 
@@ -13,12 +14,11 @@ t.setTimeout(120_000)
 const { folder, run, settingsOf, eventsOf } = await commandLine(t)
 
 /** Those that look at their rows and models in different ways. */
-const looked = ['sft', 'dpo', 'kto', 'srpo', 'superhf', 'gkd', 'reward', 'processReward']
+const looked = ['sft', 'listwiseReward', 'dpo', 'kto', 'srpo', 'superhf', 'gkd', 'reward', 'processReward']
 
 t.test('every trainer on rows', async (t) => {
   await inPairs(rowTrainers, async (name) => {
-    const { rows } = makeObjective(name).needs
-    const own = ['--config', 'run.yaml', '--data', `${rows}.jsonl`]
+    const own = ['--config', 'run.yaml', '--data', `${rowKindOf(makeObjective(name))}.jsonl`]
     const teacher = name === 'gkd' || name === 'distill' ? ['--reference', 'teacher'] : []
     const command = ['train', name, ...own, ...teacher, '--seed', '7', '--output', name]
     const { code, out, err } = await run(...command)

@@ -10,7 +10,8 @@ import { objectives } from '../ts/loss/index.js'
 import { type LanguageModel, loadModel, type ModelOptions } from '../ts/src/generate/language-model.js'
 import { trainableOf } from '../ts/src/models/decoder.js'
 import { parameterGroups } from '../ts/src/nn/parameters.js'
-import type { EncodedKind } from '../ts/train/data/encoders.js'
+import { rowKindOf } from '../ts/train/data/encode.js'
+import { type EncodedKind, kindOf } from '../ts/train/data/encoders.js'
 import { makeTaskModel } from '../ts/train/task-model.js'
 import { type TrainOptions, type TrainResult, train } from '../ts/train/train.js'
 import { temporaryFolder } from './support.js'
@@ -49,6 +50,11 @@ export const rowsOf: Readonly<Record<EncodedKind, readonly object[]>> = {
     completions: [`${word}.`, i % 2 === 0 ? `${word}.` : `${reversed(word)}!`],
     labels: [true, i % 2 === 0],
   })),
+  ranked: words.map((word, i) => ({
+    prompt: `say ${word}: `,
+    completions: [`${reversed(word)}!`, word, `${word}.`, '?'].slice(0, 2 + (i % 3)),
+    scores: [0, 2, 2, 1].slice(0, 2 + (i % 3)),
+  })),
 }
 
 /** Settings that an objective cannot do without. */
@@ -61,10 +67,10 @@ export const makeObjective = (name: string, config?: object): Objective =>
   (objectives[name] as AnyMake)({ ...settingsOf[name], ...config })
 
 /** Names of the objectives that train on rows. */
-export const rowObjectives = Object.keys(objectives).filter((name) => makeObjective(name).needs.rows !== 'group')
+export const rowObjectives = Object.keys(objectives).filter((name) => kindOf(makeObjective(name).needs) !== undefined)
 
 /** The rows of an objective. */
-export const rowsFor = ({ needs }: Objective): readonly object[] => rowsOf[needs.rows as EncodedKind]
+export const rowsFor = (objective: Objective): readonly object[] => rowsOf[rowKindOf(objective)]
 
 /** Writes rows as JSON lines and returns the file. */
 export async function putRows(folder: string, name: string, rows: readonly object[]): Promise<string> {

@@ -50,6 +50,7 @@ const names: Readonly<Record<string, readonly string[]>> = {
   bco: ['rewards/chosen', 'rewards/rejected', 'rewards/margins', 'logps/chosen', 'logps/rejected', 'logRatio', 'delta'],
   apoZeroUnpaired: ['rewards/chosen', 'rewards/rejected', 'logps/chosen', 'logps/rejected'],
   reward: scoreNames,
+  listwiseReward: scoreNames,
   pointwiseReward: ['accuracy', 'meanReward'],
   pairReward: scoreNames,
   gapReward: scoreNames,
@@ -217,7 +218,7 @@ t.test('objectives over samples: a step cut in another way has the same bits', a
 // Score heads ------------------------------------------------------------------------------------------------------------
 
 t.test('score heads fit a tiny set', async (t) => {
-  for (const name of ['reward', 'pointwiseReward', 'pairReward', 'gapReward', 'processReward'])
+  for (const name of ['reward', 'pointwiseReward', 'listwiseReward', 'pairReward', 'gapReward', 'processReward'])
     for (const dtype of ['f32', 'bf16'] as const) {
       const objective = makeObjective(name)
       const { losses, stats, result } = await runKind({

@@ -4,9 +4,10 @@
 import { join } from 'node:path'
 import t from 'tap'
 import { loadModel } from '../ts/src/generate/language-model.js'
-import { dpo, kto, logRatio, type Objective, orpo, reward, sft, srpo } from '../ts/src/index.js'
+import { dpo, kto, listwiseReward, logRatio, type Objective, orpo, reward, sft, srpo } from '../ts/src/index.js'
 import { trainingOptions } from '../ts/train/config/options.js'
-import { readData } from '../ts/train/data/rows.js'
+import { rowKindOf } from '../ts/train/data/encode.js'
+import { checkRow, readData } from '../ts/train/data/rows.js'
 import { estimateMemory } from '../ts/train/estimate.js'
 import type { TrainEvent } from '../ts/train/events.js'
 import { recipes } from '../ts/train/recipes/index.js'
@@ -80,16 +81,34 @@ const four = [0, 1, 2, 3]
 const chats: Readonly<Record<string, readonly object[]>> = {
   completion: four.map((i) => ({ messages: [...asks(i), ...answers(`It is ${i}.`)] })),
   preference: four.map((i) => ({ prompt: asks(i), chosen: answers(`${i}`), rejected: answers('No.') })),
+  ranked: four.map((i) => ({ prompt: asks(i), completions: [answers(`${i}`), answers('No.')], scores: [1, 0] })),
   unpaired: four.map((i) => ({ prompt: asks(i), completion: answers(`${i}`), label: i % 2 === 0 })),
 }
 
 t.test('conversations', async (t) => {
-  for (const objective of [sft(), dpo(), orpo({ nllOver: 'all' }), kto(), srpo(), reward()]) {
-    const data = chats[objective.needs.rows]
+  for (const objective of [sft(), dpo(), orpo({ nllOver: 'all' }), kto(), srpo(), reward(), listwiseReward()]) {
+    const data = chats[rowKindOf(objective)]
     const { losses, warnings } = await runKind({ base: golden('qwen2'), objective, data, learningRate: 3e-4 })
     t.ok(losses[5] < losses[0], `${objective.name}: ${losses[0].toFixed(4)} -> ${losses[5].toFixed(4)}`)
     t.same(warnings, [], 'nothing to warn of')
   }
+})
+
+t.test('ranked rows', async (t) => {
+  const row = { prompt: 'a', completions: ['b', 'c'], scores: [1, 0] }
+  t.same(checkRow({ ...row, model: 'm' }, 'row 1', 'ranked'), row)
+  const refused: readonly (readonly [change: object, message: RegExp])[] = [
+    [{ scores: [1] }, /'scores': expected at least two that differ/],
+    [{ scores: [1, 1] }, /'scores': expected at least two that differ/],
+    [{ scores: [1, 0, 2] }, /'scores': expected one for each of the 2 completions/],
+    [{ scores: [1, Number.NaN] }, /'scores\[1\]': expected a number/],
+    [{ completions: ['b', 5] }, /'completions\[1\]': expected text/],
+    [{ completions: [answers('b'), answers('c')] }, /'completions\[0\]': expected text/],
+    [{ prompt: asks(1) }, /'completions\[0\]': expected a list of messages/],
+    [{ completions: [] }, /'completions': expected a list/],
+  ]
+  for (const [change, message] of refused)
+    t.throws(() => checkRow({ ...row, ...change }, 'row 1', 'ranked'), { code: 'E_FORMAT', where: 'row 1', message })
 })
 
 // Numbers of rows ------------------------------------------------------------------------------------------------------

@@ -75,7 +75,8 @@ export async function examplesOf(options: EstimateOptions, config: DecoderConfig
 
 /** An example of the objective as long as may be: all of it trained (of score heads the end), nothing shared. */
 function fullExample({ needs }: Objective, maxLength: number): EncodedExample {
-  const roles: readonly Role[] = needs.roles ?? ['completion']
+  // A ranking compares at least two answers.
+  const roles: readonly Role[] = needs.roles ?? (needs.rows === 'group' ? ['completion', 'completion'] : ['completion'])
   const scores = Object.fromEntries([...usualScores, ...(needs.scores ?? [])].map((name) => [name, 1]))
   const inputs = Object.fromEntries((needs.tokens ?? []).map((name) => [name, new Float64Array(maxLength)]))
   const isTrained = (i: number) => Number(needs.values === undefined ? i > 0 : i === maxLength - 1)
@@ -83,7 +84,7 @@ function fullExample({ needs }: Objective, maxLength: number): EncodedExample {
     ids: new Array<number>(maxLength).fill(s),
     trained: Uint8Array.from({ length: maxLength }, (_, i) => isTrained(i)),
     role,
-    scores,
+    scores: needs.rows === 'group' ? { ...scores, label: s } : scores,
     inputs,
   }))
 }

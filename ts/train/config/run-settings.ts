@@ -5,6 +5,7 @@ import { z } from 'zod'
 import type { Objective } from '../../loss/define.js'
 import { objectives } from '../../loss/index.js'
 import { WhetstoneError } from '../../src/base/errors.js'
+import { kindOf } from '../data/encoders.js'
 import { type Catalogue, catalogueOf, type Group } from './catalogue.js'
 import { trainerDefaults } from './defaults.js'
 import type { Given } from './file.js'
@@ -51,7 +52,7 @@ const training: Group = { name: '', title: 'Training', schema: trainingOptions }
 
 /** Trainers on rows: objectives with defaults of their own, but for those over samples of the policy. */
 export const rowTrainers = Object.keys(trainerDefaults).filter(
-  (name) => Object.hasOwn(objectives, name) && objectives[name]().needs.rows !== 'group',
+  (name) => Object.hasOwn(objectives, name) && kindOf(objectives[name]().needs) !== undefined,
 )
 
 /** The group of `lora.*`. */

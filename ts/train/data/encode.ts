@@ -11,7 +11,7 @@ import type { Tokenizer } from '../../src/tokenizer/tokenizer.js'
 import { type Codec, createCodec } from './answer.js'
 import { type Cut, cutPart, type Part } from './cut.js'
 import { type EncodeOptions, type EncodeSettings, encodeSettings } from './encode-options.js'
-import { type EncodedKind, type EncodeNeeds, type Encoder, encoderFor } from './encoders.js'
+import { type EncodedKind, type EncodeNeeds, type Encoder, encoderFor, kindOf } from './encoders.js'
 import type { EncodedExample, EncodedSequence } from './example.js'
 import { createTally, type EncodeSummary, excluding, type FindingName } from './findings.js'
 import type { PlacedRow, RowKinds } from './rows.js'
@@ -208,8 +208,9 @@ export const encodeFor = (
  *
  * @throws WhetstoneError E_CONFIG for objectives over samples of the policy
  */
-export function rowKindOf({ name, needs: { rows } }: Pick<Objective, 'name' | 'needs'>): EncodedKind {
-  if (rows !== 'group') return rows
+export function rowKindOf({ name, needs }: Pick<Objective, 'name' | 'needs'>): EncodedKind {
+  const kind = kindOf(needs)
+  if (kind !== undefined) return kind
   throw new WhetstoneError(
     'E_CONFIG',
     name,

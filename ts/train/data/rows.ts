@@ -9,6 +9,7 @@ import {
   type Fields,
   ifNumber,
   like,
+  listLike,
   listOf,
   type Messages,
   messages,
@@ -85,6 +86,12 @@ export interface StepwiseRow {
   readonly labels: readonly boolean[]
 }
 
+/** Answers to a prompt with a number each; the larger one is better. */
+export type RankedRow = { readonly scores: readonly number[] } & (
+  | { readonly prompt: string; readonly completions: readonly string[] }
+  | ({ readonly prompt: Messages; readonly completions: readonly Messages[] } & ChatFields)
+)
+
 /** Kinds of rows, by the names that objectives ask for. */
 export interface RowKinds {
   completion: Row
@@ -92,6 +99,7 @@ export interface RowKinds {
   unpaired: UnpairedRow
   prompt: PromptRow
   stepwise: StepwiseRow
+  ranked: RankedRow
 }
 
 /** A row with the place that errors name. */
@@ -130,10 +138,16 @@ const maybeNumbers = Object.fromEntries(
 const pair = { optional: { margin: number(), preference: number(0, 1), ...maybeNumbers, ...chat } }
 const answered = { prompt: textOrMessages, completion: like('prompt') }
 
-function checkSteps(row: Fields, where: string): Fields {
-  const [steps, labels] = [row.completions, row.labels] as unknown[][]
-  if (steps.length === labels.length) return row
-  return refuseField(where, 'labels', `one for each of the ${steps.length} completions`, labels)
+/** One entry of `field` for each completion. */
+function checkEach(row: Fields, field: string, where: string): Fields {
+  const [completions, list] = [row.completions, row[field]] as unknown[][]
+  if (completions.length === list.length) return row
+  return refuseField(where, field, `one for each of the ${completions.length} completions`, list)
+}
+
+function checkRanks(row: Fields, where: string): Fields {
+  if (new Set(row.scores as number[]).size > 1) return checkEach(row, 'scores', where)
+  return refuseField(where, 'scores', 'at least two that differ, as answers are compared', row.scores)
 }
 
 /** Shapes by kind, in the order they are tried. */
@@ -153,7 +167,19 @@ const shapes: Readonly<Record<keyof RowKinds, readonly Shape[]>> = {
   ],
   unpaired: [{ required: { ...answered, label: truth }, optional: chat }],
   prompt: [{ required: { prompt: textOrMessages }, optional: chat, whole: (row) => row }],
-  stepwise: [{ required: { prompt: text, completions: listOf(text), labels: listOf(truth) }, whole: checkSteps }],
+  stepwise: [
+    {
+      required: { prompt: text, completions: listOf(text), labels: listOf(truth) },
+      whole: (row, where) => checkEach(row, 'labels', where),
+    },
+  ],
+  ranked: [
+    {
+      required: { prompt: textOrMessages, completions: listLike('prompt'), scores: listOf(number()) },
+      optional: chat,
+      whole: checkRanks,
+    },
+  ],
 }
 
 const namesOf = ({ required }: Shape): string[] => Object.keys(required)
