@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "../cuda/report.h"
 #include "queue.h"
 
 namespace ws {
@@ -68,6 +69,16 @@ void complete_read(napi_env env, napi_status, void* data) {
   napi_delete_async_work(env, read->work);
 }
 
+/// "cuda:N" is GPU N; anything else an instruction-set level of the CPU.
+std::unique_ptr<Device> open(const std::string& level, int threads, int64_t limit, Status& status) {
+  if (level.compare(0, 5, "cuda:") != 0) return open_cpu(level.c_str(), threads, limit, status);
+  const std::string number = level.substr(5);
+  if (!number.empty() && number.size() <= 3 && number.find_first_not_of("0123456789") == std::string::npos)
+    return open_cuda(std::stoi(number), limit, status);
+  status = fail(Code::device, "expected cuda:N with a number, got '%.40s'", level.c_str());
+  return nullptr;
+}
+
 class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
  public:
   static Napi::Function define(Napi::Env env) {
@@ -88,7 +99,8 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
                        });
   }
 
-  /// new Device(level, threads, limitBytes): has `record`, `level` and `threads`.
+  /// new Device(level, threads, limitBytes): has `record`, `level` and `threads`. level: an instruction set, "" for the
+  /// best, or "cuda:N".
   explicit NativeDevice(const Napi::CallbackInfo& info) : Napi::ObjectWrap<NativeDevice>(info), env_(info.Env()) {
     double threads = 0, limit = 0;
     if (!info[0].IsString() || !whole(info[1], 0, 4096, threads) || !whole(info[2], 0, 9e15, limit)) {
@@ -96,8 +108,8 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
       return;
     }
     Status status;
-    std::unique_ptr<Device> device = open_cpu(info[0].As<Napi::String>().Utf8Value().c_str(),
-                                              static_cast<int>(threads), static_cast<int64_t>(limit), status);
+    std::unique_ptr<Device> device = open(info[0].As<Napi::String>().Utf8Value(), static_cast<int>(threads),
+                                          static_cast<int64_t>(limit), status);
     if (!device) {
       refuse(info.Env(), code_name(status.code), status.text);
       return;
@@ -316,10 +328,51 @@ Napi::Value cpu(const Napi::CallbackInfo& info) {
   return out;
 }
 
+/// cudaKernels() -> { bytes, toolkit, targets, ops }: what this addon was built with; the driver is not opened.
+Napi::Value cuda_kernels(const Napi::CallbackInfo& info) {
+  const cuda::KernelReport report = cuda::report_kernels();
+  Napi::Object out = Napi::Object::New(info.Env());
+  out.Set("bytes", static_cast<double>(report.bytes));
+  out.Set("toolkit", report.toolkit);
+  out.Set("targets", report.targets);
+  out.Set("ops", report.ops);
+  return out;
+}
+
+Napi::Object describe_gpu(Napi::Env env, const cuda::GpuReport& report) {
+  Napi::Object out = Napi::Object::New(env);
+  out.Set("ordinal", report.gpu.ordinal);
+  out.Set("name", report.gpu.name);
+  out.Set("capability", std::to_string(report.gpu.major) + "." + std::to_string(report.gpu.minor));
+  out.Set("multiprocessors", report.gpu.multiprocessors);
+  out.Set("totalBytes", static_cast<double>(report.gpu.total_bytes));
+  out.Set("target", report.target);
+  out.Set("problem", report.problem);
+  return out;
+}
+
+/// cudaDriver() -> { file, version, problem, missing, gpus }. Opens the driver: for child processes only.
+Napi::Value cuda_driver(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const cuda::DriverReport report = cuda::report_driver();
+  Napi::Object out = Napi::Object::New(env);
+  Napi::Array missing = Napi::Array::New(env), gpus = Napi::Array::New(env);
+  for (size_t i = 0; i < report.missing.size(); ++i) missing.Set(static_cast<uint32_t>(i), report.missing[i]);
+  for (size_t i = 0; i < report.gpus.size(); ++i) gpus.Set(static_cast<uint32_t>(i), describe_gpu(env, report.gpus[i]));
+  out.Set("file", report.file);
+  out.Set("version", report.version);
+  out.Set("problem", report.problem);
+  out.Set("missing", missing);
+  out.Set("gpus", gpus);
+  return out;
+}
+
 Napi::Object start(Napi::Env env, Napi::Object exports) {
   exports.Set("Device", NativeDevice::define(env));
   exports.Set("ops", Napi::Function::New(env, ops, "ops"));
   exports.Set("cpu", Napi::Function::New(env, cpu, "cpu"));
+  exports.Set("cudaKernels", Napi::Function::New(env, cuda_kernels, "cudaKernels"));
+  exports.Set("cudaDriver", Napi::Function::New(env, cuda_driver, "cudaDriver"));
   return exports;
 }
 

@@ -36,6 +36,12 @@ std::shared_ptr<const Failure> failure(Status status, std::string where) {
   return std::make_shared<const Failure>(Failure{status, std::move(where)});
 }
 
+Status out_of_memory(int64_t bytes, const MemoryStats& m) {
+  return fail(Code::oom, "%lld bytes asked, %lld in use, limit %lld; use a smaller batch or shorter sequences",
+              static_cast<long long>(bytes), static_cast<long long>(m.live_bytes),
+              static_cast<long long>(m.limit_bytes));
+}
+
 const char* op_name(Op op) { return op_table[static_cast<int>(op)].name; }
 
 /// The mark before each operand of an op's signature: '&', '=', '~', or 0 for a plain input, '>' for an output.
@@ -133,12 +139,8 @@ void Queue::create(const Command& command) {
   const int64_t bytes = command.shape.bytes();
   void* block = device_->allocate(bytes);
   if (block == nullptr) {
-    const MemoryStats m = device_->memory();
-    made.failure = failure(
-        fail(Code::oom, "%lld bytes asked, %lld in use, limit %lld; use a smaller batch or shorter sequences",
-             static_cast<long long>(bytes), static_cast<long long>(m.live_bytes),
-             static_cast<long long>(m.limit_bytes)),
-        "allocate");
+    const Status state = device_->state();
+    made.failure = failure(state.ok() ? out_of_memory(bytes, device_->memory()) : state, "allocate");
   } else {
     made.storage = std::make_shared<Storage>(*device_, block, bytes);
     made.view.data = block;
@@ -179,7 +181,10 @@ void Queue::write(const Command& command) {
 
 void Queue::read(const Command& command) {
   Request& request = *command.request;
-  if (request.to == nullptr) return request.finish(nullptr);
+  if (request.to == nullptr) {
+    const Status status = device_->sync();
+    return request.finish(status.ok() ? nullptr : failure(status, "sync"));
+  }
   const Entry& source = entry(command.id);
   if (source.failure) return request.finish(source.failure);
   if (!source.storage || source.view.bytes() != request.bytes)

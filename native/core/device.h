@@ -25,6 +25,10 @@ struct Device {
   virtual bool has_kernel(Op op) const = 0;
   virtual Status upload(void* to, const void* from, int64_t bytes) = 0;
   virtual Status download(void* to, const void* from, int64_t bytes) = 0;
+  /// Waits until everything that was asked for has run.
+  virtual Status sync() { return {}; }
+  /// Not ok once the device has failed for good: what every later call answers.
+  virtual Status state() const { return {}; }
   virtual MemoryStats memory() const = 0;
   virtual void reset_peak() = 0;
   virtual void set_threads(int threads) = 0;
@@ -33,6 +37,9 @@ struct Device {
 
 /// CPU device. level: "" for the best that this machine has, else "v2", "avx2", "avx512" or "avx512bf16".
 std::unique_ptr<Device> open_cpu(const char* level, int threads, int64_t limit_bytes, Status& status);
+
+/// GPU number `ordinal` of those that the driver shows. Blocks the calling thread while the driver starts.
+std::unique_ptr<Device> open_cuda(int ordinal, int64_t limit_bytes, Status& status);
 
 /// What the CPU can do, as a blank-separated list of levels from low to high.
 const char* cpu_levels();
