@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import { listwiseReward, objectives } from '../ts/loss/index.js'
 import { loadModel } from '../ts/src/generate/language-model.js'
+import { getDevice } from '../ts/src/native/device.js'
 import type { EncodedExample } from '../ts/train/data/example.js'
 import { microBatchOf } from '../ts/train/data/micro-batch.js'
 import { readMetrics } from '../ts/train/run-folder.js'
@@ -161,6 +162,29 @@ t.test('a step cut in another way has the same bits', async (t) => {
       )
     }
   }
+})
+
+t.test('dropout and noise do not see how a step is cut, nor how many threads there are', async (t) => {
+  const lora = { r: 4, loraDropout: 0.3 }
+  for (const name of ['sft', 'superhf', 'dpo', 'srpo', 'kto', 'bco', 'reward', 'listwiseReward'])
+    for (const useDora of [false, true]) {
+      const run = (size: number) => {
+        const cut = { perDeviceTrainBatchSize: size, gradientAccumulationSteps: 8 / size, maxSteps: 3 }
+        return runKind({
+          base,
+          objective: makeObjective(name),
+          load: { lora: { ...lora, useDora } },
+          neftuneNoiseAlpha: 5,
+          ...cut,
+        })
+      }
+      const what = `${name} ${useDora ? 'DoRA' : 'LoRA'}`
+      const { hash } = await run(8)
+      t.equal((await run(1)).hash, hash, `${what}: 8 x 1`)
+      getDevice().threads = 1
+      t.equal((await run(4)).hash, hash, `${what}: 2 x 4 on one thread`)
+      getDevice().threads = 2
+    }
 })
 
 // Objectives over groups --------------------------------------------------------------------------------------------------
