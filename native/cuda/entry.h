@@ -27,6 +27,9 @@ static inline Status start(Launcher& on, const HostKernel& kernel, Extent grid, 
   return on.launch(launch);
 }
 
+// Entries of other families that a family may use.
+Status fill(const Call& c, Launcher& on);
+
 /// Blocks of `each` that cover n, at most what a grid has in x.
 static inline uint32_t blocks_for(int64_t n, int64_t each) {
   const int64_t blocks = (n + each - 1) / each;

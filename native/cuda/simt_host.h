@@ -93,6 +93,7 @@ inline float smaller(float a, float b) { return std::fmin(a, b); }
 inline float root(float x) { return std::sqrt(x); }
 inline float exponential(float x) { return std::exp(x); }
 inline float logarithm(float x) { return std::log(x); }
+inline float logarithm_1p(float x) { return std::log1p(x); }
 inline float hyperbolic_tangent(float x) { return std::tanh(x); }
 inline float fast_exp2(float x) { return std::exp2(x); }
 

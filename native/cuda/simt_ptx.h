@@ -56,6 +56,7 @@ WS_DEVICE float smaller(float a, float b) { return fminf(a, b); }
 WS_DEVICE float root(float x) { return __fsqrt_rn(x); }
 WS_DEVICE float exponential(float x) { return expf(x); }
 WS_DEVICE float logarithm(float x) { return logf(x); }
+WS_DEVICE float logarithm_1p(float x) { return log1pf(x); }
 WS_DEVICE float hyperbolic_tangent(float x) { return tanhf(x); }
 /// 2^x within 2 ulp; for the inside of softmax.
 WS_DEVICE float fast_exp2(float x) {
