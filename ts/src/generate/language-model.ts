@@ -8,6 +8,7 @@ import { type LoadOptions, loadDecoder } from '../models/load.js'
 import { packSequences } from '../models/pack.js'
 import { baseFolder, isAdapterFolder, loadAdapter, readAdapterConfig, scoreLabelsIn } from '../models/peft.js'
 import { scoreRows } from '../models/score.js'
+import type { Device } from '../native/device.js'
 import type { LoraConfig } from '../nn/lora.js'
 import { disposeFlat } from '../nn/parameters.js'
 import { gatherRows, headLogProbs, linear } from '../ops/index.js'
@@ -50,6 +51,8 @@ export interface Completion extends TokenSample {
 /** A language model on a device. Free it with `dispose()`. */
 export interface LanguageModel {
   readonly decoder: Decoder
+  /** Where it runs; `device.reason` says why there. */
+  readonly device: Device
   readonly tokenizer: Tokenizer
   /** The Hugging Face folder that it came from. */
   readonly directory: string
@@ -129,6 +132,7 @@ export function languageModel(decoder: Decoder, tokenizer: Tokenizer, directory:
   const dispose = () => disposeDecoder(decoder, disposeFlat)
   const model = {
     decoder,
+    device: decoder.device,
     tokenizer,
     directory,
     logProbs: (ids: readonly number[] | readonly (readonly number[])[]) =>
