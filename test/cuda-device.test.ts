@@ -150,7 +150,7 @@ t.test('an op without a CUDA kernel is refused by name', { skip }, async (t) => 
 
 t.test('a lost GPU is said, stays lost, and the CPU goes on', { skip }, async (t) => {
   const told = inProcess<Record<string, string>>(
-    'fail=cuMemcpyDtoHAsync:700@2',
+    'fail=cuMemcpyDtoHAsync:700@3',
     `const device = openDevice({ device: 'cuda' })
      const x = tensor(device, Float32Array.of(1, 2))
      await x.data()
@@ -200,9 +200,11 @@ t.test('the doctor tells kernels, driver and GPUs', { skip }, async (t) => {
   t.match(text, /^cuda:1 +Fake GPU 1, compute capability 8\.6, 1\.0 GiB; runs file$/m)
 })
 
-t.test('wrong numbers from a copy disqualify a GPU', { skip }, async (t) => {
+t.test('a GPU that fails a copy or gives wrong numbers is not taken', { skip }, async (t) => {
   const named = inProcess<string>('fail=cuMemcpyHtoDAsync:1@1+', `tell(codeOf(() => openDevice({ device: 'cuda' })))`)
   t.match(named, /^E_DEVICE \[cuda\] copying to the device gives/)
+  const numb = inProcess<string>('numb=1', `tell(codeOf(() => openDevice({ device: 'cuda' })))`)
+  t.match(numb, /^E_DEVICE \[cuda\] a kernel gives wrong numbers: NaN at 0/)
 })
 
 t.test('worker threads have devices of their own, and may be ended', { skip }, async (t) => {

@@ -4,7 +4,7 @@ import t from 'tap'
 import { countStep, kto, objectives, orpo, srpo } from '../ts/loss/index.js'
 import { encodeChat } from '../ts/src/tokenizer/template.js'
 import { rowKindOf } from '../ts/train/data/encode.js'
-import type { EncodedKind } from '../ts/train/data/encoders.js'
+import { type EncodedKind, kindOf } from '../ts/train/data/encoders.js'
 import {
   bos,
   bot,
@@ -30,6 +30,7 @@ const samples: Readonly<Record<EncodedKind, readonly object[]>> = {
   preference: [pair, { ...pair, prompt: 'Do it:' }].map((row) => ({ ...row, ...numbers })),
   unpaired: [true, false].map((label, i) => ({ prompt: `Go ${i}:`, completion: ' yes', label })),
   stepwise: [{ prompt: 'a', completions: ['b', 'c'], labels: [true, false] }],
+  ranked: [{ prompt: 'a', completions: ['b', 'c', 'd'], scores: [0.5, 2, 0.5] }],
 }
 
 t.test('every objective gets the sequences that it asks for', async (t) => {
@@ -38,11 +39,11 @@ t.test('every objective gets the sequences that it asks for', async (t) => {
   const made = [...all, ['orpo over prompts', orpo({ nllOver: 'all' })] as const]
   let tried = 0
   for (const [name, objective] of made) {
-    if (objective.needs.rows === 'group') {
+    if (kindOf(objective.needs) === undefined) {
       refuses(t, () => rowKindOf(objective), 'E_CONFIG', objective.name, 'samples of the policy')
       continue
     }
-    const { examples } = encodeBy(objective, samples[objective.needs.rows])
+    const { examples } = encodeBy(objective, samples[rowKindOf(objective)])
     const sequences = examples.flatMap((example, number) =>
       example.map(({ ids, trained, role = 'completion', scores, inputs }) => {
         const logps = Float64Array.from(trainedIds({ ids, trained }), () => -1)

@@ -287,3 +287,16 @@ t.test('refusals', async (t) => {
   scorer.dispose()
   t.equal(await liveBytes(), before)
 })
+
+t.test('more sequences than one pass takes', async (t) => {
+  const many = Array.from({ length: 40 }, (_, s) => randomIds(`pass ${s}`, 250 + s, 300))
+  using plain = await loadModel(golden('smollm'))
+  using scorer = await loadModel(golden('smollm'), { scoreLabels: 2 })
+  const [logps, numbers] = [await plain.logProbs(many), await scorer.scores(many)]
+  for (const s of [0, 17, 39]) {
+    t.same(logps[s], await plain.logProbs(many[s]), `log-probs of sequence ${s} are those of it alone`)
+    t.same([numbers[s]], await scorer.scores([many[s]]))
+  }
+  t.same([logps.length, numbers.length], [40, 40])
+  await t.rejects(plain.logProbs([...many, []]), { code: 'E_SHAPE', where: 'sequence 40' })
+})

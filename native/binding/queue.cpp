@@ -33,7 +33,7 @@ struct Queue::Storage {
 namespace {
 
 std::shared_ptr<const Failure> failure(Status status, std::string where) {
-  return std::make_shared<const Failure>(Failure{status, std::move(where)});
+  return std::make_shared<const Failure>(Failure{status, status.op != nullptr ? status.op : std::move(where)});
 }
 
 Status out_of_memory(int64_t bytes, const MemoryStats& m) {

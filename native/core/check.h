@@ -14,6 +14,7 @@ enum class Code : int32_t { ok, shape, dtype, device, no_kernel, oom, device_los
 struct Status {
   Code code = Code::ok;
   char text[220] = {0};
+  const char* op = nullptr;  // whose fault it is, when that is found later than it ran
   bool ok() const { return code == Code::ok; }
 };
 

@@ -2,6 +2,7 @@
 // and the enum that ops.def expands to. A device is a table with one kernel slot per op.
 #pragma once
 #include "check.h"
+#include "op_names.h"
 
 namespace ws {
 
@@ -38,15 +39,6 @@ struct Call {
 };
 
 using Kernel = Status (*)(const Call&);
-
-enum class Op : int32_t {
-#define OP(family, name, signature, parameters) name,
-#include "../ops.def"
-#undef OP
-  count
-};
-
-constexpr int op_count = static_cast<int>(Op::count);
 
 struct OpInfo {
   const char* name;

@@ -4,6 +4,12 @@
 #pragma once
 #include <cstdint>
 
+#ifdef __CUDACC__
+#define WS_ANYWHERE __host__ __device__
+#else
+#define WS_ANYWHERE
+#endif
+
 namespace ws {
 
 struct Random4 {
@@ -12,7 +18,7 @@ struct Random4 {
 
 /// Ten rounds over a counter of four words with a key of two. Known answer: all zeros give
 /// 6627e8d5 e169c58d bc57ac4c 9b00dbd8.
-static inline Random4 philox(Random4 counter, uint32_t key0, uint32_t key1) {
+WS_ANYWHERE static inline Random4 philox(Random4 counter, uint32_t key0, uint32_t key1) {
   Random4 c = counter;
   for (int round = 0; round < 10; ++round) {
     const uint64_t a = static_cast<uint64_t>(0xD2511F53u) * c.x[0];
@@ -26,13 +32,13 @@ static inline Random4 philox(Random4 counter, uint32_t key0, uint32_t key1) {
 }
 
 /// Four random words: key = seed, counter = (index low, index high, stream, 0).
-static inline Random4 random4(uint32_t seed_low, uint32_t seed_high, uint32_t stream, uint64_t index) {
+WS_ANYWHERE static inline Random4 random4(uint32_t seed_low, uint32_t seed_high, uint32_t stream, uint64_t index) {
   const Random4 counter = {{static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32), stream, 0u}};
   return philox(counter, seed_low, seed_high);
 }
 
 /// A number in [0, 1) of 53 random bits, from the first two words.
-static inline double uniform53(Random4 r) {
+WS_ANYWHERE static inline double uniform53(Random4 r) {
   const uint64_t bits = (static_cast<uint64_t>(r.x[0] >> 5) << 26) | (r.x[1] >> 6);
   return static_cast<double>(bits) * 0x1p-53;
 }

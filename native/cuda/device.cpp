@@ -1,9 +1,13 @@
 #include "device.h"
 
 #include <cstdlib>
+#include <cstring>
 #include <mutex>
 #include <set>
+#include <sstream>
 #include <utility>
+
+#include "../core/shapes.h"
 
 namespace ws::cuda {
 namespace {
@@ -53,6 +57,18 @@ bool is_set(const char* variable) {
   return value != nullptr && value[0] != 0 && value[0] != '0';
 }
 
+/// The name that ops.def gives the operand.
+std::string operand_name(Op op, int operand) {
+  std::istringstream words(op_table[static_cast<int>(op)].signature);
+  std::string word;
+  for (int i = 0; words >> word;) {
+    if (word == ">") continue;
+    if (i++ == operand) break;
+  }
+  const size_t begin = word.find_first_not_of("&=~");
+  return word.substr(begin, word.find_first_of(":?") - begin);
+}
+
 Address address_of(const void* block) { return reinterpret_cast<uintptr_t>(block); }
 
 }  // namespace
@@ -73,8 +89,11 @@ Status CudaDevice::open() {
                 gpu_.name.c_str(), describe(retained).c_str());
   }
   const Borrowed borrowed(context_);
-  const Status made = check(d.cuStreamCreate(&stream_, stream_non_blocking), "cuStreamCreate");
-  return made.ok() ? staging_.open(stream_) : made;
+  WS_TRY(check(d.cuStreamCreate(&stream_, stream_non_blocking), "cuStreamCreate"));
+  WS_TRY(staging_.open(stream_));
+  fault_ = static_cast<Fault*>(take(sizeof(Fault)));
+  WS_CHECK(fault_ != nullptr, oom, "%s has no memory left", gpu_.name.c_str());
+  return clear_fault();
 }
 
 /// The queue's thread has ended. Failures mean nothing here: the driver may be gone already at the end of a process.
@@ -92,6 +111,7 @@ CudaDevice::~CudaDevice() {
     pool_.trim();
     kernels_.unload();
     staging_.close();
+    if (fault_ != nullptr && lost_.ok()) give(fault_);
     if (stream_ != nullptr) d.cuStreamDestroy(stream_);
   }
   d.cuDevicePrimaryCtxRelease(gpu_.ordinal);
@@ -153,14 +173,42 @@ Status CudaDevice::upload(void* to, const void* from, int64_t bytes) {
 Status CudaDevice::download(void* to, const void* from, int64_t bytes) {
   const Status ready = make_current();
   if (!ready.ok() || bytes == 0) return ready;
-  return check(staging_.download(to, address_of(from), bytes), "copying from the device");
+  WS_TRY(ask_fault());
+  WS_TRY(check(staging_.download(to, address_of(from), bytes), "copying from the device"));
+  return take_fault();
+}
+
+Status CudaDevice::clear_fault() {
+  const Fault none = {};
+  return check(staging_.upload(address_of(fault_), &none, sizeof none), "copying to the device");
+}
+
+/// Queues a copy of what kernels have reported, so that it is here when what is queued behind it has arrived.
+Status CudaDevice::ask_fault() {
+  return check(driver().cuMemcpyDtoHAsync(staging_.small(), address_of(fault_), sizeof(Fault), stream_),
+               "copying from the device");
+}
+
+/// What a kernel had reported when it was asked, after the wait.
+Status CudaDevice::take_fault() {
+  Fault found;
+  std::memcpy(&found, staging_.small(), sizeof found);
+  if (found.kind == static_cast<int32_t>(FaultKind::none)) return {};
+  WS_TRY(clear_fault());
+  Status status = fail(Code::shape, "%s[%d]: expected an index in [0, %d), got %d",
+                       operand_name(static_cast<Op>(found.op), found.operand).c_str(), found.at, found.limit, found.value);
+  status.op = op_table[found.op].name;
+  return status;
 }
 
 // work ---------------------------------------------------------------------------------------------------------------
 
 Status CudaDevice::sync() {
   const Status ready = make_current();
-  return ready.ok() ? check(driver().cuStreamSynchronize(stream_), "waiting for the device") : ready;
+  if (!ready.ok()) return ready;
+  WS_TRY(ask_fault());
+  WS_TRY(check(driver().cuStreamSynchronize(stream_), "waiting for the device"));
+  return take_fault();
 }
 
 Status CudaDevice::run(Op op, Call& call) {

@@ -39,6 +39,7 @@ class CudaDevice final : public Device, public Launcher, private SegmentSource {
   // Launcher
   Status launch(const Launch& launch) override;
   void* scratch(int64_t bytes) override;
+  Fault* fault() override { return fault_; }
   const Gpu& gpu() const override { return gpu_; }
 
  private:
@@ -48,6 +49,9 @@ class CudaDevice final : public Device, public Launcher, private SegmentSource {
   Status check(Result result, const char* call);
   Status start(const Launch& launch, Function function);
   Status out_of_scratch();
+  Status clear_fault();
+  Status ask_fault();
+  Status take_fault();
 
   const Gpu gpu_;
   const std::string name_;
@@ -57,6 +61,7 @@ class CudaDevice final : public Device, public Launcher, private SegmentSource {
   MemoryPool pool_;
   Staging staging_;
   Kernels kernels_;
+  Fault* fault_ = nullptr;      // on the device
   std::vector<void*> scratch_;  // of the running op
   int64_t refused_bytes_ = 0;   // scratch that it could not have
   const char* last_op_ = "nothing";

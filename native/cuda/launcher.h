@@ -4,6 +4,7 @@
 #pragma once
 #include "../core/op.h"
 #include "driver.h"
+#include "fault.h"
 
 namespace ws::cuda {
 
@@ -34,6 +35,8 @@ struct Launcher {
   /// Device memory for the running op, 512-byte aligned, contents undefined; every call gives another block, all are
   /// taken back when the op has been appended. Null when memory is short.
   virtual void* scratch(int64_t bytes) = 0;
+  /// Where kernels report what is wrong with their data; on the device.
+  virtual Fault* fault() = 0;
   /// The GPU, for choices of tiles and variants. Results may not depend on it within one model of GPU.
   virtual const Gpu& gpu() const = 0;
 };

@@ -7,7 +7,7 @@
 import { z } from 'zod'
 import { leaf, logSigmoid, mul, neg, sub } from './autodiff.js'
 import { positive } from './config.js'
-import { sequenceRatios } from './kto.js'
+import { labelledStatistics, sequenceRatios } from './kto.js'
 import { defineObjective, statistic } from './objective.js'
 import { ofRole, overExamples, scoresOf } from './view.js'
 
@@ -31,12 +31,14 @@ export const bco = defineObjective('bco.v1', settings, ({ beta }) => ({
     const logRatio = statistic(ratios.value)
     const before = view.batch.history?.logRatio ?? { sum: 0, count: 0 }
     const delta = (beta * (before.sum + logRatio.sum)) / (before.count + logRatio.count)
-    const sign = leaf(scoresOf(view, 'label').map((label) => (label !== 0 ? 1 : -1)))
+    const labels = scoresOf(view, 'label')
+    const sign = leaf(labels.map((label) => (label !== 0 ? 1 : -1)))
+    const rewards = ratios.value.map((r) => beta * r)
     const losses = neg(logSigmoid(mul(sub(mul(ratios, beta), delta), sign)))
     return {
       loss: overExamples(view, losses),
-      stats: { logRatio, delta: { sum: delta, count: 1 } },
-      perExample: { loss: losses.value, rewards: ratios.value.map((r) => beta * r) },
+      stats: { ...labelledStatistics(view, labels, rewards, true), logRatio, delta: { sum: delta, count: 1 } },
+      perExample: { loss: losses.value, rewards },
     }
   },
 }))

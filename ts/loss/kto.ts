@@ -25,6 +25,23 @@ export type KtoConfig = z.input<typeof settings>
 export const sequenceRatios = (view: View): Vector =>
   sequenceSums(view, mul(weightsOf(view), sub(view.logps, tokensOf(view, 'reference'))))
 
+/** TRL's statistics of good and bad answers; the margin of their means only where the batch is the whole step. */
+export function labelledStatistics(view: View, labels: Float64Array, rewards: Float64Array, whole: boolean) {
+  const logps = ofRole(view, 'completion', sequenceSums(view, mul(weightsOf(view), view.logps))).value
+  const split = (values: Float64Array) =>
+    [true, false].map((good) => statistic(values.filter((_, i) => (labels[i] !== 0) === good)))
+  const [won, lost] = split(rewards)
+  const [likely, unlikely] = split(logps)
+  const both = whole && won.count > 0 && lost.count > 0
+  return {
+    'rewards/chosen': won,
+    'rewards/rejected': lost,
+    ...(both && { 'rewards/margins': { sum: won.sum / won.count - lost.sum / lost.count, count: 1 } }),
+    'logps/chosen': likely,
+    'logps/rejected': unlikely,
+  }
+}
+
 /** max(0, mean log-ratio of the mismatched answers) */
 function referencePoint(view: View, ratios: Vector): number {
   const { value } = ofRole(view, 'mismatch', ratios)
@@ -55,8 +72,7 @@ export const kto = defineObjective('kto.v1', settings, (config) => {
       return {
         loss: overExamples(view, losses),
         stats: {
-          'rewards/chosen': statistic(rewards.filter((_, i) => labels[i] !== 0)),
-          'rewards/rejected': statistic(rewards.filter((_, i) => labels[i] === 0)),
+          ...labelledStatistics(view, labels, rewards, withPoint),
           ...(withPoint && { kl: { sum: kl, count: 1 } }),
         },
         perExample: { loss: losses.value, rewards },

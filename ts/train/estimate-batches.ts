@@ -1,8 +1,10 @@
 // The micro-batches whose memory decides: those of the data with most tokens, or the longest that settings allow.
 
 import type { Objective, Role } from '../loss/define.js'
+import type { DecoderConfig } from '../src/models/config.js'
+import { positionLimit } from '../src/models/decoder.js'
 import { loadTokenizer } from '../src/tokenizer/tokenizer.js'
-import { encodeFor, rowKindOf } from './data/encode.js'
+import { checkLengths, encodeFor, rowKindOf } from './data/encode.js'
 import type { EncodedExample } from './data/example.js'
 import { type MicroBatch, microBatchOf } from './data/micro-batch.js'
 import { planData } from './data/plan.js'
@@ -52,21 +54,29 @@ export const withReferenceLogps = (examples: readonly EncodedExample[]): Encoded
     })),
   )
 
-/** The rows of the data; without data as many of the greatest length as a micro-batch takes. */
-export async function examplesOf(options: EstimateOptions): Promise<EncodedExample[]> {
+/**
+ * The rows of the data; without data as many of the greatest length as a micro-batch takes.
+ *
+ * @param config of the model, which may have a last position
+ */
+export async function examplesOf(options: EstimateOptions, config: DecoderConfig): Promise<EncodedExample[]> {
   const { data, training, objective, limit } = options
   if (data === undefined) {
     const { perDeviceTrainBatchSize: length, maxLength } = training
-    return Array.from({ length }, () => fullExample(objective, maxLength))
+    const tokens = Math.min(maxLength, positionLimit(config) ?? maxLength)
+    return Array.from({ length }, () => fullExample(objective, tokens))
   }
   const tokenizer = await loadTokenizer((await foldersOf(options)).model)
-  const { rows } = await readData(data, rowKindOf(objective))
-  return [...encodeFor(objective, tokenizer, rows.slice(0, limit), training).examples]
+  const { rows } = await readData(data, rowKindOf(objective), limit)
+  const encoded = encodeFor(objective, tokenizer, rows, training)
+  checkLengths(encoded, config)
+  return [...encoded.examples]
 }
 
 /** An example of the objective as long as may be: all of it trained (of score heads the end), nothing shared. */
 function fullExample({ needs }: Objective, maxLength: number): EncodedExample {
-  const roles: readonly Role[] = needs.roles ?? ['completion']
+  // A ranking compares at least two answers.
+  const roles: readonly Role[] = needs.roles ?? (needs.rows === 'group' ? ['completion', 'completion'] : ['completion'])
   const scores = Object.fromEntries([...usualScores, ...(needs.scores ?? [])].map((name) => [name, 1]))
   const inputs = Object.fromEntries((needs.tokens ?? []).map((name) => [name, new Float64Array(maxLength)]))
   const isTrained = (i: number) => Number(needs.values === undefined ? i > 0 : i === maxLength - 1)
@@ -74,7 +84,7 @@ function fullExample({ needs }: Objective, maxLength: number): EncodedExample {
     ids: new Array<number>(maxLength).fill(s),
     trained: Uint8Array.from({ length: maxLength }, (_, i) => isTrained(i)),
     role,
-    scores,
+    scores: needs.rows === 'group' ? { ...scores, label: s } : scores,
     inputs,
   }))
 }

@@ -67,10 +67,10 @@ export interface MemoryEstimate {
  */
 export async function estimateMemory(options: EstimateOptions): Promise<MemoryEstimate> {
   const { training, objective } = options
-  const read = await examplesOf(options)
-  const examples = isPrecomputed(options) ? withReferenceLogps(read) : read
   const counting = openCountingDevice()
   const policy = await policyOf(counting, options)
+  const read = await examplesOf(options, policy.config)
+  const examples = isPrecomputed(options) ? withReferenceLogps(read) : read
   const reference = await referenceOf(counting, options, policy)
   const trainer = createTrainer({
     policy,

@@ -38,6 +38,26 @@ export async function startReference(policy: Decoder): Promise<Reference> {
   return { decoder: copy, dispose: () => disposeAdapter(copy) }
 }
 
+/**
+ * Checks that a model can be the reference of a policy.
+ *
+ * @throws WhetstoneError E_CONFIG for a score head, another vocabulary, or the weights that are trained themselves
+ */
+export function checkReference(policy: Decoder, reference: Decoder): void {
+  const refuse = (message: string): never => {
+    throw new WhetstoneError('E_CONFIG', 'reference', message)
+  }
+  const [own, other] = [policy.config, reference.config]
+  if (own.scoreLabels === undefined && other.scoreLabels !== undefined)
+    refuse('expected a language model, got one with a score head')
+  if (own.vocabSize !== other.vocabSize)
+    refuse(`expected the vocabulary of the policy, ${own.vocabSize} tokens, got ${other.vocabSize}`)
+  const isTrained =
+    policy.adapter === undefined ? reference.parameters === policy.parameters : reference.adapter === policy.adapter
+  if (isTrained)
+    refuse('expected a model that stays as it is, got the policy: leave it out, and the policy as it starts is taken')
+}
+
 const isAdapted = (m: Decoder): m is AdaptedDecoder => m.adapter !== undefined
 
 /** Is every addition zero? DoRA divides and multiplies by norms all the same, which rounds. */
@@ -66,6 +86,8 @@ export interface ReferenceOptions {
   readonly directory?: string
   readonly signal?: AbortSignal
   readonly warn: (message: string) => void
+  /** {@link modelHash} of the reference, where it is known already. */
+  readonly modelSha256?: string
 }
 
 const tensorName = 'reference_logps'
@@ -87,10 +109,13 @@ export async function withReferenceLogps(
   const logps = known ?? (await computeLogps(reference, examples, options))
   if (path !== undefined && directory !== undefined && known === undefined) {
     await ensureDirectory(directory)
-    await writeSafetensors(path, [{ name: tensorName, dtype: 'F32', shape: [count], data: bytesOf(logps) }])
+    const data = bytesOf(logps)
+    await writeSafetensors(path, [{ name: tensorName, dtype: 'F32', shape: [count], data }], { sha256: sha256(data) })
   }
   return spread(examples, logps)
 }
+
+const sha256 = (data: string | Uint8Array): string => createHash('sha256').update(data).digest('hex')
 
 const bytesOf = (values: Float32Array | Uint16Array | Int32Array): Uint8Array =>
   new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
@@ -104,11 +129,17 @@ const trainedCount = (examples: readonly EncodedExample[]): number =>
 async function contentKey(
   reference: Decoder,
   examples: readonly EncodedExample[],
-  { temperature }: ReferenceOptions,
+  { temperature, modelSha256 }: ReferenceOptions,
 ): Promise<string> {
   const { level } = reference.device
-  const parts = { version: 1, level, temperature, model: await modelHash(reference), rows: dataHash(examples) }
-  return createHash('sha256').update(JSON.stringify(parts)).digest('hex').slice(0, 32)
+  const model = modelSha256 ?? (await modelHash(reference))
+  return sha256(JSON.stringify({ version: 2, level, temperature, model, rows: dataHash(examples) })).slice(0, 32)
+}
+
+/** What decides a policy's numbers and is in no checkpoint of its run: how it is adapted, and the frozen base. */
+export async function frozenParts(policy: Decoder): Promise<{ lora?: unknown; baseSha256?: string }> {
+  if (policy.adapter === undefined) return {}
+  return { lora: policy.adapter.config, baseSha256: await modelHash(withoutAdapter(policy)) }
 }
 
 /** SHA-256 of a model: its configuration, weights and adapter. */
@@ -120,14 +151,20 @@ export async function modelHash({ config, parameters, adapter }: Decoder): Promi
   return hash.digest('hex')
 }
 
-/** SHA-256 of the tokens of examples, what is trained of them, and what they are to the objective. */
+/**
+ * SHA-256 of the tokens of examples, what is trained of them, and what they are to the objective. Log-probs of the
+ * reference do not count: the model that they are of has a hash.
+ */
 export function dataHash(examples: readonly EncodedExample[]): string {
   const hash = createHash('sha256')
-  for (const { ids, trained, role, scores, weights } of examples.flat()) {
-    hash.update(JSON.stringify([ids.length, role, scores]))
+  for (const { ids, trained, role, scores, weights, inputs } of examples.flat()) {
+    const numbers = Object.entries({ weights, ...inputs, reference: undefined }).filter(
+      (entry): entry is [string, ArrayLike<number>] => entry[1] !== undefined,
+    )
+    hash.update(JSON.stringify([ids.length, role, scores, numbers.map(([name]) => name)]))
     hash.update(Int32Array.from(ids))
     hash.update(trained)
-    if (weights !== undefined) hash.update(Float64Array.from(weights))
+    for (const [, values] of numbers) hash.update(Float64Array.from(values))
   }
   return hash.digest('hex')
 }
@@ -145,6 +182,8 @@ async function readLogps(
       const bytes = await file.read(tensorName)
       if (bytes.byteLength !== 4 * count)
         throw new WhetstoneError('E_FORMAT', path, `expected ${count} numbers, got ${bytes.byteLength / 4}`)
+      if (sha256(bytes) !== file.metadata.get('sha256'))
+        throw new WhetstoneError('E_TORN', path, 'the numbers do not have the checksum that they were written with')
       return new Float32Array(bytes.slice().buffer)
     } finally {
       await file.close()

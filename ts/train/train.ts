@@ -6,11 +6,10 @@ import type { Objective } from '../loss/define.js'
 import { WhetstoneError } from '../src/base/errors.js'
 import { deriveKey, permutation } from '../src/base/rng.js'
 import type { LanguageModel } from '../src/generate/language-model.js'
-import { withoutAdapter } from '../src/models/adapter.js'
 import type { Decoder } from '../src/models/decoder.js'
 import { type TrainingInput, type TrainingOptions, trainingOptions } from './config/options.js'
 import { type Resolved, resolveConfig, type Source } from './config/resolve.js'
-import { encodeFor, rowKindOf } from './data/encode.js'
+import { checkLengths, encodeFor, rowKindOf } from './data/encode.js'
 import type { EncodedExample } from './data/example.js'
 import { warningsOf } from './data/findings.js'
 import { type MicroBatchOptions, microBatchOf } from './data/micro-batch.js'
@@ -18,7 +17,15 @@ import { planData } from './data/plan.js'
 import { type DataSource, extraFieldWarnings, readData } from './data/rows.js'
 import { type Emit, type Run, startRun } from './events.js'
 import { abortError, type PhaseResult, runPhase } from './loop.js'
-import { dataHash, modelHash, type Reference, startReference, withReferenceLogps } from './reference.js'
+import {
+  checkReference,
+  dataHash,
+  frozenParts,
+  modelHash,
+  type Reference,
+  startReference,
+  withReferenceLogps,
+} from './reference.js'
 import { openRun, type RunFolder } from './run-folder.js'
 import { createTrainer, disposeTrainer, evaluateLoss, type Trainer, type TrainerOptions } from './trainer.js'
 
@@ -28,6 +35,8 @@ export interface TrainOptions extends TrainingInput {
   readonly objective: Objective
   /** A .jsonl or .json file, or rows. */
   readonly data: DataSource
+  /** Use the first rows of the data only. */
+  readonly limit?: number
   /** Rows to evaluate on; without them `evalRows` of the data are held out. */
   readonly evalData?: DataSource
   /**
@@ -66,6 +75,7 @@ const given = ({
   policy,
   objective,
   data,
+  limit,
   evalData,
   reference,
   output,
@@ -120,10 +130,13 @@ async function runJob(job: Job): Promise<TrainResult> {
   const { options, values } = job
   const { policy, objective } = options
   const data = await encodedData(job)
+  if (options.reference !== undefined && !objective.needs.reference)
+    job.emit({ type: 'warning', message: `the reference is not used: ${objective.name} looks at none` })
   const reference = await referenceOf(options)
   let trainer: Trainer | undefined
   try {
-    const examples = await precomputed(job, reference, data)
+    const referenceSha256 = job.folder && reference && (await modelHash(reference.decoder))
+    const examples = await precomputed(job, reference, data, referenceSha256)
     if (examples !== data) reference?.dispose()
     trainer = createTrainer({
       ...trainerSettings(values),
@@ -131,7 +144,7 @@ async function runJob(job: Job): Promise<TrainResult> {
       objective,
       reference: examples === data ? reference?.decoder : undefined,
     })
-    return await runPlan(job, trainer, examples)
+    return await runPlan(job, trainer, examples, referenceSha256)
   } finally {
     if (trainer !== undefined) disposeTrainer(trainer)
     reference?.dispose()
@@ -148,23 +161,40 @@ interface Data {
 async function encodedData({ options, values, emit }: Job): Promise<Data> {
   const { policy, objective } = options
   const rows = await splitData(options, values)
-  const { examples, summary } = encodeFor(objective, policy.tokenizer, rows.train, values)
+  const encode = (own: typeof rows.train) => {
+    const encoded = encodeFor(objective, policy.tokenizer, own, values)
+    checkLengths(encoded, policy.decoder.config)
+    return encoded
+  }
+  const { examples, summary } = encode(rows.train)
   for (const message of [...warningsOf(summary), ...rows.warnings]) emit({ type: 'warning', message })
-  const held = rows.held.length === 0 ? [] : encodeFor(objective, policy.tokenizer, rows.held, values).examples
-  return { train: examples, held }
+  return { train: examples, held: rows.held.length === 0 ? [] : encode(rows.held).examples }
 }
 
 /** The model to compare with, when the objective looks at one. */
 async function referenceOf({ objective, policy, reference }: TrainOptions): Promise<Reference | undefined> {
   if (!objective.needs.reference) return undefined
-  return reference === undefined ? startReference(policy.decoder) : { decoder: reference, dispose: () => undefined }
+  if (reference === undefined) return startReference(policy.decoder)
+  checkReference(policy.decoder, reference)
+  return { decoder: reference, dispose: () => undefined }
 }
 
 /** The data with the reference's log-probs, when the settings ask for them; a KL over the vocabulary needs the model. */
-async function precomputed({ options, values, folder, emit }: Job, reference: Reference | undefined, data: Data) {
-  const { needs } = options.objective
-  if (reference === undefined || needs.kl !== undefined || !values.precomputeRefLogProbs) return data
+async function precomputed(
+  { options, values, folder, emit }: Job,
+  reference: Reference | undefined,
+  data: Data,
+  modelSha256: string | undefined,
+): Promise<Data> {
+  const { needs, name } = options.objective
+  if (!values.precomputeRefLogProbs) return data
+  if (reference === undefined || needs.kl !== undefined) {
+    const why = reference === undefined ? 'has no reference' : "looks at the reference's whole distribution"
+    emit({ type: 'warning', message: `precomputeRefLogProbs has no effect: ${name} ${why}` })
+    return data
+  }
   const settings = {
+    modelSha256,
     temperature: values.temperature,
     batchSize: values.perDeviceTrainBatchSize,
     directory: folder && join(folder.path, 'cache'),
@@ -176,7 +206,12 @@ async function precomputed({ options, values, folder, emit }: Job, reference: Re
   return { train: await logpsOf(data.train), held: await logpsOf(data.held) }
 }
 
-async function runPlan(job: Job, trainer: Trainer, { train, held }: Data): Promise<TrainResult> {
+async function runPlan(
+  job: Job,
+  trainer: Trainer,
+  { train, held }: Data,
+  referenceSha256: string | undefined,
+): Promise<TrainResult> {
   const { options, values, folder, emit } = job
   const { policy, objective, signal } = options
   const plan = planData(train, { ...values, ...layoutOf(objective, values) })
@@ -192,7 +227,7 @@ async function runPlan(job: Job, trainer: Trainer, { train, held }: Data): Promi
     schedule: { ...values, totalSteps },
     plan: async (step) => plan.step(step),
     directory: folder === undefined ? undefined : join(folder.path, 'checkpoints'),
-    fingerprint: await fingerprintOf(job, trainer, train),
+    fingerprint: folder === undefined ? {} : { ...(await fingerprintOf(job, train)), referenceSha256 },
     evaluate: held.length === 0 ? undefined : evaluation(job, trainer, held),
     resume: options.resume ?? false,
     signal,
@@ -208,7 +243,6 @@ async function runPlan(job: Job, trainer: Trainer, { train, held }: Data): Promi
 /** Everything that decides the arithmetic. Weights that a checkpoint does not hold are named by their hash. */
 async function fingerprintOf(
   { options, values }: Job,
-  { policy, reference }: Trainer,
   train: readonly EncodedExample[],
 ): Promise<Record<string, unknown>> {
   const { objective } = options
@@ -218,16 +252,14 @@ async function fingerprintOf(
     objectiveSettings: objective.config,
     rows: train.length,
     rowsSha256: dataHash(train),
-    lora: policy.adapter?.config,
-    baseSha256: policy.adapter && (await modelHash(withoutAdapter(policy))),
-    referenceSha256: reference && (await modelHash(reference)),
+    ...(await frozenParts(options.policy.decoder)),
   }
 }
 
 /** Rows to train and rows to evaluate on: those of `evalData`, or `evalRows` rows chosen by the seed. */
 async function splitData(options: TrainOptions, { evalRows, seed }: TrainingOptions) {
   const kind = rowKindOf(options.objective)
-  const { rows, extraFields } = await readData(options.data, kind)
+  const { rows, extraFields } = await readData(options.data, kind, options.limit)
   const warnings = extraFieldWarnings(extraFields, rows.length)
   if (options.evalData !== undefined)
     return { train: rows, held: (await readData(options.evalData, kind)).rows, warnings }

@@ -19,6 +19,7 @@ import {
   update,
   zeroGradients,
 } from './optimizer.js'
+import { checkReference } from './reference.js'
 import { countsOf, exampleCount, gradientVector, type NoiseOptions, sequencesOf, type Terms, termsOf } from './terms.js'
 
 export type { MicroBatch } from './data/micro-batch.js'
@@ -71,9 +72,14 @@ export interface TrainerOptions {
   readonly neftuneNoiseAlpha?: number
 }
 
-/** Puts a policy into training: makes gradients and optimizer state. */
+/**
+ * Puts a policy into training: makes gradients and optimizer state.
+ *
+ * @throws WhetstoneError E_CONFIG for a reference that cannot be one, E_OOM
+ */
 export function createTrainer(options: TrainerOptions): Trainer {
   const { policy, objective, reference, seed = 0, neftuneNoiseAlpha = 0 } = options
+  if (reference !== undefined && objective.needs.reference) checkReference(policy, reference)
   const optimizer = createOptimizer(policy, options.optimizer)
   return {
     policy,
@@ -250,8 +256,11 @@ function totalOf(evaluations: readonly Evaluation[]): { loss: number; totals: To
   return { loss: evaluations.reduce((sum, evaluation) => sum + evaluation.loss, 0), totals }
 }
 
+/** What was never counted has no mean: answers that are not good are missing in many a step. */
 const means = (totals: Totals): Record<string, number> =>
-  Object.fromEntries(Object.entries(totals).map(([name, { sum, count }]) => [name, count === 0 ? 0 : sum / count]))
+  Object.fromEntries(
+    Object.entries(totals).flatMap(([name, { sum, count }]) => (count === 0 ? [] : [[name, sum / count]])),
+  )
 
 /** Adds a step's totals to those that the objective looks back on. */
 function remember(trainer: Trainer, totals: Totals): void {

@@ -3,20 +3,16 @@
 
 import { WhetstoneError } from '../base/errors.js'
 import { withAdapter } from '../models/adapter.js'
-import { type Decoder, disposeDecoder, forward, headWeight, packedInput } from '../models/decoder.js'
+import { type Decoder, disposeDecoder } from '../models/decoder.js'
 import { type LoadOptions, loadDecoder } from '../models/load.js'
-import { packSequences } from '../models/pack.js'
 import { baseFolder, isAdapterFolder, loadAdapter, readAdapterConfig, scoreLabelsIn } from '../models/peft.js'
-import { scoreRows } from '../models/score.js'
 import type { Device } from '../native/device.js'
 import type { LoraConfig } from '../nn/lora.js'
 import { disposeFlat } from '../nn/parameters.js'
-import { gatherRows, headLogProbs, linear } from '../ops/index.js'
-import { Scope } from '../tensor/scope.js'
-import { type Tensor, tensor } from '../tensor/tensor.js'
 import { type ChatMessage, encodeChat } from '../tokenizer/template.js'
 import { loadTokenizer, type Tokenizer, tokenizerFilesOf } from '../tokenizer/tokenizer.js'
 import { type GenerationRequest, type SamplingOptions, sample, type TokenSample } from './engine.js'
+import { logits, logProbs, scores } from './read.js'
 
 /** What to continue: text (special tokens added as the tokenizer does), token ids, or a conversation. */
 export type Prompt = string | readonly number[] | readonly ChatMessage[]
@@ -158,92 +154,6 @@ const isMessages = (value: readonly unknown[]): value is readonly ChatMessage[] 
 
 const isPrompt = (value: Prompt | readonly Prompt[]): value is Prompt =>
   typeof value === 'string' || (value.length > 0 && typeof value[0] === 'number') || isMessages(value)
-
-function checkIds(decoder: Decoder, sequences: readonly (readonly number[])[]): void {
-  sequences.forEach((ids, s) => {
-    const bad = ids.findIndex((id) => !(Number.isInteger(id) && id >= 0 && id < decoder.config.vocabSize))
-    if (bad >= 0)
-      throw new WhetstoneError(
-        'E_CONFIG',
-        `sequence ${s}`,
-        `expected token ids below ${decoder.config.vocabSize}, got ${ids[bad]} at ${bad}`,
-      )
-  })
-}
-
-async function logProbs(decoder: Decoder, sequences: readonly (readonly number[])[]): Promise<Float32Array[]> {
-  checkIds(decoder, sequences)
-  const packed = packSequences(sequences)
-  const predictors: number[] = []
-  for (let s = 0; s < sequences.length; s++)
-    for (let i = packed.starts[s]; i + 1 < packed.starts[s + 1]; i++) predictors.push(i)
-  using scope = new Scope()
-  const values = scope.run(() => {
-    const hidden = forward(decoder, packedInput(decoder, packed))
-    const rows = gatherRows(hidden, tensor(decoder.device, Int32Array.from(predictors)))
-    const targets = tensor(
-      decoder.device,
-      Int32Array.from(predictors, (i) => packed.ids[i + 1]),
-    )
-    return headLogProbs(rows, headWeight(decoder), targets, { softcap: decoder.config.logitSoftcap }).logps
-  })
-  const flat = (await values.data()) as Float32Array
-  let at = 0
-  return sequences.map((ids) => {
-    const row = new Float32Array(ids.length)
-    row.set(flat.subarray(at, at + ids.length - 1), 1)
-    at += ids.length - 1
-    return row
-  })
-}
-
-async function logits(decoder: Decoder, ids: readonly number[]): Promise<Float32Array> {
-  checkIds(decoder, [ids])
-  using scope = new Scope()
-  const values: Tensor = scope.run(() =>
-    linear(forward(decoder, packedInput(decoder, packSequences([ids]))), headWeight(decoder)),
-  )
-  const cap = decoder.config.logitSoftcap
-  const raw = (await values.data()) as Float32Array
-  return cap > 0 ? raw.map((z) => cap * Math.tanh(z / cap)) : raw
-}
-
-async function scores(
-  decoder: Decoder,
-  sequences: readonly (readonly number[])[],
-  positions: readonly (readonly number[])[],
-): Promise<Float32Array[]> {
-  checkIds(decoder, sequences)
-  const packed = packSequences(sequences)
-  checkPositions(sequences, positions)
-  const rows = positions.flatMap((places, s) => places.map((at) => packed.starts[s] + at))
-  using scope = new Scope()
-  const values = scope.run(() => {
-    const hidden = forward(decoder, packedInput(decoder, packed))
-    return scoreRows(decoder, gatherRows(hidden, tensor(decoder.device, Int32Array.from(rows))))
-  })
-  const flat = (await values.data()) as Float32Array
-  const labels = values.shape[1]
-  let end = 0
-  return positions.map((places) => {
-    const begin = end
-    end += places.length * labels
-    return flat.slice(begin, end)
-  })
-}
-
-function checkPositions(sequences: readonly (readonly number[])[], positions: readonly (readonly number[])[]): void {
-  const refuse = (where: string, expected: string, got: number): never => {
-    throw new WhetstoneError('E_CONFIG', where, `expected ${expected}, got ${got}`)
-  }
-  if (positions.length !== sequences.length)
-    refuse('positions', `a list for each of ${sequences.length} sequences`, positions.length)
-  positions.forEach((places, s) => {
-    const { length } = sequences[s]
-    const bad = places.find((at) => !(Number.isInteger(at) && at >= 0 && at < length))
-    if (bad !== undefined) refuse(`sequence ${s}`, `positions below its length, ${length}`, bad)
-  })
-}
 
 function encodePrompt(model: LanguageModel, prompt: Prompt): readonly number[] {
   if (typeof prompt === 'string') return model.tokenizer.encode(prompt)

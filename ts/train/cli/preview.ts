@@ -44,9 +44,9 @@ async function runPreview(options: Options): Promise<void> {
   const count = countOf(options)
   const { run, training, objective } = await settingsOf(textOf(options, 'objective') ?? 'sft', options)
   const file = needed(run.data, 'data')
-  const { rows } = await readData(file, rowKindOf(objective))
+  const { rows } = await readData(file, rowKindOf(objective), run.limit)
   const tokenizer = await loadTokenizer(run.model)
-  const shown = preview(tokenizer, objective, rows.slice(0, run.limit), training, count)
+  const shown = preview(tokenizer, objective, rows, training, count)
   if (options.json === true) return print(JSON.stringify(shown))
   const colours = process.stdout.isTTY === true && process.env.NO_COLOR === undefined
   print(previewText(shown, { colours }).trimEnd())

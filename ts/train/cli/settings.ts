@@ -2,12 +2,10 @@
 // settings, and the settings of a run from config file and flags.
 
 import type { Command } from 'commander'
-import type { Objective } from '../../loss/index.js'
+import { isAdapterFolder } from '../../src/models/peft.js'
 import { trainerDefaults } from '../config/defaults.js'
 import { readConfigFile } from '../config/file.js'
 import { defaultSources, type RunSettings, resolveRun, rowTrainers, runCatalogue } from '../config/run-settings.js'
-import { rowKindOf } from '../data/encode.js'
-import { readData } from '../data/rows.js'
 import { textOf } from './common.js'
 import { addFlags, type Options, prepareLater, readFlags } from './flags.js'
 
@@ -53,12 +51,6 @@ export function addSettings(command: Command, objective: string): void {
 /** One line on what an objective does. */
 export const aboutObjective = (objective: string): string => trainerDefaults[objective].description
 
-/** The first rows of a file. */
-export async function firstRows(data: string, objective: Objective, limit: number) {
-  const { rows } = await readData(data, rowKindOf(objective))
-  return rows.slice(0, limit).map(({ row }) => row)
-}
-
 /**
  * The settings of a run: defaults, then the file of `--config`, then flags.
  *
@@ -68,5 +60,7 @@ export async function settingsOf(objective: string, options: Options): Promise<R
   const catalogue = runCatalogue(objective)
   const file = textOf(options, 'config')
   const fromFile = file === undefined ? [] : await readConfigFile(file, catalogue)
-  return resolveRun(objective, catalogue, [...fromFile, ...readFlags(catalogue, options)])
+  const given = [...fromFile, ...readFlags(catalogue, options)]
+  const model = given.findLast(({ setting }) => setting.path === 'model')?.value
+  return resolveRun(objective, catalogue, given, typeof model === 'string' && (await isAdapterFolder(model)))
 }

@@ -7,7 +7,7 @@ import { type AddCommand, followRun, needed, recordOf } from './common.js'
 import { addFlags, type Options } from './flags.js'
 import { loadPolicy, loadReference } from './models.js'
 import { runOnline } from './online.js'
-import { aboutObjective, addObjectives, addTrainer, firstRows, settingsOf } from './settings.js'
+import { aboutObjective, addObjectives, addTrainer, settingsOf } from './settings.js'
 
 /** Adds the command. */
 export const trainCommand: AddCommand = (program) => {
@@ -29,10 +29,9 @@ async function runTrain(name: string, options: Options): Promise<void> {
   const resume = options.resume === true
   await followRun({ all, output, json: options.json === true }, async ({ signal, follow, warn }) => {
     const models = { run, lora, scoreLabels: objective.needs.values, seed: training.seed, warn }
-    const rows = run.limit === undefined ? data : await firstRows(data, objective, run.limit)
     using policy = await loadPolicy(models)
     using reference = await loadReference(models)
-    const given = { policy, reference: reference?.decoder, objective, data: rows, evalData: run.evalData }
+    const given = { policy, reference: reference?.decoder, objective, data, limit: run.limit, evalData: run.evalData }
     return await follow(train({ ...given, output, resume, signal, sources, record: recordOf(all) }))
   })
 }

@@ -50,6 +50,7 @@ export const trainerDefaults: Readonly<Record<string, TrainerDefaults>> = {
   },
   reward: rewardModel('reward model on preferences: a score head (Bradley-Terry)'),
   pointwiseReward: rewardModel('reward model on answers with a label each'),
+  listwiseReward: rewardModel('reward model on all answers to a prompt, ranked by a number each'),
   pairReward: rewardModel('reward model that compares two answers in one prompt'),
   gapReward: rewardModel('reward model of what one answer gains over another (2310.00898)'),
   processReward: rewardModel('process reward model: labels of steps (2312.08935)', 1e-5, 1e-4),

@@ -5,6 +5,7 @@ import { z } from 'zod'
 import type { Objective } from '../../loss/define.js'
 import { objectives } from '../../loss/index.js'
 import { WhetstoneError } from '../../src/base/errors.js'
+import { kindOf } from '../data/encoders.js'
 import { type Catalogue, catalogueOf, type Group } from './catalogue.js'
 import { trainerDefaults } from './defaults.js'
 import type { Given } from './file.js'
@@ -51,7 +52,7 @@ const training: Group = { name: '', title: 'Training', schema: trainingOptions }
 
 /** Trainers on rows: objectives with defaults of their own, but for those over samples of the policy. */
 export const rowTrainers = Object.keys(trainerDefaults).filter(
-  (name) => Object.hasOwn(objectives, name) && objectives[name]().needs.rows !== 'group',
+  (name) => Object.hasOwn(objectives, name) && kindOf(objectives[name]().needs) !== undefined,
 )
 
 /** The group of `lora.*`. */
@@ -100,14 +101,20 @@ export const sourcesOf = (given: readonly Given[], group: Group): Source[] =>
  * Puts defaults and what was given together.
  *
  * @param given in the order of their precedence, the last one wins
+ * @param adapted the model's folder is that of an adapter, which is then trained
  * @throws WhetstoneError E_CONFIG naming the setting, where it came from, what was expected and what came
  */
-export function resolveRun(objective: string, catalogue: Catalogue, given: readonly Given[]): RunSettings {
+export function resolveRun(
+  objective: string,
+  catalogue: Catalogue,
+  given: readonly Given[],
+  adapted = false,
+): RunSettings {
   const [runGroup, trainingGroup, own] = catalogue.groups
   const what = resolveConfig(runOptions, sourcesOf(given, runGroup))
   const lora = resolveLora(what.values, given)
   const sources = [
-    ...defaultSources(objective, lora !== undefined || what.values.adapter !== undefined),
+    ...defaultSources(objective, adapted || lora !== undefined || what.values.adapter !== undefined),
     ...sourcesOf(given, trainingGroup),
   ]
   const common = resolveConfig(trainingOptions, sources)

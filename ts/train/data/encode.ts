@@ -5,11 +5,13 @@
 
 import type { Objective } from '../../loss/define.js'
 import { WhetstoneError } from '../../src/base/errors.js'
+import type { DecoderConfig } from '../../src/models/config.js'
+import { positionLimit } from '../../src/models/decoder.js'
 import type { Tokenizer } from '../../src/tokenizer/tokenizer.js'
 import { type Codec, createCodec } from './answer.js'
 import { type Cut, cutPart, type Part } from './cut.js'
 import { type EncodeOptions, type EncodeSettings, encodeSettings } from './encode-options.js'
-import { type EncodedKind, type EncodeNeeds, type Encoder, encoderFor } from './encoders.js'
+import { type EncodedKind, type EncodeNeeds, type Encoder, encoderFor, kindOf } from './encoders.js'
 import type { EncodedExample, EncodedSequence } from './example.js'
 import { createTally, type EncodeSummary, excluding, type FindingName } from './findings.js'
 import type { PlacedRow, RowKinds } from './rows.js'
@@ -176,6 +178,22 @@ export function encodeExamples<K extends EncodedKind>(
   }
 }
 
+/**
+ * Checks that a model has a position for every token.
+ *
+ * @throws WhetstoneError E_LIMIT naming the row
+ */
+export function checkLengths({ examples, places }: EncodedData, config: DecoderConfig): void {
+  const most = positionLimit(config)
+  if (most === undefined) return
+  examples.forEach((example, i) => {
+    const longest = Math.max(...example.map(({ ids }) => ids.length))
+    if (longest <= most) return
+    const text = `expected sequences of at most ${most} tokens, got ${longest}: ${config.family} has no positions beyond; set maxLength to ${most} or shorten the row`
+    throw new WhetstoneError('E_LIMIT', places[i], text)
+  })
+}
+
 /** Encodes rows for an objective; see {@link encodeExamples}. Its rows are read as `rowKindOf(objective)`. */
 export const encodeFor = (
   objective: Pick<Objective, 'name' | 'needs'>,
@@ -190,8 +208,9 @@ export const encodeFor = (
  *
  * @throws WhetstoneError E_CONFIG for objectives over samples of the policy
  */
-export function rowKindOf({ name, needs: { rows } }: Pick<Objective, 'name' | 'needs'>): EncodedKind {
-  if (rows !== 'group') return rows
+export function rowKindOf({ name, needs }: Pick<Objective, 'name' | 'needs'>): EncodedKind {
+  const kind = kindOf(needs)
+  if (kind !== undefined) return kind
   throw new WhetstoneError(
     'E_CONFIG',
     name,

@@ -20,10 +20,19 @@ import { revisionPrompt, revisionRoles } from './srpo.js'
 /** What encoding looks at of an objective's needs. */
 export type EncodeNeeds = Pick<Needs, 'roles' | 'scores' | 'values'> & { readonly rows: EncodedKind }
 
-/** Kinds of rows that become examples; the rest is sampled by the policy. */
-export type EncodedKind = Exclude<RowKind, 'group'>
+/** Kinds of rows that become examples; the rest is sampled by the policy. `ranked` is a group that is one example. */
+export type EncodedKind = Exclude<RowKind, 'group'> | 'ranked'
 
-type Maker<R> = (codec: Codec, row: R) => Omit<Part, 'role'>
+/** The kind of rows that give what is needed; undefined for samples of the policy. */
+export function kindOf({ rows, roles, values }: Pick<Needs, 'rows' | 'roles' | 'values'>): EncodedKind | undefined {
+  if (rows !== 'group') return rows
+  return values !== undefined && roles === undefined ? 'ranked' : undefined
+}
+
+type Made = Omit<Part, 'role'>
+
+/** One sequence of the role, or several. */
+type Maker<R> = (codec: Codec, row: R) => Made | readonly Made[]
 
 type Makers = { readonly [K in EncodedKind]: Readonly<Partial<Record<Role, Maker<RowKinds[K]>>>> }
 
@@ -32,7 +41,7 @@ const allTrained = (whole: WholeSequence): WholeSequence => ({
   trained: whole.trained.map((_, i) => Number(i > 0)),
 })
 
-function completion(codec: Codec, row: Row): Omit<Part, 'role'> {
+function completion(codec: Codec, row: Row): Made {
   const { weight } = row
   const whole = wholeRow(codec, row)
   return weight === undefined ? whole : { ...whole, weights: new Float64Array(whole.ids.length).fill(weight) }
@@ -47,15 +56,15 @@ function wholeRow(codec: Codec, row: Row): WholeSequence {
 
 /** The numbers of a pair, under the names that objectives ask for. */
 function pairScores(row: PreferenceRow, reward?: number): Pick<Part, 'scores'> {
-  const { margin, preference, weight, smoothing, target, onPolicy } = row
-  const all = { margin, preference, weight, smoothing, target, onPolicy, reward }
+  const { margin, preference, weight, labelSmoothing, target, onPolicy } = row
+  const all = { margin, preference, weight, labelSmoothing, target, onPolicy, reward }
   const given = Object.entries(all).flatMap(([name, value]) => (value === undefined ? [] : [[name, value] as const]))
   return given.length === 0 ? {} : { scores: Object.fromEntries(given) }
 }
 
 const side =
-  (name: 'chosen' | 'rejected'): Maker<PreferenceRow> =>
-  (codec, row) => ({
+  (name: 'chosen' | 'rejected') =>
+  (codec: Codec, row: PreferenceRow): Made => ({
     ...encodeAnswer(codec, row.prompt, row[name], row as ChatFields),
     ...pairScores(row, row[`score_${name}`]),
   })
@@ -103,6 +112,13 @@ const encoders: Makers = {
     }),
   },
   stepwise: { completion: encodeSteps },
+  ranked: {
+    completion: (codec, row) =>
+      row.completions.map((answer, i) => ({
+        ...encodeAnswer(codec, row.prompt, answer, row as ChatFields),
+        scores: { label: row.scores[i] },
+      })),
+  },
 }
 
 /** Roles of objectives that name none. */
@@ -111,6 +127,7 @@ const defaultRoles: Readonly<Record<EncodedKind, readonly Role[]>> = {
   preference: ['chosen', 'rejected'],
   unpaired: ['completion'],
   stepwise: ['completion'],
+  ranked: ['completion'],
 }
 
 /** How an objective's rows become sequences. */
@@ -144,9 +161,8 @@ export function encoderFor(needs: EncodeNeeds, name: string): Encoder {
   const scored = values !== undefined && rows !== 'stepwise'
   const parts = (codec: Codec, row: RowKinds[EncodedKind]): Part[] =>
     roles.flatMap((role) => {
-      const made = makers[role]?.(codec, row)
-      if (made === undefined) return []
-      return [{ ...(scored ? scoredAtEnd(made) : made), role }]
+      const made = [makers[role]?.(codec, row) ?? []].flat()
+      return made.map((part) => ({ ...(scored ? scoredAtEnd(part) : part), role }))
     })
   const revises = roles.some((role) => Object.hasOwn(revisionRoles, role))
   return { parts, mismatch: roles.includes('mismatch'), uncut: scored || revises, revises }

@@ -82,6 +82,12 @@ export const listOf =
     return list.map((value, i) => check({ [`${field}[${i}]`]: value }, `${field}[${i}]`, where))
   }
 
+/** A list of texts beside text, of conversations beside messages. */
+export const listLike =
+  (other: string): Check =>
+  (row, field, where) =>
+    listOf(typeof row[other] === 'string' ? text : messages)(row, field, where)
+
 /** A field that may be missing or null. */
 export const optional =
   (check: Check): Check =>

@@ -9,6 +9,7 @@ import {
   type Fields,
   ifNumber,
   like,
+  listLike,
   listOf,
   type Messages,
   messages,
@@ -51,7 +52,7 @@ export interface PairNumbers {
   /** Probability that it is better (SRPO). */
   readonly preference?: number
   readonly weight?: number
-  readonly smoothing?: number
+  readonly labelSmoothing?: number
   readonly target?: number
   readonly onPolicy?: number
   /** Rewards of both sides (CoPG). */
@@ -85,6 +86,12 @@ export interface StepwiseRow {
   readonly labels: readonly boolean[]
 }
 
+/** Answers to a prompt with a number each; the larger one is better. */
+export type RankedRow = { readonly scores: readonly number[] } & (
+  | { readonly prompt: string; readonly completions: readonly string[] }
+  | ({ readonly prompt: Messages; readonly completions: readonly Messages[] } & ChatFields)
+)
+
 /** Kinds of rows, by the names that objectives ask for. */
 export interface RowKinds {
   completion: Row
@@ -92,6 +99,7 @@ export interface RowKinds {
   unpaired: UnpairedRow
   prompt: PromptRow
   stepwise: StepwiseRow
+  ranked: RankedRow
 }
 
 /** A row with the place that errors name. */
@@ -125,15 +133,21 @@ const chat = { tools: ofChats(tools), chat_template_kwargs: ofChats(templateVari
 
 /** Numbers under names that data sets use for other things too: anything else there is an extra field. */
 const maybeNumbers = Object.fromEntries(
-  ['weight', 'smoothing', 'target', 'onPolicy', 'score_chosen', 'score_rejected'].map((name) => [name, ifNumber]),
+  ['weight', 'labelSmoothing', 'target', 'onPolicy', 'score_chosen', 'score_rejected'].map((name) => [name, ifNumber]),
 )
 const pair = { optional: { margin: number(), preference: number(0, 1), ...maybeNumbers, ...chat } }
 const answered = { prompt: textOrMessages, completion: like('prompt') }
 
-function checkSteps(row: Fields, where: string): Fields {
-  const [steps, labels] = [row.completions, row.labels] as unknown[][]
-  if (steps.length === labels.length) return row
-  return refuseField(where, 'labels', `one for each of the ${steps.length} completions`, labels)
+/** One entry of `field` for each completion. */
+function checkEach(row: Fields, field: string, where: string): Fields {
+  const [completions, list] = [row.completions, row[field]] as unknown[][]
+  if (completions.length === list.length) return row
+  return refuseField(where, field, `one for each of the ${completions.length} completions`, list)
+}
+
+function checkRanks(row: Fields, where: string): Fields {
+  if (new Set(row.scores as number[]).size > 1) return checkEach(row, 'scores', where)
+  return refuseField(where, 'scores', 'at least two that differ, as answers are compared', row.scores)
 }
 
 /** Shapes by kind, in the order they are tried. */
@@ -153,7 +167,19 @@ const shapes: Readonly<Record<keyof RowKinds, readonly Shape[]>> = {
   ],
   unpaired: [{ required: { ...answered, label: truth }, optional: chat }],
   prompt: [{ required: { prompt: textOrMessages }, optional: chat, whole: (row) => row }],
-  stepwise: [{ required: { prompt: text, completions: listOf(text), labels: listOf(truth) }, whole: checkSteps }],
+  stepwise: [
+    {
+      required: { prompt: text, completions: listOf(text), labels: listOf(truth) },
+      whole: (row, where) => checkEach(row, 'labels', where),
+    },
+  ],
+  ranked: [
+    {
+      required: { prompt: textOrMessages, completions: listLike('prompt'), scores: listOf(number()) },
+      optional: chat,
+      whole: checkRanks,
+    },
+  ],
 }
 
 const namesOf = ({ required }: Shape): string[] => Object.keys(required)
@@ -190,14 +216,18 @@ export function checkRow<K extends keyof RowKinds>(value: unknown, where: string
 }
 
 /**
- * All rows of a source, with a summary of what they hold besides.
+ * All rows of a source, or its first ones, with a summary of what they hold besides.
  *
+ * @param limit most rows; what lies behind them is not read
  * @throws WhetstoneError E_IO, E_FORMAT naming the row, E_CONFIG when there is none
  */
 export async function readData<K extends keyof RowKinds>(
   source: DataSource<unknown>,
   kind: K,
+  limit = Number.POSITIVE_INFINITY,
 ): Promise<DataRows<RowKinds[K]>> {
+  if (limit !== Number.POSITIVE_INFINITY && !(Number.isInteger(limit) && limit >= 1))
+    throw new WhetstoneError('E_CONFIG', 'limit', `expected a whole number of at least 1, got ${limit}`)
   const rows: PlacedRow<RowKinds[K]>[] = []
   const extraFields = new Map<string, number>()
   for await (const { value, where } of readSource(source)) {
@@ -205,6 +235,7 @@ export async function readData<K extends keyof RowKinds>(
     rows.push({ row, where })
     for (const field of Object.keys(value as object))
       if (!Object.hasOwn(row, field)) extraFields.set(field, (extraFields.get(field) ?? 0) + 1)
+    if (rows.length >= limit) break
   }
   if (rows.length === 0)
     throw new WhetstoneError(

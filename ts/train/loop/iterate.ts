@@ -13,6 +13,7 @@ import { createWalk, type Walk } from '../data/plan.js'
 import type { Emit } from '../events.js'
 import { type PhaseResult, runPhase } from '../loop.js'
 import type { AdamWConfig } from '../optimizer.js'
+import { frozenParts, modelHash } from '../reference.js'
 import type { Schedule } from '../schedule.js'
 import type { Task } from '../tasks/index.js'
 import { createTrainer, disposeTrainer, type MicroBatch } from '../trainer.js'
@@ -117,7 +118,7 @@ export async function iterate(options: IterateOptions): Promise<PhaseResult> {
         return planStep(options, current, step % update.stepsPerRound)
       },
       directory: output === undefined ? undefined : join(output, 'checkpoints'),
-      fingerprint: fingerprintOf(options),
+      fingerprint: output === undefined ? {} : await fingerprintOf(options),
       saveSteps: update.stepsPerRound * (options.saveRounds ?? 1),
       saveTotalLimit: options.saveTotalLimit,
       evalSteps: update.stepsPerRound,
@@ -144,7 +145,13 @@ function checkUpdate({ reference, update: { objective, stepsPerRound, numIterati
 }
 
 /** Everything that decides the arithmetic, as far as it is data. */
-const fingerprintOf = ({ fingerprint, rounds, seed, update }: IterateOptions): Record<string, unknown> => ({
+const fingerprintOf = async (options: IterateOptions): Promise<Record<string, unknown>> => ({
+  ...(await frozenParts(options.policy.decoder)),
+  referenceSha256: options.reference && (await modelHash(options.reference)),
+  ...settingsOf(options),
+})
+
+const settingsOf = ({ fingerprint, rounds, seed, update }: IterateOptions): Record<string, unknown> => ({
   ...fingerprint,
   ...update.optimizer,
   ...update.schedule,
@@ -171,13 +178,16 @@ async function makeRound(options: IterateOptions, number: number): Promise<Round
   emit({ type: 'round', round: number, values: { ...statistics, seconds } })
   showSamples(options, traces, number)
   const examples = kept.length === 0 ? [] : (update.toExamples ?? completionExamples)(kept, number)
-  if (examples.length === 0)
-    throw new WhetstoneError(
-      'E_VERIFIER',
-      `round ${number}`,
-      `none of ${traces.length} samples was good enough to train on: make the tasks easier or the warm-up longer`,
-    )
+  if (examples.length === 0) refuseRound(number, traces, kept)
   return { number, examples, walk: createWalk(examples.length, seed, number) }
+}
+
+function refuseRound(number: number, traces: readonly Trace[], kept: readonly Trace[]): never {
+  const isCut = kept.length > 0 && kept.every(({ finishReason }) => finishReason === 'length')
+  const message = isCut
+    ? `all ${kept.length} samples that were kept were cut off, and such samples are not trained here: allow longer completions, or set maskTruncatedCompletions to false`
+    : `none of ${traces.length} samples was good enough to train on: make the tasks easier or the warm-up longer`
+  throw new WhetstoneError('E_VERIFIER', `round ${number}`, message)
 }
 
 /** Shows the first samples of a round, one per task. */

@@ -5,16 +5,18 @@ import { createHash } from 'node:crypto'
 import { join } from 'node:path'
 import { z } from 'zod'
 import type { Objective } from '../../loss/define.js'
+import { WhetstoneError } from '../../src/base/errors.js'
 import type { LanguageModel } from '../../src/generate/language-model.js'
-import type { Decoder } from '../../src/models/decoder.js'
+import { type Decoder, positionLimit } from '../../src/models/decoder.js'
 import { optimizerShape } from '../config/options.js'
 import type { Resolved, Source } from '../config/resolve.js'
 import { type Emit, type Run, startRun } from '../events.js'
 import { abortError, type PhaseResult } from '../loop.js'
 import { type Reference, startReference } from '../reference.js'
 import { openRun } from '../run-folder.js'
+import type { Task } from '../tasks/index.js'
 import type { ToExamples } from './examples.js'
-import { type Explore, type SampleGroupOptions, sampleGroup } from './explore.js'
+import { type Explore, promptIds, type SampleGroupOptions, sampleGroup } from './explore.js'
 import { type IterateOptions, iterate } from './iterate.js'
 import { type RoundStatistics, rewardStatistics, sampledEntropy } from './metrics.js'
 import { isTaskSource, type PromptSource, readPrompts, taskRounds } from './prompts.js'
@@ -173,10 +175,23 @@ const statisticsOf =
 /** Prompts of every round, and what tells them from others when a run goes on. */
 async function roundsOf({ prompts, policy }: OnlineOptions, values: OnlineValues, perRound: number) {
   const tasks = await readPrompts(prompts, policy.tokenizer, values.trainTasks ?? values.rounds * perRound)
+  checkPrompts(policy, tasks, values)
   const digest = createHash('sha256')
-    .update(JSON.stringify(tasks.map(({ id, prompt }) => [id, prompt])))
+    .update(JSON.stringify(tasks.map(({ id, prompt, row }) => [id, prompt, row])))
     .digest('hex')
   return { size: tasks.length, digest, of: taskRounds(tasks, perRound, values.seed) }
+}
+
+/** Learned positions end: refuses before the first round what a later one could not sample. */
+function checkPrompts(policy: LanguageModel, tasks: readonly Task[], { maxCompletionLength }: OnlineValues): void {
+  const limit = positionLimit(policy.decoder.config)
+  if (limit === undefined) return
+  for (const task of tasks) {
+    const { length } = promptIds(policy, task)
+    if (length + maxCompletionLength <= limit) continue
+    const text = `expected prompt and maxCompletionLength within the ${limit} positions of the model, got ${length} + ${maxCompletionLength}`
+    throw new WhetstoneError('E_LIMIT', task.id, text)
+  }
 }
 
 function updateOf(values: OnlineValues, method: OnlineMethod): IterateOptions['update'] {

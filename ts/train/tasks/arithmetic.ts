@@ -129,7 +129,7 @@ export function arithmetic(options: z.input<typeof arithmeticOptions>): TaskSour
   const form = scratch ? /^[\d,;]+>(\d+)$/ : /^(\d+)$/
   const most = (measure: (operation: Operation, second: number) => number): number =>
     Math.max(...signs.map((sign) => measure(operations[sign], operations[sign].secondDigits(settings))))
-  const lists = splitLists(`arithmetic-${difficulty}`, settings.seed, (random) => {
+  const lists = splitLists({ name: 'arithmetic', variant: `${difficulty}`, seed: settings.seed }, (random) => {
     const sign = signs.length === 1 ? signs[0] : signs[random.integer(signs.length)]
     const { compute, scratch: work, secondDigits } = operations[sign]
     const a = operand(random, difficulty)

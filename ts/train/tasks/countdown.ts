@@ -100,7 +100,7 @@ export function countdown(options: z.input<typeof countdownOptions>): TaskSource
   const settings = resolveConfig(countdownOptions, [{ origin: 'task', values: options }]).values
   const { difficulty, largestNumber, largestTarget, operations } = settings
   const width = String(largestNumber).length
-  const lists = splitLists(`countdown-${difficulty}`, settings.seed, (random) => {
+  const lists = splitLists({ name: 'countdown', variant: `${difficulty}`, seed: settings.seed }, (random) => {
     const { numbers, expression, target } = drawSolution(random, settings)
     const given = sorted(numbers)
     const canonical = `${given.join(',')}:${target}`

@@ -67,13 +67,17 @@ function splitOf(name: string, canonical: string): Split {
 const patience = 20_000
 
 /**
- * The three lists of a source: problems drawn in order from (seed, split), each at most once.
+ * The three lists of a source: problems drawn in order from (seed, variant, split), each at most once. A problem is in the
+ * same split for all seeds and variants of a name.
  *
  * @param draw makes a problem from random numbers
  */
-export function splitLists(name: string, seed: number, draw: (random: Random) => Problem): Pick<TaskSource, Split> {
+export function splitLists(
+  { name, variant, seed }: { readonly name: string; readonly variant: string; readonly seed: number },
+  draw: (random: Random) => Problem,
+): Pick<TaskSource, Split> {
   const list = (split: Split): ((count: number) => Task[]) => {
-    const random = createRandom(deriveKey(seed, 'tasks', name, split))
+    const random = createRandom(deriveKey(seed, 'tasks', `${name}-${variant}`, split))
     const seen = new Set<string>()
     const tasks: Task[] = []
     return (count) => {

@@ -1,0 +1,36 @@
+// What the entries of ops share on the host: kernels with their block sizes, how to start one, what kernels report.
+#pragma once
+#include "launcher.h"
+
+namespace ws::cuda {
+
+/// A kernel with what WS_KERNEL says of it.
+struct HostKernel {
+  KernelInfo info;
+  uint32_t threads;         // of a block
+  uint32_t argument_bytes;
+};
+
+template <class Arguments>
+static inline Status start(Launcher& on, const HostKernel& kernel, Extent grid, uint32_t shared_bytes,
+                           const Arguments& arguments) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return {};
+  WS_CHECK(sizeof arguments == kernel.argument_bytes, internal, "%s takes %u bytes, got %zu", kernel.info.name,
+           kernel.argument_bytes, sizeof arguments);
+  Launch launch;
+  launch.kernel = &kernel.info;
+  launch.grid = grid;
+  launch.block = {kernel.threads, 1, 1};
+  launch.shared_bytes = shared_bytes;
+  launch.parameters = &arguments;
+  launch.parameter_bytes = sizeof arguments;
+  return on.launch(launch);
+}
+
+/// Blocks of `each` that cover n, at most what a grid has in x.
+static inline uint32_t blocks_for(int64_t n, int64_t each) {
+  const int64_t blocks = (n + each - 1) / each;
+  return static_cast<uint32_t>(blocks < 0x7fffffff ? blocks : 0x7fffffff);
+}
+
+}  // namespace ws::cuda

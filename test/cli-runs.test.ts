@@ -1,0 +1,105 @@
+// The command line over the life of a run, as child processes: killed and resumed, merged, used and trained on.
+
+import { once } from 'node:events'
+import { readdir, readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import t from 'tap'
+import { loadModel } from '../ts/src/generate/language-model.js'
+import { newestCheckpoint } from '../ts/train/checkpoint/load.js'
+import { commandLine, words } from './support-cli.js'
+import { makeObjective } from './support-kinds.js'
+
+const { folder, start, run, settingsOf, eventsOf } = await commandLine(t)
+
+t.setTimeout(120_000)
+let kills = 0
+
+/** Runs a command and kills it with -9 when its log has that many steps. */
+async function killed(args: readonly string[], output: string, steps: number): Promise<void> {
+  const child = start(args)
+  const file = join(folder, output, 'metrics.jsonl')
+  const ended = once(child, 'close')
+  const watch = setInterval(async () => {
+    const text = await readFile(file, 'utf8').catch(() => '')
+    if (text.split('"type":"step"').length > steps) child.kill('SIGKILL')
+  }, 5)
+  const [, signal] = (await ended) as [number | null, string | null]
+  clearInterval(watch)
+  kills += Number(signal === 'SIGKILL')
+}
+
+/** The bytes of every file of the newest checkpoint that a run must not change. */
+async function checkpointOf(output: string): Promise<Record<string, string>> {
+  const found = await newestCheckpoint(join(folder, output, 'checkpoints'), (text) => t.fail(text))
+  const directory = found?.directory ?? ''
+  const names = (await readdir(directory)).filter((name) => name !== 'manifest.json')
+  const contents = names.map(
+    async (name) => [name, (await readFile(join(directory, name))).toString('base64')] as const,
+  )
+  return Object.fromEntries(await Promise.all(contents))
+}
+
+const lora = '--lora.r 4 --lora.loraAlpha 32 --lora.loraDropout 0.1'
+
+/** Runs by the name of their folder: the trainer, and its settings. */
+const lives: Readonly<Record<string, readonly [trainer: string, settings: string]>> = {
+  s: ['sft', `${lora} --neftuneNoiseAlpha 5`],
+  d: ['dpo', `${lora} --lora.useDora --precomputeRefLogProbs`],
+  b: ['bco', '--gradientAccumulationSteps 2 --perDeviceTrainBatchSize 2'],
+  r: ['reward', lora],
+}
+
+t.test('killed twice and resumed: the files of the run that went through', async (t) => {
+  for (const [name, [trainer, settings]] of Object.entries(lives)) {
+    const data = `${makeObjective(trainer).needs.rows}.jsonl`
+    const long = '--maxSteps 40 --saveSteps 3 --evalRows 2 --evalSteps 15'
+    const of = (output: string) =>
+      words(`train ${trainer} --config run.yaml --data ${data} ${long} ${settings} --output ${output}`)
+    const whole = await run(...of(`${name}-whole`))
+    t.equal(whole.code, 0, whole.err)
+    await killed(of(name), name, 5)
+    await killed([...of(name), '--resume'], name, 15)
+    const { code, err } = await run(...of(name), '--resume')
+    t.equal(code, 0, err)
+    const [expected, got] = [await checkpointOf(`${name}-whole`), await checkpointOf(name)]
+    t.same(Object.keys(got), Object.keys(expected))
+    for (const [file, bytes] of Object.entries(expected)) t.ok(got[file] === bytes, `${trainer}: ${file}`)
+    const steps = (await eventsOf(name)).flatMap(({ type, step }) => (type === 'step' ? [Number(step)] : []))
+    t.equal(new Set(steps).size, 40, 'every step is in the log')
+  }
+  t.ok(kills >= 5, `${kills} of 8 kills came in time`)
+})
+
+const adapterOf = (name: string): string => `${name}/checkpoints/step-00000040`
+
+t.test('adapters merged, used and trained on', async (t) => {
+  for (const name of ['s', 'd', 'r']) {
+    const merged = await run(...words(`merge --model ${adapterOf(name)} --output ${name}-merged --json`))
+    t.equal(merged.code, 0, merged.err)
+    t.ok(JSON.parse(merged.out).merged.largest < 1e-4)
+    using one = await loadModel(join(folder, adapterOf(name)))
+    using two = await loadModel(join(folder, `${name}-merged`))
+    t.equal(two.decoder.adapter, undefined)
+    t.equal(two.decoder.config.scoreLabels, one.decoder.config.scoreLabels)
+  }
+  const models = ['base', adapterOf('s'), 's-merged']
+  const generate = (model: string) =>
+    run(...words(`generate --temperature 0 --maxNewTokens 4 --model ${model} --prompt`), 'say ab: ')
+  const texts = await Promise.all(models.map(generate))
+  for (const { code, err } of texts) t.equal(code, 0, err)
+  t.equal(texts[2].out, texts[1].out, 'the merged model writes what the adapter writes')
+  t.not(texts[1].out, texts[0].out, 'and not what the base writes')
+
+  const first = async (model: string, output: string) => {
+    const command = `train dpo --model ${model} --data preference.jsonl --maxSteps 1 --output ${output}`
+    const { code, err } = await run(...words(command))
+    t.equal(code, 0, err)
+    return Number((await eventsOf(output)).find(({ type }) => type === 'step')?.loss)
+  }
+  t.equal(await first('s-merged', 'onward'), Math.LN2, 'DPO behind SFT begins as its own reference')
+  const near = await first(adapterOf('s'), 'onward-adapter')
+  const rate = (await settingsOf('onward-adapter')).learningRate
+  t.match(rate, { value: 1e-5, origin: 'default of dpo with LoRA' }, 'the rate is that of adapters')
+  // Dropout acts on the policy alone.
+  t.ok(Math.abs(near - Math.LN2) < 0.01, `so does a trained adapter: ${near}`)
+})

@@ -1,0 +1,42 @@
+// The command line with every trainer on samples, as child processes: prompts and rewards from files, settings from a
+// config file and flags, --resume. Trainers on rows: cli-kinds.test.ts.
+
+import { join } from 'node:path'
+import t from 'tap'
+import { loadModel } from '../ts/src/generate/language-model.js'
+import { onlineTrainers } from '../ts/train/config/online-settings.js'
+import { commandLine, inPairs, words } from './support-cli.js'
+
+t.setTimeout(120_000)
+const { folder, put, run, settingsOf, eventsOf } = await commandLine(t)
+
+/** One with and one without an adapter. */
+const resumedToo = ['grpo', 'onlineDpo']
+
+t.test('every trainer on samples, by name', async (t) => {
+  await put('rewards.mjs', 'export const long = ({ completions }) => completions.map((text) => text.length)\n')
+  const settings = ['model: base', 'learning_rate: 1e-2', 'max_completion_length: 8', 'num_generations: 4', 'rounds: 2']
+  await put('online.yaml', `${settings.join('\n')}\nprompts_per_round: 2\n`)
+  const command = '--config online.yaml --data completion.jsonl --rewards rewards.mjs'
+  await inPairs(Object.keys(onlineTrainers), async (name) => {
+    const output = `online-${name}`
+    // Nearly all samples of an untrained model are cut off.
+    const mask = name === 'dapo' ? '--maskTruncatedCompletions false' : '--temperature 1'
+    const adapter = name === 'gspo' || name === 'onlineDpo' ? '--lora.r 4 --lora.loraDropout 0.1' : '--seed 1'
+    const own = words(`train ${name} ${command} ${mask} ${adapter} --output ${output}`)
+    const { code, out, err } = await run(...own)
+    t.equal(code, 0, `${name}: ${err}`)
+    const events = await eventsOf(output)
+    t.equal(events.filter(({ type }) => type === 'round').length, 2, `${name}: two rounds`)
+    t.match(await settingsOf(output), { rounds: { value: 2, origin: 'online.yaml:5' } })
+    using model = await loadModel(join(folder, /checkpoint: (\S+)/.exec(out)?.[1] ?? ''))
+    t.equal((await model.logProbs([40, 41, 42])).length, 3, 'the checkpoint loads')
+    if (!resumedToo.includes(name)) return
+    const resumed = await run(...own, '--resume')
+    t.equal(resumed.code, 0, resumed.err)
+    t.match(resumed.err, 'finished already')
+  })
+  const cut = await run(...words(`train dapo ${command} --maxCompletionLength 1 --seed 4 --output cut`))
+  t.equal(cut.code, 1)
+  t.match(cut.err, /^E_VERIFIER \[round 1\] all \d samples that were kept were cut off.*maskTruncatedCompletions/m)
+})
