@@ -46,12 +46,19 @@ const probeOf = (run: Run, amount: number, shape: string, tensors: readonly Tens
 
 type Product = readonly [n: number, c: number, o: number]
 
-/** Products that fit caches well; which one is fastest depends on the level and the machine. */
-const products: readonly Product[] = [
-  [512, 512, 512],
-  [1024, 1024, 1024],
-  [2048, 512, 1024],
-]
+/** Products that fit a CPU's caches, or fill a GPU, well; which one is fastest depends on the level and the machine. */
+const products: Readonly<Record<Device['kind'], readonly Product[]>> = {
+  cpu: [
+    [512, 512, 512],
+    [1024, 1024, 1024],
+    [2048, 512, 1024],
+  ],
+  cuda: [
+    [4096, 4096, 4096],
+    [8192, 4096, 4096],
+    [8192, 2048, 8192],
+  ],
+}
 
 async function productProbe(device: Device, dtype: Float, [n, c, o]: Product): Promise<Probe> {
   const [x, w] = [normalTensor(device, [n, c], dtype), normalTensor(device, [o, c], dtype)]
@@ -70,7 +77,7 @@ async function findFastest(device: Device, dtype: Float): Promise<Product> {
   const known = fastest.get(key)
   if (known !== undefined) return known
   const rates = new Map<Product, number>()
-  for (const product of products) {
+  for (const product of products[device.kind]) {
     const probe = await productProbe(device, dtype, product)
     rates.set(product, (await race({ ours: probe }, 3)).ours.max)
     probe.dispose()
@@ -93,7 +100,7 @@ export async function copyProbe(device: Device, bytes: number): Promise<Probe> {
 }
 
 /** Larger than caches of today. */
-const largeCopyBytes = 2 ** 28
+const largeCopyBytes: Readonly<Record<Device['kind'], number>> = { cpu: 2 ** 28, cuda: 2 ** 30 }
 
 /** Rows of the ceilings themselves, first in every run. */
 export async function benchCeilings(device: Device, options: BenchOptions): Promise<void> {
@@ -106,6 +113,6 @@ export async function benchCeilings(device: Device, options: BenchOptions): Prom
   for (const threads of options.threads) {
     device.threads = threads
     for (const dtype of options.dtypes) await add('peak product', dtype, 'GFLOP/s', await peakProbe(device, dtype))
-    await add('copy', 'f32', 'GB/s', await copyProbe(device, largeCopyBytes))
+    await add('copy', 'f32', 'GB/s', await copyProbe(device, largeCopyBytes[device.kind]))
   }
 }

@@ -5,7 +5,7 @@ import { type Decoder, disposeDecoder } from '../ts/src/models/decoder.js'
 import { getDevice } from '../ts/src/native/device.js'
 import { disposeFlat } from '../ts/src/nn/parameters.js'
 import { type BenchOptions, type BenchRow, type Float, type Result, race, type Spread, timed } from './harness.js'
-import { type BenchShape, benchDecoder, benchRows, benchShapes, shapeWords } from './models.js'
+import { type BenchShape, benchDecoder, benchRows, shapesFor, shapeWords } from './models.js'
 
 const promptTokens = 16
 const newTokens = 32
@@ -13,7 +13,7 @@ const numGenerations = 4
 
 /** Times every shape, type and number of threads. */
 export async function benchGenerate(options: BenchOptions): Promise<void> {
-  for (const shape of benchShapes.filter((s) => `generate ${s.name}`.includes(options.only)))
+  for (const shape of shapesFor(getDevice()).filter((s) => `generate ${s.name}`.includes(options.only)))
     for (const dtype of options.dtypes)
       for (const threads of options.threads)
         for (const row of await measure(shape, dtype, threads, options.rounds)) options.report(row)

@@ -1,4 +1,4 @@
-// Suite `kernels`: every op on the cases that its entry marks for the bench. An op is compared with the arithmetic
+// Suite `kernels`: every op on the cases that its entry marks for the bench, on a GPU also on those of gpu-cases.ts. An op is compared with the arithmetic
 // ceiling when it does much arithmetic per byte, else with a copy of as many bytes.
 
 import type { Device } from '../ts/src/native/device.js'
@@ -9,6 +9,7 @@ import { keep } from '../ts/src/tensor/scope.js'
 import { type Shape, shapeText, sizeOf } from '../ts/src/tensor/shape.js'
 import { type Tensor, tensor } from '../ts/src/tensor/tensor.js'
 import { callsOf, copyProbe, peakProbe } from './ceilings.js'
+import { gpuCases } from './gpu-cases.js'
 import { type BenchOptions, type BenchRow, type Float, race, type Sides } from './harness.js'
 import { floatTensor, normals } from './normals.js'
 import type { Peer } from './peer.js'
@@ -47,16 +48,15 @@ function floatsFor(entry: OpEntry, c: OpCase, asked: readonly Float[]): readonly
   return free ? asked : asked.filter((dtype) => dtype === 'f32')
 }
 
-function jobsOf(entry: OpEntry, asked: readonly Float[]): Job[] {
-  return entry.cases
-    .filter((c) => c.bench)
-    .flatMap((c) => {
-      const whole = operandsOf(entry.name).filter(({ name, type }) => type === 'i32' && c.in[name] !== undefined)
-      const integers = Object.fromEntries(whole.map(({ name }) => [name, integersOf(c.in[name], c.fill?.[name])]))
-      return floatsFor(entry, c, asked).map((float) => {
-        return { entry, case: c, float, integers, work: workOf(entry, c, float, integers) }
-      })
+function jobsOf(entry: OpEntry, device: Device, asked: readonly Float[]): Job[] {
+  const larger = device.kind === 'cuda' ? (gpuCases[entry.name] ?? []) : []
+  return [...entry.cases.filter((c) => c.bench), ...larger].flatMap((c) => {
+    const whole = operandsOf(entry.name).filter(({ name, type }) => type === 'i32' && c.in[name] !== undefined)
+    const integers = Object.fromEntries(whole.map(({ name }) => [name, integersOf(c.in[name], c.fill?.[name])]))
+    return floatsFor(entry, c, asked).map((float) => {
+      return { entry, case: c, float, integers, work: workOf(entry, c, float, integers) }
     })
+  })
 }
 
 /** The operands that a caller passes, on the device, in signature order. They live until they are disposed. */
@@ -114,7 +114,7 @@ async function measure(device: Device, job: Job, { rounds, peer }: BenchOptions)
 export async function benchKernels(options: BenchOptions): Promise<void> {
   const device = getDevice()
   for (const entry of opEntries.filter(({ name }) => name.includes(options.only)))
-    for (const job of jobsOf(entry, options.dtypes))
+    for (const job of jobsOf(entry, device, options.dtypes))
       for (const threads of options.threads) {
         device.threads = threads
         options.report(await measure(device, job, options))

@@ -1,10 +1,10 @@
-// `npm run bench -- [SUITE ...] [--peer NAME] [--json FILE] [--threads 1,2] [--dtype f32,bf16] [--rounds N] [--only TEXT]`:
-// runs suites and prints a table. How to read it: docs/benchmarks.md.
+// `npm run bench -- [SUITE ...] [--device NAME] [--peer NAME] [--json FILE] [--threads 1,2] [--dtype f32,bf16] [--rounds N]
+// [--only TEXT]`: runs suites on a device, the CPU by default, and prints a table. How to read it: docs/benchmarks.md.
 
 import { parseArgs } from 'node:util'
 import { messageOf, WhetstoneError } from '../ts/src/base/errors.js'
 import { writeAtomic } from '../ts/src/io/files.js'
-import { getDevice } from '../ts/src/native/device.js'
+import { type Device, type DeviceOptions, getDevice } from '../ts/src/native/device.js'
 import { benchCeilings } from './ceilings.js'
 import { benchGenerate } from './generate.js'
 import type { BenchOptions, BenchRow, Float } from './harness.js'
@@ -31,16 +31,17 @@ function wholeNumber(where: string, text: string): number {
 }
 
 /** One thread, and all that the device has. */
-const defaultThreads = (): string => [...new Set([1, getDevice().threads])].join(',')
+const defaultThreads = (device: Device): string => [...new Set([1, device.threads])].join(',')
 
 function parseOptions() {
   try {
     return parseArgs({
       allowPositionals: true,
       options: {
+        device: { type: 'string', default: 'cpu' },
         peer: { type: 'string' },
         json: { type: 'string' },
-        threads: { type: 'string', default: defaultThreads() },
+        threads: { type: 'string' },
         dtype: { type: 'string', default: 'f32,bf16' },
         rounds: { type: 'string', default: '9' },
         only: { type: 'string', default: '' },
@@ -53,6 +54,7 @@ function parseOptions() {
 
 function parseCommand() {
   const { values, positionals } = parseOptions()
+  const device = getDevice({ device: values.device as DeviceOptions['device'] })
   const names = positionals.map((name) => oneOf('suite', Object.keys(suites), name))
   const peer = values.peer === undefined ? undefined : oneOf('--peer', Object.keys(peers), values.peer)
   const alone = names.find((name) => peer !== undefined && !peers[peer].includes(name))
@@ -61,7 +63,7 @@ function parseCommand() {
     names: names.length > 0 ? names : Object.keys(suites),
     peer,
     json: values.json,
-    threads: values.threads.split(',').map((text) => wholeNumber('--threads', text)),
+    threads: (values.threads ?? defaultThreads(device)).split(',').map((text) => wholeNumber('--threads', text)),
     dtypes: values.dtype.split(',').map((text) => oneOf<Float>('--dtype', ['f32', 'bf16'], text)),
     rounds: wholeNumber('--rounds', values.rounds),
     only: values.only,
@@ -84,8 +86,10 @@ async function runSuites({ names, json, ...settings }: Command, running: Readonl
   print(machineLine(getDevice()))
   print(tableHead())
   await benchCeilings(getDevice(), { ...settings, peer: undefined, report })
-  for (const name of names) await suites[name]({ ...settings, peer: running.get(name), report })
-  if (json !== undefined) await writeAtomic(json, `${JSON.stringify(rows, null, 2)}\n`)
+  for (const name of names) {
+    await suites[name]({ ...settings, peer: running.get(name), report })
+    if (json !== undefined) await writeAtomic(json, `${JSON.stringify(rows, null, 2)}\n`)
+  }
 }
 
 async function main(): Promise<void> {
@@ -95,7 +99,7 @@ async function main(): Promise<void> {
     const { peer, names } = command
     if (peer !== undefined)
       for (const name of names.filter((suite) => peers[peer].includes(suite)))
-        running.set(name, await startPeer(peer, name))
+        running.set(name, await startPeer(peer, name, getDevice().name))
     await runSuites(command, running)
   } finally {
     for (const peer of running.values()) await peer.close()

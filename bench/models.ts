@@ -28,6 +28,22 @@ export const benchShapes: readonly BenchShape[] = [
   { name: '15M', hiddenSize: 384, layers: 6, heads: 6, intermediateSize: 1536, vocabSize: 4096, rows: 16, tokens: 256 },
 ]
 
+/** What fills a GPU. */
+const gpuShape: BenchShape = {
+  name: '50M',
+  hiddenSize: 512,
+  layers: 8,
+  heads: 8,
+  intermediateSize: 2048,
+  vocabSize: 32768,
+  rows: 16,
+  tokens: 512,
+}
+
+/** The shapes for a device. */
+export const shapesFor = (device: Device): readonly BenchShape[] =>
+  device.kind === 'cuda' ? [...benchShapes, gpuShape] : benchShapes
+
 /** The shape in words. */
 export const shapeWords = (s: BenchShape): string =>
   `${s.layers} x ${s.hiddenSize}, ${s.heads} heads, MLP ${s.intermediateSize}, vocab ${s.vocabSize}`

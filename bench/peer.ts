@@ -28,9 +28,10 @@ export const peers: Readonly<Record<string, readonly string[]>> = { torch: ['ste
 const fail = (message: string, cause?: unknown): WhetstoneError =>
   new WhetstoneError('E_CONFIG', '--peer', `${message}: name a Python that has it in WHETSTONE_PYTHON`, { cause })
 
-async function startPython(script: string) {
+async function startPython(script: string, device: string) {
   const python = process.env.WHETSTONE_PYTHON ?? 'python3'
-  const child = spawn(python, ['-B', script], { stdio: 'pipe' })
+  const env = { ...process.env, WHETSTONE_PEER_DEVICE: device }
+  const child = spawn(python, ['-B', script], { stdio: 'pipe', env })
   try {
     await once(child, 'spawn')
   } catch (error) {
@@ -51,14 +52,14 @@ function tailOf(stream: Readable): () => string {
 }
 
 /**
- * Starts a peer's program for a suite.
+ * Starts a peer's program for a suite, on a device by its name (`cpu`, `cuda:0`).
  *
  * @throws WhetstoneError E_CONFIG when there is no Python or it lacks what the program needs
  */
-export async function startPeer(name: string, suite: string): Promise<Peer> {
+export async function startPeer(name: string, suite: string, device: string): Promise<Peer> {
   const script = join(packageRoot(), 'bench', 'peers', `${name}_${suite}.py`)
   if (!existsSync(script)) throw new WhetstoneError('E_INTERNAL', '--peer', `there is no peers/${name}_${suite}.py`)
-  const child = await startPython(script)
+  const child = await startPython(script, device)
   const complaints = tailOf(child.stderr)
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
   const answer = async () => {

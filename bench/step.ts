@@ -9,7 +9,7 @@ import { disposeFlat, parameterCount } from '../ts/src/nn/parameters.js'
 import { createTrainer, disposeTrainer, type MicroBatch, type Trainer, trainStep } from '../ts/train/trainer.js'
 import { peakProbe } from './ceilings.js'
 import { type BenchOptions, type BenchRow, type Float, race, type Sides, timed } from './harness.js'
-import { type BenchShape, benchBatch, benchDecoder, benchShapes, shapeWords, stepFlops } from './models.js'
+import { type BenchShape, benchBatch, benchDecoder, shapesFor, shapeWords, stepFlops } from './models.js'
 import type { Peer } from './peer.js'
 
 const learningRate = 1e-4
@@ -24,7 +24,7 @@ interface Job {
 
 /** Times every shape, type and number of threads. */
 export async function benchStep(options: BenchOptions): Promise<void> {
-  for (const shape of benchShapes.filter((s) => `step ${s.name}`.includes(options.only)))
+  for (const shape of shapesFor(getDevice()).filter((s) => `step ${s.name}`.includes(options.only)))
     for (const dtype of options.dtypes)
       for (const threads of options.threads) options.report(await measure({ shape, dtype, threads }, options))
 }

@@ -60,5 +60,5 @@ export const machineLine = (device: Device): string =>
     `node ${process.version}`,
     cpus()[0]?.model.trim() ?? process.arch,
     `${cpus().length} hardware threads`,
-    `level ${device.level}`,
+    `device ${device.name}, level ${device.level}`,
   ].join(', ')

@@ -101,9 +101,13 @@ export async function buildAddon(out) {
   return file
 }
 
-function reportCuda() {
-  const nvcc = which('nvcc') ? 'nvcc is here, but ' : 'no nvcc here, and '
-  console.log(`cuda: left out; ${nvcc}this version has no CUDA kernels yet (native/cuda holds only their plan)`)
+/** Says whether the CUDA kernels are in the addon: without nvcc it is built with CPU kernels only. */
+async function reportCuda(file) {
+  const program = 'process.stdout.write(JSON.stringify(require(process.argv[1]).cudaKernels()))'
+  const { stdout } = await runNode(['-e', program, file])
+  const { bytes, ops, targets, toolkit } = JSON.parse(stdout)
+  if (bytes > 0) console.log(`cuda: kernels of ${ops} ops for ${targets}, by nvcc ${toolkit}`)
+  else console.log(`cuda: left out; ${which('nvcc') ? 'WS_CUDA is off' : 'no nvcc on the PATH'}`)
 }
 
 /** The addon: taken as it is when it fits, else built. True when there is one. */
@@ -111,7 +115,7 @@ export async function ensureAddon(force = false) {
   const found = findAddon()
   if (!force && found !== undefined && (await fits(found, sourcesDigest()))) return true
   const built = await buildAddon('build')
-  if (built !== undefined) reportCuda()
+  if (built !== undefined) await reportCuda(built)
   return built !== undefined
 }
 

@@ -1,11 +1,11 @@
-// Generated from the registry: every op against its reference, its gradient, its bits and its refusals, on the CPU
-// at the level that WHETSTONE_ISA names. Checks that need to know an op by name are in ops-attention.ts, ops-head.ts and
-// ops-public.ts.
+// Generated from the registry: every op against its reference, its gradient, its bits and its refusals, on the CPU at the
+// level that WHETSTONE_ISA names, or on the device that WHETSTONE_DEVICE names. Checks that need to know an op by name are
+// in ops-attention.ts, ops-head.ts and ops-public.ts.
 
 import { execFileSync } from 'node:child_process'
 import t, { type Test } from 'tap'
 import { loadAddon } from '../ts/src/native/addon.js'
-import { openDevice } from '../ts/src/native/device.js'
+import { type DeviceOptions, openDevice } from '../ts/src/native/device.js'
 import { opTable } from '../ts/src/native/ops.gen.js'
 import type { OpEntry } from '../ts/src/ops/define.js'
 import { opEntries } from '../ts/src/ops/index.js'
@@ -15,7 +15,7 @@ import { headChecks } from './ops-head.js'
 import { publicChecks } from './ops-public.js'
 import { checkNativeShapes, checkRefusals, checkShapeRules, checkStrangeParameters } from './ops-refusals.js'
 
-const device = openDevice({ device: 'cpu', threads: 2 })
+const device = openDevice({ device: (process.env.WHETSTONE_DEVICE ?? 'cpu') as DeviceOptions['device'], threads: 2 })
 t.teardown(() => device.close())
 t.comment(`level ${device.level}`)
 

@@ -3,8 +3,13 @@
 
 import gc
 import json
+import os
 import sys
 import time
+
+
+# Where tensors are made: the device of the benchmark.
+DEVICE = os.environ.get("WHETSTONE_PEER_DEVICE", "cpu")
 
 
 def say(message):
@@ -18,7 +23,17 @@ def load_torch():
     except ImportError:
         say({"missing": "torch"})
         sys.exit(0)
+    if DEVICE != "cpu" and not torch.cuda.is_available():
+        say({"missing": "torch with CUDA"})
+        sys.exit(0)
+    torch.set_default_device(DEVICE)
     return torch
+
+
+def synchronize(torch):
+    """Waits for what a GPU still has to do; on the CPU a call returns when its work is done."""
+    if DEVICE != "cpu":
+        torch.cuda.synchronize()
 
 
 def serve(torch, prepare):
@@ -28,13 +43,17 @@ def serve(torch, prepare):
     for line in sys.stdin:
         message = json.loads(line)
         if "run" in message:
+            synchronize(torch)
             start = time.perf_counter()
             for _ in range(message["run"]):
                 run()
+            synchronize(torch)
             say({"seconds": (time.perf_counter() - start) / message["run"]})
             continue
         run = None
         gc.collect()
+        if DEVICE != "cpu":
+            torch.cuda.empty_cache()
         torch.set_num_threads(message["threads"])
         prepared = prepare(message)
         if prepared is None:

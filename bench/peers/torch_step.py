@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 
-from serve import load_torch, serve
+from serve import DEVICE, load_torch, serve
 
 torch = load_torch()
 F = torch.nn.functional
@@ -77,6 +77,11 @@ def optimizer_for(model, job):
 
 def peak_bytes(work):
     """Largest sum of tensors alive while `work` runs, by PyTorch's own count. Tensors made before are not in it."""
+    if DEVICE != "cpu":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        kept = work()
+        return torch.cuda.max_memory_allocated() - before, kept
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         kept = work()
     with tempfile.TemporaryDirectory() as folder:
@@ -99,7 +104,7 @@ def prepare(job):
 
         def step():
             optimizer.zero_grad(set_to_none=True)
-            with torch.autocast("cpu", torch.bfloat16, enabled=low_precision):
+            with torch.autocast(DEVICE.split(":")[0], torch.bfloat16, enabled=low_precision):
                 loss = model(ids)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), job["maxGradNorm"])

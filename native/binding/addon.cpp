@@ -5,7 +5,7 @@
 
 #include <cmath>
 
-#include "../cuda/report.h"
+#include "../core/cuda.h"
 #include "queue.h"
 
 namespace ws {
@@ -330,7 +330,7 @@ Napi::Value cpu(const Napi::CallbackInfo& info) {
 
 /// cudaKernels() -> { bytes, toolkit, targets, ops }: what this addon was built with; the driver is not opened.
 Napi::Value cuda_kernels(const Napi::CallbackInfo& info) {
-  const cuda::KernelReport report = cuda::report_kernels();
+  const CudaKernels report = report_cuda_kernels();
   Napi::Object out = Napi::Object::New(info.Env());
   out.Set("bytes", static_cast<double>(report.bytes));
   out.Set("toolkit", report.toolkit);
@@ -339,22 +339,26 @@ Napi::Value cuda_kernels(const Napi::CallbackInfo& info) {
   return out;
 }
 
-Napi::Object describe_gpu(Napi::Env env, const cuda::GpuReport& report) {
+Napi::Object describe_gpu(Napi::Env env, const CudaGpu& gpu) {
   Napi::Object out = Napi::Object::New(env);
-  out.Set("ordinal", report.gpu.ordinal);
-  out.Set("name", report.gpu.name);
-  out.Set("capability", std::to_string(report.gpu.major) + "." + std::to_string(report.gpu.minor));
-  out.Set("multiprocessors", report.gpu.multiprocessors);
-  out.Set("totalBytes", static_cast<double>(report.gpu.total_bytes));
-  out.Set("target", report.target);
-  out.Set("problem", report.problem);
+  out.Set("ordinal", gpu.ordinal);
+  out.Set("name", gpu.name);
+  out.Set("capability", gpu.capability);
+  out.Set("multiprocessors", gpu.multiprocessors);
+  out.Set("totalBytes", static_cast<double>(gpu.total_bytes));
+  out.Set("freeBytes", gpu.free_bytes < 0 ? env.Null() : Napi::Number::New(env, static_cast<double>(gpu.free_bytes)));
+  out.Set("target", gpu.target);
+  out.Set("problem", gpu.problem);
   return out;
 }
 
-/// cudaDriver() -> { file, version, problem, missing, gpus }. Opens the driver: for child processes only.
+/// cudaDriver(ordinal) -> { file, version, problem, missing, gpus }, with the free memory of one GPU. Opens the driver:
+/// for child processes only.
 Napi::Value cuda_driver(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
-  const cuda::DriverReport report = cuda::report_driver();
+  double ordinal = -1;
+  whole(info[0], -1, 4096, ordinal);
+  const CudaDriver report = report_cuda_driver(static_cast<int>(ordinal));
   Napi::Object out = Napi::Object::New(env);
   Napi::Array missing = Napi::Array::New(env), gpus = Napi::Array::New(env);
   for (size_t i = 0; i < report.missing.size(); ++i) missing.Set(static_cast<uint32_t>(i), report.missing[i]);

@@ -1,6 +1,7 @@
 #include "device.h"
 
 #include <cstdlib>
+#include <cstring>
 #include <mutex>
 #include <set>
 #include <sstream>
@@ -92,8 +93,7 @@ Status CudaDevice::open() {
   WS_TRY(staging_.open(stream_));
   fault_ = static_cast<Fault*>(take(sizeof(Fault)));
   WS_CHECK(fault_ != nullptr, oom, "%s has no memory left", gpu_.name.c_str());
-  const Fault none = {};
-  return check(staging_.upload(address_of(fault_), &none, sizeof none), "copying to the device");
+  return clear_fault();
 }
 
 /// The queue's thread has ended. Failures mean nothing here: the driver may be gone already at the end of a process.
@@ -173,17 +173,28 @@ Status CudaDevice::upload(void* to, const void* from, int64_t bytes) {
 Status CudaDevice::download(void* to, const void* from, int64_t bytes) {
   const Status ready = make_current();
   if (!ready.ok() || bytes == 0) return ready;
+  WS_TRY(ask_fault());
   WS_TRY(check(staging_.download(to, address_of(from), bytes), "copying from the device"));
   return take_fault();
 }
 
-/// What a kernel has reported since the last look.
-Status CudaDevice::take_fault() {
-  Fault found = {};
-  WS_TRY(check(staging_.download(&found, address_of(fault_), sizeof found), "copying from the device"));
-  if (found.kind == static_cast<int32_t>(FaultKind::none)) return {};
+Status CudaDevice::clear_fault() {
   const Fault none = {};
-  WS_TRY(check(staging_.upload(address_of(fault_), &none, sizeof none), "copying to the device"));
+  return check(staging_.upload(address_of(fault_), &none, sizeof none), "copying to the device");
+}
+
+/// Queues a copy of what kernels have reported, so that it is here when what is queued behind it has arrived.
+Status CudaDevice::ask_fault() {
+  return check(driver().cuMemcpyDtoHAsync(staging_.small(), address_of(fault_), sizeof(Fault), stream_),
+               "copying from the device");
+}
+
+/// What a kernel had reported when it was asked, after the wait.
+Status CudaDevice::take_fault() {
+  Fault found;
+  std::memcpy(&found, staging_.small(), sizeof found);
+  if (found.kind == static_cast<int32_t>(FaultKind::none)) return {};
+  WS_TRY(clear_fault());
   Status status = fail(Code::shape, "%s[%d]: expected an index in [0, %d), got %d",
                        operand_name(static_cast<Op>(found.op), found.operand).c_str(), found.at, found.limit, found.value);
   status.op = op_table[found.op].name;
@@ -195,6 +206,7 @@ Status CudaDevice::take_fault() {
 Status CudaDevice::sync() {
   const Status ready = make_current();
   if (!ready.ok()) return ready;
+  WS_TRY(ask_fault());
   WS_TRY(check(driver().cuStreamSynchronize(stream_), "waiting for the device"));
   return take_fault();
 }

@@ -49,6 +49,8 @@ class CudaDevice final : public Device, public Launcher, private SegmentSource {
   Status check(Result result, const char* call);
   Status start(const Launch& launch, Function function);
   Status out_of_scratch();
+  Status clear_fault();
+  Status ask_fault();
   Status take_fault();
 
   const Gpu gpu_;

@@ -51,7 +51,7 @@ std::string target_for(const Image& image, const Gpu& gpu) {
 }
 
 Status check_image(const Image& image, const Gpu& gpu) {
-  WS_CHECK(image.bytes != nullptr, device, "this addon was built without CUDA kernels");
+  WS_CHECK(image.bytes != nullptr, device, "this build has no CUDA kernels");
   const int32_t version = driver().version;
   WS_CHECK(version / 1000 >= image.toolkit / 1000, device,
            "the driver speaks CUDA %s and the kernels were built by %s: install a newer driver",
@@ -65,7 +65,7 @@ Status Kernels::load_image() {
   if (library_ != nullptr || module_ != nullptr) return {};
   const Driver& d = driver();
   const Image& image = kernel_image();
-  WS_CHECK(image.bytes != nullptr, device, "this addon was built without CUDA kernels");
+  WS_CHECK(image.bytes != nullptr, device, "this build has no CUDA kernels");
   if (!has_libraries(d)) return to_status(d.cuModuleLoadData(&module_, image.bytes), "loading the kernels");
   Shared& common = shared();
   const std::lock_guard lock(common.mutex);

@@ -22,6 +22,7 @@ Status Staging::open(Stream stream) {
     pinned_ = pinned_ && d.cuMemHostAlloc(&memory, buffer_bytes, 0) == result::success;
     buffer->memory = static_cast<char*>(memory);
   }
+  if (d.cuMemHostAlloc(&small_, small_bytes, 0) != result::success) small_ = unpinned_;
   return {};
 }
 
@@ -32,6 +33,8 @@ void Staging::close() {
     if (buffer->event != nullptr) d.cuEventDestroy(buffer->event);
     *buffer = {};
   }
+  if (small_ != nullptr && small_ != unpinned_) d.cuMemFreeHost(small_);
+  small_ = nullptr;
 }
 
 /// Goes on with the other upload buffer, as soon as what it holds has left it.

@@ -18,8 +18,11 @@ class Staging {
   void close();
   Result upload(Address to, const void* from, int64_t bytes);
   Result download(void* to, Address from, int64_t bytes);
+  /// Room for a few words that the caller copies from the device by itself.
+  void* small() { return small_; }
 
  private:
+  static constexpr int64_t small_bytes = 64;
   struct Buffer {
     char* memory = nullptr;
     Event event = nullptr;
@@ -32,6 +35,8 @@ class Staging {
 
   Stream stream_ = nullptr;
   bool pinned_ = false;
+  void* small_ = nullptr;
+  char unpinned_[small_bytes] = {0};
   Buffer up_[2], down_[2];
   int current_ = 0;
 };

@@ -4,8 +4,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../../native/core/cuda.h"
 #include "../../native/cuda/device.h"
-#include "../../native/cuda/report.h"
 #include "check.h"
 
 using namespace check;
@@ -232,7 +232,7 @@ void check_ops_without_kernels() {
     ++missing;
     CHECK_CODE(device->run(op, call), no_kernel);
   }
-  CHECK(missing == op_count - report_kernels().ops);
+  CHECK(missing == op_count - report_cuda_kernels().ops);
 }
 
 // faults -------------------------------------------------------------------------------------------------------------
@@ -302,8 +302,9 @@ void check_wild_address() {
 
 void check_old_driver() {
   Status status;
-  const DriverReport report = report_driver();
+  const CudaDriver report = report_cuda_driver(0);
   CHECK(report.problem.empty() && report.version == "11.4" && report.gpus.size() == 1);
+  CHECK(report.gpus[0].free_bytes == 1 << 30 && report.gpus[0].capability == "9.0");
   CHECK((report.missing == std::vector<std::string>{"cuLibraryLoadData", "cuLibraryGetKernel", "cuKernelGetFunction",
                                                      "cuLaunchKernelEx"}));
   {
@@ -331,7 +332,7 @@ void check_broken_driver() {
   Status status;
   CHECK(open(0, status) == nullptr && status.code == Code::device);
   CHECK(std::string(status.text).find("cuMemAlloc") != std::string::npos);
-  CHECK(report_driver().gpus.empty() && !report_driver().problem.empty());
+  CHECK(report_cuda_driver(0).gpus.empty() && !report_cuda_driver(0).problem.empty());
 }
 
 void check_no_gpu() {
@@ -392,7 +393,7 @@ void check_targets() {
 }  // namespace
 
 int main() {
-  char image[] = "/tmp/fake-kernels-XXXXXX";
+  char image[] = WS_FAKE_CUDA "kernels-XXXXXX";
   const int file = mkstemp(image);
   if (!CHECK(file >= 0 && write(file, "FAKE", 4) == 4)) return report();
   close(file);

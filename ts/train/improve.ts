@@ -118,12 +118,11 @@ async function warmUp(job: Job, base: string): Promise<{ warmed: string; warmup:
 }
 
 function announce(job: Job, model: LanguageModel): void {
-  const device = getDevice()
   job.emit({
     type: 'start',
     step: 0,
     totalSteps: job.options.sftSteps + 2 * job.options.rounds * job.options.stepsPerRound,
-    device: `${device.kind} ${device.level}, ${device.threads} threads (${device.reason})`,
+    device: getDevice().description,
     notes: [`${parameterCount(model.decoder.parameters)} parameters`, job.source.description],
   })
 }

@@ -217,8 +217,7 @@ async function runPlan(
   const plan = planData(train, { ...values, ...layoutOf(objective, values) })
   const totalSteps = values.maxSteps >= 0 ? values.maxSteps : Math.ceil(plan.stepsPerEpoch * values.numTrainEpochs)
   if (totalSteps === 0) throw new WhetstoneError('E_CONFIG', 'maxSteps', 'expected at least one step, got 0')
-  const { kind, level, threads, reason } = policy.decoder.device
-  const device = `${kind} ${level}, ${threads} threads (${reason})`
+  const device = policy.decoder.device.description
   emit({ type: 'start', step: 0, totalSteps, device, notes: [`${train.length} rows`] })
   const result = await runPhase({
     ...values,

@@ -6,6 +6,7 @@ import { withAdapter } from '../models/adapter.js'
 import { type Decoder, disposeDecoder } from '../models/decoder.js'
 import { type LoadOptions, loadDecoder } from '../models/load.js'
 import { baseFolder, isAdapterFolder, loadAdapter, readAdapterConfig, scoreLabelsIn } from '../models/peft.js'
+import type { Device } from '../native/device.js'
 import type { LoraConfig } from '../nn/lora.js'
 import { disposeFlat } from '../nn/parameters.js'
 import { type ChatMessage, encodeChat } from '../tokenizer/template.js'
@@ -46,6 +47,8 @@ export interface Completion extends TokenSample {
 /** A language model on a device. Free it with `dispose()`. */
 export interface LanguageModel {
   readonly decoder: Decoder
+  /** Where it runs; `device.reason` says why there. */
+  readonly device: Device
   readonly tokenizer: Tokenizer
   /** The Hugging Face folder that it came from. */
   readonly directory: string
@@ -125,6 +128,7 @@ export function languageModel(decoder: Decoder, tokenizer: Tokenizer, directory:
   const dispose = () => disposeDecoder(decoder, disposeFlat)
   const model = {
     decoder,
+    device: decoder.device,
     tokenizer,
     directory,
     logProbs: (ids: readonly number[] | readonly (readonly number[])[]) =>

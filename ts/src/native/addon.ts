@@ -42,11 +42,61 @@ export interface NativeDevice {
   close(): void
 }
 
+/** The CUDA kernels that the addon was built with. */
+export interface CudaKernels {
+  /** Size of their code; 0 when there are none. */
+  readonly bytes: number
+  /** Version of nvcc; empty for kernels from a file (`WHETSTONE_CUDA_KERNELS`). */
+  readonly toolkit: string
+  /** Blank-separated: `sm_80 sm_90a compute_80`. */
+  readonly targets: string
+  /** How many ops have kernels. */
+  readonly ops: number
+}
+
+/** A GPU as the driver shows it. */
+export interface CudaGpu {
+  readonly ordinal: number
+  readonly name: string
+  /** Compute capability, `9.0`. */
+  readonly capability: string
+  readonly multiprocessors: number
+  readonly totalBytes: number
+  /** Null when it was not looked at. */
+  readonly freeBytes: number | null
+  /** Which of the targets it would run; empty when none. */
+  readonly target: string
+  /** Why this addon cannot use it; empty when it can. */
+  readonly problem: string
+}
+
+/** What the CUDA driver says of itself. */
+export interface CudaDriver {
+  /** What was opened. */
+  readonly file: string
+  /** Newest CUDA version that it speaks; empty when it did not say. */
+  readonly version: string
+  /** Why it cannot be used; empty when it can. */
+  readonly problem: string
+  /** Functions that it lacks and that can be done without. */
+  readonly missing: readonly string[]
+  readonly gpus: readonly CudaGpu[]
+}
+
 /** What the addon exports. */
 export interface Addon {
-  readonly Device: new (level: string, threads: number, limitBytes: number) => NativeDevice
+  /** level: an instruction set, '' for the best, or `cuda:N`. */
+  readonly Device: new (
+    level: string,
+    threads: number,
+    limitBytes: number,
+  ) => NativeDevice
   ops(): { name: string; family: string; signature: string; parameters: string }[]
   cpu(): { levels: string; threads: number }
+  /** Looks at no driver. */
+  cudaKernels(): CudaKernels
+  /** Opens the driver, which may end the process: child processes only. Looks at the free memory of one GPU. */
+  cudaDriver(ordinal: number): CudaDriver
 }
 
 const require = createRequire(import.meta.url)

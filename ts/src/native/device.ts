@@ -3,27 +3,30 @@
 
 import { type ErrorCode, messageOf, WhetstoneError } from '../base/errors.js'
 import { loadAddon, type MemoryStats, type NativeDevice, type NumberArray } from './addon.js'
+import { judgeAuto, judgeNamed } from './cuda.js'
 import { type OpName, opTable } from './ops.gen.js'
 
 /** How to open a device. */
 export interface DeviceOptions {
-  /** `auto` takes the fastest that works; a name never falls back. */
-  device?: 'auto' | 'cpu' | 'cuda'
-  /** CPU threads; default: physical cores that affinity and quota allow, or `WHETSTONE_THREADS`. */
+  /**
+   * `auto` takes what `WHETSTONE_DEVICE` names, else the fastest that works, and says why in `Device.reason`. A name never
+   * falls back; `cuda` is `cuda:0`, numbered as the driver does (`CUDA_VISIBLE_DEVICES`).
+   */
+  device?: 'auto' | 'cpu' | 'cuda' | `cuda:${number}`
+  /** CPU threads (a GPU ignores them); default: physical cores that affinity and quota allow, or `WHETSTONE_THREADS`. */
   threads?: number
-  /** Instruction-set level `v2`, `avx2`, `avx512` or `avx512bf16`; default: the best here, or `WHETSTONE_ISA`. */
+  /** Level of the CPU: `v2`, `avx2`, `avx512` or `avx512bf16`; default: the best here, or `WHETSTONE_ISA`. */
   isa?: string
   /** Budget for tensors in bytes, 0 for none; default `WHETSTONE_MEMORY_LIMIT` or 0. */
   memoryLimitBytes?: number
 }
 
-/** Kinds of device that this build has. The CUDA backend adds itself here. */
-const kinds = ['cpu'] as const
-
 /** An open device: its queue, its memory, and why it was chosen. */
 export class Device {
-  readonly kind: 'cpu'
-  /** Instruction-set level or GPU name. */
+  readonly kind: 'cpu' | 'cuda'
+  /** As `DeviceOptions.device` names it: `cpu`, `cuda:0`. */
+  readonly name: string
+  /** Instruction-set level, or compute capability and name of the GPU. */
   readonly level: string
   /** Why this device, for logs and `doctor`. */
   readonly reason: string
@@ -32,9 +35,11 @@ export class Device {
   #used = 0
   #threads: number
 
-  constructor(native: NativeDevice, kind: 'cpu', reason: string) {
+  /** name: `cpu` or `cuda:N`. */
+  constructor(native: NativeDevice, name: string, reason: string) {
     this.#open = native
-    this.kind = kind
+    this.name = name
+    this.kind = name === 'cpu' ? 'cpu' : 'cuda'
     this.level = native.level
     this.reason = reason
     this.#threads = native.threads
@@ -43,6 +48,12 @@ export class Device {
   get #native(): NativeDevice {
     if (this.#open !== undefined) return this.#open
     throw new WhetstoneError('E_DEVICE', 'device', 'the device was closed')
+  }
+
+  /** The device in words, with the reason for it: for logs. */
+  get description(): string {
+    const threads = this.kind === 'cpu' ? `, ${this.#threads} threads` : ''
+    return `${this.name} ${this.level}${threads} (${this.reason})`
   }
 
   /** Number of CPU threads that kernels use. Results do not depend on it. */
@@ -155,23 +166,54 @@ function fromEnvironment(name: string, fallback: number): number {
   throw new WhetstoneError('E_CONFIG', name, `expected a whole number, got '${text}'`)
 }
 
+/** What is opened, and why. */
+interface Choice {
+  readonly name: string
+  readonly reason: string
+}
+
+/** The GPU that a name speaks of; undefined for other names. */
+function ordinalOf(name: string): number | undefined {
+  const match = /^cuda(?::(\d{1,3}))?$/.exec(name)
+  return match === null ? undefined : Number(match[1] ?? 0)
+}
+
+/** A device by its name, if it can be had. */
+function chooseNamed(name: string, reason: string): Choice {
+  if (name === 'cpu') return { name, reason }
+  const ordinal = ordinalOf(name)
+  if (ordinal === undefined)
+    throw new WhetstoneError('E_DEVICE', 'device', `expected auto, cpu, cuda or cuda:N, got '${name}'`)
+  const verdict = judgeNamed(ordinal)
+  if (!verdict.usable) throw new WhetstoneError('E_DEVICE', name, `${verdict.reason}; see \`whetstone doctor\``)
+  return { name: `cuda:${ordinal}`, reason }
+}
+
+function choose(options: DeviceOptions): Choice {
+  const wanted = options.device ?? 'auto'
+  if (wanted !== 'auto') return chooseNamed(wanted, 'asked for')
+  const named = process.env.WHETSTONE_DEVICE || 'auto'
+  if (named !== 'auto') return chooseNamed(named, 'WHETSTONE_DEVICE')
+  if (options.isa || process.env.WHETSTONE_ISA) return { name: 'cpu', reason: 'a level of the CPU was asked for' }
+  const { usable, reason } = judgeAuto(0)
+  return { name: usable ? 'cuda:0' : 'cpu', reason }
+}
+
 /**
  * Opens a device of its own. Most callers want {@link getDevice}.
  *
- * @throws WhetstoneError E_DEVICE when the device or level is not there, E_CONFIG for bad numbers
+ * @throws WhetstoneError E_DEVICE when the device or level is not there, E_CONFIG for bad numbers, E_DEVICE_LOST for a
+ * GPU that has failed for good in this process
  */
 export function openDevice(options: DeviceOptions = {}): Device {
-  const wanted = options.device ?? 'auto'
-  if (wanted !== 'auto' && !(kinds as readonly string[]).includes(wanted))
-    throw new WhetstoneError('E_DEVICE', 'device', `expected auto or one of ${kinds.join(', ')}, got '${wanted}'`)
   const threads = options.threads ?? fromEnvironment('WHETSTONE_THREADS', 0)
   if (threads !== 0) checkThreads(threads, 'threads')
   const isa = options.isa ?? process.env.WHETSTONE_ISA ?? ''
   const limit = checkLimit(options.memoryLimitBytes ?? fromEnvironment('WHETSTONE_MEMORY_LIMIT', 0))
+  const { name, reason } = choose(options)
   try {
-    const native = new (loadAddon().Device)(isa, threads, limit)
-    const reason = wanted === 'cpu' ? 'asked for' : 'this build has no CUDA kernels'
-    return new Device(native, 'cpu', reason)
+    const native = new (loadAddon().Device)(name === 'cpu' ? isa : name, threads, limit)
+    return new Device(native, name, reason)
   } catch (error) {
     throw fromNative(error)
   }
@@ -179,11 +221,16 @@ export function openDevice(options: DeviceOptions = {}): Device {
 
 let shared: Device | undefined
 
+/** Does a name ask for this device? `cuda` is content with any GPU that is in use. */
+const isWanted = (device: Device, wanted: string): boolean =>
+  wanted === 'auto' || wanted === device.kind || wanted === device.name
+
 /** The device that this process (or worker thread) shares: opened by the first caller, with its options. */
 export function getDevice(options: DeviceOptions = {}): Device {
   shared ??= openDevice(options)
-  if (options.device !== undefined && options.device !== 'auto' && options.device !== shared.kind)
-    throw new WhetstoneError('E_DEVICE', 'device', `the process already uses '${shared.kind}', got '${options.device}'`)
+  const wanted = options.device ?? 'auto'
+  if (!isWanted(shared, wanted))
+    throw new WhetstoneError('E_DEVICE', 'device', `the process already uses '${shared.name}', got '${wanted}'`)
   return shared
 }
 

@@ -1,5 +1,5 @@
 // What this machine offers and what the package makes of it, as plain data and as text: for `whetstone doctor` and bug
-// reports. Works when the addon cannot be loaded, and says why. Nothing is changed, no library is opened for a look.
+// reports. Works when the addon cannot be loaded, and says why. Nothing is changed. GPUs are in doctor-cuda.ts.
 
 import { existsSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -7,6 +7,7 @@ import { availableParallelism, cpus, freemem, release, totalmem } from 'node:os'
 import { join } from 'node:path'
 import { messageOf } from '../base/errors.js'
 import { loadAddon, packageRoot } from './addon.js'
+import { type CudaReport, cudaFacts, examineCuda, gigabytes } from './doctor-cuda.js'
 import { allowedCpus, physicalCores, quotaCpus } from './machine.js'
 
 /** The CPU and the instruction-set level that kernels will use. */
@@ -37,14 +38,6 @@ export interface AddonReport {
   readonly kind: 'local build' | 'prebuilt' | 'WHETSTONE_ADDON' | null
   readonly path: string | null
   readonly error: string | null
-}
-
-/** Why there is a CUDA device or none. */
-export interface CudaReport {
-  readonly usable: boolean
-  /** The driver's library, by file name only: it is not opened. */
-  readonly driver: string | null
-  readonly reasons: readonly string[]
 }
 
 /** Everything that `whetstone doctor` tells. */
@@ -135,30 +128,6 @@ function examineThreads(native: number | null): ThreadsReport {
   return { count, reason: limited ? 'the quota of the cgroup' : 'physical cores that affinity allows', ...facts }
 }
 
-const driverFile = 'libcuda.so.1'
-const driverFolders = [
-  '/usr/lib/x86_64-linux-gnu',
-  '/usr/lib/aarch64-linux-gnu',
-  '/usr/lib64',
-  '/usr/lib',
-  '/lib64',
-  '/usr/lib/wsl/lib',
-  '/usr/local/nvidia/lib64',
-  '/usr/local/cuda/compat',
-  '/run/opengl-driver/lib',
-]
-
-function examineCuda(): CudaReport {
-  const searched = [...(process.env.LD_LIBRARY_PATH ?? '').split(':').filter(Boolean), ...driverFolders]
-  const driver = searched.map((folder) => join(folder, driverFile)).find((file) => existsSync(file)) ?? null
-  const reasons = ['this build has no CUDA kernels']
-  reasons.push(
-    driver === null ? `${driverFile} is not in the usual folders` : `${driverFile} is here, and was not opened`,
-  )
-  if (!existsSync('/dev/nvidia0') && !existsSync('/dev/dxg')) reasons.push('no NVIDIA device is visible')
-  return { usable: false, driver, reasons }
-}
-
 function memoryLimit(): number | null {
   const limit = process.constrainedMemory?.() ?? 0
   return limit > 0 && limit < totalmem() ? limit : null
@@ -199,14 +168,12 @@ export function doctor(): DoctorReport {
     cpu,
     threads: examineThreads(threads),
     addon,
-    cuda: examineCuda(),
+    cuda: examineCuda(addon.loaded),
     memory: { totalBytes: totalmem(), freeBytes: freemem(), limitBytes: memoryLimit() },
     environment: variables(),
     problems: findProblems(addon, cpu),
   }
 }
-
-const gigabytes = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`
 
 /** The report as text, one fact per line. */
 export function formatDoctor(report: DoctorReport): string {
@@ -228,7 +195,7 @@ export function formatDoctor(report: DoctorReport): string {
       'threads',
       `${threads.count} (${threads.reason}; ${threads.allowedCpus} CPUs allowed on ${threads.physicalCores} cores, ${quota})`,
     ],
-    ['cuda', `${cuda.usable ? 'usable' : 'not usable'} (${cuda.reasons.join('; ')})`],
+    ...cudaFacts(cuda),
     ['memory', `${gigabytes(memory.totalBytes)}, ${gigabytes(memory.freeBytes)} free${limit}`],
     ['environment', set.join(' ') || 'no WHETSTONE_* variables'],
     ...problems.map((problem): [string, string] => ['PROBLEM', problem]),

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 // The command line: a table of commands, each in its own file. Errors end with their code and text on standard error
-// and with an exit code: 74 when the operating system refused a file operation, else 1.
+// and with an exit code: 74 when the operating system refused a file operation, 70 when a device failed for good, else 1.
 
 import { Command } from 'commander'
 import { messageOf, WhetstoneError } from '../../src/base/errors.js'
@@ -26,7 +26,7 @@ const commands: readonly AddCommand[] = [
   doctorCommand,
 ]
 
-const exitCodes: Readonly<Record<string, number>> = { E_IO: 74 }
+const exitCodes: Readonly<Record<string, number>> = { E_IO: 74, E_DEVICE_LOST: 70 }
 
 /** A reader that closes the pipe ends the output, not the run. */
 function surviveClosedPipes(): void {

@@ -226,8 +226,7 @@ async function runOnline(
   const rounds = await roundsOf(options, values, tried)
   const score = scoreRewards(rewards)
   const update = updateOf(values, method)
-  const { kind, level, threads, reason } = policy.decoder.device
-  const device = `${kind} ${level}, ${threads} threads (${reason})`
+  const device = policy.decoder.device.description
   const notes = [`${rounds.size} prompts`, `rewards: ${rewards.map(({ name }) => name).join(', ')}`]
   emit({ type: 'start', step: 0, totalSteps: values.rounds * update.stepsPerRound, device, notes })
   const result = await iterate({

@@ -1,0 +1,15 @@
+// `npm run bench:gpu [-- --json FILE] [-- --device cpu]`: makes sure that the addon and dist/ fit the sources, then runs
+// bench/gpu.ts. Without a GPU that can be used it says why and ends with code 77.
+
+import { spawnSync } from 'node:child_process'
+import { join } from 'node:path'
+import { compileTypeScript, ensureAddon } from './build.mjs'
+import { root } from './common.mjs'
+
+const ready = (await ensureAddon()) && (await compileTypeScript())
+const run = () =>
+  spawnSync(process.execPath, [join(root, 'dist/bench/gpu.js'), ...process.argv.slice(2)], {
+    cwd: root,
+    stdio: 'inherit',
+  })
+process.exitCode = ready ? (run().status ?? 1) : 1

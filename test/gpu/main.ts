@@ -1,0 +1,183 @@
+// `npm run test:gpu`: everything that needs a GPU, section by section, each in a process of its own, inside eight minutes.
+// Prints a table and writes JSON. `--device cpu` is a rehearsal without a GPU; `--json FILE` names the file. Exit codes:
+// 0 all passed, 1 something failed or ran out of time, 77 there is no GPU that can be used.
+
+import { spawn } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { mkdir } from 'node:fs/promises'
+import { delimiter, dirname, join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { writeAtomic } from '../../ts/src/io/files.js'
+import { packageRoot } from '../../ts/src/native/addon.js'
+import { doctor, formatDoctor } from '../../ts/src/native/doctor.js'
+import type { Findings } from './section.js'
+
+const noGpu = 77
+const totalSeconds = 465
+const root = packageRoot()
+
+/** A row of the table. */
+interface Row {
+  readonly section: string
+  readonly passed: number
+  readonly failed: number
+  readonly seconds: number
+  readonly failures: readonly string[]
+  readonly facts: Readonly<Record<string, unknown>>
+}
+
+/** How a section is run: the command, its time limit, and how its output is understood. */
+interface Section {
+  readonly name: string
+  readonly command: readonly string[]
+  readonly seconds: number
+  readonly env?: Readonly<Record<string, string>>
+  readonly read: (output: string, code: number | null) => Findings
+}
+
+/** The JSON line of section.ts. */
+function readFindings(output: string, code: number | null): Findings {
+  const line = output
+    .trim()
+    .split('\n')
+    .findLast((text) => text.startsWith('{"passed"'))
+  if (line !== undefined && code === 0) return JSON.parse(line) as Findings
+  return { passed: 0, failures: [output.trim().split('\n').slice(-8).join('\n')], facts: {} }
+}
+
+/** The totals of a tap program. */
+function readTap(output: string, code: number | null): Findings {
+  const totals = output.match(/^# \{ total: (\d+)(?:, pass: (\d+))?(?:, fail: (\d+))?/m)
+  const failures = [...output.matchAll(/^ *not ok \d+ - (.*)$/gm)].map(([, text]) => text)
+  if (totals === null || (code !== 0 && failures.length === 0)) failures.push(output.trim().slice(-600))
+  return { passed: Number(totals?.[2] ?? 0), failures, facts: {} }
+}
+
+/** compute-sanitizer's own count, and the section's. */
+function readSanitizer(output: string, code: number | null): Findings {
+  const findings = readFindings(output, 0)
+  const summary = output.match(/ERROR SUMMARY: .*|RACECHECK SUMMARY: .*/)?.[0]
+  const clean = code === 0 && summary !== undefined && / 0 (errors|hazards)/.test(summary)
+  if (!clean) findings.failures.push(summary ?? output.trim().slice(-600))
+  return { ...findings, facts: { summary } }
+}
+
+const own = (name: string, seconds: number): Section => ({
+  name,
+  command: [process.execPath, 'dist/test/gpu/section.js', name],
+  seconds,
+  read: readFindings,
+})
+
+const suite = (name: string, seconds: number): Section => ({
+  name: `suite ${name}`,
+  command: [process.execPath, `dist/test/${name}.test.js`],
+  seconds,
+  read: readTap,
+})
+
+/** The sanitizer of the toolkit, where it is installed. */
+function findSanitizer(): string | undefined {
+  const folders = [...(process.env.PATH ?? '').split(delimiter), '/usr/local/cuda/bin', '/opt/cuda/bin']
+  return folders.map((folder) => join(folder, 'compute-sanitizer')).find((file) => existsSync(file))
+}
+
+function sectionsOf(rehearsal: boolean): Section[] {
+  const sanitizer = rehearsal ? undefined : findSanitizer()
+  const watched = (['memcheck', 'racecheck'] as const).map((tool): Section => {
+    const command = [sanitizer ?? '', '--tool', tool, '--error-exitcode', '9', ...own('once', 0).command]
+    return { name: tool, command, seconds: 90, read: readSanitizer }
+  })
+  return [
+    own('memory', 30),
+    own('compare', 60),
+    suite('ops', 120),
+    own('sampler', 45),
+    own('trace', 45),
+    { ...own('trace', 45), name: 'trace on the CPU', env: { WHETSTONE_DEVICE: 'cpu' } },
+    own('resume', 45),
+    suite('golden', 90),
+    own('repeat', 90),
+    ...(sanitizer === undefined ? [] : watched),
+  ]
+}
+
+/** Runs a section; one that takes too long is ended and has failed. */
+async function runSection(section: Section, device: string, limit: number): Promise<Row> {
+  const start = performance.now()
+  const [program, ...args] = section.command
+  const env = { ...process.env, WHETSTONE_DEVICE: device, ...section.env }
+  const child = spawn(program, args, { cwd: root, env, stdio: ['ignore', 'pipe', 'pipe'] })
+  let output = ''
+  for (const stream of [child.stdout, child.stderr])
+    stream.on('data', (chunk) => {
+      output += chunk
+    })
+  const timer = setTimeout(() => child.kill('SIGKILL'), limit * 1000)
+  const [code, signal] = await new Promise<[number | null, string | null]>((resolve) =>
+    child.on('close', (code, signal) => resolve([code, signal])),
+  )
+  clearTimeout(timer)
+  const seconds = (performance.now() - start) / 1000
+  const late = signal === 'SIGKILL' && seconds >= limit
+  const { passed, failures, facts } = late
+    ? { passed: 0, failures: [`not done within ${limit.toFixed(0)} s`], facts: {} }
+    : section.read(output, code)
+  return { section: section.name, passed, failed: failures.length, seconds, failures, facts }
+}
+
+/** Losses of the two devices within 1e-3 of each other. */
+function compareTraces(rows: readonly Row[]): Row | undefined {
+  const [a, b] = ['trace', 'trace on the CPU'].map((name) => rows.find(({ section }) => section === name))
+  const [ours, cpu] = [a?.facts.losses, b?.facts.losses] as (number[] | undefined)[]
+  if (ours === undefined || cpu === undefined) return undefined
+  const worst = ours.reduce((most, loss, i) => Math.max(most, Math.abs(loss - cpu[i]) / Math.abs(cpu[i])), 0)
+  const failures = worst <= 1e-3 ? [] : [`losses differ by ${worst} relative to the CPU's`]
+  const row = { section: 'trace, both devices', seconds: 0, facts: { worst } }
+  return { ...row, passed: 1 - failures.length, failed: failures.length, failures }
+}
+
+const print = (line: string): void => {
+  process.stdout.write(`${line}\n`)
+}
+
+function printRow({ section, passed, failed, seconds, failures }: Row): void {
+  print(
+    `${section.padEnd(20)} ${String(passed).padStart(7)} passed ${String(failed).padStart(5)} failed ${seconds.toFixed(1).padStart(7)} s`,
+  )
+  for (const failure of failures.slice(0, 8)) print(`    ${failure.replaceAll('\n', '\n    ')}`)
+}
+
+async function main(): Promise<number> {
+  const options = { device: { type: 'string', default: 'cuda' }, json: { type: 'string' } } as const
+  const { values } = parseArgs({ options })
+  const report = doctor()
+  print(formatDoctor(report))
+  if (values.device !== 'cpu' && !report.cuda.usable) {
+    print(`\nno GPU test: ${report.cuda.reasons.join('; ')}`)
+    return noGpu
+  }
+  print('')
+  const start = performance.now()
+  const rows: Row[] = []
+  for (const section of sectionsOf(values.device === 'cpu')) {
+    const left = totalSeconds - (performance.now() - start) / 1000
+    rows.push(await runSection(section, values.device, Math.max(1, Math.min(section.seconds, left))))
+    printRow(rows[rows.length - 1])
+  }
+  const both = compareTraces(rows)
+  if (both !== undefined) rows.push(both)
+  if (both !== undefined) printRow(both)
+  const [passed, failed] = [rows.reduce((n, row) => n + row.passed, 0), rows.reduce((n, row) => n + row.failed, 0)]
+  const file = values.json ?? join(root, 'build', 'test-gpu.json')
+  await mkdir(dirname(file), { recursive: true })
+  await writeAtomic(
+    file,
+    `${JSON.stringify({ date: new Date().toISOString(), device: values.device, report, rows }, null, 2)}\n`,
+  )
+  print(`${((performance.now() - start) / 1000).toFixed(0)} s; all figures: ${file}`)
+  print(`${passed} passed, ${failed} failed`)
+  return failed === 0 && passed > 0 ? 0 : 1
+}
+
+process.exitCode = await main()

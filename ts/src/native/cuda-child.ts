@@ -1,0 +1,54 @@
+// The program of the child process that tries the CUDA driver (cuda.ts starts it): a driver that crashes or hangs must
+// not take its caller with it. Tells what the driver says, then what became of a copy and a kernel on one GPU, each as
+// a length and v8's serialization on descriptor 3.
+
+import { writeSync } from 'node:fs'
+import { serialize } from 'node:v8'
+import { messageOf } from '../base/errors.js'
+import { loadAddon, type NativeDevice } from './addon.js'
+import { opTable } from './ops.gen.js'
+
+const resultDescriptor = 3
+const size = 1000
+
+function tell(value: object): void {
+  const body = serialize(value)
+  const length = Buffer.alloc(4)
+  length.writeUInt32LE(body.length)
+  writeSync(resultDescriptor, Buffer.concat([length, body]))
+}
+
+/** Copies numbers to the GPU, doubles them there when the addon can, and copies them back: 'what came' or ''. */
+async function tryCopies(device: NativeDevice): Promise<string> {
+  const values = Float32Array.from({ length: size }, (_, i) => i - 0.5)
+  const scale = opTable.scale.id
+  const doubles = device.hasKernel(scale)
+  device.create(0, 0, size)
+  device.write(0, values)
+  if (doubles) {
+    device.create(1, 0, size)
+    device.record.set([scale, 2, 0, 1, 1, 2])
+    device.run()
+  }
+  const got = await device.read(doubles ? 1 : 0, new Float32Array(size))
+  const wrong = got.findIndex((x, i) => x !== (doubles ? 2 : 1) * values[i])
+  return wrong < 0 ? '' : `a ${doubles ? 'kernel' : 'copy'} gives wrong numbers: ${got[wrong]} at ${wrong}`
+}
+
+async function main(ordinal: number): Promise<void> {
+  const addon = loadAddon()
+  const driver = addon.cudaDriver(-1)
+  tell(driver)
+  const gpu = driver.gpus[ordinal]
+  if (gpu === undefined || gpu.problem !== '') return
+  try {
+    const device = new addon.Device(`cuda:${ordinal}`, 0, 0)
+    const problem = await tryCopies(device)
+    tell({ problem, freeBytes: addon.cudaDriver(ordinal).gpus[ordinal].freeBytes })
+    device.close()
+  } catch (error) {
+    tell({ problem: messageOf(error), freeBytes: null })
+  }
+}
+
+await main(Number(process.argv[2]))
