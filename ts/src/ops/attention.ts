@@ -212,7 +212,7 @@ const attentionOp = defineOp({
 })
 
 /**
- * Packed attention with grouped queries. Key blocks are 32 logical positions counted from a sequence's
+ * Packed attention with grouped queries. Key blocks are 64 logical positions counted from a sequence's
  * position 0, so a sequence has the same bits alone, packed, with its prefix shared, and by the cache.
  *
  * @param q [N, H, D]
