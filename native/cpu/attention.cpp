@@ -65,56 +65,59 @@ void cap_scores(float* scores, const Sight& v, const Heads& h) {
   }
 }
 
-/// One vector of rows: scores become probabilities relative to the running maximum; gives their sum.
+/// One vector of rows: the score of key j at scores + j * row_tile, step k of the probabilities at steps + k * row_tile.
 struct Rows {
-  float *scores, *steps;  // of this vector: key j at j * row_tile
+  float *scores, *steps;
   V low, high, exponent;
 };
 
 template <bool Hidden>
 V largest(const Rows& r, int first, int limit, V top) {
-  for (int j = first; j < limit; ++j) {
-    const V x = mul(load(r.scores + j * row_tile), r.exponent);
-    top = max(top, Hidden ? if_seen(j, r.low, r.high, x, set1(nothing)) : x);
+  V tops[4] = {top, top, top, top};
+  for (int j = first; j < limit; j += 4) {
+    WS_EACH(4) {
+      const V x = mul(load(r.scores + (j + i) * row_tile), r.exponent);
+      tops[i] = max(tops[i], Hidden ? if_seen(j + i, r.low, r.high, x, set1(nothing)) : x);
+    }
   }
-  return top;
+  return max(max(tops[0], tops[1]), max(tops[2], tops[3]));
 }
 
-/// The sum over keys equal modulo 16, ascending, then by halving. The keys of Q quarters of the block.
-template <int Q, bool Hidden>
+/// Leaves 2^(score * exponent - top) in r.steps, for the keys of Q quarters of the block; gives their sum: over keys
+/// equal modulo 16, ascending, then by halving.
+template <class T, int Q, bool Hidden>
 V quarters(const Rows& r, V top) {
+  constexpr int per = Steps<T>::per;
   const V minus = sub(zero(), top);
   V sums[16];
-  for (int j = 0; j < 16; ++j) {
-    V p[Q];
-    WS_EACH(Q) p[i] = fma(load(r.scores + (j + 16 * i) * row_tile), r.exponent, minus);
+  for (int j = 0; j < 16; j += per) {
+    V p[per * Q];  // key j + e of quarter i is p[e * Q + i]
+    const auto key = [&](int n) { return j + n / Q + 16 * (n % Q); };
+    WS_EACH(per * Q) p[i] = fma(load(r.scores + key(i) * row_tile), r.exponent, minus);
     exp2(p);
-    if (Hidden) WS_EACH(Q) p[i] = if_seen(j + 16 * i, r.low, r.high, p[i], zero());
-    V sum = p[0];
+    if (Hidden) WS_EACH(per * Q) p[i] = if_seen(key(i), r.low, r.high, p[i], zero());
     WS_EACH(Q) {
-      if (i > 0) sum = add(sum, p[i]);
-      store(r.scores + (j + 16 * i) * row_tile, p[i]);
+      store(r.steps + (j + 16 * i) / per * row_tile, together(typename Steps<T>::Unit(), p[i], p[(per - 1) * Q + i]));
     }
-    sums[j] = sum;
+    WS_EACH(per * Q) sums[j + i / Q] = i % Q ? add(sums[j + i / Q], p[i]) : p[i];
   }
   for (int half = 8; half > 0; half /= 2)
     for (int j = 0; j < half; ++j) sums[j] = add(sums[j], sums[j + half]);
   return sums[0];
 }
 
-template <bool Hidden>
+template <class T, bool Hidden>
 V exponentials(const Rows& r, int limit, V top) {
-  if (limit <= 16) return quarters<1, Hidden>(r, top);
-  if (limit <= 32) return quarters<2, Hidden>(r, top);
-  if (limit <= 48) return quarters<3, Hidden>(r, top);
-  return quarters<4, Hidden>(r, top);
+  if (limit <= 16) return quarters<T, 1, Hidden>(r, top);
+  if (limit <= 32) return quarters<T, 2, Hidden>(r, top);
+  if (limit <= 48) return quarters<T, 3, Hidden>(r, top);
+  return quarters<T, 4, Hidden>(r, top);
 }
 
 /// Folds a tile's scores into its running maximum and sum; leaves the probabilities, in steps of keys, in s.steps, and
 /// in `factors` what the earlier output is multiplied by.
 template <class T>
 void fold(const Heads& h, const Scratch& s, const Sight& v, float* tops, float* sums, float* factors) {
-  constexpr int per = Steps<T>::per;
   for (int i = 0; i < v.vectors * W; i += W) {
     const Rows r = {s.scores + i, s.steps + i, load(v.low + i), load(v.high + i), set1(h.exponent())};
     const V before = load(tops + i);
@@ -123,15 +126,10 @@ void fold(const Heads& h, const Scratch& s, const Sight& v, float* tops, float* 
     const V base = select_less(top, set1(-3e38f), zero(), top);
     V factor[1] = {sub(before, base)};
     exp2(factor);
-    const V sum = v.hidden ? exponentials<true>(r, v.limit, base) : exponentials<false>(r, v.limit, base);
+    const V sum = v.hidden ? exponentials<T, true>(r, v.limit, base) : exponentials<T, false>(r, v.limit, base);
     store(tops + i, top);
     store(factors + i, factor[0]);
     store(sums + i, fma(load(sums + i), factor[0], sum));
-    for (int j = v.first; j < v.limit; j += per) {
-      const float* p = r.scores + j * row_tile;
-      const V later = load(p + (per - 1) * row_tile);
-      store(r.steps + j / per * row_tile, together(typename Steps<T>::Unit(), load(p), later));
-    }
   }
 }
 
@@ -173,7 +171,7 @@ void add_seen_values(const Heads& h, const Scratch& s, const Sight& v, float* o,
     t.b += column;
     t.c_row = W;
     t.factors = factors + column;
-    product<Unit, Start::scaled>(t, round_up(h.dim, tile_m), 1);
+    product<Unit, Start::scaled, false>(t, round_up(h.dim, tile_m), 1);
     for (int64_t d = 0; d < h.padded; ++d) o[d * row_tile + r] = s.spare_o[d * W + r - column];
   }
 }
@@ -183,7 +181,7 @@ void forward_tile(const Forward<T>& f, const Scratch& s, const Sight& v, int64_t
   using Unit = typename Steps<T>::Unit;
   const Heads& h = f.h;
   float factors[row_tile];
-  product<Unit, Start::zero>({s.keys + v.first * s.key_row, s.key_row, 1, s.q + tile * s.q_tile, row_tile,
+  product<Unit, Start::zero, true>({s.keys + v.first * s.key_row, s.key_row, 1, s.q + tile * s.q_tile, row_tile,
                               s.scores + v.first * row_tile, row_tile, steps_for<T>(h.dim), nullptr},
                              v.limit - v.first, v.vectors);
   if (h.softcap > 0) cap_scores(s.scores, v, h);
@@ -192,7 +190,7 @@ void forward_tile(const Forward<T>& f, const Scratch& s, const Sight& v, int64_t
   if (v.hidden && !s.finite) return add_seen_values<T>(h, s, v, o, factors);
   Operands t = value_product<T>(h, s, v, s.values, o);
   t.factors = factors;
-  product<Unit, Start::scaled>(t, round_up(h.dim, tile_m), v.vectors);
+  product<Unit, Start::scaled, false>(t, round_up(h.dim, tile_m), v.vectors);
 }
 
 // A chunk of queries --------------------------------------------------------------------------------------------------

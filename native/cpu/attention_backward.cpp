@@ -160,7 +160,7 @@ void backward_tile(const Heads& h, const Scratch& s, const Sight& v, const TileR
   constexpr int64_t per = Steps<T>::per, row_steps = row_tile / per;
   const int64_t keys = v.limit - v.first, steps = steps_for<T>(h.dim);
   const auto scores = [&](const float* a, const float* b, float* c) {
-    product<Unit, Start::zero>(
+    product<Unit, Start::zero, true>(
         {a + v.first * s.key_row, s.key_row, 1, b, row_tile, c + v.first * row_tile, row_tile, steps, nullptr}, keys,
         v.vectors);
   };
@@ -169,13 +169,13 @@ void backward_tile(const Heads& h, const Scratch& s, const Sight& v, const TileR
   tile_gradients<T>(h, s, v, t);
   if (wanted.dq) {
     const int64_t first = v.first / per;
-    product<Unit, Start::sum>({s.key_steps + first * h.padded, 1, h.padded, s.ds_steps + first * row_tile, row_tile,
+    product<Unit, Start::sum, false>({s.key_steps + first * h.padded, 1, h.padded, s.ds_steps + first * row_tile, row_tile,
                                t.dq, row_tile, keys / per, nullptr},
                               round_up(h.dim, tile_m), v.vectors);
   }
   if (!wanted.keys) return;
   const auto sum_rows = [&](const float* a, const float* b, float* c) {
-    product<Unit, Start::sum>({a + v.first * row_steps, row_steps, 1, b, h.padded, c + (key + v.first) * h.padded,
+    product<Unit, Start::sum, true>({a + v.first * row_steps, row_steps, 1, b, h.padded, c + (key + v.first) * h.padded,
                                h.padded, (v.rows + per - 1) / per, nullptr},
                               keys, h.padded / W);
   };

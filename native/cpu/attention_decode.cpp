@@ -23,10 +23,9 @@ struct Decode {
 /// Query rows that go through a page together; a group of sequences has at most so many.
 constexpr int most_rows = 16;
 
-/// Rows of one key/value head with their running softmax. q holds steps, q_row to a row; o has h.padded floats to a row.
+/// Rows of one key/value head with their running softmax: q[step][row], o[row][padded].
 struct Rows {
   float *q, *o, *top, *sum;
-  int64_t q_row;
   int count;
 };
 
@@ -47,8 +46,7 @@ struct Scratch {
 /// Number of floats. With `at`, also hands out the parts.
 int64_t lay_out(const Heads& h, float* at, Scratch& s) {
   constexpr int64_t rows = most_rows + W;  // whole vectors may be written from any row on
-  s.rows.q_row = h.padded;
-  const int64_t sizes[7] = {rows * h.padded, rows * h.padded, rows, rows, rows * key_block, rows * key_block,
+  const int64_t sizes[7] = {most_rows * h.padded, rows * h.padded, rows, rows, rows * key_block, rows * key_block,
                             key_block * h.dim + W};
   float** const parts[7] = {&s.rows.q, &s.rows.o, &s.rows.top, &s.rows.sum, &s.scores, &s.steps, &s.spare};
   int64_t used = 0;
@@ -59,26 +57,34 @@ int64_t lay_out(const Heads& h, float* at, Scratch& s) {
   return used;
 }
 
-/// scores[m][key] of M rows and a page's keys.
-template <int M, class T>
-void score_page(const Rows& rows, int row, int64_t dim, const T* keys, float* scores) {
+/// scores[m][key] of M rows and the keys of P pages, which are consecutive.
+template <int M, int P, class T>
+void score_pages(const Rows& rows, int row, int64_t dim, const T* const* keys, float* scores) {
   using Step = Steps<T>;
-  const auto* q = reinterpret_cast<const typename Step::Unit*>(rows.q + row * rows.q_row);
+  using Unit = typename Step::Unit;
   for (int column = 0; column < page_keys; column += 2 * W) {
-    V acc[M][2];
+    const Unit* q = reinterpret_cast<const Unit*>(rows.q) + row;
+    V acc[M][P][2];
     WS_UNROLL
-    for (int m = 0; m < M; ++m) acc[m][0] = acc[m][1] = zero();
-    for (int64_t d = 0; d < dim; d += Step::per) {
-      V x[2];
-      Step::Source::columns(keys + d * page_keys + column, page_keys, d + Step::per <= dim, x);
+    for (int m = 0; m < M; ++m) WS_EACH(P) acc[m][i][0] = acc[m][i][1] = zero();
+    for (int64_t d = 0; d < dim; d += Step::per, q += most_rows) {
+      V x[P][2];
+      WS_EACH(P) Step::Source::columns(keys[i] + d * page_keys + column, page_keys, d + Step::per <= dim, x[i]);
       WS_UNROLL
       for (int m = 0; m < M; ++m) {
-        const V factor = set1(q[m * rows.q_row + d / Step::per]);
-        WS_EACH(2) acc[m][i] = multiply_add(typename Step::Unit(), factor, x[i], acc[m][i]);
+        const V factor = set1(q[m]);
+        WS_UNROLL
+        for (int n = 0; n < 2 * P; ++n) {
+          acc[m][n / 2][n % 2] = multiply_add(Unit(), factor, x[n / 2][n % 2], acc[m][n / 2][n % 2]);
+        }
       }
     }
     WS_UNROLL
-    for (int m = 0; m < M; ++m) WS_EACH(2) store(scores + (row + m) * key_block + column + i * W, acc[m][i]);
+    for (int m = 0; m < M; ++m) {
+      float* to = scores + (row + m) * key_block + column;
+      WS_UNROLL
+      for (int n = 0; n < 2 * P; ++n) store(to + n / 2 * page_keys + n % 2 * W, acc[m][n / 2][n % 2]);
+    }
   }
 }
 
@@ -93,13 +99,12 @@ void channels(const T* values, int64_t dim, V (&x)[N]) {
   }
 }
 
-/// N vectors of outputs of M rows: o = o * factor + P V over a block's pages. The last vector has `last` channels.
-template <int M, int N, class T>
+/// N vectors of outputs of M rows: o = o * factor + P V over a block's pages. Not whole: one vector, the row's last.
+template <int M, int N, bool Whole, class T>
 void add_page_values(const Heads& h, const Scratch& s, int row, const Block<T>& b, const float* factors, int64_t d) {
   using Step = Steps<T>;
   constexpr int page_steps = page_keys / Step::per;
   const auto* p = reinterpret_cast<const typename Step::Unit*>(s.steps + row * key_block);
-  const int last = static_cast<int>(at_most(W, h.dim - d - (N - 1) * W));
   float* o = s.rows.o + row * h.padded + d;
   V acc[M][N];
   WS_UNROLL
@@ -107,21 +112,15 @@ void add_page_values(const Heads& h, const Scratch& s, int row, const Block<T>& 
   for (int page = 0; page < 2; ++page) {
     if (!b.values[page]) continue;
     const T* values = b.values[page] + d;
-    const auto add = [&](int k, V (&x)[N]) {
+    for (int k = 0; k < page_steps; ++k, values += Step::per * h.dim) {
+      V x[N];
+      if (Whole) channels<T>(values, h.dim, x);
+      else x[0] = Step::Source::across(values, h.dim, true, static_cast<int>(h.dim - d));
       WS_UNROLL
       for (int m = 0; m < M; ++m) {
         const V factor = set1(p[m * key_block + page * page_steps + k]);
         WS_EACH(N) acc[m][i] = multiply_add(typename Step::Unit(), x[i], factor, acc[m][i]);
       }
-    };
-    for (int k = 0; k < page_steps; ++k, values += Step::per * h.dim) {
-      V x[N];
-      if (last == W) {
-        channels<T>(values, h.dim, x);
-      } else {
-        WS_EACH(N) x[i] = Step::Source::across(values + i * W, h.dim, true, i + 1 < N ? W : last);
-      }
-      add(k, x);
     }
   }
   WS_UNROLL
@@ -131,9 +130,10 @@ void add_page_values(const Heads& h, const Scratch& s, int row, const Block<T>& 
 template <int M, class T>
 void add_rows_values(const Heads& h, const Scratch& s, int row, const Block<T>& b, const float* factors) {
   int64_t d = 0;
-  for (; d + 4 * W <= h.dim; d += 4 * W) add_page_values<M, 4>(h, s, row, b, factors, d);
-  for (; d + 2 * W <= h.dim; d += 2 * W) add_page_values<M, 2>(h, s, row, b, factors, d);
-  for (; d < h.dim; d += W) add_page_values<M, 1>(h, s, row, b, factors, d);
+  for (; d + 4 * W <= h.dim; d += 4 * W) add_page_values<M, 4, true>(h, s, row, b, factors, d);
+  for (; d + 2 * W <= h.dim; d += 2 * W) add_page_values<M, 2, true>(h, s, row, b, factors, d);
+  for (; d + W <= h.dim; d += W) add_page_values<M, 1, true>(h, s, row, b, factors, d);
+  if (d < h.dim) add_page_values<M, 1, false>(h, s, row, b, factors, d);
 }
 
 /// A number that a template sees.
@@ -218,12 +218,15 @@ template <class T>
 void attend(const Heads& h, Scratch s, const Rows& rows, const Block<T>& b) {
   float factors[most_rows];
   s.rows = rows;
-  for (int page = 0; page < 2; ++page) {
-    if (!b.keys[page]) continue;
-    by_rows(rows.count, [&](int row, auto m) {
-      score_page<decltype(m)::value>(rows, row, h.dim, b.keys[page], s.scores + page * page_keys);
-    });
-  }
+  // With few registers one page at a time.
+  const bool both = WS_LEVEL >= 3 && b.keys[0] && b.keys[1];
+  by_rows(rows.count, [&](int row, auto m) {
+    constexpr int M = decltype(m)::value;
+    if (both) return score_pages<M, 2>(rows, row, h.dim, b.keys, s.scores);
+    for (int page = 0; page < 2; ++page) {
+      if (b.keys[page]) score_pages<M, 1>(rows, row, h.dim, b.keys + page, s.scores + page * page_keys);
+    }
+  });
   if (h.softcap > 0) {
     const V cap = set1(h.softcap), inverse = set1(h.scale / h.softcap);
     for (int i = 0; i < rows.count * key_block; i += W) store(s.scores + i, soft_cap(load(s.scores + i), cap, inverse));
@@ -242,10 +245,12 @@ void store_output(const Heads& h, const float* o, float sum, T* to) {
 /// Copies a page's values with all but [low, high) zeroed: what a page holds beyond its sequence may be anything.
 template <class T>
 const T* seen_values(const T* values, int64_t dim, int64_t low, int64_t high, T* to) {
-  std::memset(static_cast<void*>(to), 0, static_cast<size_t>(page_keys * dim) * sizeof(T));
   low = at_least(0, low);
   high = at_most(page_keys, high);
-  std::memcpy(to + low * dim, values + low * dim, static_cast<size_t>((high - low) * dim) * sizeof(T));
+  const auto bytes = [&](int64_t rows) { return static_cast<size_t>(rows * dim) * sizeof(T); };
+  std::memset(static_cast<void*>(to), 0, bytes(low));
+  std::memcpy(to + low * dim, values + low * dim, bytes(high - low));
+  std::memset(static_cast<void*>(to + high * dim), 0, bytes(page_keys - high));
   return to;
 }
 
@@ -300,18 +305,19 @@ void decode_cluster(const Call& c, const Decode& d, const Cluster& k, float* scr
   const auto place = [&](int r) {
     return ((k.begin + r / k.count) * h.heads + k.head * h.group + k.first + r % k.count) * h.dim;
   };
-  for (int r = 0; r < all.count; ++r) {
-    pack_row(c.t[0].as<T>() + place(r), h.dim, all.q + r * all.q_row);
-    all.top[r] = -__builtin_inff();
-    all.sum[r] = 0.0f;
+  for (int first = 0; first < most_rows; first += W) {
+    const T* q[W];
+    for (int r = 0; r < W; ++r) q[r] = first + r < all.count ? c.t[0].as<T>() + place(first + r) : nullptr;
+    pack_columns(q, h.dim, most_rows, all.q + first);
+    store(all.top + first, set1(-__builtin_inff()));
+    store(all.sum + first, zero());
   }
   std::memset(all.o, 0, static_cast<size_t>(all.count * h.padded) * sizeof(float));
   const int64_t common = common_blocks(d, k);
   for (int64_t block = 0; block < common; ++block) decode_block<T>(d, s, all, k.begin, k.head, block);
   for (int64_t i = k.begin; i < k.end; ++i) {
     const int64_t row = (i - k.begin) * k.count;
-    const Rows own = {all.q + row * all.q_row, all.o + row * h.padded, all.top + row, all.sum + row, all.q_row,
-                      static_cast<int>(k.count)};
+    const Rows own = {all.q + row, all.o + row * h.padded, all.top + row, all.sum + row, static_cast<int>(k.count)};
     for (int64_t block = at_least(common, d.first_key(i) / key_block); block * key_block < d.lengths[i]; ++block) {
       decode_block<T>(d, s, own, i, k.head, block);
     }

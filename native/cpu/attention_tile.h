@@ -54,8 +54,9 @@ struct Operands {
   const float* factors;  // for Start::scaled
 };
 
-template <class Unit, Start start, int N>
-static inline void register_tile(const Operands& operands) {
+/// Along: rows of a are apart and steps neighbours; else rows are neighbours. Not inlined: it wants all registers.
+template <class Unit, Start start, int N, bool Along>
+[[gnu::noinline]] static void register_tile(const Operands& operands) {
   const Operands t = operands;
   V acc[tile_m][N];
   WS_UNROLL
@@ -68,39 +69,46 @@ static inline void register_tile(const Operands& operands) {
   }
   const Unit* a = static_cast<const Unit*>(t.a);
   const Unit* b = reinterpret_cast<const Unit*>(t.b);
+  const int64_t row = Along ? t.a_row : 1, row3 = 3 * row;
   for (int64_t k = t.steps; k > 0; --k) {
     V x[N];
     WS_EACH(N) x[i] = load(b + i * W);
     WS_UNROLL
-    for (int m = 0; m < tile_m; ++m) {
-      const V factor = set1(a[m * t.a_row]);
-      WS_EACH(N) acc[m][i] = multiply_add(Unit(), factor, x[i], acc[m][i]);
+    for (int m = 0; m < tile_m; m += 4) {
+      const Unit* four = m ? a + 4 * row : a;
+      const Unit* rows[4] = {four, four + row, four + 2 * row, four + row3};
+      WS_UNROLL
+      for (int r = 0; r < 4; ++r) {
+        const V factor = set1(*rows[r]);
+        WS_EACH(N) acc[m + r][i] = multiply_add(Unit(), factor, x[i], acc[m + r][i]);
+      }
     }
-    a += t.a_step;
+    a += Along ? 1 : t.a_step;
     b += t.b_step;
   }
   WS_UNROLL
   for (int m = 0; m < tile_m; ++m) WS_EACH(N) store(t.c + m * t.c_row + i * W, acc[m][i]);
 }
+static_assert(tile_m % 4 == 0);
 
-template <class Unit, Start start, int N>
+template <class Unit, Start start, int N, bool Along>
 static inline void tile_rows_of(Operands t, int64_t rows) {
   for (int64_t m = 0; m < rows; m += tile_m) {
-    register_tile<Unit, start, N>(t);
+    register_tile<Unit, start, N, Along>(t);
     t.a = static_cast<const Unit*>(t.a) + tile_m * t.a_row;
     t.c += tile_m * t.c_row;
   }
 }
 
-/// C of `rows` rows (a multiple of tile_m) and `vectors` vectors.
-template <class Unit, Start start>
+/// C of `rows` rows (a multiple of tile_m) and `vectors` vectors. Along: a_step is 1; else a_row is.
+template <class Unit, Start start, bool Along>
 static inline void product(Operands t, int64_t rows, int64_t vectors) {
   while (vectors > 0) {
     // Four vectors are two and two: a tile of one vector is slow.
     const int n = vectors >= tile_n && vectors != 4 ? tile_n : vectors >= 2 ? 2 : 1;
-    if (n == 1) tile_rows_of<Unit, start, 1>(t, rows);
-    else if (n == 2) tile_rows_of<Unit, start, 2>(t, rows);
-    else tile_rows_of<Unit, start, tile_n>(t, rows);
+    if (n == 1) tile_rows_of<Unit, start, 1, Along>(t, rows);
+    else if (n == 2) tile_rows_of<Unit, start, 2, Along>(t, rows);
+    else tile_rows_of<Unit, start, tile_n, Along>(t, rows);
     vectors -= n;
     t.b += n * W;
     t.c += n * W;
