@@ -65,7 +65,8 @@ void cap_scores(float* scores, const Sight& v, const Heads& h) {
   }
 }
 
-/// One vector of rows: the score of key j at scores + j * row_tile, step k of the probabilities at steps + k * row_tile.
+/// One vector of rows. The score of key j is at scores + j * row_tile; step k of the probabilities goes to
+/// steps + k * row_tile.
 struct Rows {
   float *scores, *steps;
   V low, high, exponent;
@@ -138,7 +139,8 @@ void fold(const Heads& h, const Scratch& s, const Sight& v, float* tops, float* 
 template <class T>
 Operands value_product(const Heads& h, const Scratch& s, const Sight& v, const float* values, float* o) {
   const int64_t first = v.first / Steps<T>::per, limit = v.limit / Steps<T>::per;
-  return {values + first * h.padded, 1, h.padded, s.steps + first * row_tile, row_tile, o, row_tile, limit - first, nullptr};
+  const float* steps = s.steps + first * row_tile;
+  return {values + first * h.padded, 1, h.padded, steps, row_tile, o, row_tile, limit - first, nullptr};
 }
 
 /// Zeroes the later or the earlier key in a row of steps; with one key in a step, that one.
@@ -199,7 +201,7 @@ void forward_tile(const Forward<T>& f, const Scratch& s, const Sight& v, int64_t
 template <class T>
 void begin_tile(const Forward<T>& f, const Scratch& s, const RowSpan& span, int64_t tile, int64_t head) {
   const Heads& h = f.h;
-  for (int i = 0; i < row_tile; i += W) {
+  for (int i = 0; span.first + i < span.last; i += W) {
     const T* rows[W];
     for (int r = 0; r < W; ++r) {
       const int64_t row = span.first + i + r;
@@ -233,11 +235,11 @@ void pack_block(const Forward<T>& f, Scratch& s, const Segment& segment, int64_t
   const Heads& h = f.h;
   const int64_t stride = h.kv_heads * h.dim;
   const T* rows[key_block];
-  block_rows(segment, block, high, f.k + head * h.dim, stride, rows);
-  for (int j = 0; j < key_block; ++j) pack_row(rows[j], h.dim, s.keys + j * s.key_row);
+  const int keys = block_rows(segment, block, high, f.k + head * h.dim, stride, rows);
+  for (int j = 0; j < keys; ++j) pack_row(rows[j], h.dim, s.keys + j * s.key_row);
   block_rows(segment, block, high, f.v + head * h.dim, stride, rows);
   V nought = zero();
-  for (int j = 0; j < key_block; j += per) {
+  for (int j = 0; j < keys; j += per) {
     float* to = s.values + j / per * h.padded;
     pack_together<T>(rows[j], per > 1 ? rows[j + 1] : nullptr, h.dim, h.padded, to);
     for (int64_t d = 0; d < h.padded; d += W) {

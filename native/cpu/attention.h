@@ -173,13 +173,17 @@ static inline void for_blocks(const Heads& h, const Segment& segment, int64_t to
   for (int64_t block = segment.low(token, h.window) / key_block; block * key_block < high; ++block) body(block);
 }
 
-/// Rows of x for the keys of a block, null from `high` on. x has `stride` elements from token to token.
+/// Rows of x for the keys of a block, null from `high` on; gives how many are worth packing, a multiple of tile_m.
+/// x has `stride` elements from token to token.
 template <class T>
-static inline void block_rows(const Segment& s, int64_t block, int64_t high, const T* x, int64_t stride, const T** rows) {
-  for (int j = 0; j < key_block; ++j) {
+static inline int block_rows(const Segment& s, int64_t block, int64_t high, const T* x, int64_t stride,
+                             const T** rows) {
+  const int count = static_cast<int>(round_up(at_most(key_block, high - block * key_block), tile_m));
+  for (int j = 0; j < count; ++j) {
     const int64_t position = block * key_block + j;
     rows[j] = position < high ? x + s.token(position) * stride : nullptr;
   }
+  return count;
 }
 
 // A tile of query rows ------------------------------------------------------------------------------------------------
@@ -187,8 +191,8 @@ static inline void block_rows(const Segment& s, int64_t block, int64_t high, con
 /// Rows of a tile: one in each lane of tile_n vectors.
 constexpr int row_tile = tile_columns;
 
-/// Up to row_tile query rows against one block of keys. A row sees the keys [low, high) of the block; [first, limit) are
-/// the keys that are worked on, multiples of tile_m. Not hidden: they are whole quarters, and all rows see all of them.
+/// Up to row_tile query rows against one block of keys. A row sees the keys [low, high) of the block. [first, limit)
+/// are the keys that are worked on, multiples of tile_m. Not hidden: they are whole quarters, seen by all rows.
 struct Sight {
   int rows = 0, vectors = 0;
   int first = 0, limit = 0;
@@ -229,16 +233,18 @@ template <class F, class G>
 static inline void store_columns(const Heads& h, const float* x, const RowSpan& s, F&& factor, G&& to) {
   for (int i = 0; s.first + i < s.last; i += W) {
     const int rows = static_cast<int>(at_most(W, s.last - s.first - i));
+    decltype(to(s.first)) lines[W];
+    for (int r = 0; r < rows; ++r) lines[r] = to(s.first + i + r);
     const V f = factor(i);
     for (int64_t d = 0; d < h.dim; d += W) {
       V y[W];
+      WS_UNROLL
       for (int j = 0; j < W; ++j) y[j] = add(mul(load(x + (d + j) * row_tile + i), f), zero());
       transpose(y);
       const int n = static_cast<int>(at_most(W, h.dim - d));
       for (int r = 0; r < rows; ++r) {
-        auto* at = to(s.first + i + r) + d;
-        if (n == W) store(at, y[r]);
-        else store_n(at, y[r], n);
+        if (n == W) store(lines[r] + d, y[r]);
+        else store_n(lines[r] + d, y[r], n);
       }
     }
   }

@@ -21,8 +21,8 @@ struct Backward {
   int64_t longest, longest_root;  // blocks of the largest buffers of dk and dv, own and root's
 };
 
-/// The scratch of one worker. A block's keys and values packed by key (steps along channels) and by channel (steps along
-/// keys); tiles of query rows, where rows are columns, and the same rows as steps along rows.
+/// The scratch of one worker. A block's keys and values packed by key (steps along channels), the keys also by channel
+/// (steps along keys); tiles of query rows, where rows are columns, and the same rows as steps along rows.
 struct Scratch {
   float *keys, *values, *key_steps;
   float *q, *dout, *q_rows, *dout_rows, *dq, *lse, *delta;
@@ -96,7 +96,8 @@ struct TileRows {
   float* dq;
 };
 
-/// p = 2^(score * exponent - lse), ds = p (dp - delta) [times the cap's slope] of the keys [first, limit); 0 where hidden.
+/// p = 2^(score * exponent - lse), ds = p (dp - delta) [times the cap's slope] of the keys [first, limit); 0 where
+/// hidden.
 template <class T, bool Capped>
 void column_gradient(const Scratch& s, const Sight& v, const Column& c, int i) {
   using Unit = typename Steps<T>::Unit;
@@ -169,15 +170,15 @@ void backward_tile(const Heads& h, const Scratch& s, const Sight& v, const TileR
   tile_gradients<T>(h, s, v, t);
   if (wanted.dq) {
     const int64_t first = v.first / per;
-    product<Unit, Start::sum, false>({s.key_steps + first * h.padded, 1, h.padded, s.ds_steps + first * row_tile, row_tile,
-                               t.dq, row_tile, keys / per, nullptr},
-                              round_up(h.dim, tile_m), v.vectors);
+    product<Unit, Start::sum, false>({s.key_steps + first * h.padded, 1, h.padded, s.ds_steps + first * row_tile,
+                                      row_tile, t.dq, row_tile, keys / per, nullptr},
+                                     round_up(h.dim, tile_m), v.vectors);
   }
   if (!wanted.keys) return;
   const auto sum_rows = [&](const float* a, const float* b, float* c) {
-    product<Unit, Start::sum, true>({a + v.first * row_steps, row_steps, 1, b, h.padded, c + (key + v.first) * h.padded,
-                               h.padded, (v.rows + per - 1) / per, nullptr},
-                              keys, h.padded / W);
+    product<Unit, Start::sum, true>({a + v.first * row_steps, row_steps, 1, b, h.padded,
+                                     c + (key + v.first) * h.padded, h.padded, (v.rows + per - 1) / per, nullptr},
+                                    keys, h.padded / W);
   };
   sum_rows(s.p_rows, t.dout_rows, s.dv);
   sum_rows(s.ds_rows, t.q_rows, s.dk);
@@ -204,20 +205,28 @@ template <class T>
 void begin_tile(const Backward<T>& b, const Scratch& s, const RowSpan& span, int64_t tile, int64_t head) {
   constexpr int per = Steps<T>::per;
   const Heads& h = b.h;
-  const T *q[row_tile], *dout[row_tile];
-  for (int r = 0; r < row_tile; ++r) {
+  const T *q[row_tile], *dout[row_tile], *out[row_tile];
+  const int rows = static_cast<int>(round_up(span.last - span.first, W));
+  for (int r = 0; r < rows; ++r) {
     const bool exists = span.first + r < span.last;
     const int64_t row = exists ? row_index(h, span.token, span.first + r, head) : 0;
     q[r] = exists ? b.q + row * h.dim : nullptr;
     dout[r] = exists ? b.dout + row * h.dim : nullptr;
+    out[r] = b.out + row * h.dim;
     s.lse[tile * row_tile + r] = exists ? b.lse[row] * 1.44269504088896341f : 0.0f;
-    s.delta[tile * row_tile + r] = exists ? dot(dout[r], b.out + row * h.dim, h.dim) : 0.0f;
+    // Rows are far apart: the processor does not foresee them.
+    for (int64_t d = 0; exists && d < h.dim; d += 64 / static_cast<int64_t>(sizeof(T))) {
+      __builtin_prefetch(dout[r] + d);
+      __builtin_prefetch(out[r] + d);
+      __builtin_prefetch(q[r] + d);
+    }
   }
-  for (int r = 0; r < row_tile; r += W) {
+  for (int r = 0; r < rows; ++r) s.delta[tile * row_tile + r] = dout[r] ? dot(dout[r], out[r], h.dim) : 0.0f;
+  for (int r = 0; r < rows; r += W) {
     pack_columns(q + r, h.dim, row_tile, s.q + tile * s.q_tile + r);
     pack_columns(dout + r, h.dim, row_tile, s.dout + tile * s.q_tile + r);
   }
-  for (int r = 0; r < row_tile; r += per) {
+  for (int r = 0; r < rows; r += per) {
     const int64_t at = tile * s.row_tile_floats + r / per * h.padded;
     pack_together<T>(q[r], per > 1 ? q[r + 1] : nullptr, h.dim, h.padded, s.q_rows + at);
     pack_together<T>(dout[r], per > 1 ? dout[r + 1] : nullptr, h.dim, h.padded, s.dout_rows + at);
@@ -240,13 +249,13 @@ void pack_block(const Backward<T>& b, const Scratch& s, const Segment& segment, 
   const Heads& h = b.h;
   const int64_t stride = h.kv_heads * h.dim;
   const T *keys[key_block], *values[key_block];
-  block_rows(segment, block, high, b.k + head * h.dim, stride, keys);
+  const int count = block_rows(segment, block, high, b.k + head * h.dim, stride, keys);
   block_rows(segment, block, high, b.v + head * h.dim, stride, values);
-  for (int j = 0; j < key_block; ++j) {
+  for (int j = 0; j < count; ++j) {
     pack_row(keys[j], h.dim, s.keys + j * s.key_row);
     pack_row(values[j], h.dim, s.values + j * s.key_row);
   }
-  for (int j = 0; j < key_block; j += per) {
+  for (int j = 0; j < count; j += per) {
     pack_together<T>(keys[j], per > 1 ? keys[j + 1] : nullptr, h.dim, h.padded, s.key_steps + j / per * h.padded);
   }
 }

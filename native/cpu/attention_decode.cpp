@@ -1,6 +1,6 @@
 // Decoding over the paged cache, and the cache itself. The forward pass is in attention.cpp; the order of arithmetic,
-// which gives both the same bits, is in attention.h. Here vectors run over keys (scores) and channels (outputs), as they
-// lie in the cache: keys [blocks,G,D,32], values [blocks,G,32,D].
+// which gives both the same bits, is in attention.h. Here vectors run over keys (scores) and channels (outputs), as
+// these lie in the cache: keys [blocks,G,D,32], values [blocks,G,32,D].
 #include "attention.h"
 
 namespace ws::WS_NS {

@@ -1,5 +1,5 @@
-// The small matrix products of attention: operands that a task packed into its caches, a register tile, and the packing.
-// Vectors run over rows of queries (scores, outputs) or over channels (gradients of keys), never along the inner sum.
+// The small matrix products of attention: a register tile over operands that a task packed into its caches, and the
+// packing. Vectors run over rows of queries (scores, outputs) or over channels (gradients of keys), never along the inner sum.
 // Included by attention's kernel files only.
 //
 // What must stay: an element of C is one chain c = multiply_add(a[k], b[k], c), k ascending, whatever tile it lies in;
