@@ -1,17 +1,11 @@
-// Attention forward over packed tokens, decode over the paged cache, and the cache itself. The backward pass is in
-// attention_backward.cpp; what the three share, and the order of arithmetic, is in attention.h.
+// Attention forward over packed tokens, and rotary positions. Decoding over the paged cache is in attention_decode.cpp,
+// the backward pass in attention_backward.cpp; the order of arithmetic is in attention.h.
 #include "attention.h"
 
 namespace ws::WS_NS {
 namespace {
 
-// Forward ------------------------------------------------------------------------------------------------------------
-
-/// Query rows (tokens x heads of a group) of one task: their state stays in the second-level cache.
-int64_t chunk_tokens(const Heads& h) {
-  const int64_t rows = h.padded <= 64 ? 192 : h.padded <= 128 ? 128 : 64;
-  return at_least(1, rows / h.group);
-}
+constexpr float nothing = -__builtin_inff();
 
 template <class T>
 struct Forward {
@@ -25,101 +19,258 @@ struct Forward {
   int64_t worker_floats;
 };
 
-/// The scratch of one worker; rows = chunk * group.
-struct ForwardScratch {
-  float *keys, *values, *q, *o, *top, *sum;
+/// The scratch of one worker, in floats. Tiles of the chunk one after the other; in a tile, rows are the columns.
+struct Scratch {
+  float *keys, *values;      // a block, packed
+  float *spare, *spare_o;    // for values that are not finite
+  float *q, *o, *top, *sum;
+  float *scores, *steps;
+  int64_t key_row, q_tile, o_tile;
+  bool finite;  // all values of the block are
 };
 
-int64_t forward_floats(const Heads& h, int64_t rows) {
-  return round_up(key_block * (h.dim + h.padded) + 2 * rows * h.padded + 2 * rows, 16);
-}
-
-ForwardScratch split_scratch(float* at, const Heads& h, int64_t rows) {
-  ForwardScratch s;
-  s.keys = at;
-  s.values = s.keys + key_block * h.dim;
-  s.q = s.values + key_block * h.padded;
-  s.o = s.q + rows * h.padded;
-  s.top = s.o + rows * h.padded;
-  s.sum = s.top + rows;
-  return s;
-}
-
-/// At most tile_rows rows of a chunk against one block.
+/// Number of floats for chunks of `rows`. With `at`, also hands out the parts.
 template <class T>
-void forward_tile(const Forward<T>& f, const ForwardScratch& s, const Segment& segment, const RowSpan& span) {
-  RowTile t;
-  int64_t begin = 0;
-  t.rows = visible_rows(f.h, segment, span, begin, t.low, t.high);
-  if (t.rows == 0) return;
-  t.q = s.q + begin * f.h.padded;
-  t.o = s.o + begin * f.h.padded;
-  t.top = s.top + begin;
-  t.sum = s.sum + begin;
-  attend(f.h, t, static_cast<const float*>(s.keys), Values<float>{s.values, f.h.padded, f.h.padded});
-}
-
-template <class T>
-void forward_begin(const Forward<T>& f, const ForwardScratch& s, int64_t token, int64_t rows, int64_t head) {
-  const Heads& h = f.h;
-  for (int64_t row = 0; row < rows; ++row) {
-    const int64_t at = row_index(h, token, row, head);
-    load_row(f.q + at * h.dim, h.dim, h.scale, s.q + row * h.padded);
-    s.top[row] = -__builtin_inff();
-    s.sum[row] = 0.0f;
+int64_t lay_out(const Heads& h, int64_t rows, float* at, Scratch& s) {
+  const int64_t steps = steps_for<T>(h.dim), tiles = (rows + row_tile - 1) / row_tile;
+  s.key_row = round_up(steps, W);
+  s.q_tile = steps * row_tile;
+  s.o_tile = h.padded * row_tile;
+  const int64_t values = key_block / Steps<T>::per * h.padded;
+  const struct {
+    float** part;
+    int64_t size;
+  } parts[] = {{&s.keys, key_block * s.key_row}, {&s.values, values},
+               {&s.spare, values},               {&s.spare_o, h.padded * W},
+               {&s.q, tiles * s.q_tile},         {&s.o, tiles * s.o_tile},
+               {&s.top, tiles * row_tile},       {&s.sum, tiles * row_tile},
+               {&s.scores, key_block * row_tile}, {&s.steps, key_block * row_tile}};
+  int64_t used = 0;
+  for (const auto& p : parts) {
+    if (at) *p.part = at + used;
+    used += round_up(p.size, 16);
   }
-  clear_floats(s.o, rows * h.padded);
+  return used;
+}
+
+// Softmax -------------------------------------------------------------------------------------------------------------
+
+void cap_scores(float* scores, const Sight& v, const Heads& h) {
+  const V cap = set1(h.softcap), inverse = set1(h.scale / h.softcap);
+  for (int j = v.first; j < v.limit; ++j) {
+    for (int i = 0; i < v.vectors; ++i) {
+      float* at = scores + j * row_tile + i * W;
+      store(at, soft_cap(load(at), cap, inverse));
+    }
+  }
+}
+
+/// One vector of rows. The score of key j is at scores + j * row_tile; step k of the probabilities goes to
+/// steps + k * row_tile.
+struct Rows {
+  float *scores, *steps;
+  V low, high, exponent;
+};
+
+template <bool Hidden>
+V largest(const Rows& r, int first, int limit, V top) {
+  V tops[4] = {top, top, top, top};
+  for (int j = first; j < limit; j += 4) {
+    WS_EACH(4) {
+      const V x = mul(load(r.scores + (j + i) * row_tile), r.exponent);
+      tops[i] = max(tops[i], Hidden ? if_seen(j + i, r.low, r.high, x, set1(nothing)) : x);
+    }
+  }
+  return max(max(tops[0], tops[1]), max(tops[2], tops[3]));
+}
+
+/// Leaves 2^(score * exponent - top) in r.steps, for the keys of Q quarters of the block; gives their sum: over keys
+/// equal modulo 16, ascending, then by halving.
+template <class T, int Q, bool Hidden>
+V quarters(const Rows& r, V top) {
+  constexpr int per = Steps<T>::per;
+  const V minus = sub(zero(), top);
+  V sums[16];
+  for (int j = 0; j < 16; j += per) {
+    V p[per * Q];  // key j + e of quarter i is p[e * Q + i]
+    const auto key = [&](int n) { return j + n / Q + 16 * (n % Q); };
+    WS_EACH(per * Q) p[i] = fma(load(r.scores + key(i) * row_tile), r.exponent, minus);
+    exp2(p);
+    if (Hidden) WS_EACH(per * Q) p[i] = if_seen(key(i), r.low, r.high, p[i], zero());
+    WS_EACH(Q) {
+      store(r.steps + (j + 16 * i) / per * row_tile, together(typename Steps<T>::Unit(), p[i], p[(per - 1) * Q + i]));
+    }
+    WS_EACH(per * Q) sums[j + i / Q] = i % Q ? add(sums[j + i / Q], p[i]) : p[i];
+  }
+  for (int half = 8; half > 0; half /= 2)
+    for (int j = 0; j < half; ++j) sums[j] = add(sums[j], sums[j + half]);
+  return sums[0];
+}
+
+template <class T, bool Hidden>
+V exponentials(const Rows& r, int limit, V top) {
+  if (limit <= 16) return quarters<T, 1, Hidden>(r, top);
+  if (limit <= 32) return quarters<T, 2, Hidden>(r, top);
+  if (limit <= 48) return quarters<T, 3, Hidden>(r, top);
+  return quarters<T, 4, Hidden>(r, top);
+}
+
+/// Folds a tile's scores into its running maximum and sum; leaves the probabilities, in steps of keys, in s.steps, and
+/// in `factors` what the earlier output is multiplied by.
+template <class T>
+void fold(const Heads& h, const Scratch& s, const Sight& v, float* tops, float* sums, float* factors) {
+  for (int i = 0; i < v.vectors * W; i += W) {
+    const Rows r = {s.scores + i, s.steps + i, load(v.low + i), load(v.high + i), set1(h.exponent())};
+    const V before = load(tops + i);
+    const V top = v.hidden ? largest<true>(r, v.first, v.limit, before) : largest<false>(r, v.first, v.limit, before);
+    // A row that has seen nothing yet keeps -inf, and computes with a finite number in its place.
+    const V base = select_less(top, set1(-3e38f), zero(), top);
+    V factor[1] = {sub(before, base)};
+    exp2(factor);
+    const V sum = v.hidden ? exponentials<T, true>(r, v.limit, base) : exponentials<T, false>(r, v.limit, base);
+    store(tops + i, top);
+    store(factors + i, factor[0]);
+    store(sums + i, fma(load(sums + i), factor[0], sum));
+  }
+}
+
+// A tile against a block ----------------------------------------------------------------------------------------------
+
+template <class T>
+Operands value_product(const Heads& h, const Scratch& s, const Sight& v, const float* values, float* o) {
+  const int64_t first = v.first / Steps<T>::per, limit = v.limit / Steps<T>::per;
+  const float* steps = s.steps + first * row_tile;
+  return {values + first * h.padded, 1, h.padded, steps, row_tile, o, row_tile, limit - first, nullptr};
+}
+
+/// Zeroes the later or the earlier key in a row of steps; with one key in a step, that one.
+void hide_key(float, float* steps, int64_t n, bool) { std::memset(steps, 0, static_cast<size_t>(n) * sizeof(float)); }
+#if WS_LEVEL >= 4
+void hide_key(Pair, float* steps, int64_t n, bool later) {
+  for (int64_t i = 0; i < n; ++i) {
+    Pair pair;
+    std::memcpy(&pair, steps + i, sizeof pair);
+    (later ? pair.second : pair.first) = bf16{0};
+    std::memcpy(steps + i, &pair, sizeof pair);
+  }
+}
+#endif
+
+/// The product with the values for a block with values that are not finite: row by row, hidden ones zeroed.
+template <class T>
+void add_seen_values(const Heads& h, const Scratch& s, const Sight& v, float* o, const float* factors) {
+  using Unit = typename Steps<T>::Unit;
+  constexpr int per = Steps<T>::per;
+  for (int r = 0; r < v.rows; ++r) {
+    const int column = r / W * W;
+    std::memcpy(s.spare, s.values, static_cast<size_t>(key_block / per * h.padded) * sizeof(float));
+    for (int j = v.first; j < v.limit; ++j) {
+      const bool seen = j >= static_cast<int>(v.low[r]) && j < static_cast<int>(v.high[r]);
+      if (!seen) hide_key(Unit(), s.spare + j / per * h.padded, h.padded, j % per != 0);
+    }
+    for (int64_t d = 0; d < h.padded; ++d) store(s.spare_o + d * W, load(o + d * row_tile + column));
+    Operands t = value_product<T>(h, s, v, s.spare, s.spare_o);
+    t.b += column;
+    t.c_row = W;
+    t.factors = factors + column;
+    product<Unit, Start::scaled, false>(t, round_up(h.dim, tile_m), 1);
+    for (int64_t d = 0; d < h.padded; ++d) o[d * row_tile + r] = s.spare_o[d * W + r - column];
+  }
 }
 
 template <class T>
-void forward_end(const Forward<T>& f, const ForwardScratch& s, int64_t token, int64_t rows, int64_t head) {
+void forward_tile(const Forward<T>& f, const Scratch& s, const Sight& v, int64_t tile) {
+  using Unit = typename Steps<T>::Unit;
   const Heads& h = f.h;
-  for (int64_t row = 0; row < rows; ++row) {
-    const int64_t at = row_index(h, token, row, head);
-    store_row(s.o + row * h.padded, h.dim, 1.0f / s.sum[row], f.o + at * h.dim);
-    f.lse[at] = static_cast<float>(static_cast<double>(s.top[row]) + std::log(static_cast<double>(s.sum[row])));
+  float factors[row_tile];
+  product<Unit, Start::zero, true>({s.keys + v.first * s.key_row, s.key_row, 1, s.q + tile * s.q_tile, row_tile,
+                              s.scores + v.first * row_tile, row_tile, steps_for<T>(h.dim), nullptr},
+                             v.limit - v.first, v.vectors);
+  if (h.softcap > 0) cap_scores(s.scores, v, h);
+  fold<T>(h, s, v, s.top + tile * row_tile, s.sum + tile * row_tile, factors);
+  float* o = s.o + tile * s.o_tile;
+  if (v.hidden && !s.finite) return add_seen_values<T>(h, s, v, o, factors);
+  Operands t = value_product<T>(h, s, v, s.values, o);
+  t.factors = factors;
+  product<Unit, Start::scaled, false>(t, round_up(h.dim, tile_m), v.vectors);
+}
+
+// A chunk of queries --------------------------------------------------------------------------------------------------
+
+/// Packs a tile's queries and clears its state.
+template <class T>
+void begin_tile(const Forward<T>& f, const Scratch& s, const RowSpan& span, int64_t tile, int64_t head) {
+  const Heads& h = f.h;
+  for (int i = 0; span.first + i < span.last; i += W) {
+    const T* rows[W];
+    for (int r = 0; r < W; ++r) {
+      const int64_t row = span.first + i + r;
+      rows[r] = row < span.last ? f.q + row_index(h, span.token, row, head) * h.dim : nullptr;
+    }
+    pack_columns(rows, h.dim, row_tile, s.q + tile * s.q_tile + i);
+    store(s.top + tile * row_tile + i, set1(nothing));
+    store(s.sum + tile * row_tile + i, zero());
   }
+  std::memset(s.o + tile * s.o_tile, 0, static_cast<size_t>(s.o_tile) * sizeof(float));
+}
+
+/// Divides by the sums and writes the rows of a tile.
+template <class T>
+void end_tile(const Forward<T>& f, const Scratch& s, const RowSpan& span, int64_t tile, int64_t head) {
+  const Heads& h = f.h;
+  const float *top = s.top + tile * row_tile, *sum = s.sum + tile * row_tile, *o = s.o + tile * s.o_tile;
+  const auto inverse = [&](int i) { return div(set1(1.0f), load(sum + i)); };
+  store_columns(h, o, span, inverse, [&](int64_t row) { return f.o + row_index(h, span.token, row, head) * h.dim; });
+  for (int64_t r = 0; r < span.last - span.first; ++r) {
+    f.lse[row_index(h, span.token, span.first + r, head)] =
+        static_cast<float>(static_cast<double>(top[r]) * M_LN2 + std::log(static_cast<double>(sum[r])));
+  }
+}
+
+/// Packs the keys and values of a block.
+template <class T>
+void pack_block(const Forward<T>& f, Scratch& s, const Segment& segment, int64_t block, int64_t high, int64_t head) {
+  using Unit = typename Steps<T>::Unit;
+  constexpr int per = Steps<T>::per;
+  const Heads& h = f.h;
+  const int64_t stride = h.kv_heads * h.dim;
+  const T* rows[key_block];
+  const int keys = block_rows(segment, block, high, f.k + head * h.dim, stride, rows);
+  for (int j = 0; j < keys; ++j) pack_row(rows[j], h.dim, s.keys + j * s.key_row);
+  block_rows(segment, block, high, f.v + head * h.dim, stride, rows);
+  V nought = zero();
+  for (int j = 0; j < keys; j += per) {
+    float* to = s.values + j / per * h.padded;
+    pack_together<T>(rows[j], per > 1 ? rows[j + 1] : nullptr, h.dim, h.padded, to);
+    for (int64_t d = 0; d < h.padded; d += W) {
+      nought = multiply_add(Unit(), load(reinterpret_cast<const Unit*>(to + d)), zero(), nought);
+    }
+  }
+  s.finite = sum_lanes(nought) == 0.0f;
 }
 
 /// One chunk of queries of one segment and one key/value head.
 template <class T>
 void forward_task(const Forward<T>& f, const Segment& segment, int64_t chunk, int64_t head, float* scratch) {
   const Heads& h = f.h;
-  const ForwardScratch s = split_scratch(scratch, h, f.chunk * h.group);
+  Scratch s;
+  lay_out<T>(h, f.chunk * h.group, scratch, s);
   const int64_t token = segment.start + chunk * f.chunk, end = at_most(segment.end, token + f.chunk);
-  const int64_t rows = (end - token) * h.group, high = segment.high(end - 1);
-  forward_begin(f, s, token, rows, head);
-  const int64_t stride = h.kv_heads * h.dim, offset = head * h.dim;
-  for (int64_t block = segment.low(token, h.window) / key_block; block * key_block < high; ++block) {
-    int64_t tokens[key_block];
-    block_tokens(segment, block, high, tokens);
-    gather_across(f.k + offset, stride, tokens, h.dim, s.keys);
-    gather_along(f.v + offset, stride, tokens, h, s.values);
-    for (int64_t row = 0; row < rows; row += tile_rows) {
-      forward_tile(f, s, segment, {token, row, at_most(rows, row + tile_rows), block});
+  const int64_t rows = (end - token) * h.group;
+  const auto for_tiles = [&](auto&& body) {
+    for (int64_t row = 0; row < rows; row += row_tile) {
+      body(RowSpan{token, row, at_most(rows, row + row_tile)}, row / row_tile);
     }
-  }
-  forward_end(f, s, token, rows, head);
-}
-
-/// Numbers the tasks (chunks x key/value heads) of the segments; gives their count.
-int64_t number_tasks(Segment* list, int64_t count, int64_t chunk, int64_t kv_heads) {
-  int64_t tasks = 0;
-  for (int64_t s = 0; s < count; ++s) {
-    list[s].first_task = tasks;
-    tasks += (list[s].length() + chunk - 1) / chunk * kv_heads;
-  }
-  return tasks;
-}
-
-const Segment& segment_of_task(const Segment* list, int64_t count, int64_t task) {
-  int64_t low = 0, high = count;
-  while (high - low > 1) {
-    const int64_t middle = (low + high) / 2;
-    if (list[middle].first_task <= task) low = middle;
-    else high = middle;
-  }
-  return list[low];
+  };
+  for_tiles([&](const RowSpan& span, int64_t tile) { begin_tile(f, s, span, tile, head); });
+  for_blocks(h, segment, token, end, [&](int64_t block) {
+    pack_block(f, s, segment, block, segment.high(end - 1), head);
+    for_tiles([&](const RowSpan& span, int64_t tile) {
+      const Sight v = look(h, segment, span, block);
+      if (v.limit > 0) forward_tile(f, s, v, tile);
+    });
+  });
+  for_tiles([&](const RowSpan& span, int64_t tile) { end_tile(f, s, span, tile, head); });
 }
 
 template <class T>
@@ -133,7 +284,8 @@ Status run_forward(const Call& c, const Heads& h, int64_t count) {
   f.o = c.t[4].as<T>();
   f.lse = c.t[5].as<float>();
   f.chunk = chunk_tokens(f.h);
-  f.worker_floats = forward_floats(f.h, f.chunk * f.h.group);
+  Scratch sizes;
+  f.worker_floats = lay_out<T>(f.h, f.chunk * f.h.group, nullptr, sizes);
   const int64_t list_bytes = round_up(f.count * static_cast<int64_t>(sizeof(Segment)), 64);
   char* scratch = static_cast<char*>(c.rt->scratch(list_bytes + c.rt->threads() * f.worker_floats * 4));
   WS_CHECK(scratch != nullptr, oom, "no memory for %lld bytes of scratch",
@@ -141,7 +293,8 @@ Status run_forward(const Call& c, const Heads& h, int64_t count) {
   f.segments = reinterpret_cast<Segment*>(scratch);
   f.scratch = reinterpret_cast<float*>(scratch + list_bytes);
   WS_TRY(read_segments(c.t[3], f.h.tokens, f.segments, f.count));
-  const int64_t tasks = number_tasks(f.segments, f.count, f.chunk, f.h.kv_heads);
+  const auto chunks = [&](const Segment& s) { return s.chunks(f.chunk); };
+  const int64_t tasks = number_tasks(f.segments, f.count, f.h.kv_heads, chunks);
   // From the end, because late chunks of a long segment are the most work.
   parallel_for(*c.rt, tasks, [&](int64_t task, int worker) {
     const Segment& segment = segment_of_task(f.segments, f.count, tasks - 1 - task);
@@ -151,86 +304,7 @@ Status run_forward(const Call& c, const Heads& h, int64_t count) {
   return {};
 }
 
-// Decode -------------------------------------------------------------------------------------------------------------
-
-struct Decode {
-  Heads h;
-  const int32_t *table, *lengths;
-  int64_t table_width;
-  float* scratch;
-  int64_t worker_floats;
-};
-
-/// The rows of one sequence and key/value head, at most tile_rows of them: a row's block range is that of its token.
-template <class T>
-void decode_rows(const Call& c, const Decode& d, int64_t sequence, int64_t head, int64_t first, float* scratch) {
-  const Heads& h = d.h;
-  const int64_t length = d.lengths[sequence], low = h.window > 0 ? at_least(0, length - h.window) : 0;
-  RowTile t;
-  t.rows = static_cast<int>(at_most(tile_rows, h.group - first));
-  t.q = scratch;
-  t.o = scratch + tile_rows * h.padded;
-  t.top = t.o + tile_rows * h.padded;
-  t.sum = t.top + tile_rows;
-  const int64_t at = (sequence * h.heads + head * h.group + first) * h.dim;
-  for (int r = 0; r < t.rows; ++r) {
-    load_row(c.t[0].as<T>() + at + r * h.dim, h.dim, h.scale, scratch + r * h.padded);
-    t.top[r] = -__builtin_inff();
-    t.sum[r] = 0.0f;
-  }
-  clear_floats(t.o, tile_rows * h.padded);
-  for (int64_t block = low / key_block; block * key_block < length; ++block) {
-    for (int r = 0; r < t.rows; ++r) {
-      t.low[r] = static_cast<int>(at_least(0, low - block * key_block));
-      t.high[r] = static_cast<int>(at_most(key_block, length - block * key_block));
-    }
-    const int64_t slab = (d.table[sequence * d.table_width + block] * h.kv_heads + head) * h.dim * key_block;
-    attend(h, t, c.t[1].as<T>() + slab, Values<T>{c.t[2].as<T>() + slab, h.dim, h.dim});
-  }
-  for (int r = 0; r < t.rows; ++r)
-    store_row(t.o + r * h.padded, h.dim, 1.0f / t.sum[r], c.t[5].as<T>() + at + r * h.dim);
-}
-
-template <class T>
-void run_decode(const Call& c, const Decode& d) {
-  parallel_for(*c.rt, d.h.tokens * d.h.kv_heads, [&](int64_t task, int worker) {
-    const int64_t sequence = task / d.h.kv_heads, head = task % d.h.kv_heads;
-    for (int64_t first = 0; first < d.h.group; first += tile_rows) {
-      decode_rows<T>(c, d, sequence, head, first, d.scratch + worker * d.worker_floats);
-    }
-  });
-}
-
-/// keys [blocks,G,D,32] and values [blocks,G,32,D].
-Status check_cache(const View& keys, const View& values) {
-  WS_CHECK(keys.rank == 4 && keys.dims[3] == key_block, shape, "keys: expected [blocks, heads, size, %d]", key_block);
-  WS_CHECK(values.rank == 4 && values.dims[0] == keys.dims[0] && values.dims[1] == keys.dims[1] &&
-               values.dims[2] == key_block && values.dims[3] == keys.dims[2],
-           shape, "values: expected [%lld, %lld, %d, %lld]", static_cast<long long>(keys.dims[0]),
-           static_cast<long long>(keys.dims[1]), key_block, static_cast<long long>(keys.dims[2]));
-  return {};
-}
-
-/// Lengths fit the table, and every block that will be read exists.
-Status check_table(const Call& c, const Decode& d) {
-  const int64_t blocks = c.t[1].dims[0];
-  for (int64_t b = 0; b < d.h.tokens; ++b) {
-    const int64_t length = d.lengths[b];
-    WS_CHECK(length >= 1 && length <= d.table_width * key_block, shape,
-             "lengths[%lld]: expected 1 to %lld keys, got %lld", static_cast<long long>(b),
-             static_cast<long long>(d.table_width * key_block), static_cast<long long>(length));
-    const int64_t low = d.h.window > 0 ? at_least(0, length - d.h.window) : 0;
-    for (int64_t i = low / key_block; i * key_block < length; ++i) {
-      const int64_t block = d.table[b * d.table_width + i];
-      WS_CHECK(block >= 0 && block < blocks, shape, "table[%lld][%lld]: expected a block below %lld, got %lld",
-               static_cast<long long>(b), static_cast<long long>(i), static_cast<long long>(blocks),
-               static_cast<long long>(block));
-    }
-  }
-  return {};
-}
-
-// Rope and cache -----------------------------------------------------------------------------------------------------
+// Rope ---------------------------------------------------------------------------------------------------------------
 
 /// The angles of one token.
 struct Rotation {
@@ -264,21 +338,6 @@ void run_rope(const Call& c, float sign) {
   });
 }
 
-template <class T>
-void run_write(const Call& c) {
-  const int64_t tokens = c.t[2].dims[0], kv_heads = c.t[0].dims[1], dim = c.t[0].dims[2];
-  // A head is one task, so that the last of two tokens with one slot wins.
-  parallel_for(*c.rt, kv_heads, [&](int64_t head, int) {
-    for (int64_t i = 0; i < tokens; ++i) {
-      const int64_t slot = c.t[4].as<int32_t>()[i], at = (i * kv_heads + head) * dim;
-      if (slot < 0) continue;
-      const int64_t slab = (slot / key_block * kv_heads + head) * dim * key_block, lane = slot % key_block;
-      for (int64_t d = 0; d < dim; ++d) c.t[0].as<T>()[slab + d * key_block + lane] = c.t[2].as<T>()[at + d];
-      std::memcpy(c.t[1].as<T>() + slab + lane * dim, c.t[3].as<T>() + at, static_cast<size_t>(dim) * sizeof(T));
-    }
-  });
-}
-
 }  // namespace
 
 /// o = softmax(mask(softcap(scale q k^T))) v and lse, its natural log-sum-exp. q [N,H,D], k and v [N,G,D],
@@ -297,29 +356,6 @@ Status attention(const Call& c) {
   int64_t count = 0;
   WS_TRY(count_segments(c.t[3], h.tokens, count));
   return q.dtype == DType::f32 ? run_forward<float>(c, h, count) : run_forward<bf16>(c, h, count);
-}
-
-/// Attention of one new token per sequence: q [B,H,D] against the first lengths[b] keys of the sequence's blocks
-/// table[b]. Gives the bits that attention() gives for that token. Bytes: the visible cache once.
-Status attention_decode(const Call& c) {
-  const View &q = c.t[0], &keys = c.t[1], &table = c.t[3], &lengths = c.t[4];
-  WS_TRY(check_cache(keys, c.t[2]));
-  Decode d = {};
-  WS_TRY(read_sizes(c, q, keys.dims[1], keys.dims[2], d.h));
-  WS_CHECK(table.rank == 2 && table.dims[0] == d.h.tokens, shape, "table: expected [%lld, blocks], got %s",
-           static_cast<long long>(d.h.tokens), shape_text(table).text);
-  WS_TRY(vector_of(lengths, "lengths", d.h.tokens));
-  WS_TRY(same_shape(c.t[5], "o", q, "q"));
-  d.table = table.as<int32_t>();
-  d.lengths = lengths.as<int32_t>();
-  d.table_width = table.dims[1];
-  WS_TRY(check_table(c, d));
-  d.worker_floats = round_up(2 * tile_rows * d.h.padded + 2 * tile_rows, 16);
-  d.scratch = static_cast<float*>(c.rt->scratch(c.rt->threads() * d.worker_floats * 4));
-  WS_CHECK(d.scratch != nullptr, oom, "no memory for scratch");
-  if (q.dtype == DType::f32) run_decode<float>(c, d);
-  else run_decode<bf16>(c, d);
-  return {};
 }
 
 /// Rotary positions, half-split layout: with h = columns of cos, y[j] = x[j] cos_j - x[j+h] sin_j and
@@ -342,50 +378,6 @@ Status rope(const Call& c) {
   const float sign = c.p[0] != 0 ? -1.0f : 1.0f;
   if (x.dtype == DType::f32) run_rope<float>(c, sign);
   else run_rope<bf16>(c, sign);
-  return {};
-}
-
-/// Puts keys and values of N tokens into their slots of the cache; a negative slot is skipped.
-Status cache_write(const Call& c) {
-  const View &keys = c.t[0], &k = c.t[2], &slots = c.t[4];
-  WS_TRY(check_cache(keys, c.t[1]));
-  WS_CHECK(k.rank == 3 && k.dims[1] == keys.dims[1] && k.dims[2] == keys.dims[2], shape,
-           "k: expected [tokens, %lld, %lld], got %s", static_cast<long long>(keys.dims[1]),
-           static_cast<long long>(keys.dims[2]), shape_text(k).text);
-  WS_TRY(same_shape(c.t[3], "v", k, "k"));
-  WS_TRY(vector_of(slots, "slots", k.dims[0]));
-  for (int64_t i = 0; i < k.dims[0]; ++i) {
-    const int64_t slot = slots.as<int32_t>()[i];
-    WS_CHECK(slot < keys.dims[0] * key_block, shape, "slots[%lld]: expected a slot below %lld, got %lld",
-             static_cast<long long>(i), static_cast<long long>(keys.dims[0] * key_block), static_cast<long long>(slot));
-  }
-  if (keys.dtype == DType::f32) run_write<float>(c);
-  else run_write<bf16>(c);
-  return {};
-}
-
-/// Copies whole blocks, pair by pair in order.
-Status cache_copy(const Call& c) {
-  const View &keys = c.t[0], &values = c.t[1], &from = c.t[2], &to = c.t[3];
-  WS_TRY(check_cache(keys, values));
-  WS_CHECK(from.rank == 1, shape, "from: expected [pairs], got %s", shape_text(from).text);
-  WS_TRY(vector_of(to, "to", from.dims[0]));
-  for (int64_t i = 0; i < from.dims[0]; ++i) {
-    const int64_t a = from.as<int32_t>()[i], b = to.as<int32_t>()[i];
-    WS_CHECK(a >= 0 && a < keys.dims[0] && b >= 0 && b < keys.dims[0], shape,
-             "pair %lld: expected blocks below %lld, got %lld and %lld", static_cast<long long>(i),
-             static_cast<long long>(keys.dims[0]), static_cast<long long>(a), static_cast<long long>(b));
-  }
-  const int64_t slab = keys.dims[2] * key_block * element_bytes(keys.dtype);
-  parallel_for(*c.rt, keys.dims[1], [&](int64_t head, int) {
-    for (int64_t i = 0; i < from.dims[0]; ++i) {
-      const int64_t a = (from.as<int32_t>()[i] * keys.dims[1] + head) * slab;
-      const int64_t b = (to.as<int32_t>()[i] * keys.dims[1] + head) * slab;
-      if (a == b) continue;
-      std::memcpy(keys.as<char>() + b, keys.as<char>() + a, static_cast<size_t>(slab));
-      std::memcpy(values.as<char>() + b, values.as<char>() + a, static_cast<size_t>(slab));
-    }
-  });
   return {};
 }
 

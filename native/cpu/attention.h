@@ -1,32 +1,31 @@
-// What attention forward, decode and backward share: the operands' sizes, the segments of a packed batch, gathering
-// a block of keys, and the online softmax over one block of keys. Included by kernel files only.
-//
-// The order of arithmetic, which decode and training must have in common bit for bit:
-//   keys are taken in blocks of 32 LOGICAL positions (the shared prefix first, then the own segment), in order;
-//   a row skips a block in which it sees nothing; a score is one chain over D; the probabilities of a block are
-//   summed lane by lane, then by halving; the output is one chain over the visible keys of the block, in order.
+// What attention forward, decode and backward share: the operands' sizes, the segments of a packed batch, and the order
+// of arithmetic, which decode and training have in common bit for bit:
+//   keys are taken in blocks of 64 LOGICAL positions (the shared prefix first, then the own segment), in order;
+//   a score is one chain over D, x = score * scale (or the capped score) is an exponent of e, taken as one of two;
+//   the probabilities of a block are summed over positions equal modulo 16, ascending, then by halving;
+//   the output is one chain over the keys of the block, continued from the earlier output times the factor that the new
+//   maximum asks for. On WS_LEVEL 4 probabilities of bf16 operands are rounded to bf16 for this chain, not for the sum.
+// A hidden key has probability 0, which leaves every chain as it is: so it may be skipped or not, but its value must be
+// finite. Exact zeros of the output are made positive, because their sign may depend on hidden keys.
 #pragma once
 #include <cmath>
 
+#include "attention_tile.h"
 #include "loops.h"
 #include "softmax.h"
-#include "tile.h"
 
 namespace ws::WS_NS {
 
-constexpr int key_block = 32;
-/// Floats for one number per row of a tile, in whole vectors.
-constexpr int row_floats = (tile_rows + W - 1) / W * W;
+/// Keys of the cache's pages, and of the blocks in which the softmax takes them.
+constexpr int page_keys = 32, key_block = 64;
 
-static inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
-static inline int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
-
-/// Sizes and parameters of a call. `group` query heads share a key/value head; rows in scratch have `padded` floats.
+/// Sizes and parameters of a call. `group` query heads share a key/value head; `padded` is dim in whole vectors.
 struct Heads {
   int64_t tokens, heads, kv_heads, group, dim, padded;
   float scale, softcap;
   int64_t window;
+  /// What a score, capped if there is a cap, is multiplied by on its way to an exponent of two.
+  float exponent() const { return (softcap > 0 ? 1.0f : scale) * 1.44269504088896341f; }
 };
 
 /// Shape of q [N,H,D] for keys of `kv_heads` heads of size `dim`; parameters scale, window, softcap.
@@ -67,6 +66,7 @@ struct Segment {
 
   int64_t prefix() const { return p1 - p0; }
   int64_t length() const { return end - start; }
+  int64_t chunks(int64_t tokens) const { return (length() + tokens - 1) / tokens; }
   /// Token at a logical position.
   int64_t token(int64_t position) const { return position < prefix() ? p0 + position : start + position - prefix(); }
   /// Logical positions that a query sees: [low, high).
@@ -136,208 +136,124 @@ static inline Status read_segments(const View& visibility, int64_t tokens, Segme
   return {};
 }
 
+/// Query rows (tokens x heads of a group) that are packed at once: their state stays in the second-level cache.
+static inline int64_t chunk_tokens(const Heads& h) { return at_least(1, (h.padded <= 128 ? 192 : 96) / h.group); }
+
+/// Numbers tasks: parts(segment) of each segment, each for every key/value head. Gives their count.
+template <class F>
+static inline int64_t number_tasks(Segment* list, int64_t count, int64_t kv_heads, F&& parts) {
+  int64_t tasks = 0;
+  for (int64_t s = 0; s < count; ++s) {
+    list[s].first_task = tasks;
+    tasks += parts(list[s]) * kv_heads;
+  }
+  return tasks;
+}
+
+static inline const Segment& segment_of_task(const Segment* list, int64_t count, int64_t task) {
+  int64_t low = 0, high = count;
+  while (high - low > 1) {
+    const int64_t middle = (low + high) / 2;
+    if (list[middle].first_task <= task) low = middle;
+    else high = middle;
+  }
+  return list[low];
+}
+
 /// Row of q, o and lse (as [N * H]) that row `row` of a task is: tokens from `token` on, each with the heads of the
 /// group of key/value head `head`.
 static inline int64_t row_index(const Heads& h, int64_t token, int64_t row, int64_t head) {
   return (token + row / h.group) * h.heads + head * h.group + row % h.group;
 }
 
-/// Rows [first, last) of a task whose row 0 belongs to `token`, and the block that they are about to meet.
-struct RowSpan {
-  int64_t token, first, last, block;
-};
-
-/// Finds the rows of a span that see something of the block, and which lanes of it: row begin + r sees
-/// [low[r], high[r]). They are consecutive, and both bounds rise with the row. Gives their number.
-static inline int visible_rows(const Heads& h, const Segment& segment, const RowSpan& s, int64_t& begin, int* low,
-                               int* high) {
-  int64_t query = s.token + s.first / h.group, member = s.first % h.group;
-  int rows = 0;
-  begin = s.first;
-  for (int64_t row = s.first; row < s.last; ++row) {
-    const int64_t from = segment.low(query, h.window) - s.block * key_block;
-    const int64_t to = segment.high(query) - s.block * key_block;
-    if (to <= 0) begin = row + 1;
-    if (to > 0 && from < key_block) {
-      low[rows] = static_cast<int>(at_least(0, from));
-      high[rows++] = static_cast<int>(at_most(key_block, to));
-    }
-    if (++member == h.group) {
-      member = 0;
-      ++query;
-    }
-  }
-  return rows;
+/// Calls body(block) for the key blocks that some token of [token, end) sees.
+template <class F>
+static inline void for_blocks(const Heads& h, const Segment& segment, int64_t token, int64_t end, F&& body) {
+  const int64_t high = segment.high(end - 1);
+  for (int64_t block = segment.low(token, h.window) / key_block; block * key_block < high; ++block) body(block);
 }
 
-// A block of keys ----------------------------------------------------------------------------------------------------
-
-/// Tokens of the block's 32 lanes; -1 from `high` on.
-static inline void block_tokens(const Segment& s, int64_t block, int64_t high, int64_t* tokens) {
-  for (int j = 0; j < key_block; ++j) {
+/// Rows of x for the keys of a block, null from `high` on; gives how many are worth packing, a multiple of tile_m.
+/// x has `stride` elements from token to token.
+template <class T>
+static inline int block_rows(const Segment& s, int64_t block, int64_t high, const T* x, int64_t stride,
+                             const T** rows) {
+  const int count = static_cast<int>(round_up(at_most(key_block, high - block * key_block), tile_m));
+  for (int j = 0; j < count; ++j) {
     const int64_t position = block * key_block + j;
-    tokens[j] = position < high ? s.token(position) : -1;
+    rows[j] = position < high ? x + s.token(position) * stride : nullptr;
   }
+  return count;
 }
 
-/// to[d * 32 + lane] = x[tokens[lane]][d]; lanes without a token are zero. x has `stride` elements from token to token.
-template <class T>
-static inline void gather_across(const T* x, int64_t stride, const int64_t* tokens, int64_t dim, float* to) {
-  for (int lane = 0; lane < key_block; lane += W) {
-    for (int64_t d = 0; d < dim; d += W) {
-      const int n = static_cast<int>(at_most(W, dim - d));
-      V r[W];
+// A tile of query rows ------------------------------------------------------------------------------------------------
+
+/// Rows of a tile: one in each lane of tile_n vectors.
+constexpr int row_tile = tile_columns;
+
+/// Up to row_tile query rows against one block of keys. A row sees the keys [low, high) of the block. [first, limit)
+/// are the keys that are worked on, multiples of tile_m. Not hidden: they are whole quarters, seen by all rows.
+struct Sight {
+  int rows = 0, vectors = 0;
+  int first = 0, limit = 0;
+  bool hidden = false;
+  float low[row_tile] = {0}, high[row_tile] = {0};
+};
+
+/// Rows [first, last) of a task whose row 0 belongs to `token`.
+struct RowSpan {
+  int64_t token, first, last;
+};
+
+/// What the rows of a tile see of a block. limit is 0 when that is nothing.
+static inline Sight look(const Heads& h, const Segment& segment, const RowSpan& s, int64_t block) {
+  Sight v;
+  const int64_t start = block * key_block;
+  const int64_t top = s.token + s.first / h.group, bottom = s.token + (s.last - 1) / h.group;
+  const int64_t first = at_least(0, segment.low(top, h.window) - start);
+  const int64_t limit = at_most(key_block, segment.high(bottom) - start);
+  if (first >= limit) return v;
+  v.rows = static_cast<int>(s.last - s.first);
+  v.vectors = (v.rows + W - 1) / W;
+  v.first = static_cast<int>(first / tile_m * tile_m);
+  v.limit = static_cast<int>(round_up(limit, tile_m));
+  const bool quarters = v.first == 0 && v.limit % 16 == 0;
+  v.hidden = !quarters || segment.low(bottom, h.window) > start || segment.high(top) < start + v.limit;
+  for (int r = 0; r < v.rows && v.hidden; ++r) {
+    const int64_t query = s.token + (s.first + r) / h.group;
+    v.low[r] = static_cast<float>(at_most(key_block, at_least(0, segment.low(query, h.window) - start)));
+    v.high[r] = static_cast<float>(at_most(key_block, at_least(0, segment.high(query) - start)));
+  }
+  return v;
+}
+
+/// Writes a tile, rows as columns of x, times a factor for each of its vectors: factor(i) for rows i .. i + W - 1.
+/// to(row) is where a row of the task goes. Exact zeros come out positive.
+template <class F, class G>
+static inline void store_columns(const Heads& h, const float* x, const RowSpan& s, F&& factor, G&& to) {
+  for (int i = 0; s.first + i < s.last; i += W) {
+    const int rows = static_cast<int>(at_most(W, s.last - s.first - i));
+    decltype(to(s.first)) lines[W];
+    for (int r = 0; r < rows; ++r) lines[r] = to(s.first + i + r);
+    const V f = factor(i);
+    for (int64_t d = 0; d < h.dim; d += W) {
+      V y[W];
       WS_UNROLL
-      for (int i = 0; i < W; ++i) {
-        const int64_t token = tokens[lane + i];
-        r[i] = token < 0 ? zero() : n == W ? load(x + token * stride + d) : load_n(x + token * stride + d, n);
-      }
-      transpose(r);
-      float* out = to + d * key_block + lane;
-      if (n == W) {
-        WS_UNROLL
-        for (int i = 0; i < W; ++i) store(out + i * key_block, r[i]);
-      } else {
-        for (int i = 0; i < n; ++i) store(out + i * key_block, r[i]);
+      for (int j = 0; j < W; ++j) y[j] = add(mul(load(x + (d + j) * row_tile + i), f), zero());
+      transpose(y);
+      const int n = static_cast<int>(at_most(W, h.dim - d));
+      for (int r = 0; r < rows; ++r) {
+        if (n == W) store(lines[r] + d, y[r]);
+        else store_n(lines[r] + d, y[r], n);
       }
     }
   }
 }
 
-/// One row to f32, times a factor, with zeros up to whole vectors.
-template <class T>
-static inline void load_row(const T* x, int64_t dim, float factor, float* to) {
-  const V f = set1(factor);
-  for_vectors(0, dim, [&](int64_t d, auto lanes) { store(to + d, mul(load(x + d, lanes), f)); });
-}
-
-template <class T>
-static inline void store_row(const float* x, int64_t dim, float factor, T* to) {
-  const V f = set1(factor);
-  for_vectors(0, dim, [&](int64_t d, auto lanes) { store(to + d, mul(load(x + d), f), lanes); });
-}
-
-static inline void clear_floats(float* x, int64_t n) { std::memset(x, 0, static_cast<size_t>(n) * sizeof(float)); }
-
-/// to[lane * padded + d] = x[tokens[lane]][d], zeros elsewhere.
-template <class T>
-static inline void gather_along(const T* x, int64_t stride, const int64_t* tokens, const Heads& h, float* to) {
-  for (int j = 0; j < key_block; ++j, to += h.padded) {
-    if (tokens[j] < 0) clear_floats(to, h.padded);
-    else load_row(x + tokens[j] * stride, h.dim, 1.0f, to);
-  }
-}
-
-// The online softmax -------------------------------------------------------------------------------------------------
-
-/// Up to tile_rows query rows of one key/value head with their running softmax; each sees at least one lane of the
-/// block: lanes [low, high). q is scaled already. Rows of q and o have `padded` floats.
-struct RowTile {
-  const float* q;
-  float *o, *top, *sum;
-  int rows;
-  int low[tile_rows], high[tile_rows];
-};
-
-static inline void cap_scores(float* scores, int rows, int vectors, float softcap) {
-  const V cap = set1(softcap), inverse = set1(1.0f / softcap);
-  for (int r = 0; r < rows; ++r) {
-    for (int v = 0; v < vectors; ++v) {
-      float* at = scores + r * key_block + v * W;
-      store(at, soft_cap(load(at), cap, inverse));
-    }
-  }
-}
-
-/// Folds the scores into the running maximum and sum, and leaves the probabilities (relative to the new maximum) in
-/// their place. factor[r] is what the earlier output must be multiplied by.
-static inline void fold_scores(float* scores, const RowTile& t, float* factor) {
-  const V nothing = set1(-__builtin_inff());
-  float change[row_floats] = {0};
-  for (int r = 0; r < t.rows; ++r) {
-    V top = nothing;
-    for (int v = 0; v < t.high[r]; v += W) {
-      const V x = in_range(load(scores + r * key_block + v), nothing, v, t.low[r], t.high[r]);
-      store(scores + r * key_block + v, x);
-      top = max(top, x);
-    }
-    const float largest = max_lanes(top);
-    const float now = t.top[r] > largest ? t.top[r] : largest;
-    change[r] = t.top[r] - now;
-    t.top[r] = now;
-  }
-  for (int r = 0; r < t.rows; r += W) store(factor + r, exp(load(change + r)));
-  for (int r = 0; r < t.rows; ++r) {
-    const V now = set1(t.top[r]);
-    V sum = zero();
-    for (int v = 0; v < t.high[r]; v += W) {
-      const V p = exp(sub(load(scores + r * key_block + v), now));
-      store(scores + r * key_block + v, p);
-      sum = add(sum, p);
-    }
-    t.sum[r] = t.sum[r] * factor[r] + sum_lanes(sum);
-  }
-}
-
-/// One row's chain over the keys [k0, k1).
-template <class T>
-static inline void add_row_values(TileProduct<T> p, int r, int k0, int k1) {
-  if (k0 >= k1) return;
-  p.a += r * key_block;
-  p.c += r * p.c_stride;
-  p.rows = 1;
-  p.k0 = k0;
-  p.k1 = k1;
-  tile_product<false>(p);
-}
-
-/// o = o * factor + P V. The keys that all rows see go through the register tile; what only some rows see (the edge
-/// of the causal triangle or of the window) comes before and after it, row by row, so that a hidden key is never read.
-template <class T>
-static inline void add_values(const RowTile& t, TileProduct<T> p, const float* factor) {
-  int k0 = 0, k1 = key_block;
-  for (int r = 0; r < t.rows; ++r) {
-    if (t.low[r] > k0) k0 = t.low[r];
-    if (t.high[r] < k1) k1 = t.high[r];
-    if (factor[r] == 1.0f) continue;
-    const V f = set1(factor[r]);
-    float* o = t.o + r * p.c_stride;
-    for (int64_t d = 0; d < p.columns; d += W) store(o + d, mul(load(o + d), f));
-  }
-  if (k0 >= k1) {
-    for (int r = 0; r < t.rows; ++r) add_row_values(p, r, t.low[r], t.high[r]);
-    return;
-  }
-  for (int r = 0; r < t.rows; ++r) add_row_values(p, r, t.low[r], k0);
-  p.k0 = k0;
-  p.k1 = k1;
-  tile_product<false>(p);
-  for (int r = 0; r < t.rows; ++r) add_row_values(p, r, k1, t.high[r]);
-}
-
-/// Values of a block: value(lane, d) = data[lane * stride + d], `columns` of them readable.
-template <class T>
-struct Values {
-  const T* data;
-  int64_t stride, columns;
-};
-
-/// Attends the rows to one block of keys, stored across: key(lane, d) = keys[d * 32 + lane].
-template <class T>
-static inline void attend(const Heads& h, const RowTile& t, const T* keys, Values<T> values) {
-  float scores[tile_rows * key_block];
-  float factor[row_floats];
-  int high = 0;
-  for (int r = 0; r < t.rows; ++r) high = t.high[r] > high ? t.high[r] : high;
-  const int vectors = (high + W - 1) / W;
-  tile_product<false>(
-      TileProduct<T>{t.q, h.padded, keys, key_block, scores, key_block, t.rows, vectors * W, 0, h.dim, false});
-  if (h.softcap > 0) cap_scores(scores, t.rows, vectors, h.softcap);
-  fold_scores(scores, t, factor);
-  add_values(
-      t,
-      TileProduct<T>{scores, key_block, values.data, values.stride, t.o, h.padded, t.rows, values.columns, 0, 0, true},
-      factor);
+/// x where the row sees key j, else `other`.
+static inline V if_seen(int j, V low, V high, V x, V other) {
+  const V key = set1(static_cast<float>(j));
+  return select_less(key, low, other, select_less(key, high, x, other));
 }
 
 }  // namespace ws::WS_NS

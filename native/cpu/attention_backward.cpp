@@ -1,13 +1,14 @@
-// Gradient of attention. A task owns one key/value head of one root segment and of all segments that share it as
-// prefix, so that no two tasks add to one number: no atomics, and no dependence on what else is in the batch.
-// The forward pass and what both share are in attention.cpp and attention.h.
+// Gradient of attention, without atomics: a sum has one owner and one order, however the work is cut. With enough
+// independent heads and sequences a task owns one key/value head of a root segment and of all segments that share it
+// (five products); else tasks own queries or keys alone and compute the scores twice (seven products), with the same
+// bits. The forward pass is in attention.cpp, what both share in attention.h.
 #include "attention.h"
 
 namespace ws::WS_NS {
 namespace {
 
-/// Query rows whose probabilities are kept at once: keys and values gather their gradients from this many rows.
-constexpr int query_tile = 32;
+/// Key blocks of a task that owns keys alone.
+constexpr int64_t piece_blocks = 4;
 
 template <class T>
 struct Backward {
@@ -15,186 +16,292 @@ struct Backward {
   const T *dout, *out, *q, *k, *v;
   const float* lse;
   T *dq, *dk, *dv;
-  const Segment* segments;
-  int64_t chunk;         // tokens whose rows are packed at once
-  int64_t longest;       // logical positions of the longest segment, in whole blocks
-  int64_t longest_root;  // the same of the longest shared root; 0 when nothing is shared
+  Segment* segments;
+  int64_t count, chunk;
+  int64_t longest, longest_root;  // blocks of the largest buffers of dk and dv, own and root's
 };
 
-/// The scratch of one worker; rows = chunk * group.
-struct BackwardScratch {
-  float *keys_across, *values_across, *keys_along;
-  float *q, *dout, *dq, *lse, *delta;  // rows of the chunk
-  float *dk, *dv;                      // by logical position of the segment
-  float *root_dk, *root_dv;            // by token of the shared root
+/// The scratch of one worker. A block's keys and values packed by key (steps along channels), the keys also by channel
+/// (steps along keys); tiles of query rows, where rows are columns, and the same rows as steps along rows.
+struct Scratch {
+  float *keys, *values, *key_steps;
+  float *q, *dout, *q_rows, *dout_rows, *dq, *lse, *delta;
+  float *p, *ds;                  // a tile's scores and gradients of probabilities, [key][row]
+  float *p_rows, *ds_rows;        // probabilities and gradients of scores, [key][step of rows]
+  float* ds_steps;                // the latter as [step of keys][row]
+  float *dk, *dv;                 // by logical position, from the first block of a sweep
+  float *root_dk, *root_dv;       // the same for the root of the segments that are swept
+  int64_t key_row, q_tile, row_tile_floats, dq_tile;
 };
 
-/// Floats of one worker. With `at`, also hands out the parts.
+/// Number of floats. With `at`, also hands out the parts.
 template <class T>
-int64_t lay_out(const Backward<T>& b, float* at, BackwardScratch* s) {
-  const int64_t rows = b.chunk * b.h.group, padded = b.h.padded;
-  const int64_t across = key_block * round_up(b.h.dim, W);
-  const int64_t sizes[12] = {across,
-                             across,
-                             key_block * padded,
-                             rows * padded,
-                             rows * padded,
-                             rows * padded,
-                             round_up(rows, 16),
-                             round_up(rows, 16),
-                             b.longest * padded,
-                             b.longest * padded,
-                             b.longest_root * padded,
-                             b.longest_root * padded};
-  float** const parts[12] = {&s->keys_across, &s->values_across, &s->keys_along, &s->q,  &s->dout,    &s->dq,
-                             &s->lse,         &s->delta,         &s->dk,         &s->dv, &s->root_dk, &s->root_dv};
+int64_t lay_out(const Backward<T>& b, float* at, Scratch& s) {
+  const Heads& h = b.h;
+  constexpr int64_t per = Steps<T>::per, area = key_block * row_tile;
+  const int64_t tiles = (b.chunk * h.group + row_tile - 1) / row_tile;
+  s.key_row = round_up(steps_for<T>(h.dim), W);
+  s.q_tile = steps_for<T>(h.dim) * row_tile;
+  s.row_tile_floats = row_tile / per * h.padded;
+  s.dq_tile = h.padded * row_tile;
+  const int64_t keys = b.longest * key_block * h.padded, root_keys = b.longest_root * key_block * h.padded;
+  // One-element steps need no copies: p_rows is p, ds_rows and ds_steps are ds.
+  const int64_t rounded = per > 1 ? area / per : 0;
+  const struct {
+    float** part;
+    int64_t size;
+  } parts[] = {{&s.keys, key_block * s.key_row},
+               {&s.values, key_block * s.key_row},
+               {&s.key_steps, key_block / per * h.padded},
+               {&s.q, tiles * s.q_tile},
+               {&s.dout, tiles * s.q_tile},
+               {&s.q_rows, tiles * s.row_tile_floats},
+               {&s.dout_rows, tiles * s.row_tile_floats},
+               {&s.dq, tiles * s.dq_tile},
+               {&s.lse, tiles * row_tile},
+               {&s.delta, tiles * row_tile},
+               {&s.p, area},
+               {&s.ds, area},
+               {&s.p_rows, rounded},
+               {&s.ds_rows, rounded},
+               {&s.ds_steps, rounded},
+               {&s.dk, keys},
+               {&s.dv, keys},
+               {&s.root_dk, root_keys},
+               {&s.root_dv, root_keys}};
   int64_t used = 0;
-  for (int i = 0; i < 12; ++i) {
-    if (at != nullptr) *parts[i] = at + used;
-    used += sizes[i];
+  for (const auto& p : parts) {
+    if (at) *p.part = at + used;
+    used += round_up(p.size, 16);
   }
-  return round_up(used, 16);
+  if (per == 1) {
+    s.p_rows = s.p;
+    s.ds_rows = s.ds_steps = s.ds;
+  }
+  return used;
 }
 
-/// One row's scores (p) and gradients of its probabilities (ds), before row_gradient().
-struct RowGradient {
-  float *p, *ds;
-  float lse, delta;
-  int low, high;
+// A tile against a block ----------------------------------------------------------------------------------------------
+
+/// One vector of rows of a tile: key j at p + j * row_tile.
+struct Column {
+  V exponent, minus_lse, delta, low, high;
+  V cap, inverse_cap;  // inverse: of the scores before the scale, then of the capped ones
+  V slope_cap;
 };
 
-/// Scores become probabilities, and gradients of the probabilities become gradients of the scaled scores:
-/// p = exp(s - lse), ds = p (dp - delta) [times the cap's slope]; 0 outside [low, high).
-void row_gradient(const Heads& h, const RowGradient& r) {
-  const V top = set1(r.lse), mean = set1(r.delta), none = zero();
-  const V cap = set1(h.softcap), inverse = set1(h.softcap > 0 ? 1.0f / h.softcap : 0.0f);
-  int v = 0;
-  for (; v < r.high; v += W) {
-    V s = load(r.p + v), slope = set1(1.0f);
-    if (h.softcap > 0) {
-      s = soft_cap(s, cap, inverse);
-      slope = soft_cap_slope(s, inverse);
-    }
-    const V e = exp(sub(s, top));
-    const V g = mul(mul(e, sub(load(r.ds + v), mean)), slope);
-    store(r.p + v, in_range(e, none, v, r.low, r.high));
-    store(r.ds + v, in_range(g, none, v, r.low, r.high));
-  }
-  for (; v < key_block; v += W) {
-    store(r.p + v, none);
-    store(r.ds + v, none);
-  }
-}
-
-/// Query rows of a chunk against one block of keys; lanes [low, high) of each are visible, both rising with the row.
-struct QueryTile {
-  float p[query_tile * key_block], ds[query_tile * key_block];
-  int low[query_tile], high[query_tile];
-  int rows;
-  int64_t first;  // row of the chunk
+/// What a tile keeps per row.
+struct TileRows {
+  const float *q, *dout, *q_rows, *dout_rows, *lse, *delta;
+  float* dq;
 };
 
-/// p, ds and dq of the rows.
-void query_side(const Heads& h, const BackwardScratch& s, QueryTile& t) {
-  for (int r = 0; r < t.rows; r += tile_rows) {
-    const int rows = static_cast<int>(at_most(tile_rows, t.rows - r));
-    const int low = t.low[r], high = t.high[r + rows - 1];
-    const int64_t columns = round_up(high, W), at = (t.first + r) * h.padded;
-    float *p = t.p + r * key_block, *ds = t.ds + r * key_block;
-    tile_product<false>(
-        TileProduct<float>{s.q + at, h.padded, s.keys_across, key_block, p, key_block, rows, columns, 0, h.dim, false});
-    tile_product<false>(TileProduct<float>{s.dout + at, h.padded, s.values_across, key_block, ds, key_block, rows,
-                                           columns, 0, h.dim, false});
-    for (int i = 0; i < rows; ++i) {
-      const int64_t row = t.first + r + i;
-      row_gradient(h, {p + i * key_block, ds + i * key_block, s.lse[row], s.delta[row], t.low[r + i], t.high[r + i]});
+/// p = 2^(score * exponent - lse), ds = p (dp - delta) [times the cap's slope] of the keys [first, limit); 0 where
+/// hidden.
+template <class T, bool Capped>
+void column_gradient(const Scratch& s, const Sight& v, const Column& c, int i) {
+  using Unit = typename Steps<T>::Unit;
+  constexpr int per = Steps<T>::per, row_steps = row_tile / per;
+  for (int j = v.first; j < v.limit; j += 4) {
+    V x[4], ds[4];
+    const auto at = [&](int n) { return (j + n) * row_tile + i; };
+    WS_UNROLL
+    for (int n = 0; n < 4; ++n) {
+      x[n] = load(s.p + at(n));
+      ds[n] = sub(load(s.ds + at(n)), c.delta);
+      if (!Capped) continue;
+      x[n] = soft_cap(x[n], c.cap, c.inverse_cap);
+      ds[n] = mul(ds[n], soft_cap_slope(x[n], c.slope_cap));
     }
-    tile_product<false>(TileProduct<float>{ds, key_block, s.keys_along, h.padded, s.dq + at, h.padded, rows, h.padded,
-                                           low, high, true});
+    WS_UNROLL
+    for (int n = 0; n < 4; ++n) x[n] = fma(x[n], c.exponent, c.minus_lse);
+    exp2(x);
+    WS_UNROLL
+    for (int n = 0; n < 4; ++n) {
+      ds[n] = mul(x[n], ds[n]);
+      if (v.hidden) {
+        x[n] = if_seen(j + n, c.low, c.high, x[n], zero());
+        ds[n] = if_seen(j + n, c.low, c.high, ds[n], zero());
+      }
+      store_steps(Unit(), s.p_rows + (j + n) * row_steps + i / per, x[n]);
+      store_steps(Unit(), s.ds_rows + (j + n) * row_steps + i / per, ds[n]);
+    }
+    if (per == 1) continue;
+    WS_UNROLL
+    for (int n = 0; n < 4; n += 2) store(s.ds_steps + (j + n) / 2 * row_tile + i, together(Unit(), ds[n], ds[n + 1]));
   }
 }
 
-/// dk and dv of the block's keys: each is a chain over the rows that see it, in order.
-void key_side(const Heads& h, const BackwardScratch& s, const QueryTile& t, float* dk, float* dv) {
-  int begin = 0, end = 0;
-  for (int j = 0; j < key_block; j += tile_rows) {
-    const int keys = static_cast<int>(at_most(tile_rows, key_block - j));
-    while (begin < t.rows && t.high[begin] <= j) ++begin;
-    while (end < t.rows && t.low[end] < j + keys) ++end;
-    if (begin >= end) continue;
-    const int64_t at = t.first * h.padded;
-    tile_product<true>(TileProduct<float>{t.p + j, key_block, s.dout + at, h.padded, dv + j * h.padded, h.padded, keys,
-                                          h.padded, begin, end, true});
-    tile_product<true>(TileProduct<float>{t.ds + j, key_block, s.q + at, h.padded, dk + j * h.padded, h.padded, keys,
-                                          h.padded, begin, end, true});
+template <class T>
+void tile_gradients(const Heads& h, const Scratch& s, const Sight& v, const TileRows& t) {
+  const bool capped = h.softcap > 0;
+  Column c;
+  c.exponent = set1(h.exponent());
+  c.cap = set1(h.softcap);
+  c.inverse_cap = set1(capped ? h.scale / h.softcap : 0.0f);
+  c.slope_cap = set1(capped ? 1.0f / h.softcap : 0.0f);
+  for (int i = 0; i < v.vectors * W; i += W) {
+    c.minus_lse = sub(zero(), load(t.lse + i));
+    c.delta = load(t.delta + i);
+    c.low = load(v.low + i);
+    c.high = load(v.high + i);
+    if (capped) column_gradient<T, true>(s, v, c, i);
+    else column_gradient<T, false>(s, v, c, i);
   }
 }
 
-float dot(const float* a, const float* b, int64_t padded) {
+/// Which sums a sweep is for.
+struct Wanted {
+  bool dq, keys;
+};
+
+template <class T>
+void backward_tile(const Heads& h, const Scratch& s, const Sight& v, const TileRows& t, int64_t key, Wanted wanted) {
+  using Unit = typename Steps<T>::Unit;
+  constexpr int64_t per = Steps<T>::per, row_steps = row_tile / per;
+  const int64_t keys = v.limit - v.first, steps = steps_for<T>(h.dim);
+  const auto scores = [&](const float* a, const float* b, float* c) {
+    product<Unit, Start::zero, true>(
+        {a + v.first * s.key_row, s.key_row, 1, b, row_tile, c + v.first * row_tile, row_tile, steps, nullptr}, keys,
+        v.vectors);
+  };
+  scores(s.keys, t.q, s.p);
+  scores(s.values, t.dout, s.ds);
+  tile_gradients<T>(h, s, v, t);
+  if (wanted.dq) {
+    const int64_t first = v.first / per;
+    product<Unit, Start::sum, false>({s.key_steps + first * h.padded, 1, h.padded, s.ds_steps + first * row_tile,
+                                      row_tile, t.dq, row_tile, keys / per, nullptr},
+                                     round_up(h.dim, tile_m), v.vectors);
+  }
+  if (!wanted.keys) return;
+  const auto sum_rows = [&](const float* a, const float* b, float* c) {
+    product<Unit, Start::sum, true>({a + v.first * row_steps, row_steps, 1, b, h.padded,
+                                     c + (key + v.first) * h.padded, h.padded, (v.rows + per - 1) / per, nullptr},
+                                    keys, h.padded / W);
+  };
+  sum_rows(s.p_rows, t.dout_rows, s.dv);
+  sum_rows(s.ds_rows, t.q_rows, s.dk);
+}
+
+// Sweeps --------------------------------------------------------------------------------------------------------------
+
+template <class T>
+float dot(const T* a, const T* b, int64_t dim) {
   V sum = zero();
-  for (int64_t d = 0; d < padded; d += W) sum = fma(load(a + d), load(b + d), sum);
+  for_vectors(0, dim, [&](int64_t d, auto lanes) { sum = fma(load(a + d, lanes), load(b + d, lanes), sum); });
   return sum_lanes(sum);
 }
 
-template <class T>
-void begin_chunk(const Backward<T>& b, const BackwardScratch& s, int64_t token, int64_t rows, int64_t head) {
-  const Heads& h = b.h;
-  for (int64_t row = 0; row < rows; ++row) {
-    const int64_t at = row_index(h, token, row, head);
-    float *dout = s.dout + row * h.padded, *dq = s.dq + row * h.padded;
-    load_row(b.q + at * h.dim, h.dim, h.scale, s.q + row * h.padded);
-    load_row(b.dout + at * h.dim, h.dim, 1.0f, dout);
-    load_row(b.out + at * h.dim, h.dim, 1.0f, dq);
-    s.delta[row] = dot(dout, dq, h.padded);
-    s.lse[row] = b.lse[at];
-    clear_floats(dq, h.padded);
-  }
+TileRows tile_of(const Scratch& s, int64_t tile) {
+  return {s.q + tile * s.q_tile,        s.dout + tile * s.q_tile,
+          s.q_rows + tile * s.row_tile_floats, s.dout_rows + tile * s.row_tile_floats,
+          s.lse + tile * row_tile,      s.delta + tile * row_tile,
+          s.dq + tile * s.dq_tile};
 }
 
+/// Packs the query rows of a tile.
 template <class T>
-void end_chunk(const Backward<T>& b, const BackwardScratch& s, int64_t token, int64_t rows, int64_t head) {
+void begin_tile(const Backward<T>& b, const Scratch& s, const RowSpan& span, int64_t tile, int64_t head) {
+  constexpr int per = Steps<T>::per;
   const Heads& h = b.h;
-  for (int64_t row = 0; row < rows; ++row) {
-    const int64_t at = row_index(h, token, row, head);
-    store_row(s.dq + row * h.padded, h.dim, h.scale, b.dq + at * h.dim);
-  }
-}
-
-/// dq of the tokens [token, end) and their part of dk and dv.
-template <class T>
-void run_chunk(const Backward<T>& b, const BackwardScratch& s, const Segment& segment, int64_t token, int64_t end,
-               int64_t head) {
-  const Heads& h = b.h;
-  const int64_t rows = (end - token) * h.group, high = segment.high(end - 1);
-  const int64_t stride = h.kv_heads * h.dim, offset = head * h.dim;
-  begin_chunk(b, s, token, rows, head);
-  for (int64_t block = segment.low(token, h.window) / key_block; block * key_block < high; ++block) {
-    int64_t tokens[key_block];
-    block_tokens(segment, block, high, tokens);
-    gather_across(b.k + offset, stride, tokens, h.dim, s.keys_across);
-    gather_across(b.v + offset, stride, tokens, h.dim, s.values_across);
-    gather_along(b.k + offset, stride, tokens, h, s.keys_along);
-    const int64_t at = block * key_block * h.padded;
-    for (int64_t row = 0; row < rows; row += query_tile) {
-      QueryTile t;
-      const RowSpan span = {token, row, at_most(rows, row + query_tile), block};
-      t.rows = visible_rows(h, segment, span, t.first, t.low, t.high);
-      if (t.rows == 0) continue;
-      query_side(h, s, t);
-      key_side(h, s, t, s.dk + at, s.dv + at);
+  const T *q[row_tile], *dout[row_tile], *out[row_tile];
+  const int rows = static_cast<int>(round_up(span.last - span.first, W));
+  for (int r = 0; r < rows; ++r) {
+    const bool exists = span.first + r < span.last;
+    const int64_t row = exists ? row_index(h, span.token, span.first + r, head) : 0;
+    q[r] = exists ? b.q + row * h.dim : nullptr;
+    dout[r] = exists ? b.dout + row * h.dim : nullptr;
+    out[r] = b.out + row * h.dim;
+    s.lse[tile * row_tile + r] = exists ? b.lse[row] * 1.44269504088896341f : 0.0f;
+    // Rows are far apart: the processor does not foresee them.
+    for (int64_t d = 0; exists && d < h.dim; d += 64 / static_cast<int64_t>(sizeof(T))) {
+      __builtin_prefetch(dout[r] + d);
+      __builtin_prefetch(out[r] + d);
+      __builtin_prefetch(q[r] + d);
     }
   }
-  end_chunk(b, s, token, rows, head);
+  for (int r = 0; r < rows; ++r) s.delta[tile * row_tile + r] = dout[r] ? dot(dout[r], out[r], h.dim) : 0.0f;
+  for (int r = 0; r < rows; r += W) {
+    pack_columns(q + r, h.dim, row_tile, s.q + tile * s.q_tile + r);
+    pack_columns(dout + r, h.dim, row_tile, s.dout + tile * s.q_tile + r);
+  }
+  for (int r = 0; r < rows; r += per) {
+    const int64_t at = tile * s.row_tile_floats + r / per * h.padded;
+    pack_together<T>(q[r], per > 1 ? q[r + 1] : nullptr, h.dim, h.padded, s.q_rows + at);
+    pack_together<T>(dout[r], per > 1 ? dout[r + 1] : nullptr, h.dim, h.padded, s.dout_rows + at);
+  }
+  std::memset(s.dq + tile * s.dq_tile, 0, static_cast<size_t>(s.dq_tile) * sizeof(float));
 }
 
-/// Writes finished rows of dk and dv to the tokens from `start` on.
 template <class T>
-void store_keys(const Backward<T>& b, const float* dk, const float* dv, int64_t start, int64_t count, int64_t head) {
+void end_tile(const Backward<T>& b, const Scratch& s, const RowSpan& span, int64_t tile, int64_t head) {
   const Heads& h = b.h;
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t at = ((start + i) * h.kv_heads + head) * h.dim;
-    store_row(dk + i * h.padded, h.dim, 1.0f, b.dk + at);
-    store_row(dv + i * h.padded, h.dim, 1.0f, b.dv + at);
+  store_columns(h, s.dq + tile * s.dq_tile, span, [&](int) { return set1(h.scale); }, [&](int64_t row) {
+    return b.dq + row_index(h, span.token, row, head) * h.dim;
+  });
+}
+
+template <class T>
+void pack_block(const Backward<T>& b, const Scratch& s, const Segment& segment, int64_t block, int64_t high,
+                int64_t head) {
+  constexpr int per = Steps<T>::per;
+  const Heads& h = b.h;
+  const int64_t stride = h.kv_heads * h.dim;
+  const T *keys[key_block], *values[key_block];
+  const int count = block_rows(segment, block, high, b.k + head * h.dim, stride, keys);
+  block_rows(segment, block, high, b.v + head * h.dim, stride, values);
+  for (int j = 0; j < count; ++j) {
+    pack_row(keys[j], h.dim, s.keys + j * s.key_row);
+    pack_row(values[j], h.dim, s.values + j * s.key_row);
+  }
+  for (int j = 0; j < count; j += per) {
+    pack_together<T>(keys[j], per > 1 ? keys[j + 1] : nullptr, h.dim, h.padded, s.key_steps + j / per * h.padded);
+  }
+}
+
+/// Queries [token, end) of a segment against its key blocks [begin, limit).
+struct Sweep {
+  int64_t token, end;
+  int64_t begin, limit;
+  Wanted wanted;
+};
+
+/// dq of at most a chunk of queries, and their part of dk and dv.
+template <class T>
+void sweep_chunk(const Backward<T>& b, const Scratch& s, const Segment& segment, int64_t head, const Sweep& w) {
+  const Heads& h = b.h;
+  const int64_t rows = (w.end - w.token) * h.group, high = segment.high(w.end - 1);
+  const int64_t first = at_least(w.begin, segment.low(w.token, h.window) / key_block);
+  const int64_t last = at_most(w.limit, (high + key_block - 1) / key_block);
+  if (first >= last && !w.wanted.dq) return;
+  const auto for_tiles = [&](auto&& body) {
+    for (int64_t row = 0; row < rows; row += row_tile) {
+      body(RowSpan{w.token, row, at_most(rows, row + row_tile)}, row / row_tile);
+    }
+  };
+  for_tiles([&](const RowSpan& span, int64_t tile) { begin_tile(b, s, span, tile, head); });
+  for (int64_t block = first; block < last; ++block) {
+    pack_block(b, s, segment, block, high, head);
+    for_tiles([&](const RowSpan& span, int64_t tile) {
+      const Sight v = look(h, segment, span, block);
+      if (v.limit > 0) backward_tile<T>(h, s, v, tile_of(s, tile), (block - w.begin) * key_block, w.wanted);
+    });
+  }
+  if (w.wanted.dq) for_tiles([&](const RowSpan& span, int64_t tile) { end_tile(b, s, span, tile, head); });
+}
+
+int64_t blocks_of(const Segment& s) { return (s.prefix() + s.length() + key_block - 1) / key_block; }
+
+/// All queries of a segment against its key blocks [begin, limit), whose dk and dv are left in s.dk and s.dv.
+template <class T>
+void sweep(const Backward<T>& b, const Scratch& s, const Segment& segment, int64_t head, Sweep w) {
+  const auto bytes = static_cast<size_t>((w.limit - w.begin) * key_block * b.h.padded) * sizeof(float);
+  std::memset(s.dk, 0, bytes);
+  std::memset(s.dv, 0, bytes);
+  for (w.token = segment.start; w.token < segment.end; w.token = w.end) {
+    w.end = at_most(segment.end, w.token + b.chunk);
+    sweep_chunk(b, s, segment, head, w);
   }
 }
 
@@ -202,51 +309,139 @@ void add_floats(float* to, const float* from, int64_t n) {
   for (int64_t i = 0; i < n; i += W) store(to + i, add(load(to + i), load(from + i)));
 }
 
-/// All queries of a segment. dk and dv are left in s.dk and s.dv.
+/// Writes the segment's own keys among the logical positions [begin, limit); dk and dv start at `begin`.
 template <class T>
-void run_segment(const Backward<T>& b, const BackwardScratch& s, const Segment& segment, int64_t head) {
-  const int64_t floats = round_up(segment.prefix() + segment.length(), key_block) * b.h.padded;
-  clear_floats(s.dk, floats);
-  clear_floats(s.dv, floats);
-  for (int64_t token = segment.start; token < segment.end; token += b.chunk) {
-    run_chunk(b, s, segment, token, at_most(segment.end, token + b.chunk), head);
+void store_keys(const Backward<T>& b, const Scratch& s, const Segment& segment, int64_t begin, int64_t limit,
+                int64_t head) {
+  const Heads& h = b.h;
+  for (int64_t i = at_least(begin, segment.prefix()); i < at_most(limit, segment.prefix() + segment.length()); ++i) {
+    const int64_t at = (segment.token(i) * h.kv_heads + head) * h.dim;
+    const float *dk = s.dk + (i - begin) * h.padded, *dv = s.dv + (i - begin) * h.padded;
+    for_vectors(0, h.dim, [&](int64_t d, auto lanes) {
+      store(b.dk + at + d, mul(load(dk + d), set1(h.scale)), lanes);
+      store(b.dv + at + d, load(dv + d), lanes);
+    });
   }
 }
 
-/// A root and, in order, the segments that share it.
+/// The scratch with the root's buffers in the place of dk and dv.
+Scratch for_root(Scratch s) {
+  s.dk = s.root_dk;
+  s.dv = s.root_dv;
+  return s;
+}
+
+// Tasks ---------------------------------------------------------------------------------------------------------------
+
+/// A root and, in order, the segments that share it: dq, dk and dv of their tokens.
 template <class T>
-void run_group(const Backward<T>& b, BackwardScratch s, const Segment& root, int64_t head) {
-  if (root.next < 0) {
-    run_segment(b, s, root, head);
-    store_keys(b, s.dk, s.dv, root.start, root.length(), head);
-    return;
-  }
-  BackwardScratch shared = s;
-  shared.dk = s.root_dk;
-  shared.dv = s.root_dv;
-  run_segment(b, shared, root, head);
+void run_group(const Backward<T>& b, const Scratch& s, const Segment& root, int64_t head) {
+  const Scratch own = root.next < 0 ? s : for_root(s);
+  const auto everything = [](const Segment& x) { return Sweep{0, 0, 0, blocks_of(x), {true, true}}; };
+  sweep(b, own, root, head, everything(root));
   for (int64_t i = root.next; i >= 0; i = b.segments[i].next) {
     const Segment& segment = b.segments[i];
     const int64_t prefix = segment.prefix() * b.h.padded;
-    run_segment(b, s, segment, head);
-    add_floats(shared.dk, s.dk, prefix);
-    add_floats(shared.dv, s.dv, prefix);
-    store_keys(b, s.dk + prefix, s.dv + prefix, segment.start, segment.length(), head);
+    sweep(b, s, segment, head, everything(segment));
+    add_floats(own.dk, s.dk, prefix);
+    add_floats(own.dv, s.dv, prefix);
+    store_keys(b, s, segment, 0, segment.prefix() + segment.length(), head);
   }
-  store_keys(b, shared.dk, shared.dv, root.start, root.length(), head);
+  store_keys(b, own, root, 0, root.length(), head);
 }
 
-/// Lists the roots and finds how much scratch the longest segments need.
+/// First block of a segment's own keys, and the number of pieces of them.
+int64_t own_block(const Segment& s) { return s.prefix() / key_block; }
+int64_t pieces_of(const Segment& s) { return (blocks_of(s) - own_block(s) + piece_blocks - 1) / piece_blocks; }
+
+/// dk and dv of one piece of a segment's own keys.
 template <class T>
-int64_t find_roots(Backward<T>& b, int64_t count, int64_t* roots) {
-  int64_t n = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const Segment& s = b.segments[i];
-    b.longest = at_least(b.longest, round_up(s.prefix() + s.length(), key_block));
-    if (s.root == i) roots[n++] = i;
-    if (s.root == i && s.next >= 0) b.longest_root = at_least(b.longest_root, round_up(s.length(), key_block));
+void run_piece(const Backward<T>& b, const Scratch& s, const Segment& segment, int64_t piece, int64_t head) {
+  const int64_t begin = own_block(segment) + piece * piece_blocks;
+  const int64_t limit = at_most(blocks_of(segment), begin + piece_blocks), first = begin * key_block;
+  const Scratch own = segment.next < 0 || segment.prefix() > 0 ? s : for_root(s);
+  sweep(b, own, segment, head, {0, 0, begin, limit, {false, true}});
+  if (segment.prefix() == 0) {
+    for (int64_t i = segment.next; i >= 0; i = b.segments[i].next) {
+      const Segment& sharer = b.segments[i];
+      if (sharer.prefix() <= first) continue;
+      const int64_t shared = at_most(limit, (sharer.prefix() + key_block - 1) / key_block);
+      sweep(b, s, sharer, head, {0, 0, begin, shared, {false, true}});
+      const int64_t floats = (at_most(shared * key_block, sharer.prefix()) - first) * b.h.padded;
+      add_floats(own.dk, s.dk, floats);
+      add_floats(own.dv, s.dv, floats);
+    }
   }
-  return n;
+  store_keys(b, own, segment, first, limit * key_block, head);
+}
+
+/// Whether tasks that own whole groups keep the threads busy enough: they do five products where others do seven.
+template <class T>
+bool by_groups(const Backward<T>& b, int threads) {
+  double total = 0, most = 0;
+  int64_t groups = 0;
+  for (int64_t r = 0; r < b.count; ++r) {
+    if (b.segments[r].root != r) continue;
+    double work = 0;
+    for (int64_t i = r; i >= 0; i = b.segments[i].next) {
+      const auto length = static_cast<double>(b.segments[i].length());
+      work += length * (static_cast<double>(b.segments[i].prefix()) + length / 2);
+    }
+    total += work;
+    most = work > most ? work : most;
+    ++groups;
+  }
+  const auto heads = static_cast<double>(b.h.kv_heads), workers = static_cast<double>(threads);
+  const double rounds = std::ceil(static_cast<double>(groups) * heads / workers) * most;
+  const double greedy = total * heads / workers + most * (1 - 1 / workers);
+  return 5 * (rounds < greedy ? rounds : greedy) <= 7 * total * heads / workers;
+}
+
+/// How the work is cut: which does not change a bit.
+struct Plan {
+  bool groups;
+  int64_t roots;
+};
+
+/// Lists the roots and sizes the buffers of dk and dv.
+template <class T>
+Plan make_plan(Backward<T>& b, int64_t* roots, int threads) {
+  Plan plan = {by_groups(b, threads), 0};
+  b.longest = b.longest_root = plan.groups ? 0 : piece_blocks;
+  for (int64_t i = 0; i < b.count; ++i) {
+    const Segment& s = b.segments[i];
+    if (s.root == i) roots[plan.roots++] = i;
+    if (!plan.groups) continue;
+    b.longest = at_least(b.longest, blocks_of(s));
+    if (s.root == i && s.next >= 0) b.longest_root = at_least(b.longest_root, blocks_of(s));
+  }
+  return plan;
+}
+
+template <class T>
+void run_pieces(const Backward<T>& b, Runtime& rt, float* workers, int64_t floats) {
+  const int64_t heads = b.h.kv_heads;
+  const auto run = [&](int64_t tasks, auto&& body) {
+    parallel_for(rt, tasks, [&](int64_t task, int worker) {
+      Scratch s;
+      lay_out(b, workers + worker * floats, s);
+      const Segment& segment = segment_of_task(b.segments, b.count, task);
+      const int64_t local = task - segment.first_task;
+      body(s, segment, local / heads, local % heads);
+    });
+  };
+  const auto chunks = [&](const Segment& s) { return s.chunks(b.chunk); };
+  run(number_tasks(b.segments, b.count, heads, chunks),
+      [&](const Scratch& s, const Segment& segment, int64_t chunk, int64_t head) {
+        // From the end, because late chunks of a long segment are the most work.
+        const int64_t token = segment.start + (segment.chunks(b.chunk) - 1 - chunk) * b.chunk;
+        const int64_t end = at_most(segment.end, token + b.chunk);
+        sweep_chunk(b, s, segment, head, {token, end, 0, blocks_of(segment), {true, false}});
+      });
+  run(number_tasks(b.segments, b.count, heads, pieces_of),
+      [&](const Scratch& s, const Segment& segment, int64_t piece, int64_t head) {
+        run_piece(b, s, segment, piece, head);
+      });
 }
 
 template <class T>
@@ -262,29 +457,34 @@ Status run_backward(const Call& c, const Heads& h, int64_t count) {
                 c.t[8].as<T>(),
                 c.t[9].as<T>(),
                 nullptr,
-                at_least(1, (h.padded <= 64 ? 192 : 96) / h.group),
+                count,
+                chunk_tokens(h),
                 0,
                 0};
   // Twice: the second block, which replaces the first, is sized by what the list of segments says.
   const int64_t list_bytes = round_up(count * static_cast<int64_t>(sizeof(Segment) + sizeof(int64_t)), 64);
-  int64_t bytes = at_least(64, list_bytes), groups = 0, floats = 0;
+  int64_t bytes = at_least(64, list_bytes), floats = 0, *roots = nullptr;
+  Plan plan = {};
   char* scratch = nullptr;
   for (int pass = 0; pass < 2; ++pass) {
     scratch = static_cast<char*>(c.rt->scratch(bytes));
     WS_CHECK(scratch != nullptr, oom, "no memory for %lld bytes of scratch", static_cast<long long>(bytes));
-    Segment* list = reinterpret_cast<Segment*>(scratch);
-    WS_TRY(read_segments(c.t[6], h.tokens, list, count));
-    b.segments = list;
-    groups = find_roots(b, count, reinterpret_cast<int64_t*>(list + count));
-    BackwardScratch sizes;
-    floats = lay_out<T>(b, nullptr, &sizes);
+    b.segments = reinterpret_cast<Segment*>(scratch);
+    WS_TRY(read_segments(c.t[6], h.tokens, b.segments, count));
+    roots = reinterpret_cast<int64_t*>(b.segments + count);
+    plan = make_plan(b, roots, c.rt->threads());
+    Scratch sizes;
+    floats = lay_out<T>(b, nullptr, sizes);
     bytes = list_bytes + floats * 4 * c.rt->threads();
   }
-  const int64_t* roots = reinterpret_cast<const int64_t*>(b.segments + count);
   float* workers = reinterpret_cast<float*>(scratch + list_bytes);
-  parallel_for(*c.rt, groups * h.kv_heads, [&](int64_t task, int worker) {
-    BackwardScratch s;
-    lay_out<T>(b, workers + worker * floats, &s);
+  if (!plan.groups) {
+    run_pieces(b, *c.rt, workers, floats);
+    return {};
+  }
+  parallel_for(*c.rt, plan.roots * h.kv_heads, [&](int64_t task, int worker) {
+    Scratch s;
+    lay_out(b, workers + worker * floats, s);
     run_group(b, s, b.segments[roots[task / h.kv_heads]], task % h.kv_heads);
   });
   return {};
@@ -294,9 +494,11 @@ Status run_backward(const Call& c, const Heads& h, int64_t count) {
 
 /// dq, dk, dv of attention(). With s the scaled and capped scores: p = exp(s - lse), dp = do v^T, delta = sum(do o),
 /// ds = p (dp - delta) (1 - (s / c)^2); dv = p^T do, dk = scale ds^T q, dq = scale ds k. f32 sums, one rounding.
-/// FLOPs 10 D per visible pair and head; scratch per worker: about 2 D floats per position of the longest segment,
-/// twice that when prefixes are shared. Tolerance against f64: 1e-5 of the largest gradient (f32).
-/// What must stay: sums over queries in order of the segment's tokens, sharers in order after the root.
+/// FLOPs 10 D per visible pair and head, 14 D when tasks are few. Scratch per worker: about 2 D floats per position of
+/// the longest segment, twice that when prefixes are shared; nothing of the kind when tasks are few.
+/// Tolerance against f64: 1e-5 of the largest gradient (f32); WS_LEVEL 4 rounds p and ds of bf16 operands to bf16.
+/// What must stay: dq sums blocks of keys in order, dk and dv query rows in order of the segment's tokens, sharers in
+/// order after the root; a hidden pair counts as zero.
 Status attention_backward(const Call& c) {
   const View &lse = c.t[2], &q = c.t[3], &k = c.t[4];
   Heads h = {};

@@ -53,6 +53,27 @@ static inline V in_range(V x, V other, int first, int low, int high) {
   return select_less(lane, set1(static_cast<float>(low)), other, below);
 }
 
+/// 2^x to about 1 ulp, for N vectors side by side: x = n + r with |r| <= 1/2, a polynomial in r. From -125 down the
+/// result is 2^-125, from 128 up something huge; NaN stays NaN, 2^0 is 1. A lane's bits do not depend on N.
+template <int N>
+static inline void exp2(V (&x)[N]) {
+  V n[N], y[N];
+  WS_EACH(N) x[i] = min(set1(127.4f), max(set1(-125.0f), x[i]));
+  WS_EACH(N) n[i] = round(x[i]);
+  WS_EACH(N) x[i] = sub(x[i], n[i]);
+  WS_EACH(N) y[i] = fma(set1(1.535336196e-4f), x[i], set1(1.339887385e-3f));
+  WS_EACH(N) y[i] = fma(y[i], x[i], set1(9.618436918e-3f));
+  WS_EACH(N) y[i] = fma(y[i], x[i], set1(5.550332367e-2f));
+  WS_EACH(N) y[i] = fma(y[i], x[i], set1(2.402264774e-1f));
+  WS_EACH(N) y[i] = fma(y[i], x[i], set1(6.931471825e-1f));
+  WS_EACH(N) y[i] = fma(y[i], x[i], set1(1.0f));
+#if WS_LEVEL >= 3
+  WS_EACH(N) x[i] = scale2(y[i], n[i]);
+#else
+  WS_EACH(N) x[i] = mul(y[i], pow2(n[i]));
+#endif
+}
+
 /// tanh(x) to about 2 ulp: a polynomial (Cephes tanhf) below 0.625, else 1 - 2 / (exp(2|x|) + 1). NaN stays NaN.
 static inline V tanh(V x) {
   const V size = max(x, sub(zero(), x));

@@ -1,99 +1,12 @@
-// Attention forward, backward and decode: against double references element by element,
-// equal bits alone, packed, decoded and on any number of threads, and what must be refused.
+// Attention forward and backward: against double references element by element, equal bits alone, packed and on any
+// number of threads, and what must be refused. Decoding is in attention_decode_test.cpp.
 #include <algorithm>
 
-#include "check.h"
+#include "attention_batch.h"
 
 using namespace check;
 
 namespace {
-
-// Layouts of a packed batch ------------------------------------------------------------------------------------------
-
-/// Tokens of one segment; prefix: how many tokens of segment `root` it shares (0: none).
-struct Part {
-  int length;
-  int root = -1;
-  int prefix = 0;
-};
-
-struct Layout {
-  std::vector<Part> parts;
-  std::vector<int> starts;
-  std::vector<int32_t> visibility;
-  int64_t tokens = 0;
-
-  explicit Layout(std::vector<Part> list) : parts(std::move(list)) {
-    for (const Part& p : parts) {
-      const int start = static_cast<int>(tokens);
-      const int p0 = p.prefix > 0 ? starts[static_cast<size_t>(p.root)] : start;
-      for (int i = 0; i < p.length; ++i)
-        for (const int x : {start, p.prefix > 0 ? p0 : 0, p.prefix > 0 ? p0 + p.prefix : 0}) visibility.push_back(x);
-      starts.push_back(start);
-      tokens += p.length;
-    }
-  }
-
-  Tensor tensor() const {
-    Tensor t(DType::i32, {tokens, 3});
-    if (tokens > 0) std::memcpy(t.bytes.data(), visibility.data(), t.bytes.size());
-    return t;
-  }
-
-  /// Tokens that the query sees, in logical order.
-  std::vector<int64_t> seen(int64_t query, int64_t window) const {
-    const int32_t* v = &visibility[static_cast<size_t>(query) * 3];
-    std::vector<int64_t> keys;
-    for (int64_t j = v[1]; j < v[2]; ++j) keys.push_back(j);
-    for (int64_t j = v[0]; j <= query; ++j) keys.push_back(j);
-    const auto size = static_cast<int64_t>(keys.size());
-    if (window > 0 && size > window) keys.erase(keys.begin(), keys.begin() + (size - window));
-    return keys;
-  }
-};
-
-Layout packed(const std::vector<Part>& parts) { return Layout(parts); }
-
-struct Setting {
-  int64_t heads, kv_heads, dim;
-  double window = 0, softcap = 0;
-  double scale() const { return 1.0 / std::sqrt(static_cast<double>(dim)); }
-};
-
-struct Batch {
-  Layout layout;
-  Setting set;
-  Tensor q, k, v, vis, dout;
-  Batch(Layout l, Setting s, DType type, uint64_t seed) : layout(std::move(l)), set(s) {
-    Random random(seed);
-    const int64_t n = layout.tokens;
-    q = random_tensor(random, type, {n, s.heads, s.dim}, s.softcap > 0 ? 3.0 : 1.0);
-    k = random_tensor(random, type, {n, s.kv_heads, s.dim});
-    v = random_tensor(random, type, {n, s.kv_heads, s.dim});
-    dout = random_tensor(random, type, {n, s.heads, s.dim});
-    vis = layout.tensor();
-  }
-};
-
-struct Forward {
-  Tensor o, lse;
-  explicit Forward(const Batch& b) : o(b.q.dtype, b.q.shape), lse(DType::f32, {b.layout.tokens, b.set.heads}) {}
-  Call call(Runtime& rt, const Batch& b) const {
-    return make_call(rt, {b.q.view(), b.k.view(), b.v.view(), b.vis.view(), o.view(), lse.view()},
-                     {b.set.scale(), b.set.window, b.set.softcap});
-  }
-};
-
-struct Backward {
-  Tensor dq, dk, dv;
-  explicit Backward(const Batch& b) : dq(b.q.dtype, b.q.shape), dk(b.q.dtype, b.k.shape), dv(b.q.dtype, b.k.shape) {}
-  Call call(Runtime& rt, const Batch& b, const Forward& f) const {
-    return make_call(rt,
-                     {b.dout.view(), f.o.view(), f.lse.view(), b.q.view(), b.k.view(), b.v.view(), b.vis.view(),
-                      dq.view(), dk.view(), dv.view()},
-                     {b.set.scale(), b.set.window, b.set.softcap});
-  }
-};
 
 // References ---------------------------------------------------------------------------------------------------------
 
@@ -101,7 +14,11 @@ struct Reference {
   std::vector<double> o, lse, dq, dk, dv;
 };
 
-Reference reference(const Batch& b) {
+double unrounded(double x) { return x; }
+double rounded(double x) { return to_float(to_bf16(static_cast<float>(x))); }
+
+/// `store` is what happens to numbers that a plain implementation keeps in tensors.
+Reference reference(const Batch& b, double (*store)(double) = unrounded) {
   const Setting& s = b.set;
   const int64_t n = b.layout.tokens, group = s.heads / s.kv_heads, d = s.dim;
   Reference r;
@@ -119,7 +36,7 @@ Reference reference(const Batch& b) {
       const auto at = [&](size_t j) { return (keys[j] * s.kv_heads + h / group) * d; };
       for (size_t j = 0; j < keys.size(); ++j) {
         for (int64_t x = 0; x < d; ++x) z[j] += b.q.at(row + x) * b.k.at(at(j) + x);
-        z[j] *= s.scale();
+        z[j] = store(store(z[j]) * s.scale());
         if (s.softcap > 0) {
           const double t = std::tanh(z[j] / s.softcap);
           z[j] = s.softcap * t;
@@ -131,13 +48,15 @@ Reference reference(const Batch& b) {
       const double lse = top + std::log(sum);
       r.lse[static_cast<size_t>(i * s.heads + h)] = lse;
       for (size_t j = 0; j < keys.size(); ++j)
-        for (int64_t x = 0; x < d; ++x) r.o[static_cast<size_t>(row + x)] += std::exp(z[j] - lse) * b.v.at(at(j) + x);
+        for (int64_t x = 0; x < d; ++x)
+          r.o[static_cast<size_t>(row + x)] += store(std::exp(z[j] - lse)) * b.v.at(at(j) + x);
+      for (int64_t x = 0; x < d; ++x) r.o[static_cast<size_t>(row + x)] = store(r.o[static_cast<size_t>(row + x)]);
       for (int64_t x = 0; x < d; ++x) delta += b.dout.at(row + x) * r.o[static_cast<size_t>(row + x)];
       for (size_t j = 0; j < keys.size(); ++j) {
-        const double p = std::exp(z[j] - lse);
+        const double p = store(std::exp(z[j] - lse));
         double dp = 0;
         for (int64_t x = 0; x < d; ++x) dp += b.dout.at(row + x) * b.v.at(at(j) + x);
-        const double ds = p * (dp - delta) * slope[j] * s.scale();
+        const double ds = store(p * (store(dp) - delta) * slope[j]) * s.scale();
         for (int64_t x = 0; x < d; ++x) {
           r.dq[static_cast<size_t>(row + x)] += ds * b.k.at(at(j) + x);
           r.dk[static_cast<size_t>(at(j) + x)] += ds * b.q.at(row + x);
@@ -146,6 +65,8 @@ Reference reference(const Batch& b) {
       }
     }
   }
+  for (std::vector<double>* x : {&r.dq, &r.dk, &r.dv})
+    for (double& v : *x) v = store(v);
   return r;
 }
 
@@ -158,8 +79,6 @@ double largest(const std::vector<double>& x) {
 
 // Suites -------------------------------------------------------------------------------------------------------------
 
-const std::vector<Part> mixed = {{5}, {37}, {1}, {40, 1, 37}, {3, 1, 20}, {64}, {70, 5, 33}, {2, 0, 5}};
-
 void against_reference(const Level& forward, Kernel backward, const Batch& b) {
   SerialRuntime rt;
   const bool exact = b.q.dtype == DType::f32;
@@ -168,14 +87,43 @@ void against_reference(const Level& forward, Kernel backward, const Batch& b) {
   CHECK_OK(forward.kernel(f.call(rt, b)));
   CHECK_OK(backward(g.call(rt, b, f)));
   const Reference r = reference(b);
-  // bf16: the probabilities see the rounding of nothing but the inputs, which the reference shares; the outputs
-  // round once, and o rounded enters the gradient through delta.
-  const double relative = exact ? 1e-5 : 4e-3, small = exact ? 3e-6 : 1e-5, deep = exact ? 1e-5 : 4e-3;
+  // bf16: the outputs round once, and o rounded enters the gradient through delta. Where products of bf16 pairs exist,
+  // probabilities round too.
+  const bool pairs = std::strcmp(forward.name, "avx512bf16") == 0;
+  const double relative = exact ? 1e-5 : 4e-3, deep = exact ? 1e-5 : 4e-3;
+  const double small = exact ? 3e-6 : pairs ? deep : 1e-5;
   CHECK_CLOSE(f.o, r.o, relative, small * largest(r.o));
   CHECK_CLOSE(f.lse, r.lse, 2e-6, 2e-6);
   CHECK_CLOSE(g.dq, r.dq, relative, deep * largest(r.dq));
   CHECK_CLOSE(g.dk, r.dk, relative, deep * largest(r.dk));
   CHECK_CLOSE(g.dv, r.dv, relative, small * largest(r.dv));
+}
+
+/// Root of the mean square of what x is off.
+double error_of(const std::vector<double>& x, const std::vector<double>& expected) {
+  double sum = 0;
+  for (size_t i = 0; i < x.size(); ++i) sum += (x[i] - expected[i]) * (x[i] - expected[i]);
+  return std::sqrt(sum / static_cast<double>(x.size()));
+}
+
+std::vector<double> numbers(const Tensor& t) {
+  std::vector<double> x;
+  for (int64_t i = 0; i < t.size(); ++i) x.push_back(t.at(i));
+  return x;
+}
+
+/// bf16 results are off by at most twice what plain bf16 tensors of scores, probabilities and their gradients make it.
+void against_plain(const Level& forward, Kernel backward, const Batch& b) {
+  SerialRuntime rt;
+  Forward f(b);
+  Backward g(b);
+  CHECK_OK(forward.kernel(f.call(rt, b)));
+  CHECK_OK(backward(g.call(rt, b, f)));
+  const Reference exact = reference(b), plain = reference(b, rounded);
+  CHECK(error_of(numbers(f.o), exact.o) <= 2 * error_of(plain.o, exact.o));
+  CHECK(error_of(numbers(g.dq), exact.dq) <= 2 * error_of(plain.dq, exact.dq));
+  CHECK(error_of(numbers(g.dk), exact.dk) <= 2 * error_of(plain.dk, exact.dk));
+  CHECK(error_of(numbers(g.dv), exact.dv) <= 2 * error_of(plain.dv, exact.dv));
 }
 
 void test_values(const Level& forward, Kernel backward) {
@@ -191,18 +139,12 @@ void test_values(const Level& forward, Kernel backward) {
   against_reference(forward, backward, Batch(packed(mixed), {6, 2, 40, 0, 5.0}, DType::f32, ++seed));
   against_reference(forward, backward, Batch(packed(mixed), {9, 3, 64, 0, 30.0}, DType::bf16, ++seed));
   against_reference(forward, backward, Batch(packed({{450}}), {9, 3, 64}, DType::f32, ++seed));
+  for (const int64_t dim : {64, 80, 128}) {
+    against_plain(forward, backward, Batch(packed({{200}, {90, 0, 70}}), {4, 2, dim}, DType::bf16, ++seed));
+  }
+  against_plain(forward, backward, Batch(packed({{200}}), {3, 3, 96, 50, 4}, DType::bf16, ++seed));
   against_reference(forward, backward, Batch(packed({{5}}), {40, 1, 20}, DType::f32, ++seed));
   against_reference(forward, backward, Batch(packed({{31}, {32}, {33}}), {1, 1, 1}, DType::f32, ++seed));
-}
-
-Tensor take(const Tensor& t, const std::vector<int64_t>& rows) {
-  std::vector<int64_t> shape = t.shape;
-  shape[0] = static_cast<int64_t>(rows.size());
-  Tensor out(t.dtype, shape);
-  const size_t bytes = t.bytes.size() / static_cast<size_t>(t.shape[0]);
-  for (size_t i = 0; i < rows.size(); ++i)
-    std::memcpy(&out.bytes[i * bytes], &t.bytes[static_cast<size_t>(rows[i]) * bytes], bytes);
-  return out;
 }
 
 /// A root with its sharers, taken out of the batch, gives the bits that it had in it.
@@ -250,99 +192,21 @@ void test_shared(const Level& forward, const Setting& set, DType type) {
 }
 
 void test_threads(const Level& forward, Kernel backward) {
-  for (const DType type : {DType::f32, DType::bf16}) {
-    Batch b(packed({{300}, {5}, {40, 0, 77}, {64}, {33, 0, 300}}), {6, 2, 24, 0, 8}, type, 5);
-    SerialRuntime rt;
-    Forward f(b);
-    Backward g(b);
-    CHECK_OK(forward.kernel(f.call(rt, b)));
-    CHECK(same_on_threads(forward.kernel, f.call(rt, b), f.o, f.o));
-    CHECK(same_on_threads(forward.kernel, f.call(rt, b), f.lse, f.lse));
-    CHECK(same_on_threads(backward, g.call(rt, b, f), g.dq, g.dq));
-    CHECK(same_on_threads(backward, g.call(rt, b, f), g.dk, g.dk));
-    CHECK(same_on_threads(backward, g.call(rt, b, f), g.dv, g.dv));
-  }
-}
-
-// Decode -------------------------------------------------------------------------------------------------------------
-
-struct Cache {
-  Tensor keys, values;
-  Cache(int64_t blocks, const Setting& s, DType type)
-      : keys(type, {blocks, s.kv_heads, s.dim, 32}), values(type, {blocks, s.kv_heads, 32, s.dim}) {
-    // What was never written must never matter.
-    std::memset(keys.bytes.data(), 0xff, keys.bytes.size());
-    std::memset(values.bytes.data(), 0xff, values.bytes.size());
-  }
-};
-
-struct Kernels {
-  Kernel forward, decode, write;
-};
-
-/// Every token of every segment as if it were the newest: the bits of the packed forward pass.
-void test_decode(const Kernels& kernels, const Batch& b) {
-  SerialRuntime rt;
-  Forward f(b);
-  CHECK_OK(kernels.forward(f.call(rt, b)));
-  Random random(9);
-  const int64_t tokens = b.layout.tokens;
-  for (const Part& part : b.layout.parts) {
-    const auto index = static_cast<size_t>(&part - b.layout.parts.data());
-    const int64_t length = part.prefix + part.length, blocks = (length + 31) / 32;
-    const int64_t last = b.layout.starts[index] + part.length - 1;
-    const std::vector<int64_t> keys = b.layout.seen(last, 0);
-    // Blocks in a shuffled order, among others that hold NaN.
-    std::vector<int32_t> table;
-    for (int64_t i = 0; i < blocks; ++i) table.push_back(static_cast<int32_t>((i * 7 + 3) % (blocks + 9)));
-    std::vector<int32_t> unique = table;
-    std::sort(unique.begin(), unique.end());
-    if (std::unique(unique.begin(), unique.end()) != unique.end()) {
-      for (int64_t i = 0; i < blocks; ++i) table[static_cast<size_t>(i)] = static_cast<int32_t>(blocks + 8 - i);
-    }
-    Cache cache(blocks + 9, b.set, b.q.dtype);
-    for (int64_t at = part.prefix; at < length; ++at) {
-      std::vector<int32_t> slots;
-      std::vector<int64_t> rows;
-      for (int64_t t = at == part.prefix ? 0 : at; t <= at; ++t) {
-        rows.push_back(keys[static_cast<size_t>(t)]);
-        slots.push_back(table[static_cast<size_t>(t / 32)] * 32 + static_cast<int32_t>(t % 32));
-      }
-      const Tensor k = take(b.k, rows), v = take(b.v, rows), slot = integers(slots);
-      CHECK_OK(kernels.write(make_call(rt, {cache.keys.view(), cache.values.view(), k.view(), v.view(), slot.view()})));
-      const int64_t token = b.layout.starts[index] + at - part.prefix;
-      // Twice in one call: the neighbour must not matter.
-      const Tensor q = take(b.q, {token, tokens - 1, token});
-      Tensor tables(DType::i32, {3, blocks});
-      for (int64_t i = 0; i < 3 * blocks; ++i) tables.set(i, table[static_cast<size_t>(i % blocks)]);
-      const Tensor lengths = integers({static_cast<int32_t>(at + 1), 1, static_cast<int32_t>(at + 1)});
-      if (at > 0 && b.set.window > 0) tables.set(2 * blocks, at + 1 - b.set.window >= 32 ? -1 : tables.at(2 * blocks));
-      Tensor o(b.q.dtype, q.shape);
-      if (b.set.window > 0) tables.set(blocks, table[0]);
-      CHECK_OK(kernels.decode(
-          make_call(rt, {q.view(), cache.keys.view(), cache.values.view(), tables.view(), lengths.view(), o.view()},
-                    {b.set.scale(), b.set.window, b.set.softcap})));
-      const Tensor expected = take(f.o, {token});
-      CHECK_SAME(take(o, {0}), expected);
-      CHECK_SAME(take(o, {2}), expected);
+  for (const double window : {0.0, 90.0}) {
+    for (const DType type : {DType::f32, DType::bf16}) {
+      // Few long groups: on one thread a task owns a group, on many it owns queries or keys.
+      Batch b(packed({{600}, {5}, {40, 0, 77}, {64}, {33, 0, 600}, {350, 0, 290}}), {6, 2, 24, window, 8}, type, 5);
+      SerialRuntime rt;
+      Forward f(b);
+      Backward g(b);
+      CHECK_OK(forward.kernel(f.call(rt, b)));
+      CHECK(same_on_threads(forward.kernel, f.call(rt, b), f.o, f.o));
+      CHECK(same_on_threads(forward.kernel, f.call(rt, b), f.lse, f.lse));
+      CHECK(same_on_threads(backward, g.call(rt, b, f), g.dq, g.dq));
+      CHECK(same_on_threads(backward, g.call(rt, b, f), g.dk, g.dk));
+      CHECK(same_on_threads(backward, g.call(rt, b, f), g.dv, g.dv));
     }
   }
-}
-
-void test_decode_threads(const Kernels& kernels) {
-  Random random(4);
-  const Setting s{8, 4, 40};
-  Tensor keys = random_tensor(random, DType::f32, {6, 4, 40, 32}),
-         values = random_tensor(random, DType::f32, {6, 4, 32, 40});
-  const Tensor q = random_tensor(random, DType::f32, {3, 8, 40});
-  Tensor table(DType::i32, {3, 3}), o(DType::f32, {3, 8, 40});
-  for (int i = 0; i < 9; ++i) table.set(i, i % 6);
-  const Tensor lengths = integers({96, 1, 40});
-  SerialRuntime rt;
-  CHECK(same_on_threads(
-      kernels.decode,
-      make_call(rt, {q.view(), keys.view(), values.view(), table.view(), lengths.view(), o.view()}, {s.scale(), 0, 0}),
-      o, o));
 }
 
 // Refusals and edges -------------------------------------------------------------------------------------------------
@@ -410,39 +274,15 @@ void test_refusals(const Level& forward, Kernel backward) {
   CHECK_CODE(backward(Backward(good).call(poor, good, f)), oom);
 }
 
-void test_decode_refusals(Kernel decode) {
-  SerialRuntime rt;
-  const Tensor q(DType::f32, {2, 4, 8}), keys(DType::f32, {3, 2, 8, 32}), values(DType::f32, {3, 2, 32, 8}), o = q;
-  Tensor table(DType::i32, {2, 2});
-  const auto run = [&](std::vector<int32_t> lengths) {
-    const Tensor l = integers(lengths);
-    return decode(make_call(rt, {q.view(), keys.view(), values.view(), table.view(), l.view(), o.view()}, {1, 0, 0}));
-  };
-  CHECK_OK(run({64, 1}));
-  CHECK_CODE(run({65, 1}), shape);
-  CHECK_CODE(run({0, 1}), shape);
-  CHECK_CODE(run({-5, 1}), shape);
-  CHECK_CODE(run({5}), shape);
-  table.set(1, 3);
-  CHECK_CODE(run({64, 1}), shape);
-  CHECK_OK(run({32, 1}));
-  table.set(1, -1);
-  CHECK_CODE(run({33, 1}), shape);
-}
-
-void test_edges(const Level& forward, Kernel backward, Kernel decode) {
+void test_edges(const Level& forward, Kernel backward, DType type) {
   SerialRuntime rt;
   const Batch none(packed({}), {4, 2, 8}, DType::f32, 1);
   Forward f(none);
   CHECK_OK(forward.kernel(f.call(rt, none)));
   CHECK_OK(backward(Backward(none).call(rt, none, f)));
-  const Tensor q(DType::f32, {0, 4, 8}), keys(DType::f32, {0, 2, 8, 32}), values(DType::f32, {0, 2, 32, 8});
-  const Tensor table(DType::i32, {0, 0}), lengths(DType::i32, {0});
-  CHECK_OK(
-      decode(make_call(rt, {q.view(), keys.view(), values.view(), table.view(), lengths.view(), q.view()}, {1, 0, 0})));
 
   // A NaN reaches the tokens that see it and no others; huge scores neither overflow nor lose the maximum.
-  Batch b(packed({{40}, {10, 0, 20}, {6}}), {2, 1, 16}, DType::f32, 8);
+  Batch b(packed({{40}, {10, 0, 20}, {6}}), {2, 1, 16}, type, 8);
   Batch clean = b;
   b.k.set(25 * 16, std::nan(""));
   b.v.set(25 * 16, std::nan(""));
@@ -460,7 +300,7 @@ void test_edges(const Level& forward, Kernel backward, Kernel decode) {
   CHECK_OK(backward(g.call(rt, b, bad)));
 
   // What the window has left behind is never read, not even with weight zero.
-  Batch passed_by(packed({{45}}), {3, 1, 20, 6}, DType::f32, 8);
+  Batch passed_by(packed({{45}}), {3, 1, 20, 6}, type, 8);
   Batch whole = passed_by;
   for (int64_t d = 0; d < 20; ++d) passed_by.v.set(10 * 20 + d, HUGE_VAL);
   Forward some(passed_by), full(whole);
@@ -472,12 +312,12 @@ void test_edges(const Level& forward, Kernel backward, Kernel decode) {
   CHECK_SAME(take(some.o, spared), take(full.o, spared));
   CHECK(std::isinf(some.o.at(15 * 60)) && std::isfinite(some.o.at(16 * 60)));
 
-  Batch large(packed({{50}}), {1, 1, 8}, DType::f32, 2);
+  Batch large(packed({{50}}), {1, 1, 8}, type, 2);
   for (int64_t i = 0; i < large.q.size(); ++i) large.q.set(i, large.q.at(i) * 3e3);
   Forward far(large);
   CHECK_OK(forward.kernel(far.call(rt, large)));
   // Scores of 1e4 carry a rounding of 1e-3, and so do the probabilities.
-  CHECK_CLOSE(far.o, reference(large).o, 5e-3, 5e-3);
+  CHECK_CLOSE(far.o, reference(large).o, 8e-3, 8e-3);
 }
 
 /// The hand-derived reference against central differences of its own forward pass.
@@ -508,24 +348,17 @@ void test_reference() {
 
 struct Set {
   Level attention;
-  Kernel backward, decode, write;
+  Kernel backward;
 };
 
 const Set sets[] = {
-    {{"v2", true, v2::attention}, v2::attention_backward, v2::attention_decode, v2::cache_write},
-    {{"avx2", has_avx2(), avx2::attention}, avx2::attention_backward, avx2::attention_decode, avx2::cache_write},
-    {{"avx512", has_avx512(), avx512::attention},
-     avx512::attention_backward,
-     avx512::attention_decode,
-     avx512::cache_write},
-    {{"avx512bf16", has_avx512bf16(), avx512bf16::attention},
-     avx512bf16::attention_backward,
-     avx512bf16::attention_decode,
-     avx512bf16::cache_write},
+    {{"v2", true, v2::attention}, v2::attention_backward},
+    {{"avx2", has_avx2(), avx2::attention}, avx2::attention_backward},
+    {{"avx512", has_avx512(), avx512::attention}, avx512::attention_backward},
+    {{"avx512bf16", has_avx512bf16(), avx512bf16::attention}, avx512bf16::attention_backward},
 };
 
 void test_level(const Set& s) {
-  const Kernels kernels{s.attention.kernel, s.decode, s.write};
   test_values(s.attention, s.backward);
   for (const DType type : {DType::f32, DType::bf16}) {
     for (const Setting& set : {Setting{4, 2, 24}, Setting{2, 2, 16, 20, 3}, Setting{9, 1, 64}}) {
@@ -533,14 +366,11 @@ void test_level(const Set& s) {
       for (const size_t root : {size_t{0}, size_t{1}, size_t{2}, size_t{5}})
         test_alone(s.attention, s.backward, all, root);
       test_shared(s.attention, set, type);
-      test_decode(kernels, all);
     }
+    test_edges(s.attention, s.backward, type);
   }
   test_threads(s.attention, s.backward);
-  test_decode_threads(kernels);
   test_refusals(s.attention, s.backward);
-  test_decode_refusals(s.decode);
-  test_edges(s.attention, s.backward, s.decode);
 }
 
 }  // namespace

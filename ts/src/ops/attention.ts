@@ -143,6 +143,7 @@ const attentionCases: readonly AttentionCase[] = [
   { tokens: 40, heads: [8, 1], size: 128, visibility: causal(31, 9) },
   { tokens: 36, heads: [1, 1], size: 256, visibility: causal(36) },
   { tokens: 1024, heads: [16, 4], size: 64, visibility: causal(512, 512), bench: true },
+  { tokens: 2048, heads: [8, 8], size: 128, visibility: causal(2048), bench: true },
 ]
 
 const optionsOf = (c: AttentionCase) => ({ scale: c.size ** -0.5, window: c.window ?? 0, softcap: c.softcap ?? 0 })
@@ -212,7 +213,7 @@ const attentionOp = defineOp({
 })
 
 /**
- * Packed attention with grouped queries. Key blocks are 32 logical positions counted from a sequence's
+ * Packed attention with grouped queries. Key blocks are 64 logical positions counted from a sequence's
  * position 0, so a sequence has the same bits alone, packed, with its prefix shared, and by the cache.
  *
  * @param q [N, H, D]
