@@ -31,7 +31,7 @@ struct Device {
   virtual int threads() const = 0;
 };
 
-/// CPU device. level: "" for the best that this machine has, else "v2", "avx2", "avx512" or "avx512bf16".
+/// CPU device. level: "" for the best that this machine has, else "v2", "avx2", "avx512", "avx512bf16" or "amx".
 std::unique_ptr<Device> open_cpu(const char* level, int threads, int64_t limit_bytes, Status& status);
 
 /// What the CPU can do, as a blank-separated list of levels from low to high.
