@@ -36,6 +36,10 @@ std::unique_ptr<Device> open_cpu(const char* level, int threads, int64_t limit_b
 
 /// What the CPU can do, as a blank-separated list of levels from low to high.
 const char* cpu_levels();
+/// The level that is taken when none is named.
+const char* cpu_best_level();
+/// Why the level `amx` is not among them; null when it is.
+const char* cpu_amx_refusal();
 /// Physical cores that affinity and the cgroup quota allow.
 int default_threads();
 

@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <map>
 #include <set>
 #include <string>
@@ -66,7 +67,7 @@ const char* amx_refusal() {
   return has_avx512bf16() ? nullptr : "the processor has no AVX512-BF16";
 #else
   static const char* const refusal = []() -> const char* {
-    constexpr unsigned tile_bits = 1u << 22 | 1u << 24, tile_state = 3u << 17, request_permission = 0x1023, tile_data = 18;
+    constexpr unsigned tile_bits = 1u << 22 | 1u << 24, tile_state = 3u << 17, request = 0x1023, tile_data = 18;
     unsigned a = 0, b = 0, c = 0, d = 0;
     if (!has_avx512bf16() || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & tile_bits) != tile_bits) {
       return "the processor has no AMX-BF16";
@@ -74,7 +75,7 @@ const char* amx_refusal() {
     unsigned low = 0, high = 0;
     __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     if ((low & tile_state) != tile_state) return "the system does not save tiles (XCR0)";
-    if (syscall(SYS_arch_prctl, request_permission, tile_data) != 0) return "the system refuses tiles (arch_prctl)";
+    if (syscall(SYS_arch_prctl, request, tile_data) != 0) return "the system refuses tiles (arch_prctl)";
     return amx::check_tiles();
   }();
   return refusal;
@@ -255,6 +256,9 @@ const char* cpu_levels() {
   return list.c_str();
 }
 
+const char* cpu_best_level() { return find_level("")->name; }
+const char* cpu_amx_refusal() { return amx_refusal(); }
+
 int default_threads() {
   cpu_set_t allowed;
   CPU_ZERO(&allowed);
@@ -270,8 +274,9 @@ int default_threads() {
 std::unique_ptr<Device> open_cpu(const char* wanted, int threads, int64_t limit_bytes, Status& status) {
   const Level* level = find_level(wanted);
   if (level == nullptr) {
-    status = fail(Code::device, "the instruction-set level '%s' is not available; this machine has: %s", wanted,
-                  cpu_levels());
+    const bool tiles = std::strcmp(wanted, "amx") == 0 && amx_refusal() != nullptr;
+    status = fail(Code::device, "the instruction-set level '%s' is not available%s%s; this machine has: %s", wanted,
+                  tiles ? ", " : "", tiles ? amx_refusal() : "", cpu_levels());
     return nullptr;
   }
   return std::make_unique<CpuDevice>(*level, threads < 1 ? default_threads() : threads, limit_bytes);

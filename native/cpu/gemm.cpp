@@ -191,7 +191,8 @@ void multiply_panel(const Product& g, const Block& block, Source source, int64_t
 }
 
 void multiply_block(const Product& g, const Block& block, Source source) {
-  g.form.pack_a(rows_of(g.a, block.row, g.s.m, block.k), {block.rows, MR, 1, block.elements, block.steps, block.packed_a, true});
+  const Lines rows = rows_of(g.a, block.row, g.s.m, block.k);
+  g.form.pack_a(rows, {block.rows, MR, 1, block.elements, block.steps, block.packed_a, true});
   if (source == Source::packed) {
     const Lines columns = columns_of(g.b, block.column, g.s.n, block.k);
     g.form.pack_b(columns, {block.columns, NR, W, block.elements, block.steps, block.packed_b, false});

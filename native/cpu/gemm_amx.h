@@ -1,7 +1,7 @@
 // The matrix product by tiles (amx.h): bf16 x bf16 at WS_LEVEL 5. Included by gemm.cpp only. Lines of the left operand
-// lie in tiles as they lie in memory, lines of the right one are packed in pairs across. A register block is 2 x 2 tiles
-// of 16 x 16 sums. Blocks as in kernels.md 11.3: 512 elements of k, so that a strip of 32 left lines (32 KB) stays in
-// the first-level cache while the panels of the right operand pass through; sums wait in memory between blocks of k.
+// are in tiles as they are in memory, lines of the right one are packed in pairs across. A register block is 2 x 2
+// tiles of 16 x 16 sums. A block of k has 512 elements, so that a strip of 32 left lines (32 KB) stays in the
+// first-level cache while the panels of the right operand pass through; sums wait in memory between blocks of k.
 //
 // What must stay: a sum is taken over groups of 32 elements from k = 0, the last one filled up with zeros, one tile
 // instruction each, in order. So its bits depend on k alone: not on m, n, its place, which operand is the left one
@@ -20,7 +20,7 @@ constexpr int64_t strip = 32;                    // lines of a register block, o
 constexpr int64_t sums_of_strip = strip * strip;
 constexpr int64_t few_lines = 96;  // rows of A up to which B is the left operand, read in place
 
-// The register block ---------------------------------------------------------------------------------------------------
+// The register block --------------------------------------------------------------------------------------------------
 
 /// Strides in bytes.
 struct TileRun {
@@ -33,7 +33,7 @@ struct TileRun {
   const char* next;  // what the next run reads in place, 1 KB of each of 32 lines; null: nothing to ask for
 };
 
-/// Asks for all that a line of the next run has, two lines a turn: one long piece of a line comes faster than a bit of each.
+/// Asks for all that the next run reads of two lines: a long piece of one line comes faster than a bit of each.
 [[gnu::always_inline]] inline void prefetch_next(const TileRun& t, int64_t turn) {
   for (int64_t line = 2 * turn; line < 2 * turn + 2; ++line) {
     for (int64_t i = 0; i < block_groups; ++i) __builtin_prefetch(t.next + line * t.left_line + 64 * i, 0, 2);
@@ -111,7 +111,7 @@ class TileState {
   int64_t lines_ = 0;
 };
 
-// Packing the left operand ---------------------------------------------------------------------------------------------
+// Packing the left operand --------------------------------------------------------------------------------------------
 
 /// Up to 16 lines of one group as they lie in a tile; elements and lines that do not exist are zero.
 void pack_left_tile(const Lines& from, int64_t lines, int64_t elements, float* to) {
@@ -151,7 +151,7 @@ void pack_left(const Lines& from, int64_t lines, int64_t elements, float* to) {
   }
 }
 
-// The grid -------------------------------------------------------------------------------------------------------------
+// The grid ------------------------------------------------------------------------------------------------------------
 
 /// How a product by tiles is cut. Depends on the shape, and on whether B's columns can be read in place.
 struct TilePlan {
@@ -264,9 +264,8 @@ void multiply_tile_block(const TileWork& g, const TileBlock& b, TileState& tiles
                         : reinterpret_cast<const char*>(b.left + line * b.groups * group_steps);
     for (int64_t column = 0; column < b.columns; column += strip, t.sums += sums_of_strip) {
       const int64_t columns = smaller(strip, b.columns - column), width = round_up(columns, 16);
-      const float* panel = g.plan.shared
-                               ? g.shared + (b.column + column) * g.plan.groups * group_steps + b.first * group_steps * width
-                               : b.right + column * b.groups * group_steps;
+      const int64_t shared_at = (b.column + column) * g.plan.groups * group_steps + b.first * group_steps * width;
+      const float* panel = g.plan.shared ? g.shared + shared_at : b.right + column * b.groups * group_steps;
       t.right = reinterpret_cast<const char*>(panel);
       t.right_step = 4 * width;
       t.right_group = group_steps * t.right_step;

@@ -18,8 +18,8 @@ struct Lines {
 };
 
 /// What is packed: `lines` lines in strips of `strip` (the last one of width round_up(rest, quantum)), `elements` of
-/// each, in steps. Strip s starts at to + s * strip * room and holds to[step * width + line]; steps that the elements do
-/// not fill, up to room, are zero.
+/// each, in steps. Strip s starts at to + s * strip * room and holds to[step * width + line]; steps up to room that the
+/// elements do not fill are zero.
 struct Packing {
   int64_t lines, strip, quantum, elements;
   int64_t room;  // steps of a strip

@@ -35,7 +35,7 @@ struct Singles {
 
 #if WS_LEVEL >= 4
 
-/// Two elements of a line, as they lie in packed memory. A vector of them is a V that is only moved, and multiplied below.
+/// Two elements of a line in packed memory. A vector of them is a V that is only moved, and multiplied below.
 struct Pair {
   bf16 low, high;
 };
@@ -57,8 +57,8 @@ static inline V set1(Pair p) {
 
 static inline const __m256i* words(const bf16* p) { return reinterpret_cast<const __m256i*>(p); }
 
-/// Steps of two elements that are `next` apart; `both`: the second one exists, else it is zero. Earlier: the half of the
-/// four bytes that the earlier element lies in, 1 for VDPBF16PS, 0 for tiles, which take pairs as they lie in memory.
+/// Steps of two elements that are `next` apart; `both`: the second one exists, else it is zero. Earlier: the half of
+/// the four bytes that has the earlier element, 1 for VDPBF16PS, 0 for tiles, which take pairs as they are in memory.
 template <int Earlier>
 struct PairsOf {
   using Element = bf16;

@@ -42,11 +42,22 @@ export interface NativeDevice {
   close(): void
 }
 
+/** What the addon says of the processor. */
+export interface NativeCpu {
+  /** Instruction-set levels, separated by blanks, from low to high. */
+  readonly levels: string
+  /** The level that is taken when none is named. */
+  readonly best: string
+  /** Why `amx` is not among the levels; empty when it is. */
+  readonly amx: string
+  readonly threads: number
+}
+
 /** What the addon exports. */
 export interface Addon {
   readonly Device: new (level: string, threads: number, limitBytes: number) => NativeDevice
   ops(): { name: string; family: string; signature: string; parameters: string }[]
-  cpu(): { levels: string; threads: number }
+  cpu(): NativeCpu
 }
 
 const require = createRequire(import.meta.url)
