@@ -52,9 +52,16 @@
       "cflags_cc": ["-march=x86-64-v4", "-mavx512bf16", "-mprefer-vector-width=512"]
     },
     {
+      "target_name": "kernels_amx",
+      "type": "static_library",
+      "sources": ["<@(kernel_files)"],
+      "defines": ["WS_LEVEL=5", "WS_NS=amx"],
+      "cflags_cc": ["-march=x86-64-v4", "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mprefer-vector-width=512"]
+    },
+    {
       "target_name": "whetstone",
       "sources": ["<@(other_files)"],
-      "dependencies": ["kernels_v2", "kernels_avx2", "kernels_avx512", "kernels_avx512bf16"],
+      "dependencies": ["kernels_v2", "kernels_avx2", "kernels_avx512", "kernels_avx512bf16", "kernels_amx"],
       "include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")"],
       "defines": [
         "NAPI_VERSION=9", "NODE_ADDON_API_DISABLE_CPP_EXCEPTIONS", "NODE_ADDON_API_DISABLE_DEPRECATED",

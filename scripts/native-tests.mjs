@@ -20,7 +20,7 @@ import {
   withoutPaths,
 } from './common.mjs'
 
-const levels = ['v2', 'avx2', 'avx512', 'avx512bf16']
+const levels = ['v2', 'avx2', 'avx512', 'avx512bf16', 'amx']
 
 const sanitizers = [
   { name: 'address, undefined', folder: 'build-asan', flags: 'address,undefined', includes: () => true },

@@ -23,6 +23,7 @@ t.test('a working installation', async (t) => {
   t.ok(report.threads.count >= 1 && report.threads.reason !== '')
   t.ok(report.threads.physicalCores >= 1 && report.threads.physicalCores <= report.threads.allowedCpus)
   t.ok(report.memory.totalBytes >= report.memory.freeBytes)
+  t.equal(report.cpu.amx === '', report.cpu.levels.includes('amx'), 'a level that is missing has a reason')
   t.equal(report.cuda.usable, report.cuda.reasons.length === 0)
   t.ok(report.cuda.usable || report.cuda.reasons[0] !== '', 'a reason')
   t.same(JSON.parse(JSON.stringify(report)), report, 'plain data')

@@ -320,10 +320,13 @@ Napi::Value ops(const Napi::CallbackInfo& info) {
   return list;
 }
 
-/// cpu() -> { levels, threads }: what the machine has, without opening a device.
+/// cpu() -> { levels, best, amx, threads }: what the machine has, without opening a device; amx: why that level is
+/// missing, empty when it is not.
 Napi::Value cpu(const Napi::CallbackInfo& info) {
   Napi::Object out = Napi::Object::New(info.Env());
   out.Set("levels", cpu_levels());
+  out.Set("best", cpu_best_level());
+  out.Set("amx", cpu_amx_refusal() != nullptr ? cpu_amx_refusal() : "");
   out.Set("threads", default_threads());
   return out;
 }

@@ -35,7 +35,7 @@ struct Device {
   virtual int threads() const = 0;
 };
 
-/// CPU device. level: "" for the best that this machine has, else "v2", "avx2", "avx512" or "avx512bf16".
+/// CPU device. level: "" for the best that this machine has, else "v2", "avx2", "avx512", "avx512bf16" or "amx".
 std::unique_ptr<Device> open_cpu(const char* level, int threads, int64_t limit_bytes, Status& status);
 
 /// GPU number `ordinal` of those that the driver shows. Blocks the calling thread while the driver starts.
@@ -43,6 +43,10 @@ std::unique_ptr<Device> open_cuda(int ordinal, int64_t limit_bytes, Status& stat
 
 /// What the CPU can do, as a blank-separated list of levels from low to high.
 const char* cpu_levels();
+/// The level that is taken when none is named.
+const char* cpu_best_level();
+/// Why the level `amx` is not among them; null when it is.
+const char* cpu_amx_refusal();
 /// Physical cores that affinity and the cgroup quota allow.
 int default_threads();
 

@@ -150,7 +150,7 @@ void hide_key(Pair, float* steps, int64_t n, bool later) {
   for (int64_t i = 0; i < n; ++i) {
     Pair pair;
     std::memcpy(&pair, steps + i, sizeof pair);
-    (later ? pair.second : pair.first) = bf16{0};
+    (later ? pair.low : pair.high) = bf16{0};
     std::memcpy(steps + i, &pair, sizeof pair);
   }
 }

@@ -2,12 +2,15 @@
 // scratch arena of the running op. Kernels are reached through the tables of kernels.cpp, one per level.
 #include "../core/device.h"
 
+#include <cpuid.h>
 #include <sched.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <map>
 #include <set>
 #include <string>
@@ -29,6 +32,10 @@ extern const Kernel kernels[op_count];
 }
 namespace avx512bf16 {
 extern const Kernel kernels[op_count];
+}
+namespace amx {
+extern const Kernel kernels[op_count];
+const char* check_tiles();
 }
 #endif
 
@@ -52,6 +59,34 @@ bool has_avx512() {
 
 bool has_avx512bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 bool always() { return true; }
+
+/// Why this machine cannot have the level `amx`; null when it can. Found out once: the system must let the process use
+/// tiles (8 KB more for a thread that does), and then the instructions must do what the kernels expect of them.
+const char* amx_refusal() {
+#if defined(WS_TILE_MODEL)
+  return has_avx512bf16() ? nullptr : "the processor has no AVX512-BF16";
+#else
+  static const char* const refusal = []() -> const char* {
+    constexpr unsigned tile_bits = 1u << 22 | 1u << 24, tile_state = 3u << 17, request = 0x1023, tile_data = 18;
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (!has_avx512bf16() || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & tile_bits) != tile_bits) {
+      return "the processor has no AMX-BF16";
+    }
+    unsigned low = 0, high = 0;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    if ((low & tile_state) != tile_state) return "the system does not save tiles (XCR0)";
+    if (syscall(SYS_arch_prctl, request, tile_data) != 0) return "the system refuses tiles (arch_prctl)";
+    return amx::check_tiles();
+  }();
+  return refusal;
+#endif
+}
+bool has_amx() { return amx_refusal() == nullptr; }
+#if defined(WS_TILE_MODEL)
+bool has_real_tiles() { return false; }
+#else
+bool has_real_tiles() { return true; }
+#endif
 /// AMD does two VDPBF16PS per clock, twice the rate of multiply-adds; Intel's first processors do half that rate.
 bool has_fast_dot() { return __builtin_cpu_is("amd"); }
 
@@ -62,6 +97,7 @@ const Level levels[] = {
     {"avx2", avx2::kernels, has_avx2, always},
     {"avx512", avx512::kernels, has_avx512, always},
     {"avx512bf16", avx512bf16::kernels, has_avx512bf16, has_fast_dot},
+    {"amx", amx::kernels, has_amx, has_real_tiles},
 };
 
 const Level* find_level(const std::string& wanted) {
@@ -220,6 +256,9 @@ const char* cpu_levels() {
   return list.c_str();
 }
 
+const char* cpu_best_level() { return find_level("")->name; }
+const char* cpu_amx_refusal() { return amx_refusal(); }
+
 int default_threads() {
   cpu_set_t allowed;
   CPU_ZERO(&allowed);
@@ -235,8 +274,9 @@ int default_threads() {
 std::unique_ptr<Device> open_cpu(const char* wanted, int threads, int64_t limit_bytes, Status& status) {
   const Level* level = find_level(wanted);
   if (level == nullptr) {
-    status = fail(Code::device, "the instruction-set level '%s' is not available; this machine has: %s", wanted,
-                  cpu_levels());
+    const bool tiles = std::strcmp(wanted, "amx") == 0 && amx_refusal() != nullptr;
+    status = fail(Code::device, "the instruction-set level '%s' is not available%s%s; this machine has: %s", wanted,
+                  tiles ? ", " : "", tiles ? amx_refusal() : "", cpu_levels());
     return nullptr;
   }
   return std::make_unique<CpuDevice>(*level, threads < 1 ? default_threads() : threads, limit_bytes);

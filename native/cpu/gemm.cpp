@@ -9,6 +9,9 @@
 
 #include "gemm_pack.h"
 #include "gemm_tile.h"
+#if WS_LEVEL >= 5
+#include "gemm_amx.h"
+#endif
 
 namespace ws::WS_NS {
 namespace {
@@ -30,16 +33,16 @@ struct Form {
 template <class A, class B>
 constexpr Form singles = {1, pack<Singles<A>>, pack<Singles<B>>, multiply<Singles<float>>, multiply<Singles<B>>,
                           multiply_lines<Singles<B>>};
-#if WS_LEVEL >= 4
+#if WS_LEVEL == 4
 constexpr Form pairs_form = {2, pack<Pairs>, pack<Pairs>, multiply<Singles<Pair, Pair>>, multiply<Pairs>,
                              multiply_lines<Pairs>};
 #endif
 
-constexpr int most_per = WS_LEVEL >= 4 ? 2 : 1;
+constexpr int most_per = WS_LEVEL == 4 ? 2 : 1;
 
 Form form_of(DType a, DType b) {
   if (a == DType::f32) return b == DType::f32 ? singles<float, float> : singles<float, bf16>;
-#if WS_LEVEL >= 4
+#if WS_LEVEL == 4
   if (b == DType::bf16) return pairs_form;
 #endif
   return b == DType::f32 ? singles<bf16, float> : singles<bf16, bf16>;
@@ -160,7 +163,7 @@ Multiply choose_panel(const Product& g, const Block& block, Source source, int64
     return g.form.rows;
   }
   float* panel = block.packed_b + (column - block.column) * block.steps;
-  if (source == Source::rows) g.form.pack_b(lines, {lines.count, NR, W, block.elements, panel, false});
+  if (source == Source::rows) g.form.pack_b(lines, {lines.count, NR, W, block.elements, block.steps, panel, false});
   tile.b = panel;
   return g.form.packed;
 }
@@ -188,10 +191,11 @@ void multiply_panel(const Product& g, const Block& block, Source source, int64_t
 }
 
 void multiply_block(const Product& g, const Block& block, Source source) {
-  g.form.pack_a(rows_of(g.a, block.row, g.s.m, block.k), {block.rows, MR, 1, block.elements, block.packed_a, true});
+  const Lines rows = rows_of(g.a, block.row, g.s.m, block.k);
+  g.form.pack_a(rows, {block.rows, MR, 1, block.elements, block.steps, block.packed_a, true});
   if (source == Source::packed) {
     const Lines columns = columns_of(g.b, block.column, g.s.n, block.k);
-    g.form.pack_b(columns, {block.columns, NR, W, block.elements, block.packed_b, false});
+    g.form.pack_b(columns, {block.columns, NR, W, block.elements, block.steps, block.packed_b, false});
   }
   for (int64_t column = 0; column < block.columns; column += NR) {
     multiply_panel(g, block, source, block.column + column);
@@ -226,7 +230,7 @@ void pack_shared(Runtime& rt, const Product& g) {
   parallel_for(rt, (g.s.n + each - 1) / each, [&](int64_t task, int) {
     const int64_t column = task * each;
     float* to = g.shared + column * g.steps;
-    g.form.pack_b(columns_of(g.b, column, g.s.n, 0), {smaller(each, g.s.n - column), NR, W, g.s.k, to, false});
+    g.form.pack_b(columns_of(g.b, column, g.s.n, 0), {smaller(each, g.s.n - column), NR, W, g.s.k, g.steps, to, false});
   });
 }
 
@@ -248,7 +252,11 @@ int64_t gemm_scratch_bytes(const Runtime& rt, GemmShape shape) {
     const int64_t floats = p.shared_floats + rt.threads() * p.worker_floats();
     if (floats > most) most = floats;
   }
+#if WS_LEVEL >= 5
+  return larger(4 * most, tile_scratch_bytes(rt, shape));
+#else
   return 4 * most;
+#endif
 }
 
 void gemm(Runtime& rt, GemmShape shape, Matrix a, Matrix b, Result c, bool accumulate, void* scratch) {
@@ -257,6 +265,11 @@ void gemm(Runtime& rt, GemmShape shape, Matrix a, Matrix b, Result c, bool accum
     if (!accumulate) clear(c, shape);
     return;
   }
+#if WS_LEVEL >= 5
+  if (!accumulate && a.dtype == DType::bf16 && b.dtype == DType::bf16) {
+    return multiply_by_tiles(rt, shape, a, b, c, scratch);
+  }
+#endif
   const Form form = form_of(a.dtype, b.dtype);
   const int64_t steps = (shape.k + form.per - 1) / form.per;
   const Plan plan = plan_of({shape.m, shape.n, steps});

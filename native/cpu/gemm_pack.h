@@ -18,9 +18,11 @@ struct Lines {
 };
 
 /// What is packed: `lines` lines in strips of `strip` (the last one of width round_up(rest, quantum)), `elements` of
-/// each, in steps. Strip s starts at to + s * strip * steps and holds to[step * width + line].
+/// each, in steps. Strip s starts at to + s * strip * room and holds to[step * width + line]; steps up to room that the
+/// elements do not fill are zero.
 struct Packing {
   int64_t lines, strip, quantum, elements;
+  int64_t room;  // steps of a strip
   float* to;
   bool left;  // operand A: see gemm_step.h for what an odd length is filled with
   int64_t width(int64_t first) const { return round_up(smaller(strip, lines - first), quantum); }
@@ -49,7 +51,7 @@ void pack_transposed(const Lines& from, const Packing& p, int64_t first) {
         for (int i = 0; i < W; ++i) r[i] = S::along(line[i] + k, p.elements - k);
       }
       transpose(r);
-      float* out = p.to + first * steps + step * width + at;
+      float* out = p.to + first * p.room + step * width + at;
       if (n == W) {
         WS_UNROLL
         for (int j = 0; j < W; ++j) store(out + j * width, r[j]);
@@ -68,7 +70,7 @@ void pack_copied(const Lines& from, const Packing& p, int64_t first, int64_t beg
   const int64_t width = p.width(first), whole = end == steps ? end - 1 : end;
   for (int64_t at = 0; at < width; at += W) {
     const auto* in = static_cast<const typename S::Element*>(from.data) + first + at;
-    float* out = p.to + first * steps + at;
+    float* out = p.to + first * p.room + at;
     const int n = static_cast<int>(smaller(W, from.count - first - at));
     if (n == W) {
       for (int64_t k = begin; k < whole; ++k) store(out + k * width, S::across(in + k * S::per * stride, stride, true));
@@ -87,7 +89,7 @@ template <class S>
 void pack_any(const Lines& from, const Packing& p, int64_t first) {
   const auto* data = static_cast<const typename S::Element*>(from.data);
   const int64_t width = p.width(first), steps = steps_of<S>(p.elements);
-  float* out = p.to + first * steps;
+  float* out = p.to + first * p.room;
   for (int64_t step = 0; step < steps; ++step) {
     for (int64_t i = 0; i < width; ++i, ++out) {
       const int64_t line = smaller(first + i, from.count - 1), k = step * S::per;
@@ -103,7 +105,7 @@ void fill_last(const Packing& p) {
   const int64_t steps = steps_of<S>(p.elements);
   for (int64_t first = 0; first < p.lines; first += p.strip) {
     const int64_t width = p.width(first);
-    float* last = p.to + first * steps + (steps - 1) * width;
+    float* last = p.to + first * p.room + (steps - 1) * width;
     for (int64_t i = 0; i < width; ++i) {
       uint32_t bits;
       std::memcpy(&bits, last + i, 4);
@@ -141,6 +143,11 @@ void pack(const Lines& from, const Packing& p) {
     for (int64_t first = 0; first < p.lines; first += p.strip) pack_any<S>(from, p, first);
   }
   if (S::per > 1 && p.left && p.elements % S::per != 0) fill_last<S>(p);
+  if (steps == p.room) return;
+  for (int64_t first = 0; first < p.lines; first += p.strip) {
+    const int64_t width = p.width(first);
+    std::memset(p.to + first * p.room + steps * width, 0, static_cast<size_t>(4 * (p.room - steps) * width));
+  }
 }
 
 using Pack = void (*)(const Lines& from, const Packing& p);

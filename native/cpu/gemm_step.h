@@ -35,9 +35,9 @@ struct Singles {
 
 #if WS_LEVEL >= 4
 
-/// Two elements of a line. A vector of them is a V that is only moved, and multiplied below.
+/// Two elements of a line in packed memory. A vector of them is a V that is only moved, and multiplied below.
 struct Pair {
-  bf16 second, first;  // as they lie in memory
+  bf16 low, high;
 };
 
 static inline V multiply_add(Pair, V a, V b, V c) { return {_mm512_dpbf16_ps(c.v, (__m512bh)a.v, (__m512bh)b.v)}; }
@@ -57,20 +57,22 @@ static inline V set1(Pair p) {
 
 static inline const __m256i* words(const bf16* p) { return reinterpret_cast<const __m256i*>(p); }
 
-static inline V join(__m256i first, __m256i second) {
-  const __m512i upper = _mm512_slli_epi32(_mm512_cvtepu16_epi32(first), 16);
-  return pairs(_mm512_or_si512(upper, _mm512_cvtepu16_epi32(second)));
-}
-
-/// Steps of two elements that are `next` apart; `both`: the second one exists, else it is zero.
-struct Pairs {
+/// Steps of two elements that are `next` apart; `both`: the second one exists, else it is zero. Earlier: the half of
+/// the four bytes that has the earlier element, 1 for VDPBF16PS, 0 for tiles, which take pairs as they are in memory.
+template <int Earlier>
+struct PairsOf {
   using Element = bf16;
   using Unit = Pair;
   static constexpr int per = 2;
-  static V along(const bf16* p) { return pairs(_mm512_rol_epi32(_mm512_loadu_si512(p), 16)); }
+  static V turned(__m512i x) { return pairs(Earlier == 1 ? _mm512_rol_epi32(x, 16) : x); }
+  static V join(__m256i first, __m256i second) {
+    const __m256i high = Earlier == 1 ? first : second, low = Earlier == 1 ? second : first;
+    return pairs(_mm512_or_si512(_mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16), _mm512_cvtepu16_epi32(low)));
+  }
+  static V along(const bf16* p) { return turned(_mm512_loadu_si512(p)); }
   static V along(const bf16* p, int64_t n) {
     const __mmask32 some = static_cast<__mmask32>((uint64_t{1} << n) - 1);
-    return pairs(_mm512_rol_epi32(_mm512_maskz_loadu_epi16(some, p), 16));
+    return turned(_mm512_maskz_loadu_epi16(some, p));
   }
   static V across(const bf16* p, int64_t next, bool both) {
     return join(_mm256_loadu_si256(words(p)), both ? _mm256_loadu_si256(words(p + next)) : _mm256_setzero_si256());
@@ -79,7 +81,10 @@ struct Pairs {
     const __m256i second = both ? _mm256_maskz_loadu_epi16(lanes(n), p + next) : _mm256_setzero_si256();
     return join(_mm256_maskz_loadu_epi16(lanes(n), p), second);
   }
-  static Pair unit(const bf16* p, int64_t next, bool both) { return {both ? p[next] : bf16{0}, p[0]}; }
+  static Pair unit(const bf16* p, int64_t next, bool both) {
+    const bf16 other = both ? p[next] : bf16{0};
+    return Earlier == 1 ? Pair{other, p[0]} : Pair{p[0], other};
+  }
   static void columns(const bf16* p, int64_t next, bool both, V (&x)[1]) { x[0] = across(p, next, both); }
   static void columns(const bf16* p, int64_t next, bool both, V (&x)[2]) {
     // Words 0-15 and 16-31 of both rows in turn, the second row's word below the first's.
@@ -92,6 +97,8 @@ struct Pairs {
     x[1] = pairs(_mm512_permutex2var_epi16(first, high, second));
   }
 };
+using Pairs = PairsOf<1>;
+using PairsInOrder = PairsOf<0>;
 
 #endif
 

@@ -30,6 +30,9 @@ namespace avx512 {
 namespace avx512bf16 {
 #include "../../native/ops.def"
 }
+namespace amx {
+#include "../../native/ops.def"
+}
 #undef OP
 }  // namespace ws
 
@@ -69,9 +72,12 @@ inline bool has_avx512() {
 }
 
 inline bool has_avx512bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+/// Test builds have a model of AMX in its place.
+inline bool has_amx() { return has_avx512bf16(); }
 /// Of WS_LEVEL, in tests that are compiled once per instruction set.
 inline bool has_level(int level) {
-  return level == 1 || (level == 2 && has_avx2()) || (level == 3 && has_avx512()) || (level == 4 && has_avx512bf16());
+  return level == 1 || (level == 2 && has_avx2()) || (level == 3 && has_avx512()) || (level == 4 && has_avx512bf16()) ||
+         (level == 5 && has_amx());
 }
 
 /// Calls body(level) for each instruction set of this processor.
@@ -288,4 +294,5 @@ inline bool same_on_threads(Kernel kernel, Call call, Tensor& output, const Tens
     {"v2", true, ::ws::v2::op}, {"avx2", ::check::has_avx2(), ::ws::avx2::op},           \
         {"avx512", ::check::has_avx512(), ::ws::avx512::op},                             \
         {"avx512bf16", ::check::has_avx512bf16(), ::ws::avx512bf16::op},                 \
+        {"amx", ::check::has_amx(), ::ws::amx::op},                                      \
   }

@@ -4,13 +4,20 @@
 #include "check.h"
 
 #include "../../native/cpu/gemm.h"
+#if WS_LEVEL >= 5
+#include "../../native/cpu/amx.h"
+
+namespace ws::WS_NS {
+const char* check_tiles();
+}
+#endif
 
 using namespace check;
 using namespace ws::WS_NS;
 
 namespace {
 
-/// What VDPBF16PS makes of denormal numbers.
+/// What VDPBF16PS and tiles make of denormal numbers.
 [[maybe_unused]] float flush(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }
 
 float step(float a, float b, float c, [[maybe_unused]] bool pairs) {
@@ -20,6 +27,21 @@ float step(float a, float b, float c, [[maybe_unused]] bool pairs) {
   if (pairs) return flush(__builtin_fmaf(flush(a), flush(b), flush(c)));
   return __builtin_fmaf(a, b, c);
 #endif
+}
+
+/// One sum by tiles: groups of 32 elements, the last one filled up with zeros; even and odd elements apart.
+[[maybe_unused]] float tile_sum(const float* a, const float* b, int64_t k) {
+  float sum = 0;
+  for (int64_t first = 0; first < k; first += 32) {
+    float parts[2] = {0, 0};
+    for (int64_t i = 0; i < 32; ++i) {
+      const bool exists = first + i < k;
+      const float x = exists ? flush(a[first + i]) : 0.0f, y = exists ? flush(b[first + i]) : 0.0f;
+      parts[i % 2] = flush(__builtin_fmaf(x, y, parts[i % 2]));
+    }
+    sum = flush(sum + flush(parts[0] + parts[1]));
+  }
+  return sum;
 }
 
 enum class Order { rows, columns, spread };
@@ -60,7 +82,8 @@ std::string describe(const Case& c) {
 
 Tensor expected(const Case& c, const Operand& a, const Operand& b, const Tensor& before, int64_t stride) {
   Tensor out = before;
-  const bool pairs = WS_LEVEL == 4 && c.a_type == DType::bf16 && c.b_type == DType::bf16;
+  const bool halves = c.a_type == DType::bf16 && c.b_type == DType::bf16, pairs = WS_LEVEL == 4 && halves;
+  const bool tiles = WS_LEVEL == 5 && halves && !c.accumulate;
   std::vector<float> row(static_cast<size_t>(c.s.k)), column(static_cast<size_t>(c.s.n * c.s.k));
   for (int64_t j = 0; j < c.s.n; ++j)
     for (int64_t k = 0; k < c.s.k; ++k) column[static_cast<size_t>(j * c.s.k + k)] = b.at(k, j);
@@ -68,7 +91,8 @@ Tensor expected(const Case& c, const Operand& a, const Operand& b, const Tensor&
     for (int64_t k = 0; k < c.s.k; ++k) row[static_cast<size_t>(k)] = a.at(i, k);
     for (int64_t j = 0; j < c.s.n; ++j) {
       float sum = c.accumulate ? static_cast<float>(before.at(i * stride + j)) : 0.0f;
-      for (int64_t k = 0; k < c.s.k; ++k)
+      if (tiles) sum = tile_sum(row.data(), column.data() + j * c.s.k, c.s.k);
+      for (int64_t k = 0; k < c.s.k && !tiles; ++k)
         sum = step(row[static_cast<size_t>(k)], column[static_cast<size_t>(j * c.s.k + k)], sum, pairs);
       out.set(i * stride + j, sum);
     }
@@ -202,6 +226,47 @@ void check_chain(int64_t k, int64_t half, int64_t first, int64_t last) {
   CHECK_SAME(whole, parts);
 }
 
+/// Few rows, whose other operand is read in place where it can be, alone and among others.
+void check_few() {
+  for (const GemmShape s : {GemmShape{1, 40, 512}, {5, 70, 1500}, {16, 600, 544}, {33, 90, 1031}, {96, 130, 1056}})
+    for (const Order b : {Order::rows, Order::columns})
+      for (const DType type : types) check_case({s, Order::rows, b, DType::bf16, DType::bf16, type, false}, true);
+}
+
+#if WS_LEVEL >= 5
+
+/// The model of tiles against the guide's order, which is one chain, and the self-check against the model.
+void check_model() {
+  Random random(11);
+  Tensor a(DType::bf16, {16, 32}), b(DType::bf16, {16, 32});
+  for (const auto& range : {std::pair<int64_t, int64_t>{100, 140}, {40, 80}, {0, 100}}) {
+    fill_bits(random, a, range.first, range.second);
+    fill_bits(random, b, range.first, range.second);
+    TileModel<Reading::guide> model;
+    TileShapes shapes;
+    for (int t = 0; t < 3; ++t) shapes.rows[t] = 16, shapes.row_bytes[t] = 64;
+    model.configure(shapes);
+    model.zero(0);
+    model.load(1, a.bytes.data(), 64);
+    model.load(2, b.bytes.data(), 64);
+    model.multiply(0, 1, 2);
+    float got[16][16];
+    model.store(0, got, 64);
+    for (int64_t m = 0; m < 16; ++m)
+      for (int64_t n = 0; n < 16; ++n) {
+        float sum = 0;
+        for (int64_t k = 0; k < 32; ++k) {
+          const float x = flush(static_cast<float>(a.at(m * 32 + k)));
+          sum = flush(__builtin_fmaf(x, flush(static_cast<float>(b.at(k / 2 * 32 + 2 * n + k % 2))), sum));
+        }
+        CHECK(std::memcmp(&sum, &got[m][n], 4) == 0);
+      }
+  }
+  CHECK(check_tiles() == nullptr);
+}
+
+#endif
+
 void check_empty() {
   for (const DType type : types) {
     check_case({{0, 5, 3}, Order::rows, Order::rows, type, type, type, false}, true);
@@ -233,6 +298,10 @@ int main() {
   check_orders_and_types();
   check_threads();
   check_large();
+  check_few();
+#if WS_LEVEL >= 5
+  check_model();
+#endif
   check_extremes();
   for (const int64_t half : {1, 2, 311, 599}) {
     check_chain(600, half, 115, 130);

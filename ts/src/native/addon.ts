@@ -83,6 +83,17 @@ export interface CudaDriver {
   readonly gpus: readonly CudaGpu[]
 }
 
+/** What the addon says of the processor. */
+export interface NativeCpu {
+  /** Instruction-set levels, separated by blanks, from low to high. */
+  readonly levels: string
+  /** The level that is taken when none is named. */
+  readonly best: string
+  /** Why `amx` is not among the levels; empty when it is. */
+  readonly amx: string
+  readonly threads: number
+}
+
 /** What the addon exports. */
 export interface Addon {
   /** level: an instruction set, '' for the best, or `cuda:N`. */
@@ -92,7 +103,7 @@ export interface Addon {
     limitBytes: number,
   ) => NativeDevice
   ops(): { name: string; family: string; signature: string; parameters: string }[]
-  cpu(): { levels: string; threads: number }
+  cpu(): NativeCpu
   /** Looks at no driver. */
   cudaKernels(): CudaKernels
   /** Opens the driver, which may end the process: child processes only. Looks at the free memory of one GPU. */

@@ -15,7 +15,7 @@ export interface DeviceOptions {
   device?: 'auto' | 'cpu' | 'cuda' | `cuda:${number}`
   /** CPU threads (a GPU ignores them); default: physical cores that affinity and quota allow, or `WHETSTONE_THREADS`. */
   threads?: number
-  /** Level of the CPU: `v2`, `avx2`, `avx512` or `avx512bf16`; default: the best here, or `WHETSTONE_ISA`. */
+  /** Level of the CPU: `v2`, `avx2`, `avx512`, `avx512bf16` or `amx`; default: the best here, or `WHETSTONE_ISA`. */
   isa?: string
   /** Budget for tensors in bytes, 0 for none; default `WHETSTONE_MEMORY_LIMIT` or 0. */
   memoryLimitBytes?: number

@@ -6,7 +6,7 @@ import { createRequire } from 'node:module'
 import { availableParallelism, cpus, freemem, release, totalmem } from 'node:os'
 import { join } from 'node:path'
 import { messageOf } from '../base/errors.js'
-import { loadAddon, packageRoot } from './addon.js'
+import { loadAddon, type NativeCpu, packageRoot } from './addon.js'
 import { type CudaReport, cudaFacts, examineCuda, gigabytes } from './doctor-cuda.js'
 import { allowedCpus, physicalCores, quotaCpus } from './machine.js'
 
@@ -15,6 +15,8 @@ export interface CpuReport {
   readonly model: string
   /** Levels that this machine and build have, from low to high; empty when the addon did not load. */
   readonly levels: readonly string[]
+  /** Why the highest level, `amx`, is not among them; empty when it is, or when the addon did not load. */
+  readonly amx: string
   /** The level that will be used; null when none can be. */
   readonly level: string | null
   readonly reason: string
@@ -94,24 +96,23 @@ function findAddon(): Pick<AddonReport, 'kind' | 'path'> {
 }
 
 /** Loads the addon: its report, and what it says of the CPU. */
-function examineAddon(): { addon: AddonReport; levels: readonly string[]; threads: number | null } {
+function examineAddon(): { addon: AddonReport; native: NativeCpu | null } {
   const found = findAddon()
   try {
-    const { levels, threads } = loadAddon().cpu()
-    return { addon: { loaded: true, ...found, error: null }, levels: levels.split(' ').filter(Boolean), threads }
+    return { addon: { loaded: true, ...found, error: null }, native: loadAddon().cpu() }
   } catch (error) {
-    return { addon: { loaded: false, ...found, error: messageOf(error) }, levels: [], threads: null }
+    return { addon: { loaded: false, ...found, error: messageOf(error) }, native: null }
   }
 }
 
-function examineCpu(levels: readonly string[]): CpuReport {
-  const model = cpus()[0]?.model.trim() || 'unknown'
+function examineCpu(native: NativeCpu | null): CpuReport {
+  const levels = native?.levels.split(' ').filter(Boolean) ?? []
+  const machine = { model: cpus()[0]?.model.trim() || 'unknown', levels, amx: native?.amx ?? '' }
   const wanted = process.env.WHETSTONE_ISA ?? ''
-  const best = levels.at(-1) ?? null
-  if (best === null) return { model, levels, level: null, reason: 'unknown without the addon' }
-  if (wanted === '') return { model, levels, level: best, reason: 'the best of this machine' }
-  if (levels.includes(wanted)) return { model, levels, level: wanted, reason: 'WHETSTONE_ISA' }
-  return { model, levels, level: null, reason: `WHETSTONE_ISA asks for '${wanted}', which this machine does not have` }
+  if (native === null) return { ...machine, level: null, reason: 'unknown without the addon' }
+  if (wanted === '') return { ...machine, level: native.best, reason: 'the best of this machine' }
+  if (levels.includes(wanted)) return { ...machine, level: wanted, reason: 'WHETSTONE_ISA' }
+  return { ...machine, level: null, reason: `WHETSTONE_ISA asks for '${wanted}', which this machine does not have` }
 }
 
 function examineThreads(native: number | null): ThreadsReport {
@@ -156,8 +157,8 @@ function packageVersion(): string {
 
 /** Examines this machine and installation. Never throws: what is wrong is listed under `problems`. */
 export function doctor(): DoctorReport {
-  const { addon, levels, threads } = examineAddon()
-  const cpu = examineCpu(levels)
+  const { addon, native } = examineAddon()
+  const cpu = examineCpu(native)
   return {
     whetstone: packageVersion(),
     node: process.version,
@@ -166,7 +167,7 @@ export function doctor(): DoctorReport {
     kernel: release(),
     libc: libc(),
     cpu,
-    threads: examineThreads(threads),
+    threads: examineThreads(native?.threads ?? null),
     addon,
     cuda: examineCuda(addon.loaded),
     memory: { totalBytes: totalmem(), freeBytes: freemem(), limitBytes: memoryLimit() },
@@ -191,6 +192,7 @@ export function formatDoctor(report: DoctorReport): string {
     ['addon', addon.loaded ? `${addon.kind}: ${addon.path}` : 'not loaded'],
     ['cpu', cpu.model],
     ['level', `${cpu.level ?? 'none'} (${cpu.reason}; available: ${cpu.levels.join(', ') || 'unknown'})`],
+    ...(cpu.amx === '' ? [] : ([['', `no amx: ${cpu.amx}`]] satisfies [string, string][])),
     [
       'threads',
       `${threads.count} (${threads.reason}; ${threads.allowedCpus} CPUs allowed on ${threads.physicalCores} cores, ${quota})`,
