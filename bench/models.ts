@@ -6,7 +6,7 @@ import { createDecoder, type Decoder, decoderSpecs } from '../ts/src/models/deco
 import { initializeDecoder, smallLlamaConfig } from '../ts/src/models/init.js'
 import type { Device } from '../ts/src/native/device.js'
 import { copyFlat, createFlat, disposeFlat } from '../ts/src/nn/parameters.js'
-import { microBatchOfRows } from '../ts/train/data/micro-batch.js'
+import { microBatchOf, microBatchOfRows } from '../ts/train/data/micro-batch.js'
 import type { MicroBatch } from '../ts/train/trainer.js'
 import type { Float } from './harness.js'
 
@@ -83,3 +83,19 @@ export function benchRows(shape: BenchShape): number[][] {
 /** Random tokens, all trained but the first of each row. */
 export const benchBatch = (shape: BenchShape): MicroBatch =>
   microBatchOfRows(benchRows(shape).map((ids) => ({ ids, trained: new Uint8Array(ids.length).fill(1) })))
+
+/** Preference pairs of the same tokens: two rows with a common first half, answers trained. */
+export function benchPairs(shape: BenchShape): MicroBatch {
+  const rows = benchRows(shape)
+  const half = Math.floor(shape.tokens / 2)
+  const sequence = (ids: number[], role: 'chosen' | 'rejected') => ({
+    ids,
+    role,
+    trained: Uint8Array.from(ids, (_, t) => Number(t >= half)),
+  })
+  const pairs = rows.slice(0, Math.floor(rows.length / 2)).map((chosen, i) => {
+    const rejected = [...chosen.slice(0, half), ...rows[rows.length - 1 - i].slice(half)]
+    return [sequence(chosen, 'chosen'), sequence(rejected, 'rejected')]
+  })
+  return microBatchOf(pairs)
+}

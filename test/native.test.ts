@@ -4,7 +4,7 @@
 
 import { Worker } from 'node:worker_threads'
 import t from 'tap'
-import { loadAddon } from '../ts/src/native/addon.js'
+import { commands, loadAddon } from '../ts/src/native/addon.js'
 import { type Device, openDevice } from '../ts/src/native/device.js'
 import { add, copy, fill, scale, zeros } from '../ts/src/ops/index.js'
 import { Scope } from '../ts/src/tensor/scope.js'
@@ -102,7 +102,7 @@ t.test('no argument of the addon ends the process', async (t) => {
     new Float32Array(2),
     Symbol.iterator,
   ]
-  const methods = ['create', 'view', 'release', 'write', 'setThreads', 'hasKernel', 'read'] as const
+  const methods = ['submit', 'write', 'setThreads', 'hasKernel', 'read', 'profile'] as const
   let refused = 0
   for (const method of methods) {
     const f = native[method].bind(native) as (...args: unknown[]) => unknown
@@ -116,14 +116,20 @@ t.test('no argument of the addon ends the process', async (t) => {
       }
   }
   t.ok(refused > 100, `${refused} calls refused`)
-  native.record.fill(Number.NaN)
-  t.throws(() => native.run())
-  native.record.fill(1e9)
-  t.throws(() => native.run())
-  native.record.fill(0)
-  native.run()
+  for (const value of [Number.NaN, 1e9, -1, 0.5]) {
+    native.record.fill(value)
+    t.throws(() => native.submit(native.record.length))
+  }
+  for (const length of [-1, native.record.length + 1, 3]) {
+    native.record.set([commands.run, 0, 2, 0])
+    t.throws(() => native.submit(length))
+  }
+  native.record.set([commands.create, 0, 0, 4, 1e12, 1e12, 1e12, 1e12])
+  t.throws(() => native.submit(8))
+  native.record.set([commands.run, 0, 0, 0])
+  native.submit(4)
   t.throws(() => (addon.Device as unknown as () => void)())
-  t.throws(() => native.run.call({} as typeof native))
+  t.throws(() => native.submit.call({} as typeof native, 0))
   await native.sync()
   native.close()
 })

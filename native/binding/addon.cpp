@@ -1,4 +1,4 @@
-// The N-API face: a Device class with about a dozen methods, and two functions; no arithmetic. TypeScript checks
+// The N-API face: a Device class with ten methods, and two functions; no arithmetic. TypeScript checks
 // arguments first (ts/src/native); here they are checked again, so that no argument can crash Node. A device and its
 // queue belong to one environment, whose cleanup hook stops them. Status codes only, no C++ exceptions.
 #include <napi.h>
@@ -12,7 +12,8 @@ namespace ws {
 namespace {
 
 constexpr double max_id = 1 << 24;
-constexpr int record_length = 2 + max_operands + 1 + max_parameters;
+constexpr double max_elements = 1e14;
+constexpr int64_t record_length = 4096;
 
 void refuse(Napi::Env env, const char* code, const std::string& text) {
   Napi::Error error = Napi::Error::New(env, text);
@@ -25,6 +26,62 @@ bool whole(const Napi::Value& value, double low, double high, double& out) {
   if (!value.IsNumber()) return false;
   out = value.As<Napi::Number>().DoubleValue();
   return out >= low && out <= high && out == std::floor(out);
+}
+
+/// The numbers of the record, taken one after another. Once one is missing or out of range all that follow are.
+struct Numbers {
+  const double* at;
+  const double* end;
+  bool good = true;
+
+  double take() {
+    good = good && at < end;
+    return good ? *at++ : 0;
+  }
+  double whole(double low, double high) {
+    const double x = take();
+    good = good && x >= low && x <= high && x == std::floor(x);
+    return good ? x : low;
+  }
+  int32_t small(double low, double high) { return static_cast<int32_t>(whole(low, high)); }
+};
+
+/// dtype, rank, dims
+void take_shape(Numbers& from, View& shape) {
+  shape.dtype = static_cast<DType>(from.small(0, 3));
+  shape.rank = from.small(0, max_rank);
+  double size = 1;
+  for (int i = 0; i < shape.rank; ++i) {
+    const double dim = from.whole(0, 1e12);
+    shape.dims[i] = static_cast<int64_t>(dim);
+    size *= dim;
+  }
+  from.good = from.good && size <= max_elements;
+}
+
+/// op, operand count, ids (-1: absent), parameter count, parameters
+void take_run(Numbers& from, Command& command) {
+  command.op = static_cast<Op>(from.small(0, op_count - 1));
+  command.operands = from.small(0, max_operands);
+  for (int i = 0; i < command.operands; ++i) command.ids[i] = from.small(-1, max_id);
+  command.parameters = from.small(0, max_parameters);
+  for (int i = 0; i < command.parameters; ++i) command.p[i] = from.take();
+}
+
+/// One command of the record: its kind, and
+///   0 create   id, shape          1 view   id, source, offset in elements, shape
+///   2 release  id                 3 run    as take_run() says
+void take_command(Numbers& from, Command& command) {
+  static_assert(static_cast<int>(Command::Kind::create) == 0 && static_cast<int>(Command::Kind::run) == 3);
+  command.kind = static_cast<Command::Kind>(from.small(0, 3));
+  if (command.kind == Command::Kind::run) return take_run(from, command);
+  command.id = from.small(0, max_id);
+  if (command.kind == Command::Kind::release) return;
+  if (command.kind == Command::Kind::view) {
+    command.source = from.small(0, max_id);
+    command.offset = static_cast<int64_t>(from.whole(0, 9e15));
+  }
+  take_shape(from, command.shape);
 }
 
 /// A read in flight. Completion may come while the environment ends, when no JS can run: every napi status
@@ -85,10 +142,7 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
     return DefineClass(env, "Device",
                        {
                            InstanceMethod("close", &NativeDevice::close),
-                           InstanceMethod("create", &NativeDevice::create),
-                           InstanceMethod("view", &NativeDevice::view),
-                           InstanceMethod("release", &NativeDevice::release),
-                           InstanceMethod("run", &NativeDevice::run),
+                           InstanceMethod("submit", &NativeDevice::submit),
                            InstanceMethod("write", &NativeDevice::write),
                            InstanceMethod("read", &NativeDevice::read),
                            InstanceMethod("sync", &NativeDevice::sync),
@@ -96,6 +150,7 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
                            InstanceMethod("memory", &NativeDevice::memory),
                            InstanceMethod("resetPeak", &NativeDevice::reset_peak),
                            InstanceMethod("hasKernel", &NativeDevice::has_kernel),
+                           InstanceMethod("profile", &NativeDevice::profile),
                        });
   }
 
@@ -138,39 +193,20 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
     return info.Env().Undefined();
   }
 
-  /// create(id, dtype, ...dims)
-  Napi::Value create(const Napi::CallbackInfo& info) {
-    Command command;
-    command.kind = Command::Kind::create;
-    if (!read_shape(info, 1, 2, command)) return bad(info, "create(id, dtype, ...dims)");
-    return push(info, std::move(command));
-  }
-
-  /// view(id, source, offset in elements, dtype, ...dims)
-  Napi::Value view(const Napi::CallbackInfo& info) {
-    Command command;
-    double source = 0, offset = 0;
-    command.kind = Command::Kind::view;
-    if (!whole(info[1], 0, max_id, source) || !whole(info[2], 0, 9e15, offset) || !read_shape(info, 3, 4, command))
-      return bad(info, "view(id, source, offset, dtype, ...dims)");
-    command.source = static_cast<int32_t>(source);
-    command.offset = static_cast<int64_t>(offset);
-    return push(info, std::move(command));
-  }
-
-  Napi::Value release(const Napi::CallbackInfo& info) {
-    Command command;
-    command.kind = Command::Kind::release;
-    if (!read_id(info, command)) return bad(info, "release(id)");
-    return push(info, std::move(command));
-  }
-
-  /// run(): the record holds op, operand count, ids (-1: absent), parameter count, parameters.
-  Napi::Value run(const Napi::CallbackInfo& info) {
-    Command command;
-    command.kind = Command::Kind::run;
-    if (record_ == nullptr || !read_record(command)) return bad(info, "run() with a valid record");
-    return push(info, std::move(command));
+  /// submit(length): queues the commands that the first `length` numbers of the record hold; all of them or, when one
+  /// is not valid, none.
+  Napi::Value submit(const Napi::CallbackInfo& info) {
+    double length = 0;
+    if (record_ == nullptr || !whole(info[0], 0, record_length, length)) return bad(info, "submit(length)");
+    Numbers numbers = {record_, record_ + static_cast<int64_t>(length)};
+    commands_.clear();
+    while (numbers.good && numbers.at < numbers.end) {
+      commands_.emplace_back();
+      take_command(numbers, commands_.back());
+    }
+    if (!numbers.good) return bad(info, "submit(length) of a record with valid commands");
+    if (!queue_ || !queue_->push(commands_)) return bad(info, "an open device");
+    return info.Env().Undefined();
   }
 
   /// write(id, typed array): the bytes are copied before the call returns.
@@ -232,6 +268,19 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
     return Napi::Boolean::New(info.Env(), queue_->device().has_kernel(static_cast<Op>(static_cast<int>(op))));
   }
 
+  /// profile(on) -> op, begin, end, waited of every op since the last call, in nanoseconds; see Queue::profile.
+  Napi::Value profile(const Napi::CallbackInfo& info) {
+    if (!queue_ || !info[0].IsBoolean()) return bad(info, "profile(on: boolean) of an open device");
+    const std::vector<Timing> timings = queue_->profile(info[0].As<Napi::Boolean>().Value());
+    Napi::Float64Array out = Napi::Float64Array::New(info.Env(), 4 * timings.size());
+    size_t at = 0;
+    for (const Timing& t : timings) {
+      out[at++] = static_cast<double>(static_cast<int>(t.op));
+      for (const int64_t time : {t.begin, t.end, t.waited}) out[at++] = static_cast<double>(time);
+    }
+    return out;
+  }
+
   Napi::Value bad(const Napi::CallbackInfo& info, const char* expected) {
     refuse(info.Env(), "E_INTERNAL", std::string("expected ") + expected);
     return info.Env().Undefined();
@@ -241,38 +290,6 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
     double id = 0;
     if (!whole(info[0], 0, max_id, id)) return false;
     command.id = static_cast<int32_t>(id);
-    return true;
-  }
-
-  bool read_shape(const Napi::CallbackInfo& info, size_t dtype_at, size_t dims_at, Command& command) {
-    double dtype = 0, size = 1;
-    const size_t rank = info.Length() < dims_at ? 0 : info.Length() - dims_at;
-    if (!read_id(info, command) || !whole(info[dtype_at], 0, 3, dtype) || rank > max_rank) return false;
-    command.shape.dtype = static_cast<DType>(static_cast<int>(dtype));
-    command.shape.rank = static_cast<int32_t>(rank);
-    for (size_t i = 0; i < rank; ++i) {
-      double dim = 0;
-      if (!whole(info[dims_at + i], 0, 1e12, dim)) return false;
-      command.shape.dims[i] = static_cast<int64_t>(dim);
-      size *= dim;
-    }
-    return size <= 1e14;
-  }
-
-  bool read_record(Command& command) const {
-    const double* r = record_;
-    const auto integer = [](double x, double low, double high) { return x >= low && x <= high && x == std::floor(x); };
-    if (!integer(r[0], 0, op_count - 1) || !integer(r[1], 0, max_operands)) return false;
-    command.op = static_cast<Op>(static_cast<int>(r[0]));
-    command.operands = static_cast<int32_t>(r[1]);
-    r += 2;
-    for (int i = 0; i < command.operands; ++i, ++r) {
-      if (!integer(*r, -1, max_id)) return false;
-      command.ids[i] = static_cast<int32_t>(*r);
-    }
-    if (!integer(*r, 0, max_parameters)) return false;
-    command.parameters = static_cast<int32_t>(*r++);
-    for (int i = 0; i < command.parameters; ++i) command.p[i] = *r++;
     return true;
   }
 
@@ -303,6 +320,7 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
   napi_env env_;
   std::unique_ptr<Queue> queue_;
   double* record_ = nullptr;
+  std::vector<Command> commands_;  // kept for its memory
   Napi::ObjectReference record_reference_;
 };
 

@@ -1,5 +1,6 @@
 #include "queue.h"
 
+#include <chrono>
 #include <cstdlib>
 #include <string_view>
 
@@ -71,29 +72,49 @@ const Marks& marks_of(Op op) {
   return all[static_cast<size_t>(op)];
 }
 
+int64_t now() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+/// Ends the waits for commands that will not run.
+void fail_reads(std::vector<Command>& commands) {
+  for (Command& command : commands)
+    if (command.request) command.request->finish(failure(fail(Code::device, "the device was closed"), "device"));
+}
+
 }  // namespace
 
 Queue::Queue(std::unique_ptr<Device> device) : device_(std::move(device)), thread_([this] { loop(); }) {}
 
 bool Queue::push(Command command) {
+  std::vector<Command> one;
+  one.push_back(std::move(command));
+  return push(one);
+}
+
+bool Queue::push(std::vector<Command>& commands) {
+  bool wake = false, taken = false;
   {
     const std::lock_guard lock(mutex_);
-    if (stopping_) {
-      if (command.request) command.request->finish(failure(fail(Code::device, "the device was closed"), "device"));
-      return false;
+    taken = !stopping_;
+    if (taken) {
+      for (Command& command : commands) commands_.push_back(std::move(command));
+      wake = asleep_;
+      asleep_ = false;
     }
-    commands_.push_back(std::move(command));
   }
-  pushed_.notify_one();
-  return true;
+  if (!taken) fail_reads(commands);
+  if (wake) pushed_.notify_one();
+  commands.clear();
+  return taken;
 }
 
 void Queue::stop() {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
-    for (Command& command : commands_)
-      if (command.request) command.request->finish(failure(fail(Code::device, "the device was closed"), "device"));
+    fail_reads(commands_);
     commands_.clear();
   }
   pushed_.notify_all();
@@ -101,18 +122,38 @@ void Queue::stop() {
   tensors_.clear();
 }
 
-void Queue::loop() {
-  for (;;) {
-    Command command;
-    {
-      std::unique_lock lock(mutex_);
-      pushed_.wait(lock, [this] { return stopping_ || !commands_.empty(); });
-      if (stopping_) return;
-      command = std::move(commands_.front());
-      commands_.pop_front();
+/// Everything that was pushed; false when the queue ends.
+bool Queue::wait_for_work(std::vector<Command>& batch) {
+  const int64_t begin = profiling_ ? now() : 0;
+  {
+    std::unique_lock lock(mutex_);
+    while (!stopping_ && commands_.empty()) {
+      asleep_ = true;
+      pushed_.wait(lock);
     }
-    execute(command);
+    asleep_ = false;
+    batch.swap(commands_);
   }
+  if (begin > 0) waited_ += now() - begin;
+  return !stopping_;
+}
+
+void Queue::loop() {
+  std::vector<Command> batch;
+  while (wait_for_work(batch)) {
+    size_t done = 0;
+    while (done < batch.size() && !stopping_) execute(batch[done++]);
+    batch.erase(batch.begin(), batch.begin() + static_cast<std::ptrdiff_t>(done));
+    fail_reads(batch);
+    batch.clear();
+  }
+  fail_reads(batch);
+}
+
+std::vector<Timing> Queue::profile(bool on) {
+  profiling_ = on;
+  const std::lock_guard lock(timings_mutex_);
+  return std::move(timings_);
 }
 
 Queue::Entry& Queue::entry(int32_t id) {
@@ -126,8 +167,8 @@ void Queue::execute(Command& command) {
     case Command::Kind::create: return create(command);
     case Command::Kind::view: return make_view(command);
     case Command::Kind::release: entry(command.id) = {}; return;
-    case Command::Kind::run: return run(command);
-    case Command::Kind::write: return write(command);
+    case Command::Kind::run: return profiling_ ? run_timed(command) : run(command);
+    case Command::Kind::write: write(command); command.bytes = {}; return;
     case Command::Kind::read: return read(command);
     case Command::Kind::set_threads: return device_->set_threads(command.id);
   }
@@ -217,6 +258,15 @@ void Queue::spread(const Command& command, const std::shared_ptr<const Failure>&
   const Marks& marks = marks_of(command.op);
   for (int i = 0; i < command.operands; ++i)
     if (command.ids[i] >= 0 && marks.of[i] != 0 && marks.of[i] != '~') entry(command.ids[i]).failure = failed;
+}
+
+void Queue::run_timed(const Command& command) {
+  const int64_t begin = now();
+  run(command);
+  device_->sync();
+  const std::lock_guard lock(timings_mutex_);
+  timings_.push_back({command.op, begin, now(), waited_});
+  waited_ = 0;
 }
 
 void Queue::run(const Command& command) {

@@ -2,8 +2,8 @@
 // Tensors live here, by the integer ids that JS hands out: a storage with a reference count, and a shape.
 // A failed op marks its outputs; what depends on them fails with the same status; a read reports it.
 #pragma once
+#include <atomic>
 #include <condition_variable>
-#include <deque>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -51,6 +51,12 @@ struct Command {
   std::shared_ptr<Request> request;  // read
 };
 
+/// When one op ran, in nanoseconds of a steady clock, and how long the queue had waited for work since the op before.
+struct Timing {
+  Op op;
+  int64_t begin, end, waited;
+};
+
 class Queue {
  public:
   explicit Queue(std::unique_ptr<Device> device);
@@ -61,8 +67,13 @@ class Queue {
   Device& device() { return *device_; }
   /// False once stopped: the command is dropped (a read is finished with a failure).
   bool push(Command command);
+  /// The same for many, in one lock; leaves `commands` empty.
+  bool push(std::vector<Command>& commands);
   /// Drops what is queued, fails waiting reads, joins the thread. Safe to call twice.
   void stop();
+  /// Starts or ends taking times of ops; gives those taken since the last call. On a device that runs ops later each one
+  /// is waited for meanwhile.
+  std::vector<Timing> profile(bool on);
 
  private:
   struct Storage;
@@ -73,12 +84,14 @@ class Queue {
   };
 
   void loop();
+  bool wait_for_work(std::vector<Command>& batch);
   void execute(Command& command);
   void create(const Command& command);
   void make_view(const Command& command);
   void write(const Command& command);
   void read(const Command& command);
   void run(const Command& command);
+  void run_timed(const Command& command);
   std::shared_ptr<const Failure> gather(const Command& command, Call& call);
   void spread(const Command& command, const std::shared_ptr<const Failure>& failure);
   Entry& entry(int32_t id);
@@ -87,8 +100,13 @@ class Queue {
   std::vector<Entry> tensors_;
   std::mutex mutex_;
   std::condition_variable pushed_;
-  std::deque<Command> commands_;
-  bool stopping_ = false;
+  std::vector<Command> commands_;
+  bool asleep_ = false;  // the thread waits for pushed_
+  std::atomic<bool> stopping_{false};
+  std::mutex timings_mutex_;
+  std::vector<Timing> timings_;
+  std::atomic<bool> profiling_{false};
+  int64_t waited_ = 0;  // while profiling: nanoseconds since the last op
   std::thread thread_;
 };
 

@@ -2,7 +2,7 @@
 // it, so that a prediction of memory is the training code itself and cannot drift from it. Sizes are rounded as
 // native/cpu/device.cpp rounds them; its `memory()` is what the real device would say.
 
-import type { NativeDevice, NumberArray } from '../src/native/addon.js'
+import { commands, type NativeDevice, type NumberArray } from '../src/native/addon.js'
 import { Device } from '../src/native/device.js'
 import { opTable } from '../src/native/ops.gen.js'
 import { bytesPerElement, dtypes } from '../src/tensor/shape.js'
@@ -88,38 +88,70 @@ function createBooks() {
 /** Numbers that a computation could have given: log-probs of -1, flags that are set. */
 const plausible = (into: NumberArray): number => (into instanceof Float32Array ? -1 : 1)
 
-function createNative() {
-  const books = createBooks()
+/** The books' side of every command, and the tensors by id. */
+function createTensors(books: ReturnType<typeof createBooks>) {
   const tensors = new Map<number, Storage>()
-  const record = new Float64Array(256)
   const labelNew = (id: number, label: string) => {
     const storage = tensors.get(id)
     if (storage !== undefined && storage.label === undefined) books.relabel(storage, label)
   }
-  const native: NativeDevice = {
-    record,
-    level: 'counting',
-    threads: 1,
-    create(id, dtype, ...shape) {
+  return {
+    tensors,
+    labelNew,
+    create(id: number, dtype: number, shape: Float64Array): void {
       const bytes = blockBytes(shape.reduce((size, length) => size * length, bytesPerElement(dtypes[dtype])))
       books.take(bytes)
       tensors.set(id, { bytes, holds: 1, label: undefined })
     },
-    view(id, source) {
+    view(id: number, source: number): void {
       const storage = tensors.get(source)
       if (storage === undefined) return
       storage.holds++
       tensors.set(id, storage)
     },
-    release(id) {
+    release(id: number): void {
       books.settle()
       const storage = tensors.get(id)
       tensors.delete(id)
       if (storage !== undefined && --storage.holds === 0) books.giveBack(storage)
     },
-    run() {
-      for (let i = 0; i < record[1]; i++) labelNew(record[2 + i], families[record[0]])
+    run(op: number, ids: Float64Array): void {
+      for (const id of ids) labelNew(id, families[op])
       books.settle()
+    },
+  }
+}
+
+/** Runs the command at a place of the record (addon.ts has its layout); gives the place of the next. */
+function execute(does: ReturnType<typeof createTensors>, record: Float64Array, at: number): number {
+  const [kind, id, second, third] = record.subarray(at, at + 4)
+  if (kind === commands.create) {
+    does.create(id, second, record.subarray(at + 4, at + 4 + third))
+    return at + 4 + third
+  }
+  if (kind === commands.view) {
+    does.view(id, second)
+    return at + 6 + record[at + 5]
+  }
+  if (kind === commands.release) {
+    does.release(id)
+    return at + 2
+  }
+  does.run(id, record.subarray(at + 3, at + 3 + second))
+  return at + 4 + second + record[at + 3 + second]
+}
+
+function createNative() {
+  const books = createBooks()
+  const record = new Float64Array(4096)
+  const does = createTensors(books)
+  const { tensors, labelNew } = does
+  const native: NativeDevice = {
+    record,
+    level: 'counting',
+    threads: 1,
+    submit(length) {
+      for (let at = 0; at < length; ) at = execute(does, record, at)
     },
     write(id) {
       labelNew(id, 'inputs')
@@ -136,6 +168,7 @@ function createNative() {
     }),
     resetPeak: books.resetPeak,
     hasKernel: () => true,
+    profile: () => new Float64Array(0),
     close: () => tensors.clear(),
   }
   return { native, books, storageOf: (id: number) => tensors.get(id) }
@@ -144,16 +177,24 @@ function createNative() {
 /** Opens a device that counts. */
 export function openCountingDevice(): CountingDevice {
   const { native, books, storageOf } = createNative()
+  const device = new Device(native, 'cpu', 'counts only')
   return {
-    device: new Device(native, 'cpu', 'counts only'),
+    device,
     label: (name, tensors) => {
+      device.flush()
       for (const { id } of tensors) {
         const storage = storageOf(id)
         if (storage !== undefined) books.relabel(storage, name)
       }
       books.settle()
     },
-    usageAtPeak: books.usageAtPeak,
-    resetPeak: books.resetPeak,
+    usageAtPeak: () => {
+      device.flush()
+      return books.usageAtPeak()
+    },
+    resetPeak: () => {
+      device.flush()
+      books.resetPeak()
+    },
   }
 }

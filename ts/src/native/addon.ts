@@ -22,16 +22,19 @@ export interface MemoryStats {
 /** Element values as they cross the boundary. bf16 travels as its bits. */
 export type NumberArray = Float32Array | Uint16Array | Int32Array | Uint8Array
 
+/** Kinds of command of the record, as native/binding/addon.cpp knows them. */
+export const commands = { create: 0, view: 1, release: 2, run: 3 } as const
+
 /** One device with its queue (native/binding/addon.cpp). Calls only push commands, except the two that return promises. */
 export interface NativeDevice {
-  /** Where `run` finds the op: index, operand count, ids (-1 absent), parameter count, parameters. */
+  /** Where `submit` finds commands, one after another: kind, then
+   * create: id, dtype, rank, dims; view: id, source, offset in elements, dtype, rank, dims; release: id;
+   * run: op, operand count, ids (-1 absent), parameter count, parameters. */
   readonly record: Float64Array
   readonly level: string
   readonly threads: number
-  create(id: number, dtype: number, ...shape: number[]): void
-  view(id: number, source: number, offset: number, dtype: number, ...shape: number[]): void
-  release(id: number): void
-  run(): void
+  /** Queues the commands in the first `length` numbers of the record. */
+  submit(length: number): void
   write(id: number, values: NumberArray): void
   read<A extends NumberArray>(id: number, into: A): Promise<A>
   sync(): Promise<void>
@@ -39,6 +42,8 @@ export interface NativeDevice {
   memory(): MemoryStats
   resetPeak(): void
   hasKernel(op: number): boolean
+  /** Starts or ends taking times; op, begin, end, waited (nanoseconds) of every op since the last call. */
+  profile(on: boolean): Float64Array
   close(): void
 }
 

@@ -2,7 +2,7 @@
 // lifetimes are the tensor room's business. Nothing above this room knows which kind of device it talks to.
 
 import { type ErrorCode, messageOf, WhetstoneError } from '../base/errors.js'
-import { loadAddon, type MemoryStats, type NativeDevice, type NumberArray } from './addon.js'
+import { commands, loadAddon, type MemoryStats, type NativeDevice, type NumberArray } from './addon.js'
 import { judgeAuto, judgeNamed } from './cuda.js'
 import { type OpName, opTable } from './ops.gen.js'
 
@@ -21,6 +21,19 @@ export interface DeviceOptions {
   memoryLimitBytes?: number
 }
 
+/** So many commands cross to the device at once; with some ten ops among them the crossing costs little. */
+const commandsAtOnce = 32
+/** Numbers of the longest command: an op with 16 operands and 16 parameters. */
+const longestCommand = 36
+const maxElements = 1e14
+
+function checkElements(shape: readonly number[]): void {
+  let size = 1
+  for (const dim of shape) size = Number.isInteger(dim) && dim >= 0 && dim <= 1e12 ? size * dim : Number.NaN
+  if (size <= maxElements && shape.length <= 4) return
+  throw new WhetstoneError('E_SHAPE', 'create', `expected up to 4 lengths of at most 1e14 elements, got [${shape}]`)
+}
+
 /** An open device: its queue, its memory, and why it was chosen. */
 export class Device {
   readonly kind: 'cpu' | 'cuda'
@@ -34,6 +47,9 @@ export class Device {
   readonly #free: number[] = []
   #used = 0
   #threads: number
+  /** Numbers and commands in the record that were not submitted yet. */
+  #length = 0
+  #waiting = 0
 
   /** name: `cpu` or `cuda:N`. */
   constructor(native: NativeDevice, name: string, reason: string) {
@@ -62,51 +78,96 @@ export class Device {
   }
 
   set threads(count: number) {
-    this.#native.setThreads(checkThreads(count, 'threads'))
+    this.#flushed().setThreads(checkThreads(count, 'threads'))
     this.#threads = count
+  }
+
+  /** The record, with room for one more command. What is in it goes off when there is much, or when JS is done. */
+  #room(): Float64Array {
+    const { record } = this.#native
+    if (this.#waiting === commandsAtOnce || this.#length > record.length - longestCommand) this.#submit()
+    if (this.#waiting++ === 0) queueMicrotask(() => this.#submit())
+    return record
+  }
+
+  /** Hands what is queued to the device now; else that happens when there is much or when JS is done. */
+  flush(): void {
+    this.#submit()
+  }
+
+  #submit(): void {
+    const length = this.#length
+    this.#length = this.#waiting = 0
+    if (length > 0) this.#open?.submit(length)
+  }
+
+  /** The device itself, with everything queued. */
+  #flushed(): NativeDevice {
+    this.#submit()
+    return this.#native
   }
 
   /** Reserves memory for a tensor; contents undefined. Returns its id. */
   create(dtype: number, shape: readonly number[]): number {
+    checkElements(shape)
+    const record = this.#room()
     const id = this.#free.pop() ?? this.#used++
-    this.#native.create(id, dtype, ...shape)
+    record[this.#length++] = commands.create
+    record[this.#length++] = id
+    this.#putShape(record, dtype, shape)
     return id
   }
 
   /** A second name for a range of a tensor's elements. Returns its id. */
   view(source: number, offset: number, dtype: number, shape: readonly number[]): number {
+    checkElements(shape)
+    const record = this.#room()
     const id = this.#free.pop() ?? this.#used++
-    this.#native.view(id, source, offset, dtype, ...shape)
+    record[this.#length++] = commands.view
+    record[this.#length++] = id
+    record[this.#length++] = source
+    record[this.#length++] = offset
+    this.#putShape(record, dtype, shape)
     return id
+  }
+
+  #putShape(record: Float64Array, dtype: number, shape: readonly number[]): void {
+    record[this.#length++] = dtype
+    record[this.#length++] = shape.length
+    for (const dim of shape) record[this.#length++] = dim
   }
 
   /** Gives a tensor's id back, in queue order: work already queued still sees it. */
   release(id: number): void {
-    this.#open?.release(id)
     this.#free.push(id)
+    if (this.#open === undefined) return
+    const record = this.#room()
+    record[this.#length++] = commands.release
+    record[this.#length++] = id
   }
 
   /** Queues an op. Ids in the order of ops.def, -1 for an absent operand. */
   run(op: OpName, ids: readonly number[], parameters: readonly number[]): void {
-    const record = this.#native.record
-    record[0] = opTable[op].id
-    record[1] = ids.length
-    let at = 2
+    const record = this.#room()
+    let at = this.#length
+    record[at++] = commands.run
+    record[at++] = opTable[op].id
+    record[at++] = ids.length
     for (const id of ids) record[at++] = id
     record[at++] = parameters.length
     for (const parameter of parameters) record[at++] = parameter
-    this.#native.run()
+    this.#length = at
   }
 
   /** Queues a copy of host values into a tensor; the array may be reused at once. */
   write(id: number, values: NumberArray): void {
-    this.#native.write(id, values)
+    this.#flushed().write(id, values)
   }
 
   /** Resolves with the array filled when everything queued before has run; rejects with what failed. */
   async read<A extends NumberArray>(id: number, into: A): Promise<A> {
     try {
-      return await this.#native.read(id, into)
+      return await this.#flushed().read(id, into)
     } catch (error) {
       throw fromNative(error)
     }
@@ -115,23 +176,32 @@ export class Device {
   /** Resolves when everything queued so far has run. */
   async sync(): Promise<void> {
     try {
-      await this.#native.sync()
+      await this.#flushed().sync()
     } catch (error) {
       throw fromNative(error)
     }
   }
 
   memory(): MemoryStats {
-    return this.#native.memory()
+    return this.#flushed().memory()
   }
 
   /** Starts a new peak measurement. */
   resetPeak(): void {
-    this.#native.resetPeak()
+    this.#flushed().resetPeak()
   }
 
   hasKernel(op: OpName): boolean {
     return this.#native.hasKernel(opTable[op].id)
+  }
+
+  /**
+   * Starts or ends taking times of ops.
+   *
+   * @returns op (index of the op table), begin, end, waited (nanoseconds) of every op since the last call, one after another
+   */
+  profile(on: boolean): Float64Array {
+    return this.#flushed().profile(on)
   }
 
   /** Stops the queue and frees everything. Tensors of the device are unusable afterwards. */
