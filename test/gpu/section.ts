@@ -57,12 +57,21 @@ async function compareOp(cpu: Device, gpu: Device, entry: OpEntry, check: (ok: b
   return worst
 }
 
+/** The ops that have a kernel; each of the others is a failure. */
+const opsWithKernels = (check: (ok: boolean, text: string) => void): readonly OpEntry[] =>
+  opEntries.filter(({ name }) => {
+    const has = getDevice().hasKernel(name)
+    if (!has) check(false, `${name}: no kernel`)
+    return has
+  })
+
 /** Every op against the CPU and the float64 reference. */
 async function compare(): Promise<Findings> {
   const { findings, check } = counter()
   const cpu = openDevice({ device: 'cpu' })
-  const gpu = getDevice()
-  for (const entry of opEntries) findings.facts[entry.name] = await compareOp(cpu, gpu, entry, check)
+  for (const entry of opsWithKernels(check))
+    findings.facts[entry.name] = await compareOp(cpu, getDevice(), entry, check)
+  cpu.close()
   return findings
 }
 
@@ -91,7 +100,7 @@ function largestExamples(entry: OpEntry): Example[] {
 /** The same bits again and again. */
 async function repeat(): Promise<Findings> {
   const { findings, check } = counter()
-  for (const entry of opEntries)
+  for (const entry of opsWithKernels(check))
     for (const example of largestExamples(entry)) {
       const different = await countDifferences(getDevice(), example)
       check(different === 0, `${entry.name} ${example.text}: ${different} of ${repeats} runs differ`)
@@ -103,7 +112,7 @@ async function repeat(): Promise<Findings> {
 /** Each op case once: what compute-sanitizer watches. */
 async function once(): Promise<Findings> {
   const { findings, check } = counter()
-  for (const entry of opEntries)
+  for (const entry of opsWithKernels(check))
     for (const example of examplesOf(entry)) {
       const results = await execute(getDevice(), example)
       check(results.length > 0, `${entry.name} ${example.text}`)
@@ -216,6 +225,14 @@ const sections: Readonly<Record<string, () => Promise<Findings>>> = {
   memory,
 }
 
-const findings = await sections[process.argv[2]]()
+/** What ends a section is a failure like others. */
+const ended = (error: unknown): Findings => {
+  const code = WhetstoneError.isInstance(error) ? `${error.code} ` : ''
+  return { passed: 0, failures: [code + messageOf(error)], facts: {} }
+}
+
+// One failed op rejects every read that waits for it; the first one is told.
+process.on('unhandledRejection', () => {})
+const findings = await sections[process.argv[2]]().catch(ended)
 process.stdout.write(`${JSON.stringify(findings)}\n`)
 getDevice().close()
