@@ -5,7 +5,7 @@
 import { writeSync } from 'node:fs'
 import { serialize } from 'node:v8'
 import { messageOf } from '../base/errors.js'
-import { loadAddon, type NativeDevice } from './addon.js'
+import { commands, loadAddon, type NativeDevice } from './addon.js'
 import { opTable } from './ops.gen.js'
 
 const resultDescriptor = 3
@@ -18,18 +18,20 @@ function tell(value: object): void {
   writeSync(resultDescriptor, Buffer.concat([length, body]))
 }
 
+function submit(device: NativeDevice, record: readonly number[]): void {
+  device.record.set(record)
+  device.submit(record.length)
+}
+
 /** Copies numbers to the GPU, doubles them there when the addon can, and copies them back: 'what came' or ''. */
 async function tryCopies(device: NativeDevice): Promise<string> {
   const values = Float32Array.from({ length: size }, (_, i) => i - 0.5)
   const scale = opTable.scale.id
   const doubles = device.hasKernel(scale)
-  device.create(0, 0, size)
+  const f32 = 0
+  submit(device, [commands.create, 0, f32, 1, size])
   device.write(0, values)
-  if (doubles) {
-    device.create(1, 0, size)
-    device.record.set([scale, 2, 0, 1, 1, 2])
-    device.run()
-  }
+  if (doubles) submit(device, [commands.create, 1, f32, 1, size, commands.run, scale, 2, 0, 1, 1, 2])
   const got = await device.read(doubles ? 1 : 0, new Float32Array(size))
   const wrong = got.findIndex((x, i) => x !== (doubles ? 2 : 1) * values[i])
   return wrong < 0 ? '' : `a ${doubles ? 'kernel' : 'copy'} gives wrong numbers: ${got[wrong]} at ${wrong}`
