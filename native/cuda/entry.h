@@ -30,6 +30,14 @@ static inline Status start(Launcher& on, const HostKernel& kernel, Extent grid, 
 // Entries of other families that a family may use.
 Status fill(const Call& c, Launcher& on);
 
+/// A tile of a head: tokens from `row`, words of the vocabulary from `word`.
+struct LogitTile {
+  int64_t row, rows, word, words;
+};
+
+/// z = h w^T for a tile, in f32.
+Status head_logits(Launcher& on, const View& h, const View& w, const LogitTile& t, float* z, int64_t stride);
+
 /// Blocks of `each` that cover n, at most what a grid has in x.
 static inline uint32_t blocks_for(int64_t n, int64_t each) {
   const int64_t blocks = (n + each - 1) / each;

@@ -126,11 +126,6 @@ Status open(Launcher& on, Head& s) {
   return {};
 }
 
-/// A tile of a chunk of tokens.
-struct Tile {
-  int64_t row, rows, word, words;
-};
-
 Operand part(const View& v, int64_t first, int64_t lines) {
   const int64_t width = v.dims[1];
   return {v.as<char>() + first * width * element_bytes(v.dtype), lines, width, width};
@@ -141,19 +136,14 @@ Status multiply(Launcher& on, const HostKernel& kernel, bool is_f32, const HeadP
   return start(on, kernel, {blocks_for(a.a.lines, tile), blocks_for(a.b.lines, tile), 1}, bytes, a);
 }
 
-Status logits(Launcher& on, const Head& s, const View& h, const View& w, const Tile& t, float* z) {
-  return multiply(on, s.is_f32() ? head_logits_f32 : head_logits_bf16, s.is_f32(),
-                  {part(h, t.row, t.rows), part(w, t.word, t.words), z, s.stride});
-}
-
 /// body(tile) for the tiles of a chunk with their logits in place.
 template <class F>
 Status each_tile(Launcher& on, const Head& s, int64_t row, F body) {
   for (int64_t word = 0; word < s.vocabulary; word += s.words) {
     const int64_t rows = s.tokens - row, words = s.vocabulary - word;
-    const Tile t = {row, rows < s.rows ? rows : s.rows, word, words < s.words ? words : s.words};
-    WS_TRY(logits(on, s, s.h, s.w, t, s.z));
-    if (s.prior()) WS_TRY(logits(on, s, s.qh, s.qw, t, s.qz));
+    const LogitTile t = {row, rows < s.rows ? rows : s.rows, word, words < s.words ? words : s.words};
+    WS_TRY(head_logits(on, s.h, s.w, t, s.z, s.stride));
+    if (s.prior()) WS_TRY(head_logits(on, s.qh, s.qw, t, s.qz, s.stride));
     WS_TRY(body(t));
   }
   return {};
@@ -174,7 +164,7 @@ Status fold(Launcher& on, const Head& s, const View* out, int results) {
   a.mixture = static_cast<float>(s.mixture);
   a.op = static_cast<int32_t>(s.op), a.targets_operand = s.targets_operand;
   const auto pass = [&](int64_t row, Fold what) {
-    return each_tile(on, s, row, [&](const Tile& t) {
+    return each_tile(on, s, row, [&](const LogitTile& t) {
       a.row = t.row, a.word = t.word, a.words = t.words, a.what = what;
       return start(on, head_fold, {static_cast<uint32_t>(t.rows), 1, 1}, row_shared_bytes, a);
     });
@@ -205,7 +195,7 @@ Status unfold(Launcher& on, const Head& s, const View& dw, const View& dh, Gradi
     Call zeros = {};
     zeros.t[0].data = sums, zeros.t[0].dtype = DType::f32, zeros.t[0].rank = 1, zeros.t[0].dims[0] = rows * channels;
     WS_TRY(fill(zeros, on));
-    WS_TRY(each_tile(on, s, row, [&](const Tile& t) -> Status {
+    WS_TRY(each_tile(on, s, row, [&](const LogitTile& t) -> Status {
       a.row = t.row, a.word = t.word, a.words = t.words;
       WS_TRY(start(on, s.is_f32() ? head_gradient_f32 : head_gradient_bf16, {static_cast<uint32_t>(t.rows), 1, 1}, 0, a));
       Operand w = part(s.w, t.word, t.words), h = part(s.h, t.row, t.rows);
@@ -238,6 +228,12 @@ Status check_direction(double direction) {
 }
 
 }  // namespace
+
+Status head_logits(Launcher& on, const View& h, const View& w, const LogitTile& t, float* z, int64_t stride) {
+  const bool f32 = h.dtype == DType::f32;
+  return multiply(on, f32 ? head_logits_f32 : head_logits_bf16, f32,
+                  {part(h, t.row, t.rows), part(w, t.word, t.words), z, stride});
+}
 
 Status head_logprobs(const Call& c, Launcher& on) {
   Head s = {c.t[0], c.t[1], {}, {}, c.t[2], c.p[0], c.p[1], 0, Fold::logprobs, Op::head_logprobs, 2};

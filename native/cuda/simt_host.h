@@ -116,6 +116,7 @@ inline void copy_wait(Site site = Site::here()) {
 
 inline int32_t atomic_add(int32_t* p, int32_t v) { return __atomic_fetch_add(p, v, __ATOMIC_RELAXED); }
 inline uint32_t atomic_add(uint32_t* p, uint32_t v) { return __atomic_fetch_add(p, v, __ATOMIC_RELAXED); }
+inline uint64_t atomic_add(uint64_t* p, uint64_t v) { return __atomic_fetch_add(p, v, __ATOMIC_RELAXED); }
 inline uint32_t atomic_max(uint32_t* p, uint32_t v) {
   uint32_t before = __atomic_load_n(p, __ATOMIC_RELAXED);
   while (before < v && !__atomic_compare_exchange_n(p, &before, v, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {

@@ -7,7 +7,7 @@
 #define WS_UNROLL_BY(n) WS_PRAGMA(unroll n)
 /// Names are C names, which the host looks up. Arguments stay where the driver put them.
 #define WS_KERNEL(name, threads, Arguments, a) \
-  extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Arguments a)
+  extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ Arguments a)
 
 namespace ws::cuda {
 
@@ -100,6 +100,9 @@ WS_DEVICE void copy_wait() {
 
 WS_DEVICE int32_t atomic_add(int32_t* p, int32_t v) { return atomicAdd(p, v); }
 WS_DEVICE uint32_t atomic_add(uint32_t* p, uint32_t v) { return atomicAdd(p, v); }
+WS_DEVICE uint64_t atomic_add(uint64_t* p, uint64_t v) {
+  return atomicAdd(reinterpret_cast<unsigned long long*>(p), static_cast<unsigned long long>(v));
+}
 WS_DEVICE uint32_t atomic_max(uint32_t* p, uint32_t v) { return atomicMax(p, v); }
 WS_DEVICE int32_t compare_and_swap(int32_t* p, int32_t expected, int32_t v) { return atomicCAS(p, expected, v); }
 

@@ -1,0 +1,315 @@
+// Sampling from the head on the GPU: temperature, then top-k, top-p and min-p on the tempered distribution, one
+// counter-based uniform number per row, inverse CDF. Semantics: native/cpu/sample.cpp. A block has a row. Thresholds are
+// exact: a radix selection over the order of the floats, ties by index. Masses are whole multiples of 2^-40 of the best
+// token's, so that sums are exact and have no order; log-probs have the bits of head_logprobs.
+#include "../core/rng.h"
+#include "head_rows.h"
+
+namespace ws::cuda {
+namespace {
+
+constexpr int bins = 2048, bins_per_thread = bins / row_threads;
+constexpr float mass_unit = 0x1p40f;
+
+struct SampleArguments {
+  const float* x;  // raw logits [rows, stride]
+  float* z;        // [rows, stride]
+  const int32_t* keys;
+  int32_t* ids;
+  float *logps, *sampled;
+  int64_t row, stride, vocabulary;
+  int64_t top_k;  // 0: all
+  float softcap, inverse_temperature;
+  double top_p, min_p;
+  int32_t greedy, truncated;
+};
+
+/// Shared memory of a row.
+struct RowShared {
+  double parts[8];  // of row_sum() and row_max()
+  uint64_t mass[bins];
+  uint32_t count[bins];
+  uint64_t sums[row_threads];
+  int64_t place;
+};
+
+WS_DEVICE RowShared& row_shared() { return *reinterpret_cast<RowShared*>(shared()); }
+
+/// Unsigned integers in the order of the floats; -0 equals 0.
+WS_DEVICE uint32_t order_of(float x) {
+  const uint32_t u = as_bits(x + 0.0f);
+  return u ^ ((u >> 31) != 0 ? 0xffffffffu : 0x80000000u);
+}
+
+/// The best candidates: all above `order`, and those that have it up to index `last`.
+struct Cut {
+  uint32_t order;
+  int64_t last;
+  WS_DEVICE bool keeps(uint32_t o, int64_t i) const { return o > order || (o == order && i <= last); }
+};
+
+/// A row in work: tempered logits, their maximum, and what is left of them.
+struct Row {
+  const float* z;
+  int64_t size;
+  float top;
+  Cut cut;
+
+  WS_DEVICE uint64_t mass(int64_t i) const { return static_cast<uint64_t>(exponential(z[i] - top) * mass_unit); }
+};
+
+/// The transformed row into z, and its statistics with the bits of head_logprobs.
+WS_DEVICE RowStatistics transform_row(const SampleArguments& a, const float* x, float* z, float inverse_temperature) {
+  FoldArguments fold = {};
+  fold.softcap = a.softcap, fold.inverse_temperature = inverse_temperature;
+  RowStatistics s = {0, -infinity, 0};
+  over_words(a.vocabulary, [&](int64_t i) { z[i] = x[i]; });
+  barrier();  // the words of a tile lie with other threads than those of the row
+  for (int64_t word = 0; word < a.vocabulary; word += tile_words) {
+    fold.words = a.vocabulary - word < tile_words ? a.vocabulary - word : tile_words;
+    fold_row(s, z + word, fold);
+  }
+  barrier();
+  return s;
+}
+
+/// The first index for which f holds, in all threads.
+template <class F>
+WS_DEVICE int64_t first_place(int64_t size, F f) {
+  RowShared& s = row_shared();
+  const int64_t each_thread = (size + row_threads - 1) / row_threads, begin = thread() * each_thread;
+  int64_t found = size;
+  for (int64_t i = begin; i < size && i < begin + each_thread && found == size; ++i)
+    if (f(i)) found = i;
+  s.sums[thread()] = static_cast<uint64_t>(found);
+  barrier();
+  int64_t first = size;
+  for (int i = 0; i < row_threads; ++i)
+    if (static_cast<int64_t>(s.sums[i]) < first) first = static_cast<int64_t>(s.sums[i]);
+  barrier();
+  return first;
+}
+
+/// Counts and masses of the candidates whose order begins with `prefix`, by their next `width` bits.
+WS_DEVICE void histogram(const Row& row, uint32_t prefix, int shift, int width) {
+  RowShared& s = row_shared();
+  for (int i = thread(); i < bins; i += row_threads) s.mass[i] = 0, s.count[i] = 0;
+  barrier();
+  over_words(row.size, [&](int64_t i) {
+    const uint32_t order = order_of(row.z[i]);
+    if (!row.cut.keeps(order, i) || (static_cast<uint64_t>(order) >> (shift + width)) != prefix) return;
+    const uint32_t bin = order >> shift & ((1u << width) - 1);
+    atomic_add(&s.count[bin], 1u);
+    atomic_add(&s.mass[bin], row.mass(i));
+  });
+  barrier();
+}
+
+/// What lies above the bin that reaches the goal, and that bin: from the top down, first by threads' shares, then by bin.
+struct Boundary {
+  int bin;
+  double above;
+};
+WS_DEVICE Boundary find_boundary(double goal, bool by_mass) {
+  RowShared& s = row_shared();
+  const auto size = [&](int bin) { return by_mass ? s.mass[bin] : static_cast<uint64_t>(s.count[bin]); };
+  uint64_t own = 0;
+  for (int i = 0; i < bins_per_thread; ++i) own += size(thread() * bins_per_thread + i);
+  s.sums[thread()] = own;
+  barrier();
+  Boundary found = {-1, 0};
+  uint64_t above = 0;
+  int share = row_threads - 1;
+  for (; share > 0 && static_cast<double>(above + s.sums[share]) < goal; --share) above += s.sums[share];
+  // When rounding left the goal out of reach, the lowest bin with candidates is the boundary.
+  for (int bin = (share + 1) * bins_per_thread - 1; bin >= 0; --bin) {
+    if (s.count[bin] == 0) continue;
+    if (found.bin >= 0) above += size(found.bin);
+    found = {bin, static_cast<double>(above)};
+    if (static_cast<double>(above + size(bin)) >= goal) break;
+  }
+  for (int bin = 0; found.bin < 0 && bin < bins; ++bin)
+    if (s.count[bin] != 0) found = {bin, static_cast<double>(above - size(bin))};
+  barrier();
+  return found;
+}
+
+/// Index of the n-th candidate (from 1) that has this order.
+WS_DEVICE int64_t place_of_equal(const Row& row, uint32_t order, int64_t n) {
+  RowShared& s = row_shared();
+  const auto counts = [&](int64_t i) { return order_of(row.z[i]) == order && row.cut.keeps(order, i); };
+  const int64_t each_thread = (row.size + row_threads - 1) / row_threads, begin = thread() * each_thread;
+  const int64_t end = begin + each_thread < row.size ? begin + each_thread : row.size;
+  uint64_t own = 0;
+  for (int64_t i = begin; i < end; ++i) own += counts(i);
+  s.sums[thread()] = own;
+  barrier();
+  int64_t before = 0;
+  for (int i = 0; i < thread(); ++i) before += static_cast<int64_t>(s.sums[i]);
+  if (before < n && n <= before + static_cast<int64_t>(own))
+    for (int64_t i = begin; i < end; ++i)
+      if (counts(i) && ++before == n) s.place = i;
+  barrier();
+  const int64_t place = s.place;
+  barrier();
+  return place;
+}
+
+/// How many of `count` equal masses reach the goal; at least 1.
+WS_DEVICE int64_t reach(double goal, double each_mass, int64_t count) {
+  int64_t few = 1, many = count;
+  while (few < many) {
+    const int64_t middle = few + (many - few) / 2;
+    if (static_cast<double>(middle) * each_mass >= goal) many = middle;
+    else few = middle + 1;
+  }
+  return few;
+}
+
+/// Cuts the row to the smallest set of best candidates with `wanted` members or that share of the mass.
+WS_DEVICE void select(Row& row, double wanted, bool by_mass) {
+  RowShared& s = row_shared();
+  uint32_t prefix = 0;
+  double goal = wanted, each_mass = 1;
+  int64_t inside = 0;
+  for (int shift = 32; shift > 0;) {
+    const int width = shift < 11 ? shift : 11;
+    shift -= width;
+    histogram(row, prefix, shift, width);
+    if (by_mass && shift + width == 32) {
+      uint64_t total = 0;
+      for (int i = 0; i < bins; ++i) total += s.mass[i];
+      goal = wanted * static_cast<double>(total);
+    }
+    const Boundary b = find_boundary(goal, by_mass);
+    goal -= b.above;
+    prefix = prefix << width | static_cast<uint32_t>(b.bin);
+    inside = static_cast<int64_t>(s.count[b.bin]);
+    each_mass = by_mass ? static_cast<double>(s.mass[b.bin]) / static_cast<double>(inside) : 1.0;
+    barrier();  // the histogram is read before the next one clears it
+  }
+  row.cut = {prefix, place_of_equal(row, prefix, reach(goal, each_mass, inside))};
+}
+
+/// Inverse CDF by index over exact masses: the place, and the total in units.
+WS_DEVICE int64_t draw(const Row& row, double u, double min_p, uint64_t& total) {
+  RowShared& s = row_shared();
+  const auto mass = [&](int64_t i) -> uint64_t {
+    if (!row.cut.keeps(order_of(row.z[i]), i)) return 0;
+    const float e = exponential(row.z[i] - row.top);
+    return static_cast<double>(e) >= min_p ? static_cast<uint64_t>(e * mass_unit) : 0;
+  };
+  const int64_t each_thread = (row.size + row_threads - 1) / row_threads, begin = thread() * each_thread;
+  const int64_t end = begin + each_thread < row.size ? begin + each_thread : row.size;
+  uint64_t own = 0;
+  for (int64_t i = begin; i < end; ++i) own += mass(i);
+  s.sums[thread()] = own;
+  barrier();
+  uint64_t before = 0;
+  total = 0;
+  for (int i = 0; i < row_threads; ++i) {
+    if (i < thread()) before += s.sums[i];
+    total += s.sums[i];
+  }
+  uint64_t goal = static_cast<uint64_t>(u * static_cast<double>(total));
+  if (goal >= total) goal = total - 1;
+  if (before <= goal && goal < before + own)
+    for (int64_t i = begin; i < end; ++i) {
+      const uint64_t m = mass(i);
+      if (goal < before + m) {
+        s.place = i;
+        break;
+      }
+      before += m;
+    }
+  barrier();
+  return s.place;
+}
+
+WS_KERNEL(sample_row, row_threads, SampleArguments, a) {
+  const int64_t r = block().x, token = a.row + r;
+  const float* x = a.x + r * a.stride;
+  float* z = a.z + r * a.stride;
+  RowStatistics plain = transform_row(a, x, z, 1.0f);
+  const auto finish = [&](int64_t id, float logps, float sampled) {
+    if (thread() != 0) return;
+    a.ids[token] = static_cast<int32_t>(id);
+    a.logps[token] = logps;
+    a.sampled[token] = sampled;
+  };
+  if (!(plain.sum > 0)) return finish(-1, as_float(0x7fc00000u), as_float(0x7fc00000u));
+  if (a.greedy != 0) {
+    const int64_t id = first_place(a.vocabulary, [&](int64_t i) { return z[i] == plain.top; });
+    plain.target = plain.top;
+    return finish(id, log_prob(plain), 0.0f);
+  }
+  RowStatistics tempered = plain;
+  if (a.inverse_temperature != 1.0f) tempered = transform_row(a, x, z, a.inverse_temperature);
+  Row row = {z, a.vocabulary, tempered.top, {0, a.vocabulary}};
+  if (a.top_k > 0 && a.top_k < a.vocabulary) select(row, static_cast<double>(a.top_k), false);
+  if (a.top_p < 1) select(row, a.top_p, true);
+  const int32_t* key = a.keys + 4 * token;
+  const double u = uniform53(random4(static_cast<uint32_t>(key[0]), static_cast<uint32_t>(key[1]),
+                                     static_cast<uint32_t>(key[2]), static_cast<uint32_t>(key[3])));
+  uint64_t total = 0;
+  const int64_t id = draw(row, u, a.min_p, total);
+  if (a.truncated != 0) tempered.sum = static_cast<double>(total) / static_cast<double>(mass_unit);
+  plain.target = capped(x[id], a.softcap);
+  tempered.target = z[id];
+  finish(id, log_prob(plain), log_prob(tempered));
+}
+
+}  // namespace
+
+#if WS_HOST
+
+namespace {
+
+constexpr int64_t most_logits = int64_t{1} << 24;
+
+Status check_settings(const double* p) {
+  WS_CHECK(p[0] >= 0 && __builtin_isfinite(p[0]), config, "softcap: expected 0 (none) or more, got %g", p[0]);
+  WS_CHECK(p[1] == 0 || (p[1] >= 1e-6 && __builtin_isfinite(p[1])), config,
+           "temperature: expected 0 (the best token) or at least 1e-6, got %g", p[1]);
+  WS_CHECK(p[2] >= 0 && p[2] <= 2147483647.0 && p[2] == __builtin_floor(p[2]), config,
+           "topK: expected a whole number from 0 (all), got %g", p[2]);
+  WS_CHECK(p[3] >= 0 && p[3] <= 1, config, "topP: expected 0 to 1 (all), got %g", p[3]);
+  WS_CHECK(p[4] >= 0 && p[4] <= 1, config, "minP: expected 0 (all) to 1, got %g", p[4]);
+  return {};
+}
+
+}  // namespace
+
+Status head_sample(const Call& c, Launcher& on) {
+  const View &h = c.t[0], &w = c.t[1], &keys = c.t[2];
+  const char* const names[] = {"ids", "logps", "sampled"};
+  WS_CHECK(h.rank == 2 && w.rank == 2 && w.dims[1] == h.dims[1], shape, "expected h [N, C] and w [V, C], got %s, %s",
+           shape_text(h).text, shape_text(w).text);
+  WS_TRY(check_settings(c.p));
+  WS_CHECK(keys.rank == 2 && keys.dims[0] == h.dims[0] && keys.dims[1] == 4, shape, "keys: expected [%lld, 4], got %s",
+           static_cast<long long>(h.dims[0]), shape_text(keys).text);
+  for (int i = 0; i < 3; ++i) WS_TRY(vector_of(c.t[3 + i], names[i], h.dims[0]));
+  const int64_t tokens = h.dims[0], vocabulary = w.dims[0];
+  if (tokens == 0) return {};
+  WS_CHECK(vocabulary > 0, shape, "w: the vocabulary is empty");
+  WS_CHECK(vocabulary <= int64_t{1} << 22, shape, "w: at most 4194304 words can be drawn from on a GPU, got %lld",
+           static_cast<long long>(vocabulary));
+  const int64_t stride = (vocabulary + 7) / 8 * 8, fit = most_logits / stride > 0 ? most_logits / stride : 1;
+  const int64_t rows = tokens < fit ? tokens : fit;
+  float *x = static_cast<float*>(on.scratch(rows * stride * 4)), *z = static_cast<float*>(on.scratch(rows * stride * 4));
+  WS_CHECK(x != nullptr && z != nullptr, oom, "no memory for the logits of %lld rows", static_cast<long long>(rows));
+  SampleArguments a = {x, z, keys.as<int32_t>(), c.t[3].as<int32_t>(), c.t[4].as<float>(), c.t[5].as<float>(), 0, stride,
+                       vocabulary, static_cast<int64_t>(c.p[2]), static_cast<float>(c.p[0]),
+                       c.p[1] == 0 ? 1.0f : static_cast<float>(1.0 / c.p[1]), c.p[3], c.p[4], c.p[1] == 0, 0};
+  a.truncated = (a.top_k > 0 && a.top_k < vocabulary) || a.top_p < 1 || a.min_p > 0;
+  for (a.row = 0; a.row < tokens; a.row += rows) {
+    const int64_t count = tokens - a.row < rows ? tokens - a.row : rows;
+    WS_TRY(head_logits(on, h, w, {a.row, count, 0, vocabulary}, x, stride));
+    WS_TRY(start(on, sample_row, {static_cast<uint32_t>(count), 1, 1}, sizeof(RowShared), a));
+  }
+  return {};
+}
+
+#endif
+
+}  // namespace ws::cuda
