@@ -8,6 +8,7 @@
 #include "gemm.h"
 
 #include "gemm_pack.h"
+#include "gemm_thin.h"
 #include "gemm_tile.h"
 #if WS_LEVEL >= 5
 #include "gemm_amx.h"
@@ -23,19 +24,21 @@ constexpr int64_t most_shared = 1 << 24;  // units of B that are packed for all
 
 // Forms ---------------------------------------------------------------------------------------------------------------
 
-/// How operands of two types are packed and multiplied: by panels of B that are packed, by its rows or by its columns.
+/// How operands of two types are packed and multiplied: by panels of B that are packed, by its rows, or by its columns
+/// for few rows of A.
 struct Form {
   int per;  // elements of a step
   Pack pack_a, pack_b;
-  Multiply packed, rows, columns;
+  Multiply packed, rows;
+  Thin thin;
 };
 
 template <class A, class B>
 constexpr Form singles = {1, pack<Singles<A>>, pack<Singles<B>>, multiply<Singles<float>>, multiply<Singles<B>>,
-                          multiply_lines<Singles<B>>};
+                          multiply_thin<Singles<B>>};
 #if WS_LEVEL == 4
 constexpr Form pairs_form = {2, pack<Pairs>, pack<Pairs>, multiply<Singles<Pair, Pair>>, multiply<Pairs>,
-                             multiply_lines<Pairs>};
+                             multiply_thin<Pairs>};
 #endif
 
 constexpr int most_per = WS_LEVEL == 4 ? 2 : 1;
@@ -103,7 +106,7 @@ Plan plan_of(GemmShape s) {
   p.n_tiles = (s.n + p.nc - 1) / p.nc;
   const int64_t kc = smaller(s.k, KC);
   p.shared_floats = p.shared_b ? panels + 16 : 0;
-  p.a_floats = round_up(larger(p.mc * kc, few * s.k) + W, 16);
+  p.a_floats = round_up(p.mc * kc + W, 16);
   p.b_floats = p.shared_b ? 0 : round_up(p.nc * kc + W, 16);
   p.c_floats = round_up(p.mc * p.nc, 16);
   return p;
@@ -132,13 +135,11 @@ struct Block {
 
 int vectors_of(int64_t columns) { return columns > W ? NV : 1; }
 
-/// Where a task finds its panels of B: packed for all, packed for it, in rows of the matrix (read in place), or in
-/// columns of it (transposed on the way, for few rows).
-enum class Source { shared, packed, rows, columns };
+/// Where a task finds its panels of B: packed for all, packed for it, or in rows of the matrix (read in place).
+enum class Source { shared, packed, rows };
 
-Source source_of(const Product& g, const Block& block) {
+Source source_of(const Product& g) {
   if (g.plan.shared_b) return Source::shared;
-  if (block.rows <= few && g.b.row_stride == 1) return Source::columns;
   if (g.b.column_stride == 1) return Source::rows;
   return Source::packed;
 }
@@ -151,11 +152,6 @@ Multiply choose_panel(const Product& g, const Block& block, Source source, int64
   if (source == Source::shared) {
     tile.b = g.shared + column * g.steps + block.step * width;
     return g.form.packed;
-  }
-  if (source == Source::columns) {
-    tile.b = lines.data;
-    tile.b_stride = lines.line_stride;
-    return g.form.columns;
   }
   if (source == Source::rows && lines.count >= width) {
     tile.b = lines.data;
@@ -213,11 +209,9 @@ void multiply_task(const Product& g, int64_t task, int worker) {
   block.packed_a = scratch;
   block.packed_b = scratch + p.a_floats;
   block.partials = block.packed_b + p.b_floats;
-  const Source source = source_of(g, block);
-  // A few rows of A fit the first-level cache at any length; B is then read along whole columns.
-  const int64_t kc = source == Source::columns ? g.steps : KC;
-  for (block.step = 0; block.step < g.steps; block.step += kc) {
-    block.steps = smaller(kc, g.steps - block.step);
+  const Source source = source_of(g);
+  for (block.step = 0; block.step < g.steps; block.step += KC) {
+    block.steps = smaller(KC, g.steps - block.step);
     block.k = block.step * g.form.per;
     block.elements = smaller(block.steps * g.form.per, g.s.k - block.k);
     multiply_block(g, block, source);
@@ -234,6 +228,39 @@ void pack_shared(Runtime& rt, const Product& g) {
   });
 }
 
+// Few rows ------------------------------------------------------------------------------------------------------------
+
+/// The columns [column, column + NR) of a thin product.
+void multiply_thin_tile(const Product& g, int64_t column, int64_t next) {
+  const int64_t line_bytes = g.b.column_stride * element_bytes(g.b.dtype);
+  ThinTile t;
+  t.a = g.shared;
+  t.b = static_cast<const char*>(g.b.data) + column * line_bytes;
+  t.b_stride = g.b.column_stride;
+  t.elements = g.s.k;
+  t.rows = static_cast<int>(g.s.m);
+  t.vectors = vectors_of(g.s.n - column);
+  t.last = static_cast<int>(smaller(W, g.s.n - column - (t.vectors - 1) * W));
+  t.from_c = g.accumulate;
+  t.c_stride = g.c.stride;
+  t.c = g.c.dtype == DType::f32 ? static_cast<float*>(g.c.data) + column : nullptr;
+  t.rounded = g.c.dtype == DType::f32 ? nullptr : static_cast<bf16*>(g.c.data) + column;
+  t.next = next + NR <= g.s.n ? static_cast<const char*>(g.b.data) + next * line_bytes : nullptr;
+  g.form.thin(t);
+}
+
+/// A task reads about 128 KB of B. Its last columns ask for those that this worker will likely read then.
+void multiply_thin_rows(Runtime& rt, const Product& g) {
+  g.form.pack_a(rows_of(g.a, 0, g.s.m, 0), {g.s.m, row_group, 1, g.s.k, g.steps, g.shared, true});
+  const int64_t each = NR * (1 + (1 << 17) / (NR * g.s.k * element_bytes(g.b.dtype)));
+  parallel_for(rt, (g.s.n + each - 1) / each, [&](int64_t task, int) {
+    const int64_t end = smaller((task + 1) * each, g.s.n);
+    for (int64_t column = task * each; column < end; column += NR) {
+      multiply_thin_tile(g, column, column + NR < end ? column + NR : (task + rt.threads()) * each);
+    }
+  });
+}
+
 void clear(const Result& c, GemmShape s) {
   const int64_t size = element_bytes(c.dtype);
   for (int64_t row = 0; row < s.m; ++row) {
@@ -246,7 +273,7 @@ void clear(const Result& c, GemmShape s) {
 int64_t gemm_scratch_bytes(const Runtime& rt, GemmShape shape) {
   if (shape.m <= 0 || shape.n <= 0 || shape.k <= 0) return 64;
   // Types are not known here: steps of one element, or of two where the level has them.
-  int64_t most = 0;
+  int64_t most = shape.m <= thin_rows ? shape.m * shape.k + 16 : 0;
   for (int per = 1; per <= most_per; ++per) {
     const Plan p = plan_of({shape.m, shape.n, (shape.k + per - 1) / per});
     const int64_t floats = p.shared_floats + rt.threads() * p.worker_floats();
@@ -274,6 +301,7 @@ void gemm(Runtime& rt, GemmShape shape, Matrix a, Matrix b, Result c, bool accum
   const int64_t steps = (shape.k + form.per - 1) / form.per;
   const Plan plan = plan_of({shape.m, shape.n, steps});
   Product g = {shape, steps, a, b, c, accumulate, form, plan, static_cast<float*>(scratch), nullptr};
+  if (shape.m <= thin_rows && b.row_stride == 1) return multiply_thin_rows(rt, g);
   g.workers = g.shared + g.plan.shared_floats;
   if (g.plan.shared_b) pack_shared(rt, g);
   parallel_for(rt, g.plan.m_tiles * g.plan.n_tiles,

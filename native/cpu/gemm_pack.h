@@ -63,11 +63,11 @@ void pack_transposed(const Lines& from, const Packing& p, int64_t first) {
 }
 
 /// Lines are contiguous: vectors of one strip are copied, steps [begin, end). A whole vector may reach into the next
-/// step, which is written later; the last step may not, the next strip is there already.
+/// steps, which are written later, but not past the last one: the next strip is there already.
 template <class S>
 void pack_copied(const Lines& from, const Packing& p, int64_t first, int64_t begin, int64_t end) {
   const int64_t steps = steps_of<S>(p.elements), stride = from.stride;
-  const int64_t width = p.width(first), whole = end == steps ? end - 1 : end;
+  const int64_t width = p.width(first), whole = larger(begin, smaller(end, steps - larger(1, (W - 1) / width)));
   for (int64_t at = 0; at < width; at += W) {
     const auto* in = static_cast<const typename S::Element*>(from.data) + first + at;
     float* out = p.to + first * p.room + at;
@@ -79,9 +79,10 @@ void pack_copied(const Lines& from, const Packing& p, int64_t first, int64_t beg
         store(out + k * width, S::across(in + k * S::per * stride, stride, true, n));
       }
     }
-    if (whole == end) continue;
-    const V rest = S::across(in + whole * S::per * stride, stride, p.elements % S::per == 0, n);
-    store_n(out + whole * width, rest, static_cast<int>(smaller(W, width - at)));
+    for (int64_t k = whole; k < end; ++k) {
+      const V rest = S::across(in + k * S::per * stride, stride, (k + 1) * S::per <= p.elements, n);
+      store_n(out + k * width, rest, static_cast<int>(smaller(W, width - at)));
+    }
   }
 }
 
@@ -93,7 +94,8 @@ void pack_any(const Lines& from, const Packing& p, int64_t first) {
   for (int64_t step = 0; step < steps; ++step) {
     for (int64_t i = 0; i < width; ++i, ++out) {
       const int64_t line = smaller(first + i, from.count - 1), k = step * S::per;
-      const auto unit = S::unit(data + line * from.line_stride + k * from.stride, from.stride, k + S::per <= p.elements);
+      const auto* at = data + line * from.line_stride + k * from.stride;
+      const auto unit = S::unit(at, from.stride, k + S::per <= p.elements);
       std::memcpy(out, &unit, sizeof unit);
     }
   }

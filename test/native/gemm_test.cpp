@@ -231,6 +231,9 @@ void check_few() {
   for (const GemmShape s : {GemmShape{1, 40, 512}, {5, 70, 1500}, {16, 600, 544}, {33, 90, 1031}, {96, 130, 1056}})
     for (const Order b : {Order::rows, Order::columns})
       for (const DType type : types) check_case({s, Order::rows, b, DType::bf16, DType::bf16, type, false}, true);
+  for (const int64_t m : {3, 5, 6, 15, 23, 24, 25})
+    for (const Order a : orders)
+      for (const DType type : types) check_case({{m, 75, 145}, a, Order::columns, type, type, DType::f32, true}, false);
 }
 
 #if WS_LEVEL >= 5
