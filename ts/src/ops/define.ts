@@ -64,6 +64,8 @@ export interface OpEntry {
   /** New values of the in-place operands that are present, then outputs, in signature order. f64, for clarity. */
   readonly reference: (t: Readonly<Record<string, Host>>, p: Parameters) => readonly Host[]
   readonly cases: readonly OpCase[]
+  /** Largest error of f32 results too when T is bf16, for ops that round on the way; relative as in a case. */
+  readonly bf16Tolerance?: number
 }
 
 interface Operand {
