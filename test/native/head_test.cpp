@@ -44,7 +44,7 @@ struct Outputs {
 
 struct Kernels {
   Kernel logps, logps_backward, kl, kl_backward;
-  bool rounds;  // gradients of bf16 logits to bf16
+  bool rounds = false;  // gradients of bf16 logits to bf16
 };
 
 Call logps_call(Runtime& rt, const Problem& p, const Outputs& o) {
@@ -431,7 +431,7 @@ int main() {
        {avx512::head_logprobs, avx512::head_logprobs_backward, avx512::head_kl, avx512::head_kl_backward}},
       {has_avx512bf16(),
        {avx512bf16::head_logprobs, avx512bf16::head_logprobs_backward, avx512bf16::head_kl,
-        avx512bf16::head_kl_backward}},
+        avx512bf16::head_kl_backward, true}},
   };
   for (const auto& level : levels) {
     if (!level.available) continue;
