@@ -64,20 +64,20 @@ interface Ceilings {
   readonly bytes: ReadonlyMap<number, number>
 }
 
-/** Bytes as a power of two: a copy is timed for each size that occurs. */
-const sizeClass = (bytes: number): number => 2 ** Math.min(28, Math.max(12, Math.round(Math.log2(bytes))))
+/** Bytes as a power of two: a copy is timed for each size that occurs, but for those where a call costs more. */
+const sizeClass = (bytes: number): number => 2 ** Math.min(28, Math.max(16, Math.round(Math.log2(bytes))))
 
 async function measureCeilings(device: Device, ops: readonly TracedOp[]): Promise<Ceilings> {
   const flops = new Map<Float, number>()
   for (const dtype of new Set(ops.map((op) => op.dtype))) {
     const probe = await peakProbe(device, dtype)
-    flops.set(dtype, 1e9 * (await race({ ours: probe }, 5)).ours.median)
+    flops.set(dtype, 1e9 * (await race({ ours: probe }, 5)).ours.max)
     probe.dispose()
   }
   const bytes = new Map<number, number>()
   for (const size of new Set(ops.map((op) => sizeClass(op.bytes)))) {
     const probe = await copyProbe(device, size)
-    bytes.set(size, 1e9 * (await race({ ours: probe }, 3)).ours.median)
+    bytes.set(size, 1e9 * (await race({ ours: probe }, 5)).ours.max)
     probe.dispose()
   }
   return { flops, bytes }

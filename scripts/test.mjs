@@ -1,5 +1,5 @@
 // `npm test`: makes sure that the addon and dist/ fit the sources, runs every dist/test/*.test.js under tap, then the op
-// suite once more for each lower instruction-set level of this processor. `golden` runs dist/test/golden.test.js alone,
+// suite once more for each lower instruction-set level of this processor and on the emulated GPU. `golden` runs dist/test/golden.test.js alone,
 // on the folder in WHETSTONE_GOLDEN. The last line is `N passed, N failed`, summed over assertions. tap's own count
 // misses files that a signal ended (its closing line counts only what they finished), so counting is done here.
 
@@ -98,12 +98,23 @@ async function lowerLevels() {
   return levels.slice(0, -1)
 }
 
+/** A GPU that is a library of ours (native/cuda/emulator); undefined when it was not built. */
+function emulatedGpu() {
+  const library = join(root, 'build/Release/libcuda_emulated.so')
+  if (!existsSync(library)) return undefined
+  // Kernels come by name, so any file serves as their image.
+  return { WHETSTONE_DEVICE: 'cuda:0', WHETSTONE_CUDA_LIBRARY: library, WHETSTONE_CUDA_KERNELS: library }
+}
+
 async function runSuite() {
   const folder = 'dist/test'
   const files = readdirSync(join(root, folder)).filter((name) => name.endsWith('.test.js'))
   const passes = [await runFiles(files.map((name) => `${folder}/${name}`))]
-  for (const level of files.includes('ops.test.js') ? await lowerLevels() : [])
-    passes.push(await runFiles([`${folder}/ops.test.js`], { WHETSTONE_ISA: level }, ` (${level})`))
+  if (!files.includes('ops.test.js')) return passes
+  const ops = [`${folder}/ops.test.js`]
+  for (const level of await lowerLevels()) passes.push(await runFiles(ops, { WHETSTONE_ISA: level }, ` (${level})`))
+  const gpu = emulatedGpu()
+  if (gpu !== undefined) passes.push(await runFiles(ops, gpu, ' (emulated GPU)'))
   return passes
 }
 

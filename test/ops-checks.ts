@@ -41,10 +41,6 @@ const tolerances = { f32: 1e-5, bf16: 8e-3, i32: 0, u8: 0 } as const
 const isGpuProduct = (device: Device, { entry, float }: Example): boolean =>
   device.kind === 'cuda' && float === 'bf16' && ['matmul', 'head'].includes(opTable[entry.name].family)
 
-/** There the gradient of a logit is rounded to bf16 before it is multiplied, as plain PyTorch does. */
-const limitOf = (device: Device, example: Example, dtype: Result['dtype']): number =>
-  Math.max(tolerances[isGpuProduct(device, example) && dtype === 'f32' ? 'bf16' : dtype], example.case.tolerance ?? 0)
-
 /** There tokens are summed 16 at a time: a weight's gradient has the same bits however they are cut at multiples of 16. */
 const grainOf = (device: Device, example: Example): number =>
   isGpuProduct(device, example) && opTable[example.entry.name].operands[0].role === 'inPlace' ? 16 : 1
@@ -58,7 +54,8 @@ export async function checkForward(t: T, device: Device, entry: OpEntry): Promis
     const got = await execute(device, example)
     t.equal(got.length, want.length, `${example.text}: number of results`)
     got.forEach((result, i) => {
-      const limit = limitOf(device, example, result.dtype)
+      const rounded = example.float === 'bf16' ? entry.bf16Tolerance : undefined
+      const limit = Math.max(tolerances[result.dtype], example.case.tolerance ?? 0, rounded ?? 0)
       const off = distance(decode(result.bits, result.dtype), want[i].data)
       t.ok(off <= (result.dtype === 'i32' ? 0 : limit), `${example.text}: ${result.name} is off by ${off}`)
     })

@@ -99,7 +99,8 @@ bool Queue::push(std::vector<Command>& commands) {
     const std::lock_guard lock(mutex_);
     taken = !stopping_;
     if (taken) {
-      for (Command& command : commands) commands_.push_back(std::move(command));
+      if (commands_.empty()) commands_.swap(commands);
+      else for (Command& command : commands) commands_.push_back(std::move(command));
       wake = asleep_;
       asleep_ = false;
     }

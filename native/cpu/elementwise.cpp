@@ -188,8 +188,12 @@ template <class T>
 void column_products(Runtime& rt, const View& dg, const View& dy, const View& x) {
   const T *d = dy.as<T>(), *in = x.as<T>();
   const int64_t width = x.last();
-  column_chains(rt, x.rows(), width, dg.as<float>(), [=](V sum, int64_t row, int64_t column, auto lanes) {
+  const auto add_row = [=](V sum, int64_t row, int64_t column, auto lanes) {
     return fma(load(d + row * width + column, lanes), load(in + row * width + column, lanes), sum);
+  };
+  column_chains(rt, x.rows(), width, dg.as<float>(), add_row, [=](int64_t row, int64_t column) {
+    prefetch_block(d + row * width + column);
+    prefetch_block(in + row * width + column);
   });
 }
 

@@ -21,6 +21,7 @@ struct Head {
   int64_t tokens, channels, vocabulary;
   float softcap, inverse_temperature;
   int64_t rows, columns, stride;
+  bool rounded;  // gradients of logits are bf16, each row in the first half of its room
 };
 
 static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }

@@ -18,12 +18,16 @@ static inline void cut(Head& s) {
   s.rows = larger(1, smaller(s.tokens, smaller(4096, tile_logits / s.stride)));
 }
 
+/// Gradients of logits are rounded to bf16 where bf16 products are faster than those of f32 and bf16.
+static inline bool has_rounded_gradients(DType weights) { return WS_LEVEL >= 4 && weights == DType::bf16; }
+
 /// Checks h, w, targets and the parameters softcap, temperature.
 static inline Status read_head(const Call& c, const View& h, const View& w, const View& targets, Head& s) {
   WS_TRY(check_head(h, w, "h", "w"));
   WS_TRY(check_softcap(c.p[0]));
   WS_CHECK(c.p[1] > 0 && __builtin_isfinite(c.p[1]), config, "temperature: expected more than 0, got %g", c.p[1]);
-  s = {h.dims[0], h.dims[1], w.dims[0], static_cast<float>(c.p[0]), static_cast<float>(1.0 / c.p[1]), 0, 0, 0};
+  s = {h.dims[0], h.dims[1], w.dims[0], static_cast<float>(c.p[0]), static_cast<float>(1.0 / c.p[1]), 0, 0, 0,
+       has_rounded_gradients(w.dtype)};
   WS_TRY(vector_of(targets, "targets", s.tokens));
   for (int64_t i = 0; i < s.tokens; ++i) {
     const int64_t target = targets.as<int32_t>()[i];
@@ -85,6 +89,12 @@ static inline V chain(const Head& s, V z, V gradient) {
   return s.softcap > 0 ? mul(g, soft_cap_slope(z, set1(1.0f / (s.softcap * s.inverse_temperature)))) : g;
 }
 
+/// Rounds n numbers in place: they then fill the first half of their room.
+static inline void round_row(float* z, int64_t n) {
+  bf16* to = reinterpret_cast<bf16*>(z);
+  for_vectors(0, n, [&](int64_t i, auto lanes) { store(to + i, load(z + i, lanes), lanes); });
+}
+
 /// Replaces the logits of a row by their gradients. gradient(z, place, lanes, onehot) gives dL/dz of some lanes; the
 /// target's lane is computed a second time, with onehot = 1, from the logit that it had.
 template <class F>
@@ -94,9 +104,11 @@ static inline void gradient_row(const Head& s, float* z, int64_t n, int64_t targ
     const V x = load(z + i, lanes);
     store(z + i, chain(s, x, gradient(x, i, lanes, zero())), lanes);
   });
-  if (target < 0) return;
-  const V x = set1(logit);
-  store(z + target, chain(s, x, gradient(x, target, Part{1}, set1(1.0f))), Part{1});
+  if (target >= 0) {
+    const V x = set1(logit);
+    store(z + target, chain(s, x, gradient(x, target, Part{1}, set1(1.0f))), Part{1});
+  }
+  if (s.rounded) round_row(z, n);
 }
 
 /// The operands of the products that end the backward pass of a tile: dh += dz w and dw += dz^T h.
@@ -110,8 +122,9 @@ static inline void add_gradients(Runtime& rt, const Head& s, const LogitTile& t,
   const int64_t size = element_bytes(g.w->dtype), channels = s.channels;
   const Matrix w = {g.w->as<char>() + t.word * channels * size, g.w->dtype, channels, 1};
   float* dh = g.sums != nullptr ? g.sums : g.dh.as<float>() + t.row * channels;
-  gemm(rt, {t.rows, channels, t.words}, {t.z, DType::f32, t.stride, 1}, w, {dh, DType::f32, channels}, t.word > 0,
-       scratch);
+  const DType type = s.rounded ? DType::bf16 : DType::f32;
+  const int64_t stride = s.rounded ? 2 * t.stride : t.stride;
+  gemm(rt, {t.rows, channels, t.words}, {t.z, type, stride, 1}, w, {dh, DType::f32, channels}, t.word > 0, scratch);
   if (g.sums != nullptr && is_last(s, t)) {
     for_rows(rt, t.rows, channels, [&](int64_t r) {
       const float* from = dh + r * channels;
@@ -121,7 +134,7 @@ static inline void add_gradients(Runtime& rt, const Head& s, const LogitTile& t,
   }
   if (!g.dw->present()) return;
   const Matrix h = {g.h->as<char>() + t.row * channels * size, g.h->dtype, channels, 1};
-  gemm(rt, {t.words, channels, t.rows}, {t.z, DType::f32, 1, t.stride}, h,
+  gemm(rt, {t.words, channels, t.rows}, {t.z, type, 1, stride}, h,
        {g.dw->as<float>() + t.word * channels, DType::f32, channels}, true, scratch);
 }
 

@@ -3,7 +3,7 @@
 #pragma once
 #include "../core/op.h"
 #include "../core/shapes.h"
-#include "simd.h"
+#include "softmax.h"
 
 namespace ws::WS_NS {
 
@@ -98,35 +98,52 @@ static inline float row_sum(int64_t count, F&& f) {
     const Part part = {static_cast<int>(count - i)};
     s[2] = add(s[2], keep(f(i, part), part));
   }
-  return hsum(add(add(s[0], s[1]), add(s[2], s[3])));
+  return sum_lanes(add(add(s[0], s[1]), add(s[2], s[3])));
 }
 
-/// acc[column] = f(acc, row, column, lanes) for every row in order, starting from the values in acc. Parallel over
-/// groups of columns; one column is one chain, so rows in two calls give the bits of one call.
+/// acc[column] = f(acc, row, column, lanes) for rows [begin, end) in order, starting from the values in acc.
 template <class F>
-static inline void column_chains(Runtime& rt, int64_t rows, int64_t columns, float* acc, F&& f) {
-  constexpr int64_t each = 64;  // columns of a task: a multiple of 4 W
-  if (rows <= 0) return;
-  parallel_for(rt, (columns + each - 1) / each, [&](int64_t task, int) {
-    const int64_t end = (task + 1) * each < columns ? (task + 1) * each : columns;
-    int64_t column = task * each;
-    for (; column + 4 * W <= end; column += 4 * W) {
-      V s[4];
-      WS_UNROLL
-      for (int v = 0; v < 4; ++v) s[v] = load(acc + column + v * W);
-      for (int64_t row = 0; row < rows; ++row) {
-        WS_UNROLL
-        for (int v = 0; v < 4; ++v) s[v] = f(s[v], row, column + v * W, Full{});
-      }
-      WS_UNROLL
-      for (int v = 0; v < 4; ++v) store(acc + column + v * W, s[v]);
-    }
-    for_vectors(column, end, [&](int64_t i, auto lanes) {
-      V s = load(acc + i, lanes);
-      for (int64_t row = 0; row < rows; ++row) s = f(s, row, i, lanes);
-      store(acc + i, s, lanes);
-    });
+static inline void chain_rows(float* acc, int64_t column, int64_t last, int64_t begin, int64_t end, const F& f) {
+  for (; column + 4 * W <= last; column += 4 * W) {
+    V s[4];
+    WS_EACH(4) s[i] = load(acc + column + i * W);
+    for (int64_t row = begin; row < end; ++row) WS_EACH(4) s[i] = f(s[i], row, column + i * W, Full{});
+    WS_EACH(4) store(acc + column + i * W, s[i]);
+  }
+  for_vectors(column, last, [&](int64_t i, auto lanes) {
+    V s = load(acc + i, lanes);
+    for (int64_t row = begin; row < end; ++row) s = f(s, row, i, lanes);
+    store(acc + i, s, lanes);
   });
+}
+
+/// The same for all rows. Parallel over groups of columns; one column is one chain, so rows in two calls give the bits of
+/// one call. Many columns are taken a few rows at a time and asked for ahead: the processor foresees no such strides.
+/// fetch(row, column) asks for 4 W columns of a row.
+template <class F, class Fetch>
+static inline void column_chains(Runtime& rt, int64_t rows, int64_t columns, float* acc, F&& f, Fetch&& fetch) {
+  constexpr int64_t few = 4;
+  const bool wide = columns >= 2048;
+  const int64_t each = wide ? 1024 : 64;  // multiples of 4 W
+  parallel_for(rt, (columns + each - 1) / each, [&](int64_t task, int) {
+    const int64_t first = task * each, last = first + each < columns ? first + each : columns;
+    if (!wide) return chain_rows(acc, first, last, 0, rows, f);
+    for (int64_t row = 0; row < rows; row += few) {
+      const int64_t end = row + few < rows ? row + few : rows;
+      for (int64_t column = first; column < last; column += 4 * W) {
+        for (int64_t ahead = row + few; ahead < end + few && ahead < rows; ++ahead) fetch(ahead, column);
+        chain_rows(acc, column, column + 4 * W < last ? column + 4 * W : last, row, end, f);
+      }
+    }
+  });
+}
+
+/// Asks for 4 W elements.
+template <class T>
+[[gnu::always_inline]] static inline void prefetch_block(const T* p) {
+  for (int64_t i = 0; i < 4 * W * static_cast<int64_t>(sizeof(T)); i += 64) {
+    __builtin_prefetch(reinterpret_cast<const char*>(p) + i);
+  }
 }
 
 }  // namespace ws::WS_NS

@@ -124,10 +124,14 @@ void weight_gradients(Runtime& rt, const View& dw, const View& dy, const View& x
                       const float* rstd) {
   const T *d = dy.as<T>(), *in = x.as<T>();
   const int64_t width = x.last();
-  column_chains(rt, x.rows(), width, dw.as<float>(), [=](V sum, int64_t row, int64_t column, auto lanes) {
+  const auto add_row = [=](V sum, int64_t row, int64_t column, auto lanes) {
     V v = load(in + row * width + column, lanes);
     if (mean) v = sub(v, set1(mean[row]));
     return fma(load(d + row * width + column, lanes), mul(v, set1(rstd[row])), sum);
+  };
+  column_chains(rt, x.rows(), width, dw.as<float>(), add_row, [=](int64_t row, int64_t column) {
+    prefetch_block(in + row * width + column);
+    prefetch_block(d + row * width + column);
   });
 }
 

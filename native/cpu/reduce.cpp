@@ -10,9 +10,11 @@ template <class T>
 void add_columns(Runtime& rt, const View& db, const View& dy) {
   const T* in = dy.as<T>();
   const int64_t width = dy.last();
-  column_chains(rt, dy.rows(), width, db.as<float>(), [=](V sum, int64_t row, int64_t column, auto lanes) {
+  const auto add_row = [=](V sum, int64_t row, int64_t column, auto lanes) {
     return add(sum, load(in + row * width + column, lanes));
-  });
+  };
+  column_chains(rt, dy.rows(), width, db.as<float>(), add_row,
+                [=](int64_t row, int64_t column) { prefetch_block(in + row * width + column); });
 }
 
 constexpr int64_t chunk = 4096;

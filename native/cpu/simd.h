@@ -44,14 +44,23 @@ static inline void store_n(float* p, V a, int n) { _mm512_mask_storeu_ps(p, lane
 static inline V widen(__m256i h) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16))}; }
 static inline V load(const bf16* p) { return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
 static inline V load_n(const bf16* p, int n) { return widen(_mm256_maskz_loadu_epi16(lanes(n), p)); }
-static inline __m256i narrow(V a) {
+/// Without the instruction: it has no denormal numbers.
+static inline __m256i narrow_any(V a) {
   const __m512i u = _mm512_castps_si512(a.v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-  const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
-  const __m512i quiet = _mm512_or_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(0x40));
+  const __m512i rounded = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
   const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
-  return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, quiet));
+  const __m512i some = _mm512_mask_or_epi32(rounded, nan, u, _mm512_set1_epi32(0x400000));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(some, 16));
 }
+#if WS_LEVEL >= 4
+static inline __m256i narrow(V a) {
+  if (__builtin_expect(_mm512_fpclass_ps_mask(a.v, 0x20), 0)) return narrow_any(a);
+  return (__m256i)_mm512_cvtneps_pbh(a.v);
+}
+#else
+static inline __m256i narrow(V a) { return narrow_any(a); }
+#endif
 static inline void store(bf16* p, V a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow(a)); }
 static inline void store_n(bf16* p, V a, int n) { _mm256_mask_storeu_epi16(p, lanes(n), narrow(a)); }
 static inline V add(V a, V b) { return {_mm512_add_ps(a.v, b.v)}; }

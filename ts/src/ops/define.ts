@@ -64,6 +64,8 @@ export interface OpEntry {
   /** New values of the in-place operands that are present, then outputs, in signature order. f64, for clarity. */
   readonly reference: (t: Readonly<Record<string, Host>>, p: Parameters) => readonly Host[]
   readonly cases: readonly OpCase[]
+  /** Largest error of f32 results too when T is bf16, for ops that round on the way; relative as in a case. */
+  readonly bf16Tolerance?: number
 }
 
 interface Operand {
@@ -101,39 +103,38 @@ export function defineOp(entry: OpEntry): OpEntry {
  */
 export function call(entry: OpEntry, tensors: readonly (Tensor | undefined)[], p: Parameters = {}): Tensor[] {
   const operands = operandsOf(entry.name)
-  const inputs = collect(entry.name, operands, tensors)
-  const { device, dtype } = commonOf(entry.name, operands, inputs)
+  const inputs: Record<string, Tensor> = {}
   const shapes: Record<string, Shape> = {}
-  for (const [name, t] of Object.entries(inputs)) shapes[name] = t.shape
+  const ids: number[] = []
+  for (let i = 0; i < operands.length && operands[i].role !== 'output'; i++) {
+    const t = tensors[i]
+    ids.push(t === undefined ? -1 : t.id)
+    if (!isGiven(entry.name, operands[i], t)) continue
+    inputs[operands[i].name] = t
+    shapes[operands[i].name] = t.shape
+  }
+  const { device, dtype } = commonOf(entry.name, operands, inputs)
   const outputShapes = entry.shapes(shapes, p)
-  const outputOperands = operands.filter((operand) => operand.role === 'output')
-  const outputs = outputOperands.map((operand, i) =>
-    empty(device, outputShapes[i], operand.type === 'T' || operand.type === 'F' ? dtype : (operand.type as DType)),
-  )
-  const ids = tensors.map((t) => (t === undefined ? -1 : t.id))
+  const parameters = parametersOf(entry.name, p)
+  const outputs = outputShapes.map((shape, i) => {
+    const { type } = operands[ids.length + i]
+    return empty(device, shape, type === 'T' || type === 'F' ? dtype : (type as DType))
+  })
+  const given = ids.length
   for (const output of outputs) ids.push(output.id)
-  device.run(entry.name, ids, parametersOf(entry.name, p))
-  record(entry, inputs, outputOperands, outputs, p)
+  device.run(entry.name, ids, parameters)
+  record(entry, inputs, operands.slice(given), outputs, p)
   return outputs
 }
 
-function collect(
-  op: OpName,
-  operands: readonly Operand[],
-  tensors: readonly (Tensor | undefined)[],
-): Record<string, Tensor> {
-  const inputs: Record<string, Tensor> = {}
-  operands.forEach(({ name, role, optional }, i) => {
-    if (role === 'output') return
-    const t = tensors[i]
-    if (t !== undefined) {
-      checkAlive(t, op)
-      inputs[name] = t
-    } else if (!optional) {
-      throw new WhetstoneError('E_SHAPE', op, `expected a tensor for ${name}, got none`)
-    }
-  })
-  return inputs
+/** Is the operand there? One that must be and is not, or no longer, is an error. */
+function isGiven(op: OpName, { name, optional }: Operand, t: Tensor | undefined): t is Tensor {
+  if (t !== undefined) {
+    checkAlive(t, op)
+    return true
+  }
+  if (optional) return false
+  throw new WhetstoneError('E_SHAPE', op, `expected a tensor for ${name}, got none`)
 }
 
 /** The device of the operands and the element type that they share as T. */
@@ -171,6 +172,7 @@ function parametersOf(op: OpName, p: Parameters): number[] {
   })
 }
 
+/** Adds the call to the active tape; `operands` are those of the outputs. */
 function record(
   entry: OpEntry,
   inputs: Record<string, Tensor>,
