@@ -9,13 +9,21 @@ import { benchCeilings } from './ceilings.js'
 import { benchGenerate } from './generate.js'
 import type { BenchOptions, BenchRow, Float } from './harness.js'
 import { benchKernels } from './kernels.js'
+import { benchMemory } from './memory.js'
 import { type Peer, peers, startPeer } from './peer.js'
+import { benchPrompts } from './prompts.js'
 import { benchStep } from './step.js'
 import { machineLine, tableHead, tableLine } from './table.js'
 
 type Suite = (options: BenchOptions) => Promise<void>
 
-const suites: Readonly<Record<string, Suite>> = { kernels: benchKernels, step: benchStep, generate: benchGenerate }
+const suites: Readonly<Record<string, Suite>> = {
+  kernels: benchKernels,
+  step: benchStep,
+  generate: benchGenerate,
+  memory: benchMemory,
+  prompts: benchPrompts,
+}
 
 const refuse = (where: string, expected: string, got: string): never => {
   throw new WhetstoneError('E_CONFIG', where, `expected ${expected}, got '${got}'`)

@@ -88,7 +88,7 @@ async function runTest(suite, name) {
 }
 
 async function runSanitized(suite) {
-  const settings = { WS_TESTS: 'ON', WS_SANITIZE: suite.flags }
+  const settings = { WS_TESTS: 'ON', WS_CUDA: 'OFF', WS_EMULATOR: 'OFF', WS_SANITIZE: suite.flags }
   const listed = () =>
     readFileSync(join(root, suite.folder, 'tests.txt'), 'utf8')
       .trim()
@@ -112,6 +112,8 @@ async function compileWithClang() {
     CMAKE_CXX_COMPILER: 'clang++',
     CMAKE_BUILD_TYPE: 'Debug',
     WS_TESTS: 'ON',
+    WS_CUDA: 'OFF',
+    WS_EMULATOR: 'OFF',
     CMAKE_JS_INC: `${folderOf('node-api-headers')}/include;${folderOf('node-addon-api')}`,
   }
   return [(await build('build-clang', settings)) ? passed : failed]

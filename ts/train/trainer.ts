@@ -297,14 +297,24 @@ export async function evaluateLoss(
   return { loss, stats: means(totals) }
 }
 
+/** Rows of a tied matrix that are joined at a time: the sum is a tensor of its own for a moment. */
+const joinedRows = 1024
+
 /** Adds the head's share of a tied matrix to the embedding's. */
 function joinTiedGradient({ policy, optimizer, tiedHead }: Trainer): void {
   if (tiedHead === undefined) return
   const head = headWeight(policy)
+  const [rows, width] = head.shape
   for (const [name, weight] of trainableOf(policy).byName) {
     const gradient = weight === head ? optimizer.gradients.byName.get(name) : undefined
     if (gradient === undefined) continue
-    using scope = new Scope()
-    scope.run(() => copy(gradient, add(gradient, tiedHead.gradient)))
+    for (let row = 0; row < rows; row += joinedRows) {
+      using scope = new Scope()
+      scope.run(() => {
+        const shape = [Math.min(joinedRows, rows - row), width]
+        const part = gradient.view(shape, row * width)
+        copy(part, add(part, tiedHead.gradient.view(shape, row * width)))
+      })
+    }
   }
 }
