@@ -192,7 +192,6 @@ WS_DEVICE void multiply_tile(const Operand& a, int64_t a_first, const Operand& b
     const char* from = shared() + step % stages * 2 * S::bytes;
     multiply_stage<a_across, b_across>(T{}, from, from + S::bytes, sums);
   }
-  copy_wait<0>();
 }
 
 }  // namespace ws::cuda

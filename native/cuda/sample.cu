@@ -63,13 +63,12 @@ WS_DEVICE RowStatistics transform_row(const SampleArguments& a, const float* x, 
   FoldArguments fold = {};
   fold.softcap = a.softcap, fold.inverse_temperature = inverse_temperature;
   RowStatistics s = {0, -infinity, 0};
+  // A tile begins at a multiple of the threads, so its words are with the same threads; the sums' barriers show them to all.
   over_words(a.vocabulary, [&](int64_t i) { z[i] = x[i]; });
-  barrier();  // the words of a tile lie with other threads than those of the row
   for (int64_t word = 0; word < a.vocabulary; word += tile_words) {
     fold.words = a.vocabulary - word < tile_words ? a.vocabulary - word : tile_words;
     fold_row(s, z + word, fold);
   }
-  barrier();
   return s;
 }
 
@@ -86,7 +85,6 @@ WS_DEVICE int64_t first_place(int64_t size, F f) {
   int64_t first = size;
   for (int i = 0; i < row_threads; ++i)
     if (static_cast<int64_t>(s.sums[i]) < first) first = static_cast<int64_t>(s.sums[i]);
-  barrier();
   return first;
 }
 
@@ -130,7 +128,6 @@ WS_DEVICE Boundary find_boundary(double goal, bool by_mass) {
   }
   for (int bin = 0; found.bin < 0 && bin < bins; ++bin)
     if (s.count[bin] != 0) found = {bin, static_cast<double>(above - size(bin))};
-  barrier();
   return found;
 }
 
@@ -150,9 +147,7 @@ WS_DEVICE int64_t place_of_equal(const Row& row, uint32_t order, int64_t n) {
     for (int64_t i = begin; i < end; ++i)
       if (counts(i) && ++before == n) s.place = i;
   barrier();
-  const int64_t place = s.place;
-  barrier();
-  return place;
+  return s.place;
 }
 
 /// How many of `count` equal masses reach the goal; at least 1.
@@ -186,7 +181,7 @@ WS_DEVICE void select(Row& row, double wanted, bool by_mass) {
     prefix = prefix << width | static_cast<uint32_t>(b.bin);
     inside = static_cast<int64_t>(s.count[b.bin]);
     each_mass = by_mass ? static_cast<double>(s.mass[b.bin]) / static_cast<double>(inside) : 1.0;
-    barrier();  // the histogram is read before the next one clears it
+    barrier();  // all have read the histogram and the sums
   }
   row.cut = {prefix, place_of_equal(row, prefix, reach(goal, each_mass, inside))};
 }

@@ -220,9 +220,9 @@ std::string stuck() {
   return text;
 }
 
-std::vector<int> order_of(size_t threads) {
-  std::vector<int> order(threads);
-  for (size_t i = 0; i < threads; ++i) order[i] = static_cast<int>(i);
+std::vector<int> order_of(size_t count) {
+  std::vector<int> order(count);
+  for (size_t i = 0; i < count; ++i) order[i] = static_cast<int>(i);
   if (current_settings.seed == 1) std::reverse(order.begin(), order.end());
   return order;
 }
@@ -232,19 +232,35 @@ void shuffle_order(std::vector<int>& order) {
   for (size_t i = order.size() - 1; i > 0; --i) std::swap(order[i], order[next_random() % (i + 1)]);
 }
 
+/// Runs the lanes of a warp that may run, once each; true when one did. Counts those that ended.
+bool run_warp(int warp, std::vector<int>& order, size_t& left) {
+  bool moved = false;
+  shuffle_order(order);
+  for (const int i : order) {
+    Lane& lane = machine.lanes[static_cast<size_t>(32 * warp + i)];
+    if (lane.done || lane.waits_for != nullptr) continue;
+    machine.current = 32 * warp + i;
+    change(machine.scheduler, lane.context);
+    if (!machine.fault.empty()) return false;
+    moved = true;
+    if (lane.done) --left;
+  }
+  return moved;
+}
+
+/// Warps take turns, or with a random order one runs as far as it can before the others: the two ways to be unfair that
+/// find a missing barrier on either side of a read.
 void schedule() {
-  std::vector<int> order = order_of(machine.lanes.size());
+  std::vector<int> warps = order_of(machine.meetings.size()), lanes = order_of(32);
+  const bool greedy = current_settings.seed >= 2;
   for (size_t left = machine.lanes.size(); left > 0;) {
     bool moved = false;
-    shuffle_order(order);
-    for (const int i : order) {
-      Lane& lane = machine.lanes[static_cast<size_t>(i)];
-      if (lane.done || lane.waits_for != nullptr) continue;
-      machine.current = i;
-      change(machine.scheduler, lane.context);
+    shuffle_order(warps);
+    for (const int warp : warps) {
+      bool again = run_warp(warp, lanes, left);
+      moved |= again;
+      while (greedy && again) again = run_warp(warp, lanes, left);
       if (!machine.fault.empty()) return;
-      moved = true;
-      if (lane.done) --left;
     }
     if (!moved) {
       machine.fault = stuck();
