@@ -1,6 +1,7 @@
 // One vector of floats at the width of the instruction set that a kernel file is compiled for. WS_LEVEL and WS_NS
-// come from the build: 1 = x86-64-v2 (4 lanes, no FMA), 2 = AVX2+FMA (8), 3 = AVX-512 (16). Tails use masked loads,
-// never scalar code, so that an element's bits do not depend on where it lies. Horizontal sums have a fixed tree.
+// come from the build: 1 = x86-64-v2 (4 lanes, no FMA), 2 = AVX2+FMA (8), 3 = AVX-512 (16), 4 = 3 and AVX512-BF16,
+// 5 = 4 and AMX. Tails use masked loads, never scalar code, so that an element's bits do not depend on where it lies.
+// Horizontal sums have a fixed tree.
 #pragma once
 
 // GCC 12 believes that the intrinsics' "undefined" operands are a mistake (GCC bug 105593).
