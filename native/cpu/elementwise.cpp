@@ -2,6 +2,7 @@
 // Bound by memory: one read per input, one write per output. Computed in f32, rounded once when the result is bf16;
 // an activation is within some 4 ulp of f32. Tails run the same vector code, so bits do not depend on position.
 #include "loops.h"
+#include "random.h"
 
 namespace ws::WS_NS {
 namespace {
@@ -198,35 +199,6 @@ void column_products(Runtime& rt, const View& dg, const View& dy, const View& x)
 }
 
 // Random numbers ------------------------------------------------------------------------------------------------------
-
-constexpr int counters = 16;                  // worked on side by side, so that the compiler's vectors run over them
-constexpr int group_columns = 4 * counters;  // a counter gives four words, for columns 16 apart
-
-/// Random words of columns [column, column + 64), column a multiple of 64: word w of counter j is that of column
-/// column + 16 w + j. Counter: (index, column / 4 + j, stream, site). The rounds are those of philox() in core/rng.h.
-void random_columns(const int32_t* key, uint32_t site, int64_t column, uint32_t (&words)[group_columns]) {
-  uint32_t x[4][counters];
-  for (int j = 0; j < counters; ++j) {
-    x[0][j] = static_cast<uint32_t>(key[3]);
-    x[1][j] = static_cast<uint32_t>(column / 4) + static_cast<uint32_t>(j);
-    x[2][j] = static_cast<uint32_t>(key[2]);
-    x[3][j] = site;
-  }
-  uint32_t key0 = static_cast<uint32_t>(key[0]), key1 = static_cast<uint32_t>(key[1]);
-  for (int round = 0; round < 10; ++round) {
-    for (int j = 0; j < counters; ++j) {
-      const uint64_t a = static_cast<uint64_t>(0xD2511F53u) * x[0][j];
-      const uint64_t b = static_cast<uint64_t>(0xCD9E8D57u) * x[2][j];
-      x[0][j] = static_cast<uint32_t>(b >> 32) ^ x[1][j] ^ key0;
-      x[1][j] = static_cast<uint32_t>(b);
-      x[2][j] = static_cast<uint32_t>(a >> 32) ^ x[3][j] ^ key1;
-      x[3][j] = static_cast<uint32_t>(a);
-    }
-    key0 += 0x9E3779B9u;
-    key1 += 0xBB67AE85u;
-  }
-  std::memcpy(words, x, sizeof words);
-}
 
 /// y = f(x, r, row), r the vector of number(word) of each element.
 template <class T, class Number, class F>

@@ -61,23 +61,63 @@ Status check_rows(const View& table, const View& ids, const View& batch, const c
   return {};
 }
 
-/// Chains of one group of columns, tokens in order.
+/// Tokens by id, those of one id in order: radix sort by bytes, stable. `other` has room for as many; gives the one of
+/// the two that holds the result.
+int32_t* sort_tokens(const int32_t* ids, int64_t count, int64_t most, int32_t* order, int32_t* other) {
+  for (int64_t n = 0; n < count; ++n) order[n] = static_cast<int32_t>(n);
+  for (int shift = 0; shift < 32 && most >> shift > 0; shift += 8) {
+    int64_t first[257] = {0};
+    for (int64_t n = 0; n < count; ++n) ++first[((ids[n] >> shift) & 255) + 1];
+    for (int i = 0; i < 256; ++i) first[i + 1] += first[i];
+    for (int64_t n = 0; n < count; ++n) other[first[(ids[order[n]] >> shift) & 255]++] = order[n];
+    int32_t* const sorted = other;
+    other = order;
+    order = sorted;
+  }
+  return order;
+}
+
+/// One id's tokens, order[begin, end), added to columns [column, last) of its row.
 template <class T>
-void scatter_add(Runtime& rt, const View& dx, const int32_t* ids, const View& dy) {
+void add_tokens(float* row, const T* in, int64_t width, const int32_t* begin, const int32_t* end, int64_t column,
+                int64_t last) {
+  for (; column + 4 * W <= last; column += 4 * W) {
+    V s[4];
+    WS_EACH(4) s[i] = load(row + column + i * W);
+    for (const int32_t* n = begin; n < end; ++n) WS_EACH(4) s[i] = add(s[i], load(in + *n * width + column + i * W));
+    WS_EACH(4) store(row + column + i * W, s[i]);
+  }
+  for_vectors(column, last, [&](int64_t i, auto lanes) {
+    V s = load(row + i, lanes);
+    for (const int32_t* n = begin; n < end; ++n) s = add(s, load(in + *n * width + i, lanes));
+    store(row + i, s, lanes);
+  });
+}
+
+/// A task has a span of the sorted tokens and some columns; an id belongs to the span in which its tokens begin.
+template <class T>
+Status scatter_add(Runtime& rt, const View& dx, const int32_t* ids, const View& dy) {
+  constexpr int64_t span = 64, columns = 256;  // columns: a multiple of 4 W
   const Rows tokens = rows_of(dy);
-  const int64_t each = 64;
-  float* sums = dx.as<float>();
-  const T* in = dy.as<T>();
-  parallel_for(rt, (tokens.width + each - 1) / each, [&](int64_t task, int) {
-    const int64_t begin = task * each, end = begin + each < tokens.width ? begin + each : tokens.width;
-    for (int64_t n = 0; n < tokens.count; ++n) {
-      float* to = sums + ids[n] * tokens.width;
-      const T* from = in + n * tokens.width;
-      for_vectors(begin, end, [=](int64_t i, auto lanes) {
-        store(to + i, add(load(to + i, lanes), load(from + i, lanes)), lanes);
-      });
+  const int64_t count = tokens.count, width = tokens.width;
+  if (count == 0 || width == 0) return {};
+  WS_CHECK(count < (int64_t{1} << 31), shape, "ids: expected fewer than 2^31, got %lld", static_cast<long long>(count));
+  int32_t* scratch = static_cast<int32_t*>(rt.scratch(count * 8));
+  WS_CHECK(scratch, oom, "no memory to sort %lld ids", static_cast<long long>(count));
+  const int32_t* order = sort_tokens(ids, count, dx.dims[0] - 1, scratch, scratch + count);
+  const int64_t spans = (count + span - 1) / span, parts = (width + columns - 1) / columns;
+  parallel_for(rt, spans * parts, [&](int64_t task, int) {
+    const int64_t column = task / spans * columns, last = column + columns < width ? column + columns : width;
+    const int64_t end = (task % spans + 1) * span < count ? (task % spans + 1) * span : count;
+    int64_t at = task % spans * span;
+    while (at > 0 && at < end && ids[order[at]] == ids[order[at - 1]]) ++at;
+    while (at < end) {
+      const int64_t first = at;
+      while (at < count && ids[order[at]] == ids[order[first]]) ++at;
+      add_tokens(dx.as<float>() + ids[order[first]] * width, dy.as<T>(), width, order + first, order + at, column, last);
     }
   });
+  return {};
 }
 
 }  // namespace
@@ -128,13 +168,12 @@ Status gather_rows(const Call& c) {
 }
 
 /// dx[ids[n]] += dy[n], n ascending: dx [R,C] f32, ids [N], dy [N,C]. Equal ids add in token order, so two calls with
-/// half of the tokens give the bits of one. 8 + size of T bytes per element of dy; parallel over columns.
+/// half of the tokens give the bits of one. 8 + size of T bytes per element of dy; parallel over ids and columns.
 Status scatter_add_rows(const Call& c) {
   const View &dx = c.t[0], &ids = c.t[1], &dy = c.t[2];
   WS_TRY(check_rows(dx, ids, dy, "dx", "dy"));
-  if (dy.dtype == DType::f32) scatter_add<float>(*c.rt, dx, ids.as<int32_t>(), dy);
-  else scatter_add<bf16>(*c.rt, dx, ids.as<int32_t>(), dy);
-  return {};
+  const int32_t* id = ids.as<int32_t>();
+  return dy.dtype == DType::f32 ? scatter_add<float>(*c.rt, dx, id, dy) : scatter_add<bf16>(*c.rt, dx, id, dy);
 }
 
 }  // namespace ws::WS_NS

@@ -20,9 +20,10 @@ struct Settings {
   bool truncated() const { return (top_k > 0 && top_k < vocabulary) || top_p < 1 || min_p > 0; }
 };
 
-/// What one worker needs for a row: tempered logits, exp(z - top), the ids of what is left, and the histogram.
+/// What one worker needs for a row: tempered logits, exp(z - top), the ids of what is left, the histogram, and the
+/// greatest number of each block.
 struct RowScratch {
-  float *z, *e;
+  float *z, *e, *tops;
   int32_t* ids;
   double* mass;
   int64_t* count;
@@ -76,12 +77,11 @@ int64_t reach(double goal, double each, int64_t count) {
   return few;
 }
 
-/// The smallest set of best candidates that has `wanted` members or, with by_mass, the share `wanted` of the mass.
+/// The smallest set of best candidates that has `goal` members or, with by_mass, at least the mass `goal`.
 /// The histogram is refined bit by bit from the top; what lies above the boundary's bin is in, what lies below is out.
-Cut select(const RowScratch& s, int64_t n, double wanted, bool by_mass) {
+Cut select(const RowScratch& s, int64_t n, double goal, bool by_mass) {
   const int step = n < 4096 ? 8 : 11;
   uint32_t prefix = 0;
-  double goal = wanted;
   int64_t inside = 0;  // candidates with the prefix
   double each = 1;
   for (int shift = 32; shift > 0;) {
@@ -89,11 +89,6 @@ Cut select(const RowScratch& s, int64_t n, double wanted, bool by_mass) {
     shift -= width;
     histogram(s, n, prefix, shift, width);
     const int bins = 1 << width;
-    if (by_mass && shift + width == 32) {
-      double total = 0;
-      for (int i = 0; i < bins; ++i) total += s.mass[i];
-      goal = wanted * total;
-    }
     int last = -1;
     double above = 0;
     for (int i = bins - 1; i >= 0; --i) {
@@ -134,12 +129,96 @@ int64_t apply_cut(const RowScratch& s, int64_t n, bool& numbered, Cut cut) {
   });
 }
 
+// Most candidates of a long row are far from the boundary. They are let go block by block, by a bound that the boundary
+// cannot lie below; the exact selection then has little to look at. Which ones are kept does not depend on it.
+
+constexpr int64_t block = 64;
+constexpr int64_t long_row = 4096;  // from here on that pays
+
+int64_t blocks_of(int64_t n) { return (n + block - 1) / block; }
+
+void find_tops(const RowScratch& s, const float* x, int64_t n) {
+  for (int64_t i = 0; i < blocks_of(n); ++i) s.tops[i] = top_of(x + i * block, smaller(block, n - i * block));
+}
+
+/// Keeps the candidates with x >= least, x being s.z or s.e.
+int64_t keep_from(const RowScratch& s, const float* x, float least, int64_t n, bool& numbered) {
+  int64_t kept = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    if (i % block == 0 && !(s.tops[i / block] >= least)) {
+      i += block - 1;
+      continue;
+    }
+    if (!(x[i] >= least)) continue;
+    s.z[kept] = s.z[i];
+    s.e[kept] = s.e[i];
+    s.ids[kept++] = numbered ? s.ids[i] : static_cast<int32_t>(i);
+  }
+  numbered = true;
+  return kept;
+}
+
+float number_of(uint32_t order) {
+  const uint32_t u = order ^ ((order >> 31) != 0 ? 0x80000000u : 0xffffffffu);
+  float x;
+  std::memcpy(&x, &u, 4);
+  return x;
+}
+
+/// Blocks have k tops that are at least the k-th greatest top, so k candidates are.
+int64_t near_count(const RowScratch& s, int64_t n, int64_t k, bool& numbered) {
+  if (n < long_row || k > blocks_of(n) / 2) return n;
+  find_tops(s, s.z, n);
+  RowScratch tops = s;
+  tops.z = tops.e = s.tops;
+  const Cut cut = select(tops, blocks_of(n), static_cast<double>(k), false);
+  return keep_from(s, s.z, number_of(cut.order), n, numbered);
+}
+
+constexpr int bounds = 8;
+
+/// Tries bounds e >= 2^-2, 2^-4, ...: the first above which there is more than enough mass.
+int64_t near_mass(const RowScratch& s, int64_t n, double goal, bool& numbered) {
+  if (n < long_row) return n;
+  V sum[bounds];
+  WS_EACH(bounds) sum[i] = zero();
+  for_vectors(0, n, [&](int64_t at, auto lanes) {
+    const V e = load(s.e + at, lanes);
+    WS_EACH(bounds) sum[i] = add(sum[i], select_less(e, set1(1.0f / static_cast<float>(4 << (2 * i))), zero(), e));
+  });
+  for (int i = 0; i < bounds; ++i) {
+    if (!(static_cast<double>(sum_lanes(sum[i])) > 1.001 * goal)) continue;
+    find_tops(s, s.e, n);
+    return keep_from(s, s.e, 1.0f / static_cast<float>(4 << (2 * i)), n, numbered);
+  }
+  return n;
+}
+
+/// Sum in f64: sixteen interleaved sums, then halving.
+double exact_mass(const float* e, int64_t n) {
+  double sums[16] = {0};
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16) {
+    for (int j = 0; j < 16; ++j) sums[j] += static_cast<double>(e[i + j]);
+  }
+  for (int j = 0; i + j < n; ++j) sums[j] += static_cast<double>(e[i + j]);
+  for (int half = 8; half > 0; half /= 2) {
+    for (int j = 0; j < half; ++j) sums[j] += sums[j + half];
+  }
+  return sums[0];
+}
+
 int64_t truncate(const Settings& set, const RowScratch& s, bool& numbered) {
   int64_t n = set.vocabulary;
   if (set.top_k > 0 && set.top_k < n) {
+    n = near_count(s, n, set.top_k, numbered);
     n = apply_cut(s, n, numbered, select(s, n, static_cast<double>(set.top_k), false));
   }
-  if (set.top_p < 1) n = apply_cut(s, n, numbered, select(s, n, set.top_p, true));
+  if (set.top_p < 1) {
+    const double goal = set.top_p * exact_mass(s.e, n);
+    n = near_mass(s, n, goal, numbered);
+    n = apply_cut(s, n, numbered, select(s, n, goal, true));
+  }
   if (set.min_p > 0) {
     // The best candidate has e = 1, so e is the share of the largest probability.
     n = keep_only(s, n, numbered, [&](int64_t i) { return static_cast<double>(s.e[i]) >= set.min_p; });
@@ -247,7 +326,9 @@ Status read_settings(const Call& c, int64_t vocabulary, Settings& set) {
 }
 
 /// Bytes of one worker's RowScratch.
-int64_t row_bytes(int64_t vocabulary) { return 3 * lines_of(vocabulary * 4) + most_bins * 16; }
+int64_t row_bytes(int64_t vocabulary) {
+  return 3 * lines_of(vocabulary * 4) + most_bins * 16 + lines_of(blocks_of(vocabulary) * 4);
+}
 
 RowScratch split_row(char* at, int64_t vocabulary) {
   const int64_t row = lines_of(vocabulary * 4);
@@ -257,6 +338,7 @@ RowScratch split_row(char* at, int64_t vocabulary) {
   s.ids = reinterpret_cast<int32_t*>(at + 2 * row);
   s.mass = reinterpret_cast<double*>(at + 3 * row);
   s.count = reinterpret_cast<int64_t*>(at + 3 * row + most_bins * 8);
+  s.tops = reinterpret_cast<float*>(at + 3 * row + most_bins * 16);
   return s;
 }
 

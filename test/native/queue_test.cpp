@@ -128,6 +128,31 @@ void check_views_and_memory() {
   CHECK(device.live == 0);
 }
 
+/// Many commands at once run in order; times are taken while asked for, op by op.
+void check_batches_and_times() {
+  Queue queue(std::make_unique<MarkDevice>());
+  std::vector<float> values(4);
+  std::vector<Command> batch;
+  batch.push_back(make(Command::Kind::create, 0, 4));
+  for (int i = 0; i < 100; ++i) batch.push_back(op(Op::fill, {0}, {1}));
+  CHECK(queue.push(batch) && batch.empty());
+  CHECK(read(queue, 0, values) == nullptr && values[3] == 100.0f);
+  CHECK(queue.profile(true).empty());
+  for (int i = 0; i < 3; ++i) queue.push(op(Op::fill, {0}, {1}));
+  CHECK(read(queue, 0, values) == nullptr);
+  const std::vector<Timing> timings = queue.profile(false);
+  CHECK(timings.size() == 3);
+  for (size_t i = 0; i < timings.size(); ++i) {
+    CHECK(timings[i].op == Op::fill && timings[i].end >= timings[i].begin && timings[i].waited >= 0);
+    CHECK(i == 0 || timings[i].begin >= timings[i - 1].end + timings[i].waited);
+  }
+  queue.push(op(Op::fill, {0}, {1}));
+  CHECK(read(queue, 0, values) == nullptr && queue.profile(false).empty());
+  queue.stop();
+  batch.push_back(op(Op::fill, {0}, {1}));
+  CHECK(!queue.push(batch) && batch.empty());
+}
+
 /// Readers wait in other threads while work is pushed, statistics are read, and the queue ends.
 void check_end_at_any_moment() {
   for (int round = 0; round < 60; ++round) {
@@ -156,6 +181,7 @@ int main() {
   check_order();
   check_failures_spread();
   check_views_and_memory();
+  check_batches_and_times();
   check_end_at_any_moment();
   return report();
 }
