@@ -37,9 +37,10 @@ struct Problem {
 Tensor row_tensor(const Problem& p) { return Tensor(DType::f32, {p.set.tokens}); }
 
 struct Outputs {
-  Tensor logps, kl, lse, qlse, dh, dw;
+  Tensor logps, kl, lse, qlse, centre, dh, dw;
   explicit Outputs(const Problem& p)
-      : logps(row_tensor(p)), kl(logps), lse(logps), qlse(logps), dh(p.h.dtype, p.h.shape), dw(DType::f32, p.w.shape) {}
+      : logps(row_tensor(p)), kl(logps), lse(logps), qlse(logps), centre(logps), dh(p.h.dtype, p.h.shape),
+        dw(DType::f32, p.w.shape) {}
 };
 
 struct Kernels {
@@ -62,15 +63,15 @@ Call backward_call(Runtime& rt, const Problem& p, const Outputs& o, bool frozen 
 Call kl_call(Runtime& rt, const Problem& p, const Outputs& o) {
   return make_call(rt,
                    {p.h.view(), p.w.view(), p.qh.view(), p.qw.view(), p.targets.view(), o.logps.view(), o.kl.view(),
-                    o.lse.view(), o.qlse.view()},
-                   {p.set.softcap, p.set.temperature, p.set.direction});
+                    o.lse.view(), o.qlse.view(), o.centre.view()},
+                   {p.set.softcap, p.set.temperature, p.set.direction, 0});
 }
 
 Call kl_backward_call(Runtime& rt, const Problem& p, const Outputs& o, bool frozen = false) {
   return make_call(rt,
                    {frozen ? absent() : o.dw.view(), p.dlogps.view(), p.dkl.view(), p.h.view(), p.w.view(), p.qh.view(),
-                    p.qw.view(), p.targets.view(), o.kl.view(), o.lse.view(), o.qlse.view(), o.dh.view()},
-                   {p.set.softcap, p.set.temperature, p.set.direction});
+                    p.qw.view(), p.targets.view(), o.centre.view(), o.lse.view(), o.qlse.view(), o.dh.view()},
+                   {p.set.softcap, p.set.temperature, p.set.direction, 0});
 }
 
 // References ---------------------------------------------------------------------------------------------------------
