@@ -145,7 +145,7 @@ Operands value_product(const Heads& h, const Scratch& s, const Sight& v, const f
 
 /// Zeroes the later or the earlier key in a row of steps; with one key in a step, that one.
 void hide_key(float, float* steps, int64_t n, bool) { std::memset(steps, 0, static_cast<size_t>(n) * sizeof(float)); }
-#if WS_LEVEL >= 4
+#if WS_LEVEL == 4
 void hide_key(Pair, float* steps, int64_t n, bool later) {
   for (int64_t i = 0; i < n; ++i) {
     Pair pair;

@@ -156,7 +156,7 @@ void by_rows(int count, F&& body) {
 void round_row(float, const float* p, float* to) {
   for (int v = 0; v < key_block; v += W) store(to + v, load(p + v));
 }
-#if WS_LEVEL >= 4
+#if WS_LEVEL == 4
 void round_row(Pair, const float* p, float* to) {
   for (int v = 0; v < key_block; v += 2 * W, to += W) {
     const __m512i row = (__m512i)_mm512_cvtne2ps_pbh(load(p + v + W).v, load(p + v).v);

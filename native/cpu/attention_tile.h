@@ -20,7 +20,7 @@ struct Steps {
   using Unit = float;
   static constexpr int per = 1;
 };
-#if WS_LEVEL >= 4
+#if WS_LEVEL == 4
 template <>
 struct Steps<bf16> {
   using Source = Pairs;
@@ -163,7 +163,7 @@ static inline void pack_together(const T* x, const T* y, int64_t dim, int64_t pa
 static inline V together(float, V x, V) { return x; }
 /// The steps that neighbouring columns of x make, the earlier with the later.
 static inline void store_steps(float, float* to, V x) { store(to, x); }
-#if WS_LEVEL >= 4
+#if WS_LEVEL == 4
 static inline V together(Pair, V x, V y) {
   const __m512i order = _mm512_set_epi16(15, 31, 14, 30, 13, 29, 12, 28, 11, 27, 10, 26, 9, 25, 8, 24, 7, 23, 6, 22, 5,
                                          21, 4, 20, 3, 19, 2, 18, 1, 17, 0, 16);
