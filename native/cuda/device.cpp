@@ -177,6 +177,25 @@ Status CudaDevice::download(void* to, const void* from, int64_t bytes) {
   return take_fault();
 }
 
+static Status status_of(const Fault& found) {
+  const std::string name = operand_name(static_cast<Op>(found.op), found.operand);
+  switch (static_cast<FaultKind>(found.kind)) {
+    case FaultKind::visibility: {
+      static const char* const rules[] = {"the prefix must lie before the segment",
+                                          "a segment must begin at its first token and be contiguous",
+                                          "all tokens of a segment must have the same prefix",
+                                          "the prefix must begin an earlier segment that has no prefix itself, and end in it"};
+      return fail(Code::shape, "visibility of token %d, whose segment starts at %d: %s", found.at, found.value,
+                  rules[found.limit - 1]);
+    }
+    case FaultKind::count:
+      return fail(Code::shape, "%s[%d]: expected 1 to %d, got %d", name.c_str(), found.at, found.limit, found.value);
+    default:
+      return fail(Code::shape, "%s[%d]: expected an index in [0, %d), got %d", name.c_str(), found.at, found.limit,
+                  found.value);
+  }
+}
+
 /// What a kernel has reported since the last look.
 Status CudaDevice::take_fault() {
   Fault found = {};
@@ -184,8 +203,7 @@ Status CudaDevice::take_fault() {
   if (found.kind == static_cast<int32_t>(FaultKind::none)) return {};
   const Fault none = {};
   WS_TRY(check(staging_.upload(address_of(fault_), &none, sizeof none), "copying to the device"));
-  Status status = fail(Code::shape, "%s[%d]: expected an index in [0, %d), got %d",
-                       operand_name(static_cast<Op>(found.op), found.operand).c_str(), found.at, found.limit, found.value);
+  Status status = status_of(found);
   status.op = op_table[found.op].name;
   return status;
 }
