@@ -189,14 +189,33 @@ Status CudaDevice::ask_fault() {
                "copying from the device");
 }
 
+/// A report in the words of the CPU's refusals.
+static Status status_of(const Fault& found) {
+  const std::string name = operand_name(static_cast<Op>(found.op), found.operand);
+  switch (static_cast<FaultKind>(found.kind)) {
+    case FaultKind::visibility: {
+      static const char* const rules[] = {"the prefix must lie before the segment",
+                                          "a segment must begin at its first token and be contiguous",
+                                          "all tokens of a segment must have the same prefix",
+                                          "the prefix must begin an earlier segment that has no prefix itself, and end in it"};
+      return fail(Code::shape, "visibility of token %d, whose segment starts at %d: %s", found.at, found.value,
+                  rules[found.limit - 1]);
+    }
+    case FaultKind::count:
+      return fail(Code::shape, "%s[%d]: expected 1 to %d, got %d", name.c_str(), found.at, found.limit, found.value);
+    default:
+      return fail(Code::shape, "%s[%d]: expected an index in [0, %d), got %d", name.c_str(), found.at, found.limit,
+                  found.value);
+  }
+}
+
 /// What a kernel had reported when it was asked, after the wait.
 Status CudaDevice::take_fault() {
   Fault found;
   std::memcpy(&found, staging_.small(), sizeof found);
   if (found.kind == static_cast<int32_t>(FaultKind::none)) return {};
   WS_TRY(clear_fault());
-  Status status = fail(Code::shape, "%s[%d]: expected an index in [0, %d), got %d",
-                       operand_name(static_cast<Op>(found.op), found.operand).c_str(), found.at, found.limit, found.value);
+  Status status = status_of(found);
   status.op = op_table[found.op].name;
   return status;
 }

@@ -26,6 +26,7 @@
   [[maybe_unused]] static const HostKernel name = {{#name}, threads, sizeof(Arguments)}; \
   [[maybe_unused]] static void name##_body([[maybe_unused]] const Arguments& a)
 #endif
+#define WS_KERNEL_RESIDENT(name, threads, resident, Arguments, a) WS_KERNEL(name, threads, Arguments, a)
 
 namespace ws::cuda {
 

@@ -8,6 +8,9 @@
 /// Names are C names, which the host looks up. Arguments stay where the driver put them.
 #define WS_KERNEL(name, threads, Arguments, a) \
   extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ Arguments a)
+/// With registers for `resident` blocks of a multiprocessor, where ptxas by itself would take fewer, and spill.
+#define WS_KERNEL_RESIDENT(name, threads, resident, Arguments, a) \
+  extern "C" __global__ void __launch_bounds__(threads, resident) name(const __grid_constant__ Arguments a)
 
 namespace ws::cuda {
 

@@ -1,0 +1,257 @@
+// Rotary positions, and attention forward over packed tokens. The backward pass is in attention_backward.cu, decode and
+// the paged cache in attention_decode.cu; what they share, and the order of arithmetic, is in attention.h.
+// Semantics: native/cpu/attention.cpp.
+#include "attention.h"
+
+namespace ws::cuda {
+namespace {
+
+// Rope ---------------------------------------------------------------------------------------------------------------
+
+constexpr int rope_threads = 128;
+
+struct RopeArguments {
+  const void* x;
+  const float *cosines, *sines;
+  const int32_t* positions;
+  void* y;
+  int64_t heads, dim, half, known;  // `known` positions have angles
+  float sign;
+  Fault* fault;
+};
+
+/// Eight pairs (j, j + half) of a row.
+template <class T>
+WS_DEVICE void rotate(const RopeArguments& a, const T* x, T* y, int64_t place, int64_t j) {
+  const int64_t left = a.half - j;
+  const int n = static_cast<int>(left < span ? left : span);
+  float u[span], v[span], cosine[span], sine[span], first[span], second[span];
+  load(x + j, n, u);
+  load(x + j + a.half, n, v);
+  load(a.cosines + place + j, n, cosine);
+  load(a.sines + place + j, n, sine);
+  for (int i = 0; i < span; ++i) {
+    first[i] = u[i] * cosine[i] - v[i] * (sine[i] * a.sign);
+    second[i] = v[i] * cosine[i] + u[i] * (sine[i] * a.sign);
+  }
+  store(y + j, n, first);
+  store(y + j + a.half, n, second);
+}
+
+/// A block has a token: the pairs of all its heads, then the elements that stay.
+template <class T>
+WS_DEVICE void rope_token(const RopeArguments& a) {
+  const int64_t token = block().x;
+  const int32_t position = a.positions[token];
+  if (!check_index(a.fault, Op::rope, 3, token, position, a.known)) return;
+  const T* x = static_cast<const T*>(a.x) + token * a.heads * a.dim;
+  T* y = static_cast<T*>(a.y) + token * a.heads * a.dim;
+  const int turned = static_cast<int>((a.half + span - 1) / span), rest = static_cast<int>(a.dim - 2 * a.half);
+  for (int at = thread(); at < a.heads * turned; at += rope_threads) {
+    const int64_t row = at / turned * a.dim;
+    rotate(a, x + row, y + row, position * a.half, at % turned * span);
+  }
+  for (int at = thread(); at < a.heads * rest; at += rope_threads) {
+    const int64_t place = at / rest * a.dim + 2 * a.half + at % rest;
+    y[place] = x[place];
+  }
+}
+WS_KERNEL_FOR_BOTH(rope, rope_threads, RopeArguments, a, rope_token)
+
+// Forward ------------------------------------------------------------------------------------------------------------
+
+struct ForwardArguments {
+  const void *q, *k, *v;
+  const int32_t* visibility;
+  void* o;
+  float* lse;
+  Heads h;
+  int32_t members, parts;  // query heads of a group in one tile, tiles that a group needs
+  Fault* fault;
+};
+
+/// Warps of a block, stages of keys and values in shared memory: within the 99 KiB that every GPU from sm_80 on has.
+template <class T, int D>
+struct Forward {
+  static constexpr int size = static_cast<int>(sizeof(T)) * D;  // bytes of a row
+  static constexpr int warps = size <= 512 ? 4 : 2;
+  static constexpr int stages = size <= 256 ? 3 : size <= 512 ? 2 : 1;
+  static constexpr bool held = D <= 128;
+  static constexpr int rows = warps * strip, threads = warps * warp_size;
+  static constexpr int keys_bytes = key_block * pitch<T, D>, stage_bytes = 2 * keys_bytes;
+  static constexpr int shared_bytes = rows * pitch<T, D> + stages * stage_bytes;
+};
+
+/// f(block, its stage) for the blocks [begin, end), while later ones travel. `fetch` puts a block into a stage.
+template <int stages, class Fetch, class F>
+WS_DEVICE void walk(int begin, int end, char* memory, int stage_bytes, Fetch fetch, F f) {
+  const auto ahead = [&](int block) {
+    if (block < end) fetch(block, memory + (block - begin) % stages * stage_bytes);
+    copy_commit();
+  };
+  for (int s = 0; s + 1 < stages; ++s) ahead(begin + s);
+  for (int block = begin; block < end; ++block) {
+    if constexpr (stages == 1) {
+      barrier();  // the block before has been read by all
+      ahead(block);
+      copy_wait<0>();
+      barrier();
+    } else {
+      copy_wait<stages - 2>();
+      barrier();  // this stage is there for all, and the one before it has been read by all
+      ahead(block + stages - 1);
+    }
+    f(block, memory + (block - begin) % stages * stage_bytes);
+  }
+  copy_wait<0>();
+}
+
+/// The rows of one segment in a tile.
+template <class T, int D>
+WS_DEVICE void forward_rows(const ForwardArguments& a, const Segment& segment, const QueryRows& q, int kv_head) {
+  using S = Forward<T, D>;
+  const Heads& h = a.h;
+  char *own_rows = shared() + warp() * strip * pitch<T, D>, *stages = shared() + S::rows * pitch<T, D>;
+  const int last_token = q.token_of(q.rows - 1);
+  const int low = segment.low(q.token, h.window), high = segment.high(last_token);
+  const int64_t stride = static_cast<int64_t>(h.kv_heads) * h.dim, offset = static_cast<int64_t>(kv_head) * h.dim;
+  stage_rows<T, D, S::threads>(shared(), S::rows, h.dim, [&](int row) {
+    return row < q.rows ? static_cast<const T*>(a.q) + q.index(row, h.heads) * h.dim : nullptr;
+  });
+  copy_commit();
+
+  // Rows behind the last one repeat it, and are not stored.
+  const int first = warp() * strip, last = q.rows - 1;
+  const bool idle = first > last;
+  int bounds[2][2];
+  for (int half = 0; half < 2; ++half) {
+    const int query = q.token_of(at_most(first + lane() / 4 + 8 * half, last));
+    bounds[half][0] = segment.low(query, h.window);
+    bounds[half][1] = segment.high(query);
+  }
+  const int warp_low = segment.low(q.token_of(at_most(first, last)), h.window);
+  const int warp_high = segment.high(q.token_of(at_most(first + strip - 1, last)));
+
+  Left<T, D, S::held> left = {};
+  Running running = nothing_yet();
+  float sums[D / 8][4] = {};
+  bool loaded = false;
+  const auto fetch = [&](int block, char* stage) {
+    const auto row_of = [&](const void* x) {
+      return [=, &segment](int row) {
+        const int position = block * key_block + row;
+        if (position < low || position >= high) return static_cast<const T*>(nullptr);
+        return static_cast<const T*>(x) + segment.token(position) * stride + offset;
+      };
+    };
+    stage_rows<T, D, S::threads>(stage, key_block, h.dim, row_of(a.k));
+    stage_rows<T, D, S::threads>(stage + S::keys_bytes, key_block, h.dim, row_of(a.v));
+  };
+  const int begin = low / key_block, end = (high + key_block - 1) / key_block;
+  walk<S::stages>(begin, end, stages, S::stage_bytes, fetch, [&](int block, const char* stage) {
+    if (!loaded) left.read(own_rows);
+    loaded = true;
+    const int base = block * key_block;
+    if (idle || base >= warp_high || base + key_block <= warp_low) return;
+    const Seen seen = {{bounds[0][0] - base, bounds[1][0] - base}, {bounds[0][1] - base, bounds[1][1] - base}};
+    float s[4][4], factor[2];
+    multiply_rows(left, stage, s);
+    fold(h, s, seen, running, factor);
+    rescale(sums, factor);
+    multiply_across<D, true>(T{}, s, stage + S::keys_bytes, seen, sums);
+  });
+  complete(running);
+  if (!idle) {
+    const float factor[2] = {1.0f / running.sum[0], 1.0f / running.sum[1]};
+    warp_barrier();
+    park<T, D>(own_rows, 0, sums, factor);
+    warp_barrier();
+    unpark<T, D>(own_rows, at_most(strip, q.rows - first), h.dim, lane(), warp_size, [&](int row) {
+      return static_cast<T*>(a.o) + q.index(first + row, h.heads) * h.dim;
+    });
+    for (int half = 0; half < 2; ++half) {
+      const int row = first + lane() / 4 + 8 * half;
+      if (lane() % 4 == 0 && row < q.rows)
+        a.lse[q.index(row, h.heads)] = running.top[half] * ln_2 + logarithm(running.sum[half]);
+    }
+  }
+  barrier();  // before the next segment's rows
+}
+
+/// Grid: tiles of tokens, the last first (late ones have the most keys); key/value heads x parts of their groups.
+template <class T, int D>
+WS_DEVICE void forward(const ForwardArguments& a) {
+  const int tokens = at_least(1, Forward<T, D>::rows / a.members);
+  const int first = (blocks().x - 1 - block().x) * tokens, end = at_most(a.h.tokens, first + tokens);
+  if (!check_visibility(a.fault, Op::attention, 3, a.visibility, first, end)) return;
+  const int kv_head = block().y / a.parts, member = block().y % a.parts * a.members;
+  const int members = at_most(a.members, a.h.group - member);
+  for (int token = first; token < end;) {
+    const int stop = run_end(a.visibility, token, end);
+    const QueryRows q = {token, kv_head * a.h.group + member, members, (stop - token) * members};
+    forward_rows<T, D>(a, segment_at(a.visibility, token), q, kv_head);
+    token = stop;
+  }
+}
+
+#define FORWARD(T, D) \
+  WS_KERNEL(attention_##T##_##D, (Forward<T, D>::threads), ForwardArguments, a) { forward<T, D>(a); }
+FORWARD(bf16, 64)
+FORWARD(bf16, 96)
+FORWARD(bf16, 128)
+FORWARD(bf16, 256)
+FORWARD(f32, 64)
+FORWARD(f32, 96)
+FORWARD(f32, 128)
+FORWARD(f32, 256)
+#undef FORWARD
+
+}  // namespace
+
+#if WS_HOST
+
+namespace {
+
+#define FORWARD(T, D) {&attention_##T##_##D, Forward<T, D>::shared_bytes, Forward<T, D>::rows}
+const SizedKernel forward_kernels[2][head_sizes] = {
+    {FORWARD(f32, 64), FORWARD(f32, 96), FORWARD(f32, 128), FORWARD(f32, 256)},
+    {FORWARD(bf16, 64), FORWARD(bf16, 96), FORWARD(bf16, 128), FORWARD(bf16, 256)}};
+#undef FORWARD
+
+}  // namespace
+
+Status rope(const Call& c, Launcher& on) {
+  const View &x = c.t[0], &cosines = c.t[1], &positions = c.t[3];
+  WS_CHECK(x.rank == 3, shape, "x: expected [tokens, heads, size], got %s", shape_text(x).text);
+  WS_TRY(same_shape(c.t[4], "y", x, "x"));
+  WS_CHECK(cosines.rank == 2 && 2 * cosines.dims[1] <= x.dims[2], shape,
+           "cos: expected [positions, at most %lld], got %s", static_cast<long long>(x.dims[2] / 2),
+           shape_text(cosines).text);
+  WS_TRY(same_shape(c.t[2], "sin", cosines, "cos"));
+  WS_TRY(vector_of(positions, "positions", x.dims[0]));
+  WS_CHECK(x.dims[1] * x.dims[2] < 0x7fffffff - rope_threads, shape, "x: rows are too long: %s", shape_text(x).text);
+  const RopeArguments a = {x.data, cosines.as<float>(), c.t[2].as<float>(), positions.as<int32_t>(), c.t[4].data,
+                           x.dims[1], x.dims[2], cosines.dims[1], cosines.dims[0], c.p[0] != 0 ? -1.0f : 1.0f,
+                           on.fault()};
+  return start(on, x.dtype == DType::f32 ? rope_f32 : rope_bf16, {blocks_for(x.dims[0], 1), 1, 1}, 0, a);
+}
+
+Status attention(const Call& c, Launcher& on) {
+  const View &q = c.t[0], &k = c.t[1], &v = c.t[2], &lse = c.t[5];
+  Heads h = {};
+  WS_TRY(read_heads(c, q, k, c.t[3], h));
+  WS_TRY(same_shape(v, "v", k, "k"));
+  WS_TRY(same_shape(c.t[4], "o", q, "q"));
+  WS_TRY(check_lse(lse, h));
+  const SizedKernel& kernel = forward_kernels[q.dtype == DType::bf16][head_size_index(h.dim)];
+  const int members = h.group < kernel.rows ? h.group : kernel.rows, parts = (h.group + members - 1) / members;
+  const ForwardArguments a = {q.data, k.data, v.data, c.t[3].as<int32_t>(), c.t[4].data, lse.as<float>(), h, members,
+                              parts, on.fault()};
+  const int tokens = kernel.rows / members;
+  const Extent grid = {blocks_for(h.tokens, tokens), static_cast<uint32_t>(h.kv_heads * parts), 1};
+  return start(on, *kernel.kernel, grid, kernel.shared_bytes, a);
+}
+
+#endif
+
+}  // namespace ws::cuda
