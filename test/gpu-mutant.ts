@@ -5,6 +5,7 @@ import { createHash } from 'node:crypto'
 import { bf16FromFloat } from '../ts/src/io/dtype.js'
 import { type DeviceOptions, openDevice } from '../ts/src/native/device.js'
 import {
+  attention,
   gatherRows,
   headKl,
   headLogProbs,
@@ -60,6 +61,9 @@ function results(dtype: 'f32' | 'bf16'): Tensor[] {
     { temperature: 3, topP: 0.7, minP: 0.1 },
     { temperature: 0 },
   ].flatMap((options) => Object.values(headSample(many, tied, keys, options)))
+  const [q, k, v] = [normal('q', [70, 4, 48], dtype), normal('k', [70, 2, 48], dtype), normal('v', [70, 2, 48], dtype)]
+  const visibility = Int32Array.from({ length: 210 }, (_, i) => (i % 3 === 0 && i >= 30 ? 10 : 0))
+  const seen = attention(q, k, v, tensor(device, visibility, [70, 3]), { scale: 0.2 })
   const kl = headKl(h, table, normal('qh', [3, 40], dtype), table, targets, { direction: 'jensenShannon' })
   return [
     linear(x, w),
@@ -68,7 +72,7 @@ function results(dtype: 'f32' | 'bf16'): Tensor[] {
     total,
     ...Object.values(headLogProbs(h, table, targets)),
     ...Object.values(headTerms(h, table, targets)),
-    ...[kl.logps, kl.kl, ...drawn],
+    ...[kl.logps, kl.kl, ...drawn, seen],
   ]
 }
 

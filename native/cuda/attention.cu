@@ -103,7 +103,6 @@ WS_DEVICE void walk(int begin, int end, char* memory, int stage_bytes, Fetch fet
     }
     f(block, memory + (block - begin) % stages * stage_bytes);
   }
-  copy_wait<0>();
 }
 
 /// The rows of one segment in a tile.
@@ -163,7 +162,7 @@ WS_DEVICE void forward_rows(const ForwardArguments& a, const Segment& segment, c
   complete(running);
   if (!idle) {
     const float factor[2] = {1.0f / running.sum[0], 1.0f / running.sum[1]};
-    warp_barrier();
+    warp_fence();  // the queries were read before complete()
     park<T, D>(own_rows, 0, sums, factor);
     warp_barrier();
     unpark<T, D>(own_rows, at_most(strip, q.rows - first), h.dim, lane(), warp_size, [&](int row) {

@@ -55,6 +55,8 @@ char* shared();
 void barrier(Site site = Site::here());
 void barrier(int id, int threads, Site site = Site::here());
 void warp_barrier(Site site = Site::here());
+/// Lanes that have met in a shuffle already: only the order of their memory is at stake, which is always kept here.
+inline void warp_fence() {}
 
 namespace emulator {
 
