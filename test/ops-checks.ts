@@ -42,7 +42,8 @@ export async function checkForward(t: T, device: Device, entry: OpEntry): Promis
     const got = await execute(device, example)
     t.equal(got.length, want.length, `${example.text}: number of results`)
     got.forEach((result, i) => {
-      const limit = Math.max(tolerances[result.dtype], example.case.tolerance ?? 0)
+      const { tolerance = 0, roundings = 1 } = example.case
+      const limit = Math.max(tolerances[result.dtype] * (result.dtype === 'bf16' ? roundings : 1), tolerance)
       const off = distance(decode(result.bits, result.dtype), want[i].data)
       t.ok(off <= (result.dtype === 'i32' ? 0 : limit), `${example.text}: ${result.name} is off by ${off}`)
     })
