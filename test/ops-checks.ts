@@ -54,8 +54,10 @@ export async function checkForward(t: T, device: Device, entry: OpEntry): Promis
     const got = await execute(device, example)
     t.equal(got.length, want.length, `${example.text}: number of results`)
     got.forEach((result, i) => {
+      const { tolerance = 0, roundings = 1 } = example.case
       const rounded = example.float === 'bf16' ? entry.bf16Tolerance : undefined
-      const limit = Math.max(tolerances[result.dtype], example.case.tolerance ?? 0, rounded ?? 0)
+      const own = tolerances[result.dtype] * (result.dtype === 'bf16' ? roundings : 1)
+      const limit = Math.max(own, tolerance, rounded ?? 0)
       const off = distance(decode(result.bits, result.dtype), want[i].data)
       t.ok(off <= (result.dtype === 'i32' ? 0 : limit), `${example.text}: ${result.name} is off by ${off}`)
     })

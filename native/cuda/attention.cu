@@ -60,7 +60,7 @@ WS_KERNEL_FOR_BOTH(rope, rope_threads, RopeArguments, a, rope_token)
 
 // Forward ------------------------------------------------------------------------------------------------------------
 
-struct ForwardArguments {
+struct AttentionArguments {
   const void *q, *k, *v;
   const int32_t* visibility;
   void* o;
@@ -72,87 +72,39 @@ struct ForwardArguments {
 
 /// Warps of a block, stages of keys and values in shared memory: within the 99 KiB that every GPU from sm_80 on has.
 template <class T, int D>
-struct Forward {
+struct ForwardTile {
   static constexpr int size = static_cast<int>(sizeof(T)) * D;  // bytes of a row
   static constexpr int warps = size <= 512 ? 4 : 2;
   static constexpr int stages = size <= 256 ? 3 : size <= 512 ? 2 : 1;
   static constexpr bool held = D <= 128;
+  static constexpr int resident = size <= 128 ? 4 : size <= 256 ? 3 : 2;  // blocks of a multiprocessor, for registers
   static constexpr int rows = warps * strip, threads = warps * warp_size;
   static constexpr int keys_bytes = key_block * pitch<T, D>, stage_bytes = 2 * keys_bytes;
   static constexpr int shared_bytes = rows * pitch<T, D> + stages * stage_bytes;
 };
 
-/// f(block, its stage) for the blocks [begin, end), while later ones travel. `fetch` puts a block into a stage.
-template <int stages, class Fetch, class F>
-WS_DEVICE void walk(int begin, int end, char* memory, int stage_bytes, Fetch fetch, F f) {
-  const auto ahead = [&](int block) {
-    if (block < end) fetch(block, memory + (block - begin) % stages * stage_bytes);
-    copy_commit();
-  };
-  for (int s = 0; s + 1 < stages; ++s) ahead(begin + s);
-  for (int block = begin; block < end; ++block) {
-    if constexpr (stages == 1) {
-      barrier();  // the block before has been read by all
-      ahead(block);
-      copy_wait<0>();
-      barrier();
-    } else {
-      copy_wait<stages - 2>();
-      barrier();  // this stage is there for all, and the one before it has been read by all
-      ahead(block + stages - 1);
-    }
-    f(block, memory + (block - begin) % stages * stage_bytes);
-  }
-}
-
 /// The rows of one segment in a tile.
 template <class T, int D>
-WS_DEVICE void forward_rows(const ForwardArguments& a, const Segment& segment, const QueryRows& q, int kv_head) {
-  using S = Forward<T, D>;
+WS_DEVICE void attend_rows(const AttentionArguments& a, const Segment& segment, const QueryRows& q, int kv_head) {
+  using S = ForwardTile<T, D>;
   const Heads& h = a.h;
   char *own_rows = shared() + warp() * strip * pitch<T, D>, *stages = shared() + S::rows * pitch<T, D>;
-  const int last_token = q.token_of(q.rows - 1);
-  const int low = segment.low(q.token, h.window), high = segment.high(last_token);
-  const int64_t stride = static_cast<int64_t>(h.kv_heads) * h.dim, offset = static_cast<int64_t>(kv_head) * h.dim;
-  stage_rows<T, D, S::threads>(shared(), S::rows, h.dim, [&](int row) {
-    return row < q.rows ? static_cast<const T*>(a.q) + q.index(row, h.heads) * h.dim : nullptr;
-  });
+  stage_rows<T, D, S::threads>(shared(), S::rows, h.dim, [&](int row) { return query_row<T>(a.q, q, h, row); });
   copy_commit();
-
-  // Rows behind the last one repeat it, and are not stored.
-  const int first = warp() * strip, last = q.rows - 1;
-  const bool idle = first > last;
-  int bounds[2][2];
-  for (int half = 0; half < 2; ++half) {
-    const int query = q.token_of(at_most(first + lane() / 4 + 8 * half, last));
-    bounds[half][0] = segment.low(query, h.window);
-    bounds[half][1] = segment.high(query);
-  }
-  const int warp_low = segment.low(q.token_of(at_most(first, last)), h.window);
-  const int warp_high = segment.high(q.token_of(at_most(first + strip - 1, last)));
-
+  const PackedKeys keys = keys_of(h, a.k, a.v, kv_head, segment, q);
+  const Strip own = own_strip(segment, q, h.window);
   Left<T, D, S::held> left = {};
   Running running = nothing_yet();
   float sums[D / 8][4] = {};
   bool loaded = false;
   const auto fetch = [&](int block, char* stage) {
-    const auto row_of = [&](const void* x) {
-      return [=, &segment](int row) {
-        const int position = block * key_block + row;
-        if (position < low || position >= high) return static_cast<const T*>(nullptr);
-        return static_cast<const T*>(x) + segment.token(position) * stride + offset;
-      };
-    };
-    stage_rows<T, D, S::threads>(stage, key_block, h.dim, row_of(a.k));
-    stage_rows<T, D, S::threads>(stage + S::keys_bytes, key_block, h.dim, row_of(a.v));
+    stage_keys<T, D, S::threads>(keys, segment, h.dim, block, stage);
   };
-  const int begin = low / key_block, end = (high + key_block - 1) / key_block;
-  walk<S::stages>(begin, end, stages, S::stage_bytes, fetch, [&](int block, const char* stage) {
+  walk<S::stages>(keys.begin(), keys.end(), stages, S::stage_bytes, fetch, [&](int block, const char* stage) {
     if (!loaded) left.read(own_rows);
     loaded = true;
-    const int base = block * key_block;
-    if (idle || base >= warp_high || base + key_block <= warp_low) return;
-    const Seen seen = {{bounds[0][0] - base, bounds[1][0] - base}, {bounds[0][1] - base, bounds[1][1] - base}};
+    if (!own.meets(block)) return;
+    const Seen seen = own.seen(block);
     float s[4][4], factor[2];
     multiply_rows(left, stage, s);
     fold(h, s, seen, running, factor);
@@ -160,16 +112,17 @@ WS_DEVICE void forward_rows(const ForwardArguments& a, const Segment& segment, c
     multiply_across<D, true>(T{}, s, stage + S::keys_bytes, seen, sums);
   });
   complete(running);
-  if (!idle) {
+  const int here = at_most(strip, q.rows - own.first);
+  if (here > 0) {
     const float factor[2] = {1.0f / running.sum[0], 1.0f / running.sum[1]};
     warp_fence();  // the queries were read before complete()
     park<T, D>(own_rows, 0, sums, factor);
     warp_barrier();
-    unpark<T, D>(own_rows, at_most(strip, q.rows - first), h.dim, lane(), warp_size, [&](int row) {
-      return static_cast<T*>(a.o) + q.index(first + row, h.heads) * h.dim;
+    unpark<T, D, D>(own_rows, here, h.dim, lane(), warp_size, [&](int row) {
+      return static_cast<T*>(a.o) + q.index(own.first + row, h.heads) * h.dim;
     });
     for (int half = 0; half < 2; ++half) {
-      const int row = first + lane() / 4 + 8 * half;
+      const int row = own.first + lane() / 4 + 8 * half;
       if (lane() % 4 == 0 && row < q.rows)
         a.lse[q.index(row, h.heads)] = running.top[half] * ln_2 + logarithm(running.sum[half]);
     }
@@ -179,8 +132,8 @@ WS_DEVICE void forward_rows(const ForwardArguments& a, const Segment& segment, c
 
 /// Grid: tiles of tokens, the last first (late ones have the most keys); key/value heads x parts of their groups.
 template <class T, int D>
-WS_DEVICE void forward(const ForwardArguments& a) {
-  const int tokens = at_least(1, Forward<T, D>::rows / a.members);
+WS_DEVICE void attend_tokens(const AttentionArguments& a) {
+  const int tokens = at_least(1, ForwardTile<T, D>::rows / a.members);
   const int first = (blocks().x - 1 - block().x) * tokens, end = at_most(a.h.tokens, first + tokens);
   if (!check_visibility(a.fault, Op::attention, 3, a.visibility, first, end)) return;
   const int kv_head = block().y / a.parts, member = block().y % a.parts * a.members;
@@ -188,13 +141,16 @@ WS_DEVICE void forward(const ForwardArguments& a) {
   for (int token = first; token < end;) {
     const int stop = run_end(a.visibility, token, end);
     const QueryRows q = {token, kv_head * a.h.group + member, members, (stop - token) * members};
-    forward_rows<T, D>(a, segment_at(a.visibility, token), q, kv_head);
+    attend_rows<T, D>(a, segment_at(a.visibility, token), q, kv_head);
     token = stop;
   }
 }
 
-#define FORWARD(T, D) \
-  WS_KERNEL(attention_##T##_##D, (Forward<T, D>::threads), ForwardArguments, a) { forward<T, D>(a); }
+#define FORWARD(T, D)                                                                                  \
+  WS_KERNEL_RESIDENT(attention_##T##_##D, (ForwardTile<T, D>::threads), (ForwardTile<T, D>::resident), \
+                     AttentionArguments, a) {                                                          \
+    attend_tokens<T, D>(a);                                                                                  \
+  }
 FORWARD(bf16, 64)
 FORWARD(bf16, 96)
 FORWARD(bf16, 128)
@@ -211,7 +167,7 @@ FORWARD(f32, 256)
 
 namespace {
 
-#define FORWARD(T, D) {&attention_##T##_##D, Forward<T, D>::shared_bytes, Forward<T, D>::rows}
+#define FORWARD(T, D) {&attention_##T##_##D, ForwardTile<T, D>::shared_bytes, ForwardTile<T, D>::rows}
 const SizedKernel forward_kernels[2][head_sizes] = {
     {FORWARD(f32, 64), FORWARD(f32, 96), FORWARD(f32, 128), FORWARD(f32, 256)},
     {FORWARD(bf16, 64), FORWARD(bf16, 96), FORWARD(bf16, 128), FORWARD(bf16, 256)}};
@@ -244,7 +200,7 @@ Status attention(const Call& c, Launcher& on) {
   WS_TRY(check_lse(lse, h));
   const SizedKernel& kernel = forward_kernels[q.dtype == DType::bf16][head_size_index(h.dim)];
   const int members = h.group < kernel.rows ? h.group : kernel.rows, parts = (h.group + members - 1) / members;
-  const ForwardArguments a = {q.data, k.data, v.data, c.t[3].as<int32_t>(), c.t[4].data, lse.as<float>(), h, members,
+  const AttentionArguments a = {q.data, k.data, v.data, c.t[3].as<int32_t>(), c.t[4].data, lse.as<float>(), h, members,
                               parts, on.fault()};
   const int tokens = kernel.rows / members;
   const Extent grid = {blocks_for(h.tokens, tokens), static_cast<uint32_t>(h.kv_heads * parts), 1};

@@ -1,23 +1,15 @@
-// What attention forward, decode and backward share on a GPU: rows of a tile in shared memory, the two products, the
-// online softmax over one block of keys, who sees whom. Included by kernel files only.
-//
-// A warp has 16 rows, a strip. It meets 32 others (keys, or in backward queries) at a time: 16 x 32 numbers in the layout
-// of mma fragments, for bf16 and f32 alike, so that all but the two products is written once. Number [j][e] of a lane is
-// row lane / 4 + 8 (e / 2), column 8 j + 2 (lane % 4) + e % 2; a strip of sums has the same layout, with more columns.
+// What attention forward, decode and backward share on a GPU: the walk over blocks of keys, the online softmax, who
+// sees whom, and the checks of their entries. Products are in attention_tile.h. Included by kernel files only.
 //
 // The order of arithmetic, which training and decode must have in common bit for bit: keys are taken in blocks of 32
 // LOGICAL positions (the shared prefix first, then the own segment), in order; a score is one sum over D, 16 at a time
 // by mma (bf16) or one by one (f32); a lane adds its eight probabilities of a block, four lanes are added at the end;
 // the output is a chain over blocks, 16 keys at a time (bf16) or one by one (f32). A row's bits depend on no other row.
 #pragma once
-#include "vectors.h"
+#include "attention_tile.h"
 
 namespace ws::cuda {
 
-using f32 = float;  // for the names of kernels
-
-constexpr int key_block = 32;
-constexpr int strip = 16;
 constexpr float log2_e = 1.44269504088896341f, ln_2 = 0.693147180559945309f;
 
 /// Sizes and parameters of a call. `group` query heads share a key/value head; at most `rows` of them are in one tile.
@@ -27,276 +19,27 @@ struct Heads {
   float inner, outer;  // a score of products s, times log2 e: s inner, or with a cap outer tanh(s inner)
 };
 
-WS_DEVICE int at_most(int a, int b) { return a < b ? a : b; }
-WS_DEVICE int at_least(int a, int b) { return a > b ? a : b; }
-
-// Rows in shared memory ----------------------------------------------------------------------------------------------
-
-/// Bytes from row to row: an odd number of 16-byte pieces, so that eight rows read together lie in different banks.
-template <class T, int columns>
-constexpr int pitch = columns * static_cast<int>(sizeof(T)) + 16;
-
-/// 16 bytes from global memory, of which `left` elements exist; zeros for the others, and without `from` for all.
-template <class T>
-WS_DEVICE void copy_piece(char* to, const T* from, int left) {
-  constexpr int all = 16 / static_cast<int>(sizeof(T));
-  if (from == nullptr || left <= 0) {
-    *reinterpret_cast<Quad*>(to) = {0, 0, 0, 0};
-  } else if (aligned(from)) {
-    copy_async(to, from, at_most(left, all) * static_cast<int>(sizeof(T)));
-  } else {
-    for (int i = 0; i < all; ++i) reinterpret_cast<T*>(to)[i] = i < left ? from[i] : T{};
-  }
-}
-
-/// `rows` rows of `columns` elements, of which `dim` exist; row_of gives where each is, or null. All `threads` come.
-template <class T, int columns, int threads, class F>
-WS_DEVICE void stage_rows(char* to, int rows, int dim, F row_of) {
-  constexpr int piece = 16 / static_cast<int>(sizeof(T)), pieces = columns / piece;
-  WS_UNROLL_BY(1)  // copies do not wait, and addresses take registers
-  for (int at = thread(); at < rows * pieces; at += threads) {
-    const int row = at / pieces, column = at % pieces * piece;
-    const T* from = row_of(row);
-    copy_piece(to + row * pitch<T, columns> + column * static_cast<int>(sizeof(T)),
-               from == nullptr ? from : from + column, dim - column);
-  }
-}
-
-/// Sums of a strip times `factor`, one per row, to shared memory. The warp's rows from `to` on.
-template <class T, int columns, int n>
-WS_DEVICE void park(char* to, int first_column, const float (&sums)[n][4], const float (&factor)[2]) {
-  WS_UNROLL
-  for (int j = 0; j < n; ++j) {
-    WS_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      T* at = reinterpret_cast<T*>(to + (lane() / 4 + 8 * half) * pitch<T, columns>) + first_column + 8 * j + lane() % 4 * 2;
-      at[0] = rounded<T>(sums[j][2 * half] * factor[half]);
-      at[1] = rounded<T>(sums[j][2 * half + 1] * factor[half]);
-    }
-  }
-}
-
-/// What is parked to global memory, `dim` elements a row; thread `own` of `threads`.
-template <class T, int columns, class F>
-WS_DEVICE void unpark(const char* from, int rows, int dim, int own, int threads, F row_of) {
-  constexpr int piece = 16 / static_cast<int>(sizeof(T)), pieces = columns / piece;
-  WS_UNROLL_BY(2)
-  for (int at = own; at < rows * pieces; at += threads) {
-    const int row = at / pieces, column = at % pieces * piece, left = dim - column;
-    const char* place = from + row * pitch<T, columns> + column * static_cast<int>(sizeof(T));
-    T* to = row_of(row) + column;
-    if (left >= piece && aligned(to)) {
-      *reinterpret_cast<Quad*>(to) = *reinterpret_cast<const Quad*>(place);
+/// f(block, its stage) for the blocks [begin, end), while later ones travel. `fetch` puts a block into a stage.
+template <int stages, class Fetch, class F>
+WS_DEVICE void walk(int begin, int end, char* memory, int stage_bytes, Fetch fetch, F f) {
+  const auto ahead = [&](int block) {
+    if (block < end) fetch(block, memory + (block - begin) % stages * stage_bytes);
+    copy_commit();
+  };
+  for (int s = 0; s + 1 < stages; ++s) ahead(begin + s);
+  for (int block = begin; block < end; ++block) {
+    if constexpr (stages == 1) {
+      barrier();  // the block before has been read by all
+      ahead(block);
+      copy_wait<0>();
+      barrier();
     } else {
-      for (int i = 0; i < at_most(left, piece); ++i) to[i] = reinterpret_cast<const T*>(place)[i];
+      copy_wait<stages - 2>();
+      barrier();  // this stage is there for all, and the one before it has been read by all
+      ahead(block + stages - 1);
     }
+    f(block, memory + (block - begin) % stages * stage_bytes);
   }
-}
-
-// Products -----------------------------------------------------------------------------------------------------------
-
-/// The 16 rows of a strip as the left side of products; with `held` bf16 fragments stay in registers.
-template <class T, int columns, bool held>
-struct Left {
-  const char* rows;
-  WS_DEVICE void read(const char* from) { rows = from; }
-  WS_DEVICE void fragment(int step, uint32_t (&a)[4]) const {
-    load_matrix4(a, rows + lane() % 16 * pitch<T, columns> + (2 * step + lane() / 16) * 16);
-  }
-};
-template <int columns>
-struct Left<bf16, columns, true> {
-  uint32_t at[columns / 16][4];
-  WS_DEVICE void read(const char* from) {
-    const Left<bf16, columns, false> rows = {from};
-    WS_UNROLL
-    for (int step = 0; step < columns / 16; ++step) rows.fragment(step, at[step]);
-  }
-  WS_DEVICE void fragment(int step, uint32_t (&a)[4]) const {
-    WS_UNROLL
-    for (int i = 0; i < 4; ++i) a[i] = at[step][i];
-  }
-};
-
-WS_DEVICE void multiply_pair(float (&c)[4], const uint32_t (&a)[2][4], const uint32_t (&b)[4]) {
-  const uint32_t first[2] = {b[0], b[1]}, second[2] = {b[2], b[3]};
-  multiply16x8x16(c, a[0], first);
-  multiply16x8x16(c, a[1], second);
-}
-
-WS_DEVICE void clear(float (&s)[4][4]) {
-  WS_UNROLL
-  for (int j = 0; j < 4; ++j) {
-    WS_UNROLL
-    for (int e = 0; e < 4; ++e) s[j][e] = 0.0f;
-  }
-}
-
-/// s = left times the transpose of 32 rows, both along `columns`.
-template <int columns, bool held>
-WS_DEVICE void multiply_rows(const Left<bf16, columns, held>& left, const char* right, float (&s)[4][4]) {
-  clear(s);
-  WS_UNROLL_BY((held ? columns / 32 : 1))  // fragments in registers want constant steps
-  for (int step = 0; step < columns / 32; ++step) {
-    uint32_t a[2][4];
-    left.fragment(2 * step, a[0]);
-    left.fragment(2 * step + 1, a[1]);
-    WS_UNROLL
-    for (int j = 0; j < 4; ++j) {
-      uint32_t b[4];
-      load_matrix4(b, right + (8 * j + lane() % 8) * pitch<bf16, columns> + (4 * step + lane() / 8) * 16);
-      multiply_pair(s[j], a, b);
-    }
-  }
-}
-
-struct alignas(16) Four {
-  float at[4];
-};
-struct alignas(8) Two {
-  float at[2];
-};
-
-WS_DEVICE Four four_of(const char* p) { return *reinterpret_cast<const Four*>(p); }
-WS_DEVICE Two two_of(const char* p) { return *reinterpret_cast<const Two*>(p); }
-
-template <int columns, bool held>
-WS_DEVICE void multiply_rows(const Left<float, columns, held>& left, const char* right, float (&s)[4][4]) {
-  constexpr int row = pitch<float, columns>;
-  const char* own = left.rows + lane() / 4 * row;
-  clear(s);
-  for (int d = 0; d < columns; d += 4) {
-    const Four a[2] = {four_of(own + 4 * d), four_of(own + 8 * row + 4 * d)};
-    WS_UNROLL
-    for (int j = 0; j < 4; ++j) {
-      WS_UNROLL
-      for (int e = 0; e < 2; ++e) {
-        const Four b = four_of(right + (8 * j + lane() % 4 * 2 + e) * row + 4 * d);
-        WS_UNROLL
-        for (int i = 0; i < 4; ++i) {
-          s[j][e] = fused(a[0].at[i], b.at[i], s[j][e]);
-          s[j][2 + e] = fused(a[1].at[i], b.at[i], s[j][2 + e]);
-        }
-      }
-    }
-  }
-}
-
-/// Numbers of a block that rows lane / 4 and lane / 4 + 8 see: columns [low, high).
-struct Seen {
-  int low[2], high[2];
-  WS_DEVICE bool sees(int half, int column) const { return column >= low[half] && column < high[half]; }
-  WS_DEVICE bool all() const { return low[0] <= 0 && low[1] <= 0 && high[0] >= key_block && high[1] >= key_block; }
-};
-
-/// Left side of a product from 16 x 32 numbers, rounded.
-WS_DEVICE void pack_left(const float (&s)[4][4], uint32_t (&a)[2][4]) {
-  WS_UNROLL
-  for (int step = 0; step < 2; ++step) {
-    WS_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      const float(&from)[4] = s[2 * step + i / 2];
-      a[step][i] = pack_bf16(from[i % 2 * 2], from[i % 2 * 2 + 1]);
-    }
-  }
-}
-
-WS_DEVICE bool finite_bits(uint32_t half) { return (half & 0x7f80u) != 0x7f80u; }
-
-/// f(row of `right`, numbers of this lane's two rows there) for each of 32, by shuffles.
-template <class F>
-WS_DEVICE void each_row(const float (&s)[4][4], F f) {
-  WS_UNROLL
-  for (int j = 0; j < 4; ++j) {
-    for (int quarter = 0; quarter < 4; ++quarter) {
-      WS_UNROLL
-      for (int e = 0; e < 2; ++e) {
-        const int from = (lane() & ~3) | quarter;
-        const float upper = shuffle(s[j][e], from), lower = shuffle(s[j][2 + e], from);
-        f(8 * j + 2 * quarter + e, upper, lower);
-      }
-    }
-  }
-}
-
-/// Zeros for infinities and NaN; true when there were any.
-WS_DEVICE bool clean(uint32_t (&b)[4]) {
-  bool found = false;
-  WS_UNROLL
-  for (int r = 0; r < 4; ++r) {
-    const uint32_t keep = (finite_bits(b[r]) ? 0xffffu : 0u) | (finite_bits(b[r] >> 16) ? 0xffff0000u : 0u);
-    found = found || keep != 0xffffffffu;
-    b[r] &= keep;
-  }
-  return found;
-}
-
-/// s[j][e] for a j that is known at run time only.
-WS_DEVICE float number_at(const float (&s)[4][4], int j, int e) {
-  float x = 0.0f;
-  WS_UNROLL
-  for (int i = 0; i < 4; ++i) {
-    const float other = e == 0 ? s[i][0] : e == 1 ? s[i][1] : e == 2 ? s[i][2] : s[i][3];
-    x = j == i ? other : x;
-  }
-  return x;
-}
-
-/// What multiply_across() has left out: infinities and NaN reach those rows alone that see them. Rare, hence small.
-template <int columns, int n>
-WS_DEVICE void add_strange(const float (&s)[4][4], const char* right, const Seen& seen, float (&sums)[n][4]) {
-  WS_UNROLL_BY(1)
-  for (int row = 0; row < key_block; ++row) {
-    const int from = (lane() & ~3) | (row % 8 / 2);
-    const float p[2] = {shuffle(number_at(s, row / 8, row % 2), from), shuffle(number_at(s, row / 8, row % 2 + 2), from)};
-    const bool sees[2] = {seen.sees(0, row), seen.sees(1, row)};
-    const char* place = right + row * pitch<bf16, columns> + lane() % 4 * 4;
-    WS_UNROLL
-    for (int i = 0; i < n; ++i) {
-      const uint32_t pair = *reinterpret_cast<const uint32_t*>(place + 16 * i);
-      const float x[2] = {low_bf16(pair), high_bf16(pair)};
-      WS_UNROLL
-      for (int e = 0; e < 4; ++e) {
-        if (sees[e / 2] && !finite_bits(e % 2 == 0 ? pair : pair >> 16)) sums[i][e] += p[e / 2] * x[e % 2];
-      }
-    }
-  }
-}
-
-/// sums += s times 32 rows from `right` on, n x 8 columns. Rows that see only some of them add only those: a number that
-/// is hidden from a row has s = 0 there, and what it is, even NaN, does not matter. Without `mixed` all that is hidden
-/// from one row is hidden from all, and zero.
-template <int columns, bool mixed, int n>
-WS_DEVICE void multiply_across(bf16, const float (&s)[4][4], const char* right, const Seen& seen, float (&sums)[n][4]) {
-  uint32_t a[2][4];
-  pack_left(s, a);
-  const char* row = right + lane() * pitch<bf16, columns>;
-  const bool some = mixed && ballot(!seen.all()) != 0;
-  bool strange = false;
-  WS_UNROLL
-  for (int i = 0; i < n; ++i) {
-    uint32_t b[4];
-    load_matrix4_transposed(b, row + 16 * i);
-    if (some) strange = clean(b) || strange;
-    multiply_pair(sums[i], a, b);
-  }
-  if (some && ballot(strange) != 0) add_strange<columns>(s, right, seen, sums);
-}
-
-template <int columns, bool mixed, int n>
-WS_DEVICE void multiply_across(float, const float (&s)[4][4], const char* right, const Seen& seen, float (&sums)[n][4]) {
-  each_row(s, [&](int row, float upper, float lower) {
-    const float p[2] = {upper, lower};
-    const bool sees[2] = {seen.sees(0, row), seen.sees(1, row)};
-    WS_UNROLL
-    for (int i = 0; i < n; ++i) {
-      const Two x = two_of(right + row * pitch<float, columns> + (8 * i + lane() % 4 * 2) * 4);
-      WS_UNROLL
-      for (int e = 0; e < 4; ++e) {
-        if (sees[e / 2]) sums[i][e] = fused(p[e / 2], x.at[e % 2], sums[i][e]);
-      }
-    }
-  });
 }
 
 // The online softmax -------------------------------------------------------------------------------------------------
@@ -316,7 +59,7 @@ WS_DEVICE Running nothing_yet() {
   return {{none, none}, {0.0f, 0.0f}};
 }
 
-/// Products of a block become probabilities relative to the new maximum; factor is what earlier output is multiplied by.
+/// Products of a block become probabilities relative to the new maximum; earlier output is to be multiplied by factor.
 WS_DEVICE void fold(const Heads& h, float (&s)[4][4], const Seen& seen, Running& r, float (&factor)[2]) {
   const float none = as_float(0xff800000u);
   float top[2] = {none, none};
@@ -412,7 +155,8 @@ WS_DEVICE bool check_visibility(Fault* fault, Op op, int operand, const int32_t*
     const int token = at + lane(), rule = token < end ? broken_rule(visibility, token) : 0;
     if (rule != 0) {
       const Segment own = segment_at(visibility, token);
-      report(fault, {static_cast<int32_t>(FaultKind::visibility), static_cast<int32_t>(op), operand, token, own.start, rule});
+      report(fault, {static_cast<int32_t>(FaultKind::visibility), static_cast<int32_t>(op), operand, token, own.start,
+                     rule});
     }
     good = ballot(rule != 0) == 0 && good;
   }
@@ -441,6 +185,67 @@ struct QueryRows {
   }
 };
 
+/// Row of a [N H D] tensor, or null behind the last one.
+template <class T>
+WS_DEVICE const T* query_row(const void* x, const QueryRows& q, const Heads& h, int row) {
+  return row < q.rows ? static_cast<const T*>(x) + q.index(row, h.heads) * h.dim : nullptr;
+}
+
+/// What the warp's 16 rows of a tile see; rows behind the last one repeat it, and are not stored.
+struct Strip {
+  int first, low[2], high[2];  // of this lane's two rows
+  int warp_low, warp_high;     // of any row
+  WS_DEVICE bool meets(int block) const {
+    return block * key_block < warp_high && (block + 1) * key_block > warp_low;
+  }
+  WS_DEVICE Seen seen(int block) const {
+    const int base = block * key_block;
+    return {{low[0] - base, low[1] - base}, {high[0] - base, high[1] - base}};
+  }
+};
+
+WS_DEVICE Strip own_strip(const Segment& segment, const QueryRows& q, int window) {
+  Strip s = {};
+  s.first = warp() * strip;
+  const int last = q.rows - 1;
+  if (s.first > last) return s;  // meets nothing
+  for (int half = 0; half < 2; ++half) {
+    const int query = q.token_of(at_most(s.first + lane() / 4 + 8 * half, last));
+    s.low[half] = segment.low(query, window);
+    s.high[half] = segment.high(query);
+  }
+  s.warp_low = segment.low(q.token_of(s.first), window);
+  s.warp_high = segment.high(q.token_of(at_most(s.first + strip - 1, last)));
+  return s;
+}
+
+/// Packed keys and values of one key/value head, and the logical positions [low, high) of a segment that a tile sees.
+struct PackedKeys {
+  const void *k, *v;
+  int stride, offset, low, high;
+  WS_DEVICE int begin() const { return low / key_block; }
+  WS_DEVICE int end() const { return (high + key_block - 1) / key_block; }
+};
+
+WS_DEVICE PackedKeys keys_of(const Heads& h, const void* k, const void* v, int kv_head, const Segment& segment,
+                             const QueryRows& q) {
+  return {k, v, h.kv_heads * h.dim, kv_head * h.dim, segment.low(q.token, h.window),
+          segment.high(q.token_of(q.rows - 1))};
+}
+
+/// Keys of a block, then its values, into a stage.
+template <class T, int D, int threads>
+WS_DEVICE void stage_keys(const PackedKeys& keys, const Segment& segment, int dim, int block, char* stage) {
+  for (int which = 0; which < 2; ++which) {
+    const T* x = static_cast<const T*>(which == 0 ? keys.k : keys.v) + keys.offset;
+    stage_rows<T, D, threads>(stage + which * key_block * pitch<T, D>, key_block, dim, [&](int row) {
+      const int position = block * key_block + row;
+      if (position < keys.low || position >= keys.high) return static_cast<const T*>(nullptr);
+      return x + static_cast<int64_t>(segment.token(position)) * keys.stride;
+    });
+  }
+}
+
 }  // namespace ws::cuda
 
 #if WS_HOST
@@ -449,6 +254,7 @@ struct QueryRows {
 
 namespace ws::cuda {
 
+constexpr int most_heads = 65535;  // blocks of a grid in y
 constexpr int head_sizes = 4;  // sizes that kernels are made for: 64, 96, 128, 256; others are filled up with zeros
 
 /// Index of the smallest of them that holds dim.
@@ -469,7 +275,8 @@ static inline Status read_sizes(const Call& c, const View& q, int64_t kv_heads, 
            static_cast<long long>(q.dims[1]), static_cast<long long>(kv_heads));
   WS_SAME(dim, q.dims[2], "head size of the keys");
   WS_CHECK(dim <= 256, shape, "q: head sizes above 256 have no CUDA kernel, got %lld", static_cast<long long>(dim));
-  WS_CHECK(q.dims[0] < 0x7fffffff && q.dims[1] < 0x7fffffff, shape, "q: too many rows: %s", shape_text(q).text);
+  WS_CHECK(q.dims[1] <= most_heads && q.dims[0] * q.dims[1] < 0x7fffffff, shape,
+           "q: expected at most %d heads and less than 2^31 rows, got %s", most_heads, shape_text(q).text);
   WS_CHECK(__builtin_isfinite(c.p[0]), config, "scale: expected a finite number, got %g", c.p[0]);
   WS_CHECK(c.p[1] >= 0 && c.p[1] <= 2147483647.0 && c.p[1] == std::floor(c.p[1]), config,
            "window: expected a whole number from 0 (none), got %g", c.p[1]);

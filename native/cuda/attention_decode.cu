@@ -12,7 +12,7 @@ namespace {
 
 constexpr int cache_threads = 128;
 
-struct WriteArguments {
+struct CacheWriteArguments {
   void *keys, *values;
   const void *k, *v;
   const int32_t* slots;
@@ -22,7 +22,7 @@ struct WriteArguments {
 
 /// A warp has a token and a key/value head. Of tokens with one slot the last one writes.
 template <class T>
-WS_DEVICE void write_slots(const WriteArguments& a) {
+WS_DEVICE void write_slots(const CacheWriteArguments& a) {
   const int64_t token = static_cast<int64_t>(block().x) * 4 + warp(), head = block().y;
   if (token >= a.tokens) return;
   const int32_t slot = a.slots[token];
@@ -40,9 +40,9 @@ WS_DEVICE void write_slots(const WriteArguments& a) {
     values[d] = v[d];
   }
 }
-WS_KERNEL_FOR_BOTH(cache_write, cache_threads, WriteArguments, a, write_slots)
+WS_KERNEL_FOR_BOTH(cache_write, cache_threads, CacheWriteArguments, a, write_slots)
 
-struct CopyArguments {
+struct CacheCopyArguments {
   void *keys, *values;
   const int32_t *from, *to;
   int64_t pairs, blocks, slab;  // a slab: elements of one head in one block
@@ -51,7 +51,7 @@ struct CopyArguments {
 
 /// A thread has the same few elements of every block, and takes the pairs in order. Grid: parts of a slab, heads.
 template <class T>
-WS_DEVICE void copy_blocks(const CopyArguments& a) {
+WS_DEVICE void copy_blocks(const CacheCopyArguments& a) {
   const int64_t at = (static_cast<int64_t>(block().x) * cache_threads + thread()) * span, left = a.slab - at;
   const int n = static_cast<int>(left < span ? left : span);
   if (n <= 0) return;
@@ -75,8 +75,8 @@ WS_DEVICE void copy_blocks(const CopyArguments& a) {
     }
   }
 }
-WS_KERNEL(cache_copy_f32, cache_threads, CopyArguments, a) { copy_blocks<uint32_t>(a); }
-WS_KERNEL(cache_copy_bf16, cache_threads, CopyArguments, a) { copy_blocks<uint16_t>(a); }
+WS_KERNEL(cache_copy_f32, cache_threads, CacheCopyArguments, a) { copy_blocks<uint32_t>(a); }
+WS_KERNEL(cache_copy_bf16, cache_threads, CacheCopyArguments, a) { copy_blocks<uint16_t>(a); }
 
 // Decode -------------------------------------------------------------------------------------------------------------
 
@@ -90,7 +90,7 @@ struct DecodeArguments {
 };
 
 template <class T, int D>
-struct Decode {
+struct DecodeTile {
   static constexpr int warps = 4, threads = warps * warp_size;
   static constexpr int keys_bytes = D * pitch<T, key_block>, block_bytes = keys_bytes + key_block * pitch<T, D>;
   static constexpr int size = static_cast<int>(sizeof(T)) * D;  // bytes of a row
@@ -153,7 +153,7 @@ WS_DEVICE int checked_length(const DecodeArguments& a, int sequence) {
 /// Puts a block's keys and values into a stage: keys as they lie; of the values those of lanes [low, high), else zeros.
 template <class T, int D>
 WS_DEVICE void stage_block(const DecodeArguments& a, int64_t slab, int low, int high, char* to) {
-  using S = Decode<T, D>;
+  using S = DecodeTile<T, D>;
   const T* keys = static_cast<const T*>(a.keys) + slab;
   const T* values = static_cast<const T*>(a.values) + slab;
   const int dim = a.h.dim;
@@ -167,8 +167,8 @@ WS_DEVICE void stage_block(const DecodeArguments& a, int64_t slab, int low, int 
 
 /// Grid: sequences; key/value heads x parts of their groups.
 template <class T, int D>
-WS_DEVICE void decode(const DecodeArguments& a) {
-  using S = Decode<T, D>;
+WS_DEVICE void decode_sequence(const DecodeArguments& a) {
+  using S = DecodeTile<T, D>;
   const Heads& h = a.h;
   const int sequence = block().x, kv_head = block().y / a.parts, member = block().y % a.parts * strip;
   const int rows = at_most(strip, h.group - member), length = checked_length(a, sequence);
@@ -198,6 +198,7 @@ WS_DEVICE void decode(const DecodeArguments& a) {
   Running running = nothing_yet();
   float sums[S::columns / 8][4] = {};
   const int steps = (end - begin + S::step - 1) / S::step;
+  const int values_offset = S::keys_bytes + warp() * S::columns * static_cast<int>(sizeof(T));
   if (S::stages > 1) fetch(0);
   for (int i = 0; i < steps; ++i) {
     if (S::stages == 1) {
@@ -227,8 +228,7 @@ WS_DEVICE void decode(const DecodeArguments& a) {
       }
       fold(h, s, seen, running, factor);
       rescale(sums, factor);
-      multiply_across<D, false>(T{}, s, place(i, b) + S::keys_bytes + warp() * S::columns * static_cast<int>(sizeof(T)), seen,
-                         sums);
+      multiply_across<D, false>(T{}, s, place(i, b) + values_offset, seen, sums);
     }
   }
   complete(running);
@@ -236,13 +236,15 @@ WS_DEVICE void decode(const DecodeArguments& a) {
   barrier();
   park<T, D>(shared(), warp() * S::columns, sums, factor);
   barrier();
-  unpark<T, D>(shared(), rows, h.dim, thread(), S::threads, [&](int row) {
+  unpark<T, D, D>(shared(), rows, h.dim, thread(), S::threads, [&](int row) {
     return static_cast<T*>(a.o) + (first_row + row) * h.dim;
   });
 }
 
-#define DECODE(T, D) \
-  WS_KERNEL_RESIDENT(attention_decode_##T##_##D, (Decode<T, D>::threads), 1, DecodeArguments, a) { decode<T, D>(a); }
+#define DECODE(T, D)                                                                                   \
+  WS_KERNEL_RESIDENT(attention_decode_##T##_##D, (DecodeTile<T, D>::threads), 1, DecodeArguments, a) { \
+    decode_sequence<T, D>(a);                                                                          \
+  }
 DECODE(bf16, 64)
 DECODE(bf16, 96)
 DECODE(bf16, 128)
@@ -259,7 +261,7 @@ DECODE(f32, 256)
 
 namespace {
 
-#define DECODE(T, D) {&attention_decode_##T##_##D, Decode<T, D>::shared_bytes, strip}
+#define DECODE(T, D) {&attention_decode_##T##_##D, DecodeTile<T, D>::shared_bytes, strip}
 const SizedKernel decode_kernels[2][head_sizes] = {
     {DECODE(f32, 64), DECODE(f32, 96), DECODE(f32, 128), DECODE(f32, 256)},
     {DECODE(bf16, 64), DECODE(bf16, 96), DECODE(bf16, 128), DECODE(bf16, 256)}};
@@ -272,6 +274,8 @@ Status check_cache(const View& keys, const View& values) {
                values.dims[2] == key_block && values.dims[3] == keys.dims[2],
            shape, "values: expected [%lld, %lld, %d, %lld]", static_cast<long long>(keys.dims[0]),
            static_cast<long long>(keys.dims[1]), key_block, static_cast<long long>(keys.dims[2]));
+  WS_CHECK(keys.dims[1] <= most_heads, shape, "keys: expected at most %d heads, got %lld", most_heads,
+           static_cast<long long>(keys.dims[1]));
   return {};
 }
 
@@ -285,7 +289,7 @@ Status cache_write(const Call& c, Launcher& on) {
            static_cast<long long>(keys.dims[2]), shape_text(k).text);
   WS_TRY(same_shape(c.t[3], "v", k, "k"));
   WS_TRY(vector_of(slots, "slots", k.dims[0]));
-  const WriteArguments a = {keys.data, c.t[1].data, k.data, c.t[3].data, slots.as<int32_t>(), k.dims[0],
+  const CacheWriteArguments a = {keys.data, c.t[1].data, k.data, c.t[3].data, slots.as<int32_t>(), k.dims[0],
                             keys.dims[0] * key_block, k.dims[1], k.dims[2], on.fault()};
   const Extent grid = {blocks_for(a.tokens, 4), static_cast<uint32_t>(a.kv_heads), 1};
   return start(on, keys.dtype == DType::f32 ? cache_write_f32 : cache_write_bf16, grid, 0, a);
@@ -297,8 +301,8 @@ Status cache_copy(const Call& c, Launcher& on) {
   WS_CHECK(from.rank == 1, shape, "from: expected [pairs], got %s", shape_text(from).text);
   WS_TRY(vector_of(to, "to", from.dims[0]));
   if (from.dims[0] == 0) return {};
-  const CopyArguments a = {keys.data, c.t[1].data, from.as<int32_t>(), to.as<int32_t>(), from.dims[0], keys.dims[0],
-                           keys.dims[2] * key_block, on.fault()};
+  const CacheCopyArguments a = {keys.data, c.t[1].data, from.as<int32_t>(), to.as<int32_t>(), from.dims[0],
+                                keys.dims[0], keys.dims[2] * key_block, on.fault()};
   const Extent grid = {blocks_for(a.slab, cache_threads * span), static_cast<uint32_t>(keys.dims[1]), 1};
   return start(on, keys.dtype == DType::f32 ? cache_copy_f32 : cache_copy_bf16, grid, 0, a);
 }

@@ -194,10 +194,10 @@ static Status status_of(const Fault& found) {
   const std::string name = operand_name(static_cast<Op>(found.op), found.operand);
   switch (static_cast<FaultKind>(found.kind)) {
     case FaultKind::visibility: {
-      static const char* const rules[] = {"the prefix must lie before the segment",
-                                          "a segment must begin at its first token and be contiguous",
-                                          "all tokens of a segment must have the same prefix",
-                                          "the prefix must begin an earlier segment that has no prefix itself, and end in it"};
+      static const char* const rules[] = {
+          "the prefix must lie before the segment", "a segment must begin at its first token and be contiguous",
+          "all tokens of a segment must have the same prefix",
+          "the prefix must begin an earlier segment that has no prefix itself, and end in it"};
       return fail(Code::shape, "visibility of token %d, whose segment starts at %d: %s", found.at, found.value,
                   rules[found.limit - 1]);
     }

@@ -5,8 +5,8 @@
 
 namespace ws::cuda {
 
-/// index: value is not in [0, limit); count: not in [1, limit]; visibility: token `at`, whose segment starts at `value`,
-/// breaks rule `limit` (attention.h).
+/// index: value is not in [0, limit); count: not in [1, limit]; visibility: token `at`, whose segment starts at
+/// `value`, breaks rule `limit` (attention.h)
 enum class FaultKind : int32_t { none = 0, index = 1, count = 2, visibility = 3 };
 
 struct Fault {

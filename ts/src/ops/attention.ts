@@ -157,8 +157,9 @@ const forwardCase = (c: AttentionCase): OpCase => {
 const backwardCase = (c: AttentionCase): OpCase => {
   const { in: shapes, p, bench } = forwardCase(c)
   const full = { do: shapes.q, o: shapes.q, lse: [c.tokens, c.heads[0]], ...shapes }
-  // A log-sum-exp near that of a few keys with scores around zero.
-  return { in: full, p, fill: { visibility: c.visibility, lse: (i) => 2 + (i % 3) / 2 }, bench }
+  // A log-sum-exp near that of a few keys with scores around zero. Two roundings: tensor cores take probabilities and
+  // gradients of scores in bf16.
+  return { in: full, p, fill: { visibility: c.visibility, lse: (i) => 2 + (i % 3) / 2 }, roundings: 2, bench }
 }
 
 const plain = { scale: 1, window: 0, softcap: 0 }

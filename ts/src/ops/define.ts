@@ -38,6 +38,8 @@ export interface OpCase {
   readonly dtypes?: Readonly<Record<string, 'f32' | 'bf16'>>
   /** Largest error against the reference, relative to its largest value; default 1e-5 in f32, 4e-3 in bf16. */
   readonly tolerance?: number
+  /** Times that a kernel may round to bf16 on the way to a result of that type, the last included; default 1. */
+  readonly roundings?: number
   /**
    * The first dimension of these operands counts tokens: calls with any split of them, one after another, give the
    * bits of one call. Output rows are the same; in-place operands gather to the same.

@@ -1,0 +1,293 @@
+// A strip of attention on a GPU: rows of a tile in shared memory and the two products over them, for every pass.
+// Included by kernel files only.
+//
+// A warp has 16 rows, a strip. It meets 32 others (keys, or in backward queries) at a time: 16 x 32 numbers in the
+// layout of mma fragments, for bf16 and f32 alike, so that all but the two products is written once. Number [j][e] of a
+// lane is row lane / 4 + 8 (e / 2), column 8 j + 2 (lane % 4) + e % 2; a strip of sums is alike, with more columns.
+#pragma once
+#include "vectors.h"
+
+namespace ws::cuda {
+
+using f32 = float;  // for the names of kernels
+
+constexpr int key_block = 32;
+constexpr int strip = 16;
+
+WS_DEVICE int at_most(int a, int b) { return a < b ? a : b; }
+WS_DEVICE int at_least(int a, int b) { return a > b ? a : b; }
+
+// Rows in shared memory ----------------------------------------------------------------------------------------------
+
+/// Bytes from row to row: an odd number of 16-byte pieces, so that eight rows read together lie in different banks.
+template <class T, int columns>
+constexpr int pitch = columns * static_cast<int>(sizeof(T)) + 16;
+
+/// 16 bytes from global memory, of which `left` elements exist; zeros for the others, and without `from` for all.
+template <class T>
+WS_DEVICE void copy_piece(char* to, const T* from, int left) {
+  constexpr int all = 16 / static_cast<int>(sizeof(T));
+  if (from == nullptr || left <= 0) {
+    *reinterpret_cast<Quad*>(to) = {0, 0, 0, 0};
+  } else if (aligned(from)) {
+    copy_async(to, from, at_most(left, all) * static_cast<int>(sizeof(T)));
+  } else {
+    for (int i = 0; i < all; ++i) reinterpret_cast<T*>(to)[i] = i < left ? from[i] : T{};
+  }
+}
+
+/// `rows` rows of `columns` elements, of which `dim` exist; row_of gives where each is, or null. All `threads` come.
+template <class T, int columns, int threads, class F>
+WS_DEVICE void stage_rows(char* to, int rows, int dim, F row_of) {
+  constexpr int piece = 16 / static_cast<int>(sizeof(T)), pieces = columns / piece;
+  WS_UNROLL_BY(1)  // copies do not wait, and addresses take registers
+  for (int at = thread(); at < rows * pieces; at += threads) {
+    const int row = at / pieces, column = at % pieces * piece;
+    const T* from = row_of(row);
+    copy_piece(to + row * pitch<T, columns> + column * static_cast<int>(sizeof(T)),
+               from == nullptr ? from : from + column, dim - column);
+  }
+}
+
+/// Sums of a strip times `factor`, one per row, to shared memory. The warp's rows from `to` on.
+template <class T, int columns, int n>
+WS_DEVICE void park(char* to, int first_column, const float (&sums)[n][4], const float (&factor)[2]) {
+  WS_UNROLL
+  for (int j = 0; j < n; ++j) {
+    WS_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      T* at = reinterpret_cast<T*>(to + (lane() / 4 + 8 * half) * pitch<T, columns>);
+      at += first_column + 8 * j + lane() % 4 * 2;
+      at[0] = rounded<T>(sums[j][2 * half] * factor[half]);
+      at[1] = rounded<T>(sums[j][2 * half + 1] * factor[half]);
+    }
+  }
+}
+
+/// What is parked to global memory: `width` columns from `from` on, of which `dim` exist; thread `own` of `threads`.
+template <class T, int columns, int width, class F>
+WS_DEVICE void unpark(const char* from, int rows, int dim, int own, int threads, F row_of) {
+  constexpr int piece = 16 / static_cast<int>(sizeof(T)), pieces = width / piece;
+  WS_UNROLL_BY(2)
+  for (int at = own; at < rows * pieces; at += threads) {
+    const int row = at / pieces, column = at % pieces * piece, left = dim - column;
+    const char* place = from + row * pitch<T, columns> + column * static_cast<int>(sizeof(T));
+    T* to = row_of(row) + column;
+    if (left >= piece && aligned(to)) {
+      *reinterpret_cast<Quad*>(to) = *reinterpret_cast<const Quad*>(place);
+    } else {
+      for (int i = 0; i < at_most(left, piece); ++i) to[i] = reinterpret_cast<const T*>(place)[i];
+    }
+  }
+}
+
+// Products -----------------------------------------------------------------------------------------------------------
+
+/// The 16 rows of a strip as the left side of products; with `held` bf16 fragments stay in registers.
+template <class T, int columns, bool held>
+struct Left {
+  const char* rows;
+  WS_DEVICE void read(const char* from) { rows = from; }
+  WS_DEVICE void fragment(int step, uint32_t (&a)[4]) const {
+    load_matrix4(a, rows + lane() % 16 * pitch<T, columns> + (2 * step + lane() / 16) * 16);
+  }
+};
+template <int columns>
+struct Left<bf16, columns, true> {
+  uint32_t at[columns / 16][4];
+  WS_DEVICE void read(const char* from) {
+    const Left<bf16, columns, false> rows = {from};
+    WS_UNROLL
+    for (int step = 0; step < columns / 16; ++step) rows.fragment(step, at[step]);
+  }
+  WS_DEVICE void fragment(int step, uint32_t (&a)[4]) const {
+    WS_UNROLL
+    for (int i = 0; i < 4; ++i) a[i] = at[step][i];
+  }
+};
+
+WS_DEVICE void multiply_pair(float (&c)[4], const uint32_t (&a)[2][4], const uint32_t (&b)[4]) {
+  const uint32_t first[2] = {b[0], b[1]}, second[2] = {b[2], b[3]};
+  multiply16x8x16(c, a[0], first);
+  multiply16x8x16(c, a[1], second);
+}
+
+WS_DEVICE void clear(float (&s)[4][4]) {
+  WS_UNROLL
+  for (int j = 0; j < 4; ++j) {
+    WS_UNROLL
+    for (int e = 0; e < 4; ++e) s[j][e] = 0.0f;
+  }
+}
+
+/// s = left times the transpose of 32 rows, both along `columns`.
+template <int columns, bool held>
+WS_DEVICE void multiply_rows(const Left<bf16, columns, held>& left, const char* right, float (&s)[4][4]) {
+  clear(s);
+  WS_UNROLL_BY((held ? columns / 32 : 1))  // fragments in registers want constant steps
+  for (int step = 0; step < columns / 32; ++step) {
+    uint32_t a[2][4];
+    left.fragment(2 * step, a[0]);
+    left.fragment(2 * step + 1, a[1]);
+    WS_UNROLL
+    for (int j = 0; j < 4; ++j) {
+      uint32_t b[4];
+      load_matrix4(b, right + (8 * j + lane() % 8) * pitch<bf16, columns> + (4 * step + lane() / 8) * 16);
+      multiply_pair(s[j], a, b);
+    }
+  }
+}
+
+struct alignas(16) Four {
+  float at[4];
+};
+struct alignas(8) Two {
+  float at[2];
+};
+
+WS_DEVICE Four four_of(const char* p) { return *reinterpret_cast<const Four*>(p); }
+WS_DEVICE Two two_of(const char* p) { return *reinterpret_cast<const Two*>(p); }
+
+template <int columns, bool held>
+WS_DEVICE void multiply_rows(const Left<float, columns, held>& left, const char* right, float (&s)[4][4]) {
+  constexpr int row = pitch<float, columns>;
+  const char* own = left.rows + lane() / 4 * row;
+  clear(s);
+  for (int d = 0; d < columns; d += 4) {
+    const Four a[2] = {four_of(own + 4 * d), four_of(own + 8 * row + 4 * d)};
+    WS_UNROLL
+    for (int j = 0; j < 4; ++j) {
+      WS_UNROLL
+      for (int e = 0; e < 2; ++e) {
+        const Four b = four_of(right + (8 * j + lane() % 4 * 2 + e) * row + 4 * d);
+        WS_UNROLL
+        for (int i = 0; i < 4; ++i) {
+          s[j][e] = fused(a[0].at[i], b.at[i], s[j][e]);
+          s[j][2 + e] = fused(a[1].at[i], b.at[i], s[j][2 + e]);
+        }
+      }
+    }
+  }
+}
+
+/// Numbers of a block that rows lane / 4 and lane / 4 + 8 see: columns [low, high).
+struct Seen {
+  int low[2], high[2];
+  WS_DEVICE bool sees(int half, int column) const { return column >= low[half] && column < high[half]; }
+  WS_DEVICE bool all() const { return low[0] <= 0 && low[1] <= 0 && high[0] >= key_block && high[1] >= key_block; }
+};
+
+/// Left side of a product from 16 x 32 numbers, rounded.
+WS_DEVICE void pack_left(const float (&s)[4][4], uint32_t (&a)[2][4]) {
+  WS_UNROLL
+  for (int step = 0; step < 2; ++step) {
+    WS_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const float(&from)[4] = s[2 * step + i / 2];
+      a[step][i] = pack_bf16(from[i % 2 * 2], from[i % 2 * 2 + 1]);
+    }
+  }
+}
+
+WS_DEVICE bool finite_bits(uint32_t half) { return (half & 0x7f80u) != 0x7f80u; }
+
+/// f(row of `right`, numbers of this lane's two rows there) for each of 32, by shuffles.
+template <class F>
+WS_DEVICE void each_row(const float (&s)[4][4], F f) {
+  WS_UNROLL
+  for (int j = 0; j < 4; ++j) {
+    for (int quarter = 0; quarter < 4; ++quarter) {
+      WS_UNROLL
+      for (int e = 0; e < 2; ++e) {
+        const int from = (lane() & ~3) | quarter;
+        const float upper = shuffle(s[j][e], from), lower = shuffle(s[j][2 + e], from);
+        f(8 * j + 2 * quarter + e, upper, lower);
+      }
+    }
+  }
+}
+
+/// Zeros for infinities and NaN; true when there were any.
+WS_DEVICE bool clean(uint32_t (&b)[4]) {
+  bool found = false;
+  WS_UNROLL
+  for (int r = 0; r < 4; ++r) {
+    const uint32_t keep = (finite_bits(b[r]) ? 0xffffu : 0u) | (finite_bits(b[r] >> 16) ? 0xffff0000u : 0u);
+    found = found || keep != 0xffffffffu;
+    b[r] &= keep;
+  }
+  return found;
+}
+
+/// s[j][e] for a j that is known at run time only.
+WS_DEVICE float number_at(const float (&s)[4][4], int j, int e) {
+  float x = 0.0f;
+  WS_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    const float other = e == 0 ? s[i][0] : e == 1 ? s[i][1] : e == 2 ? s[i][2] : s[i][3];
+    x = j == i ? other : x;
+  }
+  return x;
+}
+
+/// What multiply_across() has left out: infinities and NaN reach those rows alone that see them. Rare, hence small.
+template <int columns, int n>
+WS_DEVICE void add_strange(const float (&s)[4][4], const char* right, const Seen& seen, float (&sums)[n][4]) {
+  WS_UNROLL_BY(1)
+  for (int row = 0; row < key_block; ++row) {
+    const int from = (lane() & ~3) | (row % 8 / 2);
+    const float upper = shuffle(number_at(s, row / 8, row % 2), from);
+    const float p[2] = {upper, shuffle(number_at(s, row / 8, row % 2 + 2), from)};
+    const bool sees[2] = {seen.sees(0, row), seen.sees(1, row)};
+    const char* place = right + row * pitch<bf16, columns> + lane() % 4 * 4;
+    WS_UNROLL
+    for (int i = 0; i < n; ++i) {
+      const uint32_t pair = *reinterpret_cast<const uint32_t*>(place + 16 * i);
+      const float x[2] = {low_bf16(pair), high_bf16(pair)};
+      WS_UNROLL
+      for (int e = 0; e < 4; ++e) {
+        if (sees[e / 2] && !finite_bits(e % 2 == 0 ? pair : pair >> 16)) sums[i][e] += p[e / 2] * x[e % 2];
+      }
+    }
+  }
+}
+
+/// sums += s times 32 rows from `right` on, n x 8 columns. Rows that see only some of them add only those: a number
+/// that is hidden from a row has s = 0 there, and what it is, even NaN, does not matter. Without `mixed` all that is
+/// hidden from one row is hidden from all, and zero.
+template <int columns, bool mixed, int n>
+WS_DEVICE void multiply_across(bf16, const float (&s)[4][4], const char* right, const Seen& seen,
+                               float (&sums)[n][4]) {
+  uint32_t a[2][4];
+  pack_left(s, a);
+  const char* row = right + lane() * pitch<bf16, columns>;
+  const bool some = mixed && ballot(!seen.all()) != 0;
+  bool strange = false;
+  WS_UNROLL
+  for (int i = 0; i < n; ++i) {
+    uint32_t b[4];
+    load_matrix4_transposed(b, row + 16 * i);
+    if (some) strange = clean(b) || strange;
+    multiply_pair(sums[i], a, b);
+  }
+  if (some && ballot(strange) != 0) add_strange<columns>(s, right, seen, sums);
+}
+
+template <int columns, bool mixed, int n>
+WS_DEVICE void multiply_across(float, const float (&s)[4][4], const char* right, const Seen& seen,
+                               float (&sums)[n][4]) {
+  each_row(s, [&](int row, float upper, float lower) {
+    const float p[2] = {upper, lower};
+    const bool sees[2] = {seen.sees(0, row), seen.sees(1, row)};
+    WS_UNROLL
+    for (int i = 0; i < n; ++i) {
+      const Two x = two_of(right + row * pitch<float, columns> + (8 * i + lane() % 4 * 2) * 4);
+      WS_UNROLL
+      for (int e = 0; e < 4; ++e) {
+        if (sees[e / 2]) sums[i][e] = fused(p[e / 2], x.at[e % 2], sums[i][e]);
+      }
+    }
+  });
+}
+
+}  // namespace ws::cuda
