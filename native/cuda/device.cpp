@@ -57,6 +57,13 @@ bool is_set(const char* variable) {
   return value != nullptr && value[0] != 0 && value[0] != '0';
 }
 
+/// Is this a GPU for kernels of sm_90a? They run on 9.0 alone.
+bool is_hopper(const Gpu& gpu) {
+  const char* level = std::getenv("WHETSTONE_CUDA_LEVEL");
+  const bool lower = level != nullptr && level[0] != 0 && std::atoi(level) < 90;
+  return gpu.major == 9 && gpu.minor == 0 && !lower && driver().cuTensorMapEncodeTiled != nullptr;
+}
+
 /// The name that ops.def gives the operand.
 std::string operand_name(Op op, int operand) {
   std::istringstream words(op_table[static_cast<int>(op)].signature);
@@ -77,6 +84,7 @@ CudaDevice::CudaDevice(const Gpu& gpu, int64_t limit_bytes)
     : gpu_(gpu),
       name_("sm_" + std::to_string(gpu.major) + std::to_string(gpu.minor) + " " + gpu.name),
       wait_after_ops_(is_set("WHETSTONE_CUDA_SYNC")),
+      hopper_(is_hopper(gpu)),
       pool_(*this, limit_bytes > 0 ? limit_bytes : gpu.total_bytes) {}
 
 Status CudaDevice::open() {
@@ -250,6 +258,16 @@ Status CudaDevice::out_of_scratch() {
   return fail(Code::oom, "%lld bytes of scratch asked, %lld in use, limit %lld; use a smaller batch or shorter sequences",
               static_cast<long long>(std::exchange(refused_bytes_, 0)), static_cast<long long>(m.live_bytes),
               static_cast<long long>(m.limit_bytes));
+}
+
+Status CudaDevice::map_tiles(const TiledMatrix& m, TensorMap& map) {
+  const uint64_t dims[] = {static_cast<uint64_t>(m.elements), static_cast<uint64_t>(m.lines)};
+  const uint64_t strides[] = {static_cast<uint64_t>(m.stride) * 2};  // of all dimensions but the first, in bytes
+  const uint32_t box[] = {box_elements, box_lines}, steps[] = {1, 1};
+  using namespace tensor_map;
+  return check(driver().cuTensorMapEncodeTiled(&map, bfloat16, 2, const_cast<void*>(m.data), dims, strides, box, steps,
+                                               no_interleave, swizzle_128b, promote_256b, fill_zeros),
+               "cuTensorMapEncodeTiled");
 }
 
 Status CudaDevice::launch(const Launch& launch) {

@@ -41,6 +41,8 @@ class CudaDevice final : public Device, public Launcher, private SegmentSource {
   void* scratch(int64_t bytes) override;
   Fault* fault() override { return fault_; }
   const Gpu& gpu() const override { return gpu_; }
+  bool hopper() const override { return hopper_; }
+  Status map_tiles(const TiledMatrix& matrix, TensorMap& map) override;
 
  private:
   void* take(int64_t bytes) override;
@@ -56,6 +58,7 @@ class CudaDevice final : public Device, public Launcher, private SegmentSource {
   const Gpu gpu_;
   const std::string name_;
   const bool wait_after_ops_;  // WHETSTONE_CUDA_SYNC
+  const bool hopper_;
   Context context_ = nullptr;
   Stream stream_ = nullptr;
   MemoryPool pool_;

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "tensor_map.h"
+
 namespace ws::cuda {
 
 using Result = int32_t;   // CUresult
@@ -42,6 +44,11 @@ constexpr int32_t max_dynamic_shared_bytes = 8;  // CUfunction_attribute
 constexpr int32_t binary_is_preserved = 1;       // CUlibraryOption
 constexpr uint32_t stream_non_blocking = 1;      // CUstream_flags
 constexpr uint32_t event_disable_timing = 2;     // CUevent_flags
+
+/// CUtensorMapDataType, CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill
+namespace tensor_map {
+constexpr int32_t bfloat16 = 9, no_interleave = 0, swizzle_128b = 3, promote_256b = 3, fill_zeros = 0;
+}
 
 /// CUlaunchAttribute; the value is a union of 64 bytes.
 struct LaunchAttribute {

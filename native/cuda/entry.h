@@ -29,6 +29,7 @@ static inline Status start(Launcher& on, const HostKernel& kernel, Extent grid, 
 
 // Entries of other families that a family may use.
 Status fill(const Call& c, Launcher& on);
+Status copy(const Call& c, Launcher& on);
 
 /// A tile of a head: tokens from `row`, words of the vocabulary from `word`.
 struct LogitTile {

@@ -6,6 +6,7 @@
 // (each()). An element's sum runs over k in one order, 16 at a time (bf16) or one by one (f32: the CPU's bits), whatever
 // the matrix around it is: equal bits alone and in a batch. Operands lie along k ("rows") or across it ("columns").
 #pragma once
+#include "product.h"
 #include "vectors.h"
 
 namespace ws::cuda {
@@ -13,13 +14,6 @@ namespace ws::cuda {
 constexpr int tile = 128;          // rows and columns of a block's part of C
 constexpr int gemm_threads = 256;  // 8 warps: 2 along m, 4 along n; 64 x 32 elements each
 constexpr int stages = 3;
-
-/// An operand: `lines` lines (rows of C for A, columns for B) of `depth` elements along k. Element k of line i is
-/// data[i * stride + k], or with `across` data[k * stride + i].
-struct Operand {
-  const void* data;
-  int64_t lines, depth, stride;
-};
 
 /// Sums of a thread: [i][j][e] is row 16 i + 8 (e / 2) + lane / 4, column 8 j + 2 (lane % 4) + e % 2 of its warp's part.
 struct Sums {

@@ -1,44 +1,14 @@
 // The fused language-model head on the GPU: log-probs of targets, statistics of the vocabulary, divergences from a prior,
 // forward and backward. z = softcap(h w^T) / temperature. Tokens x vocabulary is cut into tiles of at most 1024 x 8192
-// logits, which stay in the cache of the GPU: a product fills one (gemm.h), a block per row folds it or turns it into
+// logits, which stay in the cache of the GPU: a product fills one (product.h), a block per row folds it or turns it into
 // gradients (head_rows.h), and products of those end a backward pass. dh is one sum over the vocabulary in order, rounded
 // once; dw continues from its old value over tokens in order.
-#include "gemm.h"
 #include "head_rows.h"
+#include "product.h"
+#include "vectors.h"
 
 namespace ws::cuda {
 namespace {
-
-struct HeadProduct {
-  Operand a, b;
-  float* c;
-  int64_t c_stride;
-};
-
-/// What happens to c: it becomes the product, the product is added to it, or the sums continue from it.
-enum class Into { fresh, added, continued };
-
-template <class T, bool a_across, bool b_across, Into into>
-WS_DEVICE void product_f32(const HeadProduct& g) {
-  const int64_t top = static_cast<int64_t>(block().x) * tile, left = static_cast<int64_t>(block().y) * tile;
-  const auto inside = [&](int row, int column) { return top + row < g.a.lines && left + column < g.b.lines; };
-  const auto at = [&](int row, int column) { return g.c + (top + row) * g.c_stride + left + column; };
-  Sums sums;
-  clear(sums);
-  if constexpr (into == Into::continued)
-    each(sums, [&](int row, int column, float& sum) { sum = inside(row, column) ? *at(row, column) : 0.0f; });
-  multiply_tile<T, a_across, b_across>(g.a, top, g.b, left, sums);
-  each(sums, [&](int row, int column, float& sum) {
-    if (inside(row, column)) *at(row, column) = into == Into::added ? *at(row, column) + sum : sum;
-  });
-}
-
-WS_KERNEL(head_logits_f32, gemm_threads, HeadProduct, a) { product_f32<float, false, false, Into::fresh>(a); }
-WS_KERNEL(head_logits_bf16, gemm_threads, HeadProduct, a) { product_f32<bf16, false, false, Into::fresh>(a); }
-WS_KERNEL(head_dh_f32, gemm_threads, HeadProduct, a) { product_f32<float, false, true, Into::added>(a); }
-WS_KERNEL(head_dh_bf16, gemm_threads, HeadProduct, a) { product_f32<bf16, false, true, Into::added>(a); }
-WS_KERNEL(head_dw_f32, gemm_threads, HeadProduct, a) { product_f32<float, true, true, Into::continued>(a); }
-WS_KERNEL(head_dw_bf16, gemm_threads, HeadProduct, a) { product_f32<bf16, true, true, Into::continued>(a); }
 
 WS_KERNEL(head_fold, row_threads, FoldArguments, a) { fold_tile(a); }
 WS_KERNEL_FOR_BOTH(head_gradient, row_threads, GradientRowArguments, a, gradient_tile)
@@ -131,11 +101,6 @@ Operand part(const View& v, int64_t first, int64_t lines) {
   return {v.as<char>() + first * width * element_bytes(v.dtype), lines, width, width};
 }
 
-Status multiply(Launcher& on, const HostKernel& kernel, bool is_f32, const HeadProduct& a) {
-  const uint32_t bytes = is_f32 ? gemm_shared_bytes<float> : gemm_shared_bytes<bf16>;
-  return start(on, kernel, {blocks_for(a.a.lines, tile), blocks_for(a.b.lines, tile), 1}, bytes, a);
-}
-
 /// body(tile) for the tiles of a chunk with their logits in place.
 template <class F>
 Status each_tile(Launcher& on, const Head& s, int64_t row, F body) {
@@ -201,11 +166,11 @@ Status unfold(Launcher& on, const Head& s, const View& dw, const View& dh, Gradi
       Operand w = part(s.w, t.word, t.words), h = part(s.h, t.row, t.rows);
       w = {w.data, channels, t.words, channels};
       h = {h.data, channels, t.rows, channels};
-      WS_TRY(multiply(on, s.is_f32() ? head_dh_f32 : head_dh_bf16, s.is_f32(),
-                      {{dz, t.rows, t.words, s.stride}, w, sums, channels}));
+      const DType type = s.h.dtype;
+      WS_TRY(multiply({type, DType::f32, false, true, Into::added, {dz, t.rows, t.words, s.stride}, w, sums, channels}, on));
       if (!dw.present()) return {};
-      return multiply(on, s.is_f32() ? head_dw_f32 : head_dw_bf16, s.is_f32(),
-                      {{dz, t.words, t.rows, s.stride}, h, dw.as<float>() + t.word * channels, channels});
+      return multiply({type, DType::f32, true, true, Into::continued, {dz, t.words, t.rows, s.stride}, h,
+                       dw.as<float>() + t.word * channels, channels}, on);
     }));
     const RoundArguments out = {sums, dh.as<char>() + row * channels * type_bytes, rows * channels};
     WS_TRY(start(on, s.is_f32() ? head_round_f32 : head_round_bf16, {blocks_for(out.size, map_threads * span), 1, 1}, 0,
@@ -230,9 +195,8 @@ Status check_direction(double direction) {
 }  // namespace
 
 Status head_logits(Launcher& on, const View& h, const View& w, const LogitTile& t, float* z, int64_t stride) {
-  const bool f32 = h.dtype == DType::f32;
-  return multiply(on, f32 ? head_logits_f32 : head_logits_bf16, f32,
-                  {part(h, t.row, t.rows), part(w, t.word, t.words), z, stride});
+  return multiply({h.dtype, DType::f32, false, false, Into::fresh, part(h, t.row, t.rows), part(w, t.word, t.words), z,
+                   stride}, on);
 }
 
 Status head_logprobs(const Call& c, Launcher& on) {

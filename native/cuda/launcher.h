@@ -28,6 +28,12 @@ struct Launch {
   uint32_t parameter_bytes = 0;
 };
 
+/// A bf16 matrix for load_tile(): 16-byte aligned, `stride` elements from line to line, a multiple of 8.
+struct TiledMatrix {
+  const void* data;
+  int64_t lines, elements, stride;
+};
+
 struct Launcher {
   virtual ~Launcher() = default;
   /// Appends a launch. An empty grid is no work and no error.
@@ -39,6 +45,9 @@ struct Launcher {
   virtual Fault* fault() = 0;
   /// The GPU, for choices of tiles and variants. Results may not depend on it within one model of GPU.
   virtual const Gpu& gpu() const = 0;
+  /// Kernels of sm_90a can be launched, with maps. WHETSTONE_CUDA_LEVEL=80 says no.
+  virtual bool hopper() const = 0;
+  virtual Status map_tiles(const TiledMatrix& matrix, TensorMap& map) = 0;
 };
 
 /// An op's entry: appends what the call needs.

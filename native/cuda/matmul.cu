@@ -1,54 +1,64 @@
-// The products of a linear layer on the GPU, all by gemm.h: y = x w^T, dx = dy w, dw += dy^T x. x [N,C], w [O,C], y [N,O].
-// Each element is one sum over C, over O, or over tokens starting from the value in dw. In f32 these are the CPU's bits;
-// in bf16 tokens are summed 16 at a time, so micro-batches add up to the bits of one batch where they are cut at
-// multiples of 16 tokens.
+// Matrix products on the GPU: those of a linear layer, y = x w^T, dx = dy w, dw += dy^T x, with x [N,C], w [O,C], y [N,O],
+// and those of the head (product.h). Each element is one sum over C, over O, or over tokens starting from the value in
+// dw. In f32 these are the CPU's bits; in bf16 tokens are summed 16 at a time, so micro-batches add up to the bits of one
+// batch where they are cut at multiples of 16 tokens. bf16 has two kernels: gemm.h, and gemm_hopper.h on sm_90a.
 #include "gemm.h"
+#include "gemm_hopper.h"
 
 namespace ws::cuda {
 namespace {
 
-struct LinearArguments {
+struct MatrixArguments {
   Operand a, b;
-  void* c;  // [a.lines, b.lines]
+  void* c;
+  int64_t c_stride;
 };
 
-/// Two neighbours of a row at once, where that is allowed.
-template <class T>
-WS_DEVICE void store_tile(Sums& sums, T* c, int64_t top, int64_t left, int64_t rows, int64_t columns) {
-  each(sums, [&](int row, int column, float& sum) {
-    if (top + row < rows && left + column < columns) c[(top + row) * columns + left + column] = rounded<T>(sum);
-  });
-}
-
-template <class T, bool a_across, bool b_across>
-WS_DEVICE void product(const LinearArguments& g) {
+template <class T, class Out, bool a_across, bool b_across, Into into>
+WS_DEVICE void product(const MatrixArguments& g) {
   const int64_t top = static_cast<int64_t>(block().x) * tile, left = static_cast<int64_t>(block().y) * tile;
+  const auto inside = [&](int row, int column) { return top + row < g.a.lines && left + column < g.b.lines; };
+  const auto at = [&](int row, int column) {
+    return static_cast<Out*>(g.c) + (top + row) * g.c_stride + left + column;
+  };
   Sums sums;
   clear(sums);
+  if constexpr (into == Into::continued)
+    each(sums, [&](int row, int column, float& sum) { sum = inside(row, column) ? *at(row, column) : 0.0f; });
   multiply_tile<T, a_across, b_across>(g.a, top, g.b, left, sums);
-  store_tile(sums, static_cast<T*>(g.c), top, left, g.a.lines, g.b.lines);
-}
-
-/// c += a b, c in f32.
-template <class T>
-WS_DEVICE void weight_product(const LinearArguments& g) {
-  const int64_t top = static_cast<int64_t>(block().x) * tile, left = static_cast<int64_t>(block().y) * tile;
-  float* c = static_cast<float*>(g.c);
-  Sums sums;
   each(sums, [&](int row, int column, float& sum) {
-    const bool inside = top + row < g.a.lines && left + column < g.b.lines;
-    sum = inside ? c[(top + row) * g.b.lines + left + column] : 0.0f;
+    if (!inside(row, column)) return;
+    if constexpr (into == Into::added) *at(row, column) += sum;
+    else *at(row, column) = rounded<Out>(sum);
   });
-  multiply_tile<T, true, true>(g.a, top, g.b, left, sums);
-  store_tile(sums, c, top, left, g.a.lines, g.b.lines);
 }
 
-WS_KERNEL(linear_f32, gemm_threads, LinearArguments, a) { product<float, false, false>(a); }
-WS_KERNEL(linear_bf16, gemm_threads, LinearArguments, a) { product<bf16, false, false>(a); }
-WS_KERNEL(linear_dx_f32, gemm_threads, LinearArguments, a) { product<float, false, true>(a); }
-WS_KERNEL(linear_dx_bf16, gemm_threads, LinearArguments, a) { product<bf16, false, true>(a); }
-WS_KERNEL(linear_dw_f32, gemm_threads, LinearArguments, a) { weight_product<float>(a); }
-WS_KERNEL(linear_dw_bf16, gemm_threads, LinearArguments, a) { weight_product<bf16>(a); }
+#define WS_PRODUCT(name, T, Out, a_across, b_across, into) \
+  WS_KERNEL(name, gemm_threads, MatrixArguments, a) { product<T, Out, a_across, b_across, into>(a); }
+WS_PRODUCT(product_f32, float, float, false, false, Into::fresh)
+WS_PRODUCT(product_bf16, ws::bf16, ws::bf16, false, false, Into::fresh)
+WS_PRODUCT(product_bf16_f32, ws::bf16, float, false, false, Into::fresh)
+WS_PRODUCT(product_dx_f32, float, float, false, true, Into::fresh)
+WS_PRODUCT(product_dx_bf16, ws::bf16, ws::bf16, false, true, Into::fresh)
+WS_PRODUCT(product_dx_added_f32, float, float, false, true, Into::added)
+WS_PRODUCT(product_dx_added_bf16, ws::bf16, float, false, true, Into::added)
+WS_PRODUCT(product_dw_f32, float, float, true, true, Into::continued)
+WS_PRODUCT(product_dw_bf16, ws::bf16, float, true, true, Into::continued)
+
+#if WS_HOPPER
+#define WS_HOPPER_PRODUCT(name, Out, a_across, b_across, into)                    \
+  WS_KERNEL(name##_128, hopper_threads, HopperArguments, a) {                     \
+    hopper_product<128, Out, a_across, b_across, into>(a);                        \
+  }                                                                               \
+  WS_KERNEL(name##_256, hopper_threads, HopperArguments, a) {                     \
+    hopper_product<256, Out, a_across, b_across, into>(a);                        \
+  }
+WS_HOPPER_PRODUCT(hopper, ws::bf16, false, false, Into::fresh)
+WS_HOPPER_PRODUCT(hopper_f32, float, false, false, Into::fresh)
+WS_HOPPER_PRODUCT(hopper_dx, ws::bf16, false, true, Into::fresh)
+WS_HOPPER_PRODUCT(hopper_dx_added, float, false, true, Into::added)
+WS_HOPPER_PRODUCT(hopper_dw, float, true, true, Into::continued)
+#endif
 
 }  // namespace
 
@@ -56,7 +66,76 @@ WS_KERNEL(linear_dw_bf16, gemm_threads, LinearArguments, a) { weight_product<bf1
 
 namespace {
 
-Status check_linear(const View& x, const View& w, const View& y) {
+/// The kernels of one kind of product; null where none are for sm_90a.
+struct Variant {
+  DType type, c_type;
+  bool a_across, b_across;
+  Into into;
+  const HostKernel *any, *narrow, *wide;
+};
+
+constexpr DType f32 = DType::f32, half = DType::bf16;
+const Variant variants[] = {
+    {f32, f32, false, false, Into::fresh, &product_f32, nullptr, nullptr},
+    {half, half, false, false, Into::fresh, &product_bf16, &hopper_128, &hopper_256},
+    {half, f32, false, false, Into::fresh, &product_bf16_f32, &hopper_f32_128, &hopper_f32_256},
+    {f32, f32, false, true, Into::fresh, &product_dx_f32, nullptr, nullptr},
+    {half, half, false, true, Into::fresh, &product_dx_bf16, &hopper_dx_128, &hopper_dx_256},
+    {f32, f32, false, true, Into::added, &product_dx_added_f32, nullptr, nullptr},
+    {half, f32, false, true, Into::added, &product_dx_added_bf16, &hopper_dx_added_128, &hopper_dx_added_256},
+    {f32, f32, true, true, Into::continued, &product_dw_f32, nullptr, nullptr},
+    {half, f32, true, true, Into::continued, &product_dw_bf16, &hopper_dw_128, &hopper_dw_256},
+};
+
+const Variant* find(const Product& p) {
+  for (const Variant& v : variants)
+    if (v.type == p.type && v.c_type == p.c_type && v.a_across == p.a_across && v.b_across == p.b_across &&
+        v.into == p.into)
+      return &v;
+  return nullptr;
+}
+
+/// The map of an operand, which is copied first when it begins where no map can: bits may not depend on addresses.
+Status map_operand(const Operand& o, bool across, Launcher& on, TensorMap& map) {
+  TiledMatrix m = {o.data, across ? o.depth : o.lines, across ? o.lines : o.depth, o.stride};
+  if (reinterpret_cast<uintptr_t>(o.data) % 16 != 0) {
+    const int64_t size = (m.lines - 1) * o.stride + m.elements;
+    void* to = on.scratch(size * 2);
+    WS_CHECK(to != nullptr, oom, "no memory for an aligned copy of %lld elements", static_cast<long long>(size));
+    Call c;
+    c.t[0] = {to, DType::bf16, 1, {size}};
+    c.t[1] = {const_cast<void*>(o.data), DType::bf16, 1, {size}};
+    WS_TRY(copy(c, on));
+    m.data = to;
+  }
+  return on.map_tiles(m, map);
+}
+
+/// Wide tiles where there are enough of them to keep the GPU busy; an element's sum is the same in both.
+Status multiply_on_hopper(const Product& p, const Variant& v, Launcher& on) {
+  HopperArguments a = {{}, {}, p.c, p.a.lines, p.b.lines, p.a.depth, p.c_stride};
+  WS_TRY(map_operand(p.a, p.a_across, on, a.a));
+  WS_TRY(map_operand(p.b, p.b_across, on, a.b));
+  const uint32_t rows = blocks_for(a.rows, hopper_rows), wide = blocks_for(a.columns, 256);
+  if (static_cast<int64_t>(rows) * wide >= on.gpu().multiprocessors)
+    return start(on, *v.wide, {rows, wide, 1}, HopperTile<256>::shared_bytes, a);
+  return start(on, *v.narrow, {rows, blocks_for(a.columns, 128), 1}, HopperTile<128>::shared_bytes, a);
+}
+
+}  // namespace
+
+Status multiply(const Product& p, Launcher& on) {
+  const Variant* v = find(p);
+  WS_CHECK(v != nullptr, internal, "there is no kernel for this kind of product");
+  if (p.a.lines == 0 || p.b.lines == 0) return {};
+  if (on.hopper() && v->wide != nullptr && p.a.depth > 0 && p.a.stride % 8 == 0 && p.b.stride % 8 == 0)
+    return multiply_on_hopper(p, *v, on);
+  const MatrixArguments a = {p.a, p.b, p.c, p.c_stride};
+  return start(on, *v->any, {blocks_for(p.a.lines, tile), blocks_for(p.b.lines, tile), 1},
+               p.type == f32 ? gemm_shared_bytes<float> : gemm_shared_bytes<ws::bf16>, a);
+}
+
+static Status check_linear(const View& x, const View& w, const View& y) {
   WS_CHECK(x.rank == 2 && w.rank == 2 && y.rank == 2, shape, "expected matrices, got shapes %s, %s, %s",
            shape_text(x).text, shape_text(w).text, shape_text(y).text);
   WS_SAME(w.dims[1], x.dims[1], "columns of w");
@@ -65,33 +144,28 @@ Status check_linear(const View& x, const View& w, const View& y) {
   return {};
 }
 
-Status run(Launcher& on, DType type, const HostKernel& f32, const HostKernel& bf16, const LinearArguments& a) {
-  const Extent grid = {blocks_for(a.a.lines, tile), blocks_for(a.b.lines, tile), 1};
-  if (type == DType::f32) return start(on, f32, grid, gemm_shared_bytes<float>, a);
-  return start(on, bf16, grid, gemm_shared_bytes<ws::bf16>, a);
-}
-
-}  // namespace
-
 Status linear(const Call& c, Launcher& on) {
   const View &x = c.t[0], &w = c.t[1], &y = c.t[2];
   WS_TRY(check_linear(x, w, y));
   const int64_t n = x.dims[0], width = x.dims[1], out = w.dims[0];
-  return run(on, x.dtype, linear_f32, linear_bf16, {{x.data, n, width, width}, {w.data, out, width, width}, y.data});
+  return multiply({x.dtype, x.dtype, false, false, Into::fresh, {x.data, n, width, width}, {w.data, out, width, width},
+                   y.data, out}, on);
 }
 
 Status linear_dx(const Call& c, Launcher& on) {
   const View &dy = c.t[0], &w = c.t[1], &dx = c.t[2];
   WS_TRY(check_linear(dx, w, dy));
   const int64_t n = dx.dims[0], width = dx.dims[1], out = w.dims[0];
-  return run(on, dx.dtype, linear_dx_f32, linear_dx_bf16, {{dy.data, n, out, out}, {w.data, width, out, width}, dx.data});
+  return multiply({dx.dtype, dx.dtype, false, true, Into::fresh, {dy.data, n, out, out}, {w.data, width, out, width},
+                   dx.data, width}, on);
 }
 
 Status linear_dw(const Call& c, Launcher& on) {
   const View &dw = c.t[0], &dy = c.t[1], &x = c.t[2];
   WS_TRY(check_linear(x, dw, dy));
   const int64_t n = x.dims[0], width = x.dims[1], out = dw.dims[0];
-  return run(on, x.dtype, linear_dw_f32, linear_dw_bf16, {{dy.data, out, n, out}, {x.data, width, n, width}, dw.data});
+  return multiply({x.dtype, f32, true, true, Into::continued, {dy.data, out, n, out}, {x.data, width, n, width}, dw.data,
+                   width}, on);
 }
 
 #endif

@@ -14,6 +14,16 @@
 //   copy_async(to, from, bytes) copy_commit() copy_wait<n>()   cp.async of 16 bytes, the rest zeros
 //   atomic_add atomic_max compare_and_swap           on integers alone: no float atomics here
 //
+// In kernels under `#if WS_HOPPER`, which are compiled for sm_90a alone:
+//   Gate open_gate(g, n) show_gates()                mbarrier in shared memory, of n arrivals a phase; then a barrier()
+//   arrive(g) expect(g, bytes) wait(g, parity)       expect arrives and awaits bytes; wait: until that phase is over
+//   load_tile(to, map, x, y, g)                      TMA: the box at column x, line y of a TensorMap; its bytes reach g
+//   Panel<across>::at(tile, step)                    16 elements of k of a tile, as an operand of wgmma
+//   group_multiply<columns, ...>(c, a, b, add)       wgmma m64nNk16; a in shared memory or as fragments of each warp
+//   group_fence() group_commit() group_wait<n>(c)    around them; c may be touched again after a wait that names it
+//   async_fence()                                    what threads wrote to shared memory, for TMA and wgmma to read
+//   more_registers<n>() fewer_registers<n>()         setmaxnreg, by whole warpgroups
+//
 // Not everything a GPU forbids is found on the host: no timing, no registers, no memory model beyond these waits.
 #pragma once
 #include <cstdint>
@@ -21,6 +31,7 @@
 #include "../core/op_names.h"
 #include "../core/view.h"
 #include "fault.h"
+#include "tensor_map.h"
 
 namespace ws::cuda {
 
@@ -32,9 +43,20 @@ struct alignas(8) Duo {
   uint32_t x, y;
 };
 
+/// An mbarrier. Only the functions below may look inside.
+struct Gate {
+  uint64_t state;
+};
+
 constexpr int warp_size = 32;
 
 }  // namespace ws::cuda
+
+#if !defined(__CUDACC__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define WS_HOPPER 1
+#else
+#define WS_HOPPER 0
+#endif
 
 #ifdef __CUDACC__
 #define WS_HOST 0
@@ -52,6 +74,16 @@ namespace ws::cuda {
 
 WS_DEVICE int lane() { return thread() & 31; }
 WS_DEVICE int warp() { return thread() >> 5; }
+
+/// The operand of wgmma that begins at a tile of boxes: along k (lines are lines), or across it (lines are steps of k, and
+/// boxes follow one another by 64 lines of the operand). Steps of 16 along k.
+template <bool across>
+struct Panel {
+  static WS_DEVICE uint64_t at(const void* tile, int step) {
+    const uint64_t start = shared_address(tile) + step * (across ? 16 * 128 : 16 * 2);
+    return start >> 4 | uint64_t{box_bytes >> 4} << 16 | uint64_t{(8 * 128) >> 4} << 32 | uint64_t{1} << 62;
+  }
+};
 
 WS_DEVICE float value(float x) { return x; }
 WS_DEVICE float value(bf16 x) { return as_float(static_cast<uint32_t>(x.bits) << 16); }

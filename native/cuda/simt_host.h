@@ -117,6 +117,58 @@ inline void copy_wait(Site site = Site::here()) {
   emulator::wait_for_copies(left, site);
 }
 
+// sm_90a -----------------------------------------------------------------------------------------------------------------
+
+uint32_t shared_address(const void* p);
+void open_gate(Gate* gate, int arrivals);
+void show_gates();
+void arrive(Gate* gate);
+void expect(Gate* gate, int bytes);
+void wait(Gate* gate, int parity, Site site = Site::here());
+void load_tile(void* to, const TensorMap* map, int x, int y, Gate* gate);
+
+namespace emulator {
+
+/// Fragments of A, or its panel when there are none.
+struct Left {
+  uint64_t panel;
+  const uint32_t* fragments;
+  bool across;
+};
+void group_multiply(float* c, int columns, const Left& a, uint64_t b, bool b_across, bool add, Site site);
+void group_wait(int left, Site site);
+
+}  // namespace emulator
+
+void group_fence(Site site = Site::here());
+void group_commit(Site site = Site::here());
+template <int columns, bool a_across, bool b_across>
+inline void group_multiply(float (&c)[columns / 2], uint64_t a, uint64_t b, bool add, Site site = Site::here()) {
+  emulator::group_multiply(c, columns, {a, nullptr, a_across}, b, b_across, add, site);
+}
+template <int columns, bool b_across>
+inline void group_multiply(float (&c)[columns / 2], const uint32_t (&a)[4], uint64_t b, bool add,
+                           Site site = Site::here()) {
+  emulator::group_multiply(c, columns, {0, a, false}, b, b_across, add, site);
+}
+template <int left>
+inline void group_wait(Site site = Site::here()) {
+  emulator::group_wait(left, site);
+}
+template <int left, int n>
+inline void group_wait(float (&)[n], Site site = Site::here()) {
+  emulator::group_wait(left, site);
+}
+inline void async_fence() {}
+template <int n>
+inline void more_registers() {
+  static_assert(n % 8 == 0 && n >= 24 && n <= 256);
+}
+template <int n>
+inline void fewer_registers() {
+  static_assert(n % 8 == 0 && n >= 24 && n <= 256);
+}
+
 inline int32_t atomic_add(int32_t* p, int32_t v) { return __atomic_fetch_add(p, v, __ATOMIC_RELAXED); }
 inline uint32_t atomic_add(uint32_t* p, uint32_t v) { return __atomic_fetch_add(p, v, __ATOMIC_RELAXED); }
 inline uint64_t atomic_add(uint64_t* p, uint64_t v) { return __atomic_fetch_add(p, v, __ATOMIC_RELAXED); }

@@ -111,3 +111,7 @@ WS_DEVICE uint32_t atomic_max(uint32_t* p, uint32_t v) { return atomicMax(p, v);
 WS_DEVICE int32_t compare_and_swap(int32_t* p, int32_t expected, int32_t v) { return atomicCAS(p, expected, v); }
 
 }  // namespace ws::cuda
+
+#if WS_HOPPER
+#include "simt_hopper.h"
+#endif

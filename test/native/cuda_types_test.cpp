@@ -46,6 +46,13 @@ static_assert(offsetof(LaunchConfig, stream) == offsetof(CUlaunchConfig, hStream
 static_assert(offsetof(LaunchConfig, attributes) == offsetof(CUlaunchConfig, attrs));
 static_assert(offsetof(LaunchConfig, attribute_count) == offsetof(CUlaunchConfig, numAttrs));
 
+static_assert(sizeof(TensorMap) == sizeof(CUtensorMap) && alignof(TensorMap) == alignof(CUtensorMap));
+static_assert(tensor_map::bfloat16 == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16);
+static_assert(tensor_map::no_interleave == CU_TENSOR_MAP_INTERLEAVE_NONE);
+static_assert(tensor_map::swizzle_128b == CU_TENSOR_MAP_SWIZZLE_128B);
+static_assert(tensor_map::promote_256b == CU_TENSOR_MAP_L2_PROMOTION_L2_256B);
+static_assert(tensor_map::fill_zeros == CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+
 static_assert(LaunchAttribute::cooperative == CU_LAUNCH_ATTRIBUTE_COOPERATIVE);
 static_assert(LaunchAttribute::cluster_dimension == CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION);
 static_assert(LaunchAttribute::programmatic_serialization == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION);

@@ -498,6 +498,11 @@ EXPORT Result cuKernelGetFunction(Function* function, Kernel kernel) {
   *function = reinterpret_cast<Function>(kernel);
   return 0;
 }
+EXPORT Result cuTensorMapEncodeTiled(TensorMap*, int32_t, uint32_t, void*, const uint64_t*, const uint64_t*,
+                                     const uint32_t*, const uint32_t*, int32_t, int32_t, int32_t, int32_t) {
+  ENTER(cuTensorMapEncodeTiled);
+  return 0;
+}
 EXPORT Result cuLaunchKernelEx(const LaunchConfig* config, Function function, void** parameters, void**) {
   ENTER(cuLaunchKernelEx);
   KernelCall k{"",

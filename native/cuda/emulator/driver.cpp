@@ -7,8 +7,10 @@
 //   WHETSTONE_EMULATED_SITES   file to which all waits that were reached are written at the end
 #include <sys/mman.h>
 
+#include <bit>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <map>
 #include <mutex>
 #include <set>
@@ -166,6 +168,23 @@ EXPORT cuModuleGetFunction(Function* function, Module, const char* name) {
   return result::success;
 }
 EXPORT cuFuncSetAttribute(Function, int32_t, int32_t) { return result::success; }
+/// Maps as CudaDevice::map_tiles makes them; what the driver refuses is refused.
+EXPORT cuTensorMapEncodeTiled(TensorMap* map, int32_t type, uint32_t rank, void* address, const uint64_t* dims,
+                              const uint64_t* strides, const uint32_t* box, const uint32_t* steps, int32_t interleave,
+                              int32_t swizzle, int32_t, int32_t fill) {
+  const uint64_t most = uint64_t{1} << 32;
+  const bool known = type == tensor_map::bfloat16 && rank == 2 && interleave == tensor_map::no_interleave &&
+                     swizzle == tensor_map::swizzle_128b && fill == tensor_map::fill_zeros;
+  const bool sizes = dims[0] > 0 && dims[0] <= most && dims[1] > 0 && dims[1] <= most && box[0] == box_elements &&
+                     box[1] == box_lines && steps[0] == 1 && steps[1] == 1;
+  const bool aligned = reinterpret_cast<uintptr_t>(map) % 64 == 0 && reinterpret_cast<uintptr_t>(address) % 16 == 0 &&
+                       strides[0] % 16 == 0 && strides[0] < most << 8;
+  if (!known || !sizes || !aligned) return result::invalid_value;
+  *map = std::bit_cast<TensorMap>(emulator::MatrixOfTiles{static_cast<const char*>(address), static_cast<int64_t>(dims[0]),
+                                                          static_cast<int64_t>(dims[1]),
+                                                          static_cast<int64_t>(strides[0]), {}});
+  return result::success;
+}
 EXPORT cuLaunchKernelEx(const LaunchConfig* config, Function function, void** parameters, void**) {
   return run(function, config->grid, config->block, config->shared_bytes, parameters);
 }

@@ -1,18 +1,18 @@
 // The emulator's scheduler and its waits. A fiber runs until it must wait; the scheduler then resumes the next one that
 // may run. Blocks run one after the other, so memory between them is as ordered as it can be: kernels may not rely on it.
-#include "emulator.h"
-
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <mutex>
-#include <string>
 #include <unordered_map>
-#if !defined(__x86_64__)
-#include <ucontext.h>
-#endif
+
+#include "machine.h"
 
 namespace ws::cuda {
 namespace emulator {
+
+Machine machine;
+
 namespace {
 
 constexpr size_t stack_bytes = 128 << 10;
@@ -20,58 +20,6 @@ constexpr size_t guard_bytes = 1024;              // beside shared memory
 constexpr uint32_t most_shared_bytes = 227 << 10;  // what a block may have at most, sm_90
 constexpr unsigned char guard = 0xfe, poison = 0xff;
 
-struct Copy {
-  void* to;
-  const void* from;
-  int bytes;
-};
-
-#if defined(__x86_64__)
-using Context = void*;
-#else
-using Context = ucontext_t;
-#endif
-
-struct Lane {
-  Context context;
-  bool done;
-  const void* waits_for;  // a Meeting or a Barrier; null: may run
-  Site site;              // of the wait
-  std::vector<Copy> open;
-  std::vector<std::vector<Copy>> groups;  // the oldest first
-};
-
-using Combine = void (*)(void* const* slots);
-
-/// A warp that comes together.
-struct Meeting {
-  int arrived;
-  Site site;
-  Combine combine;
-  void* slots[32];
-};
-
-struct Barrier {
-  int arrived, expected;
-};
-
-/// The block that runs.
-struct Machine {
-  const Launch* launch;
-  void (*body)(const void*);
-  Place block;
-  std::vector<Lane> lanes;
-  std::vector<char*> stacks;
-  std::vector<Meeting> meetings;
-  Barrier barriers[16];
-  char* shared;
-  Context scheduler;
-  int current;
-  uint64_t random;
-  std::string fault;
-};
-
-Machine machine;
 Settings current_settings;
 std::vector<Site> known_sites;
 
@@ -86,11 +34,6 @@ std::unordered_map<std::string, Body>& bodies() {
 }
 
 Lane& own() { return machine.lanes[static_cast<size_t>(machine.current)]; }
-
-uint64_t next_random() {
-  machine.random = machine.random * 6364136223846793005u + 1442695040888963407u;
-  return machine.random >> 33;
-}
 
 // Context switch --------------------------------------------------------------------------------------------------------
 
@@ -126,18 +69,6 @@ void change(Context& from, Context& to) { swapcontext(&from, &to); }
 
 void pause() { change(own().context, machine.scheduler); }
 
-/// Ends the launch with a report; the fibers are never resumed.
-[[noreturn]] void stop(std::string text) {
-  machine.fault = std::move(text);
-  pause();
-  std::abort();
-}
-
-std::string place(Site site) {
-  const char* name = std::strrchr(site.file, '/');
-  return std::string(name ? name + 1 : site.file) + ":" + std::to_string(site.line);
-}
-
 void fiber_main() {
   machine.body(machine.launch->arguments);
   own().done = true;
@@ -165,7 +96,25 @@ void prepare(Lane& lane, char* stack) {
 #endif
 }
 
+}  // namespace
+
 // Waiting ---------------------------------------------------------------------------------------------------------------
+
+uint64_t next_random() {
+  machine.random = machine.random * 6364136223846793005u + 1442695040888963407u;
+  return machine.random >> 33;
+}
+
+void stop(std::string text) {
+  machine.fault = std::move(text);
+  pause();
+  std::abort();
+}
+
+std::string place(Site site) {
+  const char* name = std::strrchr(site.file, '/');
+  return std::string(name ? name + 1 : site.file) + ":" + std::to_string(site.line);
+}
 
 bool skips(Site site) {
   const auto same = [site](Site s) { return s.line == site.line && std::strcmp(s.file, site.file) == 0; };
@@ -185,7 +134,6 @@ void release(const void* what) {
     if (lane.waits_for == what) lane.waits_for = nullptr;
 }
 
-/// All lanes of the warp bring a slot; the last to come does the work for all.
 void meet(Combine combine, void* slot, Site site) {
   Meeting& m = machine.meetings[static_cast<size_t>(machine.current / 32)];
   if (m.arrived == 0) m.site = site, m.combine = combine;
@@ -197,6 +145,8 @@ void meet(Combine combine, void* slot, Site site) {
   combine(m.slots);
   release(&m);
 }
+
+namespace {
 
 void perform(const std::vector<Copy>& group) {
   for (const Copy& copy : group) {
@@ -262,7 +212,8 @@ void schedule() {
       while (greedy && again) again = run_warp(warp, lanes, left);
       if (!machine.fault.empty()) return;
     }
-    if (!moved) {
+    if (greedy && !machine.flights.empty() && next_random() % 2 == 0) moved |= land_one();
+    if (!moved && !land_one()) {
       machine.fault = stuck();
       return;
     }
@@ -284,9 +235,11 @@ void run_block(Place at, char* memory) {
   std::memset(machine.shared, poison, bytes);
   for (Meeting& m : machine.meetings) m.arrived = 0;
   for (Barrier& b : machine.barriers) b = {};
+  reset_hopper();
   for (size_t i = 0; i < machine.lanes.size(); ++i) prepare(machine.lanes[i], machine.stacks[i]);
   schedule();
   if (machine.fault.empty() && !guards_hold(memory, bytes)) machine.fault = "wrote beyond shared memory";
+  if (machine.fault.empty()) machine.fault = unfinished_work();
 }
 
 /// Why a launch is refused before anything runs.
@@ -319,6 +272,7 @@ std::string run(const Launch& launch) {
   machine.random = current_settings.seed;
   machine.lanes.resize(threads);
   machine.meetings.resize(threads / 32);
+  machine.products.resize(threads / 32);
   while (machine.stacks.size() < threads) machine.stacks.push_back(static_cast<char*>(std::malloc(stack_bytes)));
   const size_t bytes = (launch.shared_bytes + 2 * guard_bytes + 1023) / 1024 * 1024;
   char* memory = static_cast<char*>(std::aligned_alloc(1024, bytes));
@@ -473,7 +427,7 @@ void copy_commit() {
   Lane& lane = own();
   lane.groups.push_back(std::move(lane.open));
   lane.open.clear();
-  if (current_settings.seed < 2 || next_random() % 4 != 0) return;
+  if (!early()) return;
   for (const auto& group : lane.groups) perform(group);  // all at once, sooner than anyone waits
   for (auto& group : lane.groups) group.clear();
 }

@@ -31,6 +31,13 @@ struct Launch {
   const void* arguments;
 };
 
+/// What the emulated driver writes into a TensorMap: lines of two-byte elements.
+struct MatrixOfTiles {
+  const char* data;
+  int64_t elements, lines, line_bytes;
+  uint64_t unused[12];
+};
+
 /// Is there a kernel of this name?
 bool exists(const char* kernel);
 
