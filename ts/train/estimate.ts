@@ -7,37 +7,17 @@ import type { Objective } from '../loss/define.js'
 import { WhetstoneError } from '../src/base/errors.js'
 import type { DecoderConfig } from '../src/models/config.js'
 import { trainableOf } from '../src/models/decoder.js'
-import type { LoraConfig } from '../src/nn/lora.js'
 import { type FlatTensors, flatBytes } from '../src/nn/parameters.js'
-import type { TrainingOptions } from './config/options.js'
 import type { EncodedExample } from './data/example.js'
 import type { MicroBatch } from './data/micro-batch.js'
-import type { DataSource } from './data/rows.js'
 import { examplesOf, typicalBatches, withReferenceLogps } from './estimate-batches.js'
 import { type CountingDevice, openCountingDevice, type Usage } from './estimate-device.js'
-import { isPrecomputed, policyOf, referenceOf } from './estimate-models.js'
+import { type EstimateOptions, isPrecomputed, policyOf, referenceOf } from './estimate-models.js'
+
 import { trainerSettings } from './train.js'
 import { createTrainer, type Trainer, trainStep } from './trainer.js'
 
-/** The run to estimate. */
-export interface EstimateOptions {
-  /** Hugging Face folder; its weights are not read. */
-  readonly model: string
-  readonly objective: Objective
-  readonly training: TrainingOptions
-  /** Default what the weights are. */
-  readonly dtype?: 'f32' | 'bf16'
-  /** Hugging Face folder of the reference; default the model's. */
-  readonly reference?: string
-  /** Rows; without them every sequence has maxLength tokens. */
-  readonly data?: DataSource
-  /** The first rows only. */
-  readonly limit?: number
-  /** Settings of a fresh adapter; default none. */
-  readonly lora?: Partial<LoraConfig>
-  /** PEFT folder of an adapter to go on with; its tensors are read. */
-  readonly adapter?: string
-}
+export type { EstimateOptions } from './estimate-models.js'
 
 /** A line of the table. */
 export interface EstimateRow {

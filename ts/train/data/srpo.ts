@@ -4,7 +4,7 @@
 // The paper's own templates are for summaries: there, pass one like 'POST: {prompt} EXAMPLE SUMMARY: {answer} TL;DR:'.
 
 import type { Role } from '../../loss/define.js'
-import type { Side } from './answer.js'
+import type { Side } from './fields.js'
 
 /** How a revision is asked for. */
 export interface RevisionTemplate {
