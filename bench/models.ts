@@ -71,10 +71,6 @@ export const gpuShape: BenchShape = {
   tokens: 512,
 }
 
-/** The shapes for a device. */
-export const shapesFor = (device: Device): readonly BenchShape[] =>
-  device.kind === 'cuda' ? [...benchShapes, gpuShape] : benchShapes
-
 /** The shape in words. */
 export const shapeWords = (s: BenchShape): string =>
   `${s.layers} x ${s.hiddenSize}, ${s.heads}${s.kvHeads === undefined ? '' : `/${s.kvHeads}`} heads, MLP ${s.intermediateSize}, vocab ${s.vocabSize}`
