@@ -8,10 +8,12 @@ import { type Device, type DeviceOptions, getDevice } from '../ts/src/native/dev
 import { benchCeilings } from './ceilings.js'
 import { benchGenerate } from './generate.js'
 import type { BenchOptions, BenchRow, Float } from './harness.js'
+import { benchIterate } from './iterate.js'
 import { benchKernels } from './kernels.js'
 import { benchMemory } from './memory.js'
 import { type Peer, peers, startPeer } from './peer.js'
 import { benchPrompts } from './prompts.js'
+import { benchStart } from './start.js'
 import { benchStep } from './step.js'
 import { machineLine, tableHead, tableLine } from './table.js'
 
@@ -21,6 +23,8 @@ const suites: Readonly<Record<string, Suite>> = {
   kernels: benchKernels,
   step: benchStep,
   generate: benchGenerate,
+  iterate: benchIterate,
+  start: benchStart,
   memory: benchMemory,
   prompts: benchPrompts,
 }
