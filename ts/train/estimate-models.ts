@@ -13,7 +13,7 @@ import { loraConfig, targetsOf } from '../src/nn/lora.js'
 import { placeParameters } from '../src/nn/parameters.js'
 import { keep } from '../src/tensor/scope.js'
 import { empty } from '../src/tensor/tensor.js'
-import type { EstimateOptions } from './estimate.js'
+import type { ResolvedEstimate } from './estimate.js'
 import type { CountingDevice } from './estimate-device.js'
 
 /** The type of a folder's weights, from their header; without weights what config.json says. */
@@ -51,7 +51,7 @@ async function emptyDecoder(
 }
 
 /** A model's folder and an adapter's; the folder of an adapter names its model. */
-export async function foldersOf({ model, adapter }: Pick<EstimateOptions, 'model' | 'adapter'>) {
+export async function foldersOf({ model, adapter }: Pick<ResolvedEstimate, 'model' | 'adapter'>) {
   if (!(await isAdapterFolder(model))) return { model, adapter }
   return { model: await baseFolder(model, await readAdapterConfig(model)), adapter: model }
 }
@@ -59,7 +59,7 @@ export async function foldersOf({ model, adapter }: Pick<EstimateOptions, 'model
 /** The policy with the adapter that is asked for. */
 export async function policyOf(
   counting: CountingDevice,
-  { dtype, objective, lora, ...options }: EstimateOptions,
+  { dtype, objective, lora, ...options }: ResolvedEstimate,
 ): Promise<Decoder> {
   const { model, adapter } = await foldersOf(options)
   const base = await emptyDecoder(counting, model, {
@@ -74,13 +74,13 @@ export async function policyOf(
 }
 
 /** Are the reference's log-probs computed before the first step? A divergence over the vocabulary cannot be. */
-export const isPrecomputed = ({ objective: { needs }, training }: EstimateOptions): boolean =>
+export const isPrecomputed = ({ objective: { needs }, training }: ResolvedEstimate): boolean =>
   needs.reference && needs.kl === undefined && training.precomputeRefLogProbs
 
 /** The model that the objective looks at: a folder of its own, the policy without its adapter, or a copy. */
 export async function referenceOf(
   counting: CountingDevice,
-  options: EstimateOptions,
+  options: ResolvedEstimate,
   policy: Decoder,
 ): Promise<Decoder | undefined> {
   const { objective, reference, lora } = options

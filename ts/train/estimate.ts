@@ -4,15 +4,18 @@
 
 import { availableParallelism } from 'node:os'
 import type { Objective } from '../loss/define.js'
+import { objectiveKind } from '../loss/objective.js'
+import { checkOptions, kinds, optional, word } from '../src/base/arguments.js'
 import { WhetstoneError } from '../src/base/errors.js'
 import type { DecoderConfig } from '../src/models/config.js'
 import { trainableOf } from '../src/models/decoder.js'
 import type { LoraConfig } from '../src/nn/lora.js'
 import { type FlatTensors, flatBytes } from '../src/nn/parameters.js'
-import type { TrainingOptions } from './config/options.js'
+import { type TrainingInput, type TrainingOptions, trainingOptions } from './config/options.js'
+import { resolveConfig } from './config/resolve.js'
 import type { EncodedExample } from './data/example.js'
 import type { MicroBatch } from './data/micro-batch.js'
-import type { DataSource } from './data/rows.js'
+import { type DataSource, dataKind } from './data/rows.js'
 import { examplesOf, typicalBatches, withReferenceLogps } from './estimate-batches.js'
 import { type CountingDevice, openCountingDevice, type Usage } from './estimate-device.js'
 import { isPrecomputed, policyOf, referenceOf } from './estimate-models.js'
@@ -24,7 +27,8 @@ export interface EstimateOptions {
   /** Hugging Face folder; its weights are not read. */
   readonly model: string
   readonly objective: Objective
-  readonly training: TrainingOptions
+  /** Settings of the run; those that are left out have the defaults of `train`. */
+  readonly training: TrainingInput
   /** Default what the weights are. */
   readonly dtype?: 'f32' | 'bf16'
   /** Hugging Face folder of the reference; default the model's. */
@@ -37,6 +41,21 @@ export interface EstimateOptions {
   readonly lora?: Partial<LoraConfig>
   /** PEFT folder of an adapter to go on with; its tensors are read. */
   readonly adapter?: string
+}
+
+/** The run to estimate, every setting known. */
+export type ResolvedEstimate = EstimateOptions & { readonly training: TrainingOptions }
+
+const estimateKinds = {
+  model: kinds.path,
+  objective: objectiveKind,
+  training: kinds.object,
+  dtype: optional(word('f32', 'bf16')),
+  reference: optional(kinds.path),
+  data: optional(dataKind),
+  limit: optional(kinds.number),
+  lora: optional(kinds.object),
+  adapter: optional(kinds.path),
 }
 
 /** A line of the table. */
@@ -65,7 +84,10 @@ export interface MemoryEstimate {
  *
  * @throws WhetstoneError E_CONFIG, E_FORMAT, E_IO for a folder or rows that training would refuse too
  */
-export async function estimateMemory(options: EstimateOptions): Promise<MemoryEstimate> {
+export async function estimateMemory(given: EstimateOptions): Promise<MemoryEstimate> {
+  checkOptions('estimateMemory', given, estimateKinds)
+  const { values } = resolveConfig(trainingOptions, [{ origin: 'argument', values: given.training }])
+  const options = { ...given, training: values }
   const { training, objective } = options
   const counting = openCountingDevice()
   const policy = await policyOf(counting, options)

@@ -5,6 +5,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { availableParallelism, cpus, freemem, release, totalmem } from 'node:os'
 import { join } from 'node:path'
+import { checkArgument, having } from '../base/arguments.js'
 import { messageOf } from '../base/errors.js'
 import { loadAddon, type NativeCpu, packageRoot } from './addon.js'
 import { type CudaReport, cudaFacts, examineCuda, gigabytes } from './doctor-cuda.js'
@@ -176,8 +177,11 @@ export function doctor(): DoctorReport {
   }
 }
 
+const reportParts = ['cpu', 'threads', 'addon', 'cuda', 'memory', 'libc', 'environment', 'problems'] as const
+
 /** The report as text, one fact per line. */
 export function formatDoctor(report: DoctorReport): string {
+  checkArgument('formatDoctor.report', report, having('what doctor() gives', ...reportParts))
   const { cpu, threads, addon, cuda, memory, libc, environment, problems } = report
   const quota = threads.quotaCpus === null ? 'no quota' : `quota of ${threads.quotaCpus}`
   const limit = memory.limitBytes === null ? '' : `, limited to ${gigabytes(memory.limitBytes)}`

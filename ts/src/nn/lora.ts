@@ -5,6 +5,7 @@
 // Names and defaults of single settings are PEFT's (LoraConfig) in camelCase.
 
 import { activeTape, type GradientRule, Tape } from '../autograd/tape.js'
+import { checkArgument, checkOptions, either, type Kind, kinds, listOf } from '../base/arguments.js'
 import { WhetstoneError } from '../base/errors.js'
 import {
   add,
@@ -96,6 +97,24 @@ function need(ok: boolean, name: string, expected: string, got: unknown): void {
   if (!ok) throw new WhetstoneError('E_CONFIG', `lora.${name}`, `expected ${expected}, got ${JSON.stringify(got)}`)
 }
 
+const isPattern: Kind = {
+  expected: 'numbers by name of module',
+  fits: (value) => kinds.object.fits(value) && Object.values(value as object).every(kinds.number.fits),
+}
+
+/** Kinds of {@link LoraConfig}. */
+const settingKinds = {
+  r: kinds.number,
+  loraAlpha: kinds.number,
+  loraDropout: kinds.number,
+  targetModules: either(kinds.text, listOf(kinds.text)),
+  useRslora: kinds.flag,
+  useDora: kinds.flag,
+  initLoraWeights: kinds.flag,
+  rankPattern: isPattern,
+  alphaPattern: isPattern,
+} satisfies Record<keyof LoraConfig, Kind>
+
 const isRank = (value: number): boolean => Number.isInteger(value) && value >= 1 && value <= 65536
 const isAlpha = (value: number): boolean => Number.isFinite(value) && value > 0
 
@@ -105,8 +124,10 @@ const isAlpha = (value: number): boolean => Number.isFinite(value) && value > 0
  * @throws WhetstoneError E_CONFIG naming the setting
  */
 export function loraConfig(given: Partial<LoraConfig> = {}): LoraConfig {
+  checkArgument('lora', given, kinds.object)
   const settings = Object.entries(given).filter(([, value]) => value !== undefined)
   const config: LoraConfig = { ...loraDefaults, ...Object.fromEntries(settings) }
+  checkOptions('lora', config, settingKinds)
   const { r, loraAlpha, loraDropout, targetModules } = config
   need(isRank(r), 'r', 'a whole number from 1 to 65536', r)
   need(isAlpha(loraAlpha), 'loraAlpha', 'a number above 0', loraAlpha)

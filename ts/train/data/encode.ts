@@ -4,17 +4,18 @@
 // the answer that it shows). What the sequences of a row are is encoders.ts.
 
 import type { Objective } from '../../loss/define.js'
+import { checkArgument, checkOptions, having, kinds, word } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import type { DecoderConfig } from '../../src/models/config.js'
 import { positionLimit } from '../../src/models/decoder.js'
-import type { Tokenizer } from '../../src/tokenizer/tokenizer.js'
+import { type Tokenizer, tokenizerKind } from '../../src/tokenizer/tokenizer.js'
 import { type Codec, createCodec } from './answer.js'
 import { type Cut, cutPart, type Part } from './cut.js'
 import { type EncodeOptions, type EncodeSettings, encodeSettings } from './encode-options.js'
-import { type EncodedKind, type EncodeNeeds, type Encoder, encoderFor, kindOf } from './encoders.js'
+import { type EncodedKind, type EncodeNeeds, type Encoder, encodedKinds, encoderFor, kindOf } from './encoders.js'
 import type { EncodedExample, EncodedSequence } from './example.js'
 import { createTally, type EncodeSummary, excluding, type FindingName } from './findings.js'
-import type { PlacedRow, RowKinds } from './rows.js'
+import { checkPlaced, type PlacedRow, type RowKinds } from './rows.js'
 import { mismatches } from './unpaired.js'
 
 /** Encoded rows and what happened to them. */
@@ -86,6 +87,17 @@ function draftOf(codec: Codec, { uncut }: Encoder, where: string, parts: readonl
 
 /** Is the row left out? */
 export const isExcluded = ({ found }: Draft): boolean => found.some((name) => excluding.includes(name))
+
+/** The arguments that encoding and previews share. */
+export function checkEncoding(
+  name: string,
+  tokenizer: Tokenizer,
+  rows: readonly PlacedRow<unknown>[],
+  kind: EncodedKind,
+): void {
+  checkArgument(`${name}.tokenizer`, tokenizer, tokenizerKind)
+  checkPlaced(`${name}.rows`, rows, kind)
+}
 
 /** Every row as a draft, those that will be left out among them. */
 export function draftRows(
@@ -163,8 +175,12 @@ export function encodeExamples<K extends EncodedKind>(
   options: EncodeOptions = {},
   name = 'data',
 ): EncodedData {
+  checkOptions('encodeExamples.needs', needs, { rows: word(...encodedKinds) })
+  checkArgument('encodeExamples.name', name, kinds.text)
+  const encoder = encoderFor(needs, name)
+  checkEncoding('encodeExamples', tokenizer, rows, needs.rows)
   const settings = encodeSettings(options)
-  const drafts = draftRows(createCodec(tokenizer, settings), encoderFor(needs, name), rows)
+  const drafts = draftRows(createCodec(tokenizer, settings), encoder, rows)
   const excluded = drafts.find(isExcluded)
   if (excluded !== undefined && settings.untrainedRows === 'refuse') refuseRow(excluded, settings)
   const live = drafts.filter((draft) => !isExcluded(draft))
@@ -195,20 +211,24 @@ export function checkLengths({ examples, places }: EncodedData, config: DecoderC
 }
 
 /** Encodes rows for an objective; see {@link encodeExamples}. Its rows are read as `rowKindOf(objective)`. */
-export const encodeFor = (
+export function encodeFor(
   objective: Pick<Objective, 'name' | 'needs'>,
   tokenizer: Tokenizer,
   rows: readonly PlacedRow<RowKinds[EncodedKind]>[],
   options: EncodeOptions = {},
-): EncodedData =>
-  encodeExamples(tokenizer, rows, { ...objective.needs, rows: rowKindOf(objective) }, options, objective.name)
+): EncodedData {
+  const kind = rowKindOf(objective)
+  return encodeExamples(tokenizer, rows, { ...objective.needs, rows: kind }, options, objective.name)
+}
 
 /**
  * The kind of rows that an objective trains on.
  *
  * @throws WhetstoneError E_CONFIG for objectives over samples of the policy
  */
-export function rowKindOf({ name, needs }: Pick<Objective, 'name' | 'needs'>): EncodedKind {
+export function rowKindOf(objective: Pick<Objective, 'name' | 'needs'>): EncodedKind {
+  checkArgument('objective', objective, having('an objective, such as sft()', 'name', 'needs'))
+  const { name, needs } = objective
   const kind = kindOf(needs)
   if (kind !== undefined) return kind
   throw new WhetstoneError(
