@@ -178,14 +178,14 @@ interface Data {
 async function encodedData({ options, values, emit }: Job): Promise<Data> {
   const { policy, objective } = options
   const rows = await splitData(options, values)
-  const encode = (own: typeof rows.train) => {
-    const encoded = encodeFor(objective, policy.tokenizer, own, values)
+  const encode = (own: typeof rows.train, spare?: typeof rows.train) => {
+    const encoded = encodeFor(objective, policy.tokenizer, own, values, spare)
     checkLengths(encoded, policy.decoder.config)
     return encoded
   }
   const { examples, summary } = encode(rows.train)
   for (const message of [...warningsOf(summary), ...rows.warnings]) emit({ type: 'warning', message })
-  return { train: examples, held: rows.held.length === 0 ? [] : encode(rows.held).examples }
+  return { train: examples, held: rows.held.length === 0 ? [] : encode(rows.held, rows.train).examples }
 }
 
 /** The model to compare with, when the objective looks at one. */

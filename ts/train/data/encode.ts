@@ -99,33 +99,34 @@ export function checkEncoding(
   checkPlaced(`${name}.rows`, rows, kind)
 }
 
-/** Every row as a draft, those that will be left out among them. */
-export function draftRows(
-  codec: Codec,
-  encoder: Encoder,
-  rows: readonly PlacedRow<RowKinds[EncodedKind]>[],
-): readonly Draft[] {
+type Rows = readonly PlacedRow<RowKinds[EncodedKind]>[]
+
+/** Every row as a draft, those that will be left out among them; `spare`: see {@link mismatches}. */
+export function draftRows(codec: Codec, encoder: Encoder, rows: Rows, spare: Rows = []): readonly Draft[] {
   if (encoder.revises && codec.settings.maxPromptLength !== undefined)
     throw new WhetstoneError(
       'E_CONFIG',
       'maxPromptLength',
       'cannot cut prompts that show an answer (SRPO): leave it out',
     )
-  const drafts = rows.map(({ row, where }) =>
-    draftOf(
-      codec,
-      encoder,
-      where,
-      atRow(where, () => encoder.parts(codec, row)),
-    ),
-  )
+  const partsOf = ({ row, where }: Rows[number]) => atRow(where, () => encoder.parts(codec, row))
+  const drafts = rows.map((row) => draftOf(codec, encoder, row.where, partsOf(row)))
   if (!encoder.mismatch) return drafts
   const live = drafts.filter((draft) => !isExcluded(draft))
-  const others = new Map(mismatches(live.map(({ parts }) => parts[0])).map((part, i) => [live[i], part]))
+  const answers = live.map(({ parts }) => parts[0])
+  const others = new Map(mismatches(answers, answersOf(spare, partsOf)).map((part, i) => [live[i], part]))
   return drafts.map((draft) => {
     const other = others.get(draft)
     return other === undefined ? draft : draftOf(codec, encoder, draft.where, [...draft.parts, other])
   })
+}
+
+/** The answers of rows that have one, encoded as they are asked for. */
+function* answersOf(rows: Rows, partsOf: (row: Rows[number]) => readonly Part[]): Generator<Part> {
+  for (const row of rows) {
+    const [answer] = partsOf(row)
+    if (trains(answer)) yield answer
+  }
 }
 
 function refuseRow({ where, parts, found }: Draft, { maxLength }: EncodeSettings): never {
@@ -165,6 +166,7 @@ export function summaryOf(drafts: readonly Draft[]): EncodeSummary {
  *
  * @param needs `{ rows: kind }` gives the sequences that the kind has by default
  * @param name of who needs them, for errors
+ * @param spare rows of the same kind that KTO may take the other answer from, where `rows` have one prompt only
  * @throws WhetstoneError naming the row: E_FORMAT when it trains no token or is no Unicode, E_TEMPLATE; E_CONFIG when
  *   no row is left, or no row can give what is needed
  */
@@ -174,13 +176,15 @@ export function encodeExamples<K extends EncodedKind>(
   needs: EncodeNeeds & { readonly rows: K },
   options: EncodeOptions = {},
   name = 'data',
+  spare: readonly PlacedRow<RowKinds[K]>[] = [],
 ): EncodedData {
   checkOptions('encodeExamples.needs', needs, { rows: word(...encodedKinds) })
   checkArgument('encodeExamples.name', name, kinds.text)
   const encoder = encoderFor(needs, name)
   checkEncoding('encodeExamples', tokenizer, rows, needs.rows)
+  checkPlaced('encodeExamples.spare', spare, needs.rows)
   const settings = encodeSettings(options)
-  const drafts = draftRows(createCodec(tokenizer, settings), encoder, rows)
+  const drafts = draftRows(createCodec(tokenizer, settings), encoder, rows, spare)
   const excluded = drafts.find(isExcluded)
   if (excluded !== undefined && settings.untrainedRows === 'refuse') refuseRow(excluded, settings)
   const live = drafts.filter((draft) => !isExcluded(draft))
@@ -216,9 +220,10 @@ export function encodeFor(
   tokenizer: Tokenizer,
   rows: readonly PlacedRow<RowKinds[EncodedKind]>[],
   options: EncodeOptions = {},
+  spare: readonly PlacedRow<RowKinds[EncodedKind]>[] = [],
 ): EncodedData {
   const kind = rowKindOf(objective)
-  return encodeExamples(tokenizer, rows, { ...objective.needs, rows: kind }, options, objective.name)
+  return encodeExamples(tokenizer, rows, { ...objective.needs, rows: kind }, options, objective.name, spare)
 }
 
 /**
