@@ -150,6 +150,7 @@ async function save({ directory, trainer, model, ...phase }: Phase, step: number
     modelDirectory: model.directory,
     ...besides,
     saveTotalLimit: phase.saveTotalLimit ?? 2,
+    warn: (message) => phase.emit({ type: 'warning', message }),
   })
   phase.emit({ type: 'checkpoint', step, path })
   return path
