@@ -3,12 +3,17 @@
 
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { appendFileSync } from 'node:fs'
 import { cp, mkdir, readdir, rm, truncate } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import t, { type Test } from 'tap'
+import { sft } from '../ts/loss/index.js'
+import { loadModel } from '../ts/src/generate/language-model.js'
 import { attempt, faults } from '../ts/src/io/files.js'
 import { newestCheckpoint } from '../ts/train/checkpoint/load.js'
 import { type CheckpointContents, saveCheckpoint } from '../ts/train/checkpoint/save.js'
+import { readMetrics } from '../ts/train/run-folder.js'
+import { train } from '../ts/train/train.js'
 import { golden, temporaryFolder } from './support.js'
 import { runToy } from './support-run.js'
 
@@ -233,4 +238,30 @@ t.test('an old checkpoint that cannot be removed is a warning, and the new one c
     { code: 'E_IO' },
     'the hooks are off',
   )
+})
+
+t.test('a log that the disk has no room for has a gap; the run goes on to its end', async (t) => {
+  using policy = await loadModel(golden('smollm'))
+  const data = [{ text: '2 + 2' }, { text: '2 + 3' }]
+  const output = join(folder, 'logged')
+  let count = 0
+  const before = (operation: string, path: string) => {
+    if (operation !== 'append to') return
+    count++
+    if (count !== 3 && count !== 4) return
+    appendFileSync(path, '{"type":"st')
+    throw refusal('ENOSPC')
+  }
+  const warnings: string[] = []
+  const { step } = await under({ before }, async () => {
+    const run = train({ policy, objective: sft(), data, maxSteps: 6, output })
+    for await (const event of run) if (event.type === 'warning') warnings.push(event.message)
+    return run.result
+  })
+  t.equal(step, 6)
+  t.match(warnings, [/^an event was not logged.*disk is full/])
+  t.equal(warnings.length, 1, 'told once')
+  const logged = await readMetrics(output)
+  t.equal(logged.length, count - 2, 'every other line is whole')
+  t.equal(logged.at(-1)?.type, 'end')
 })

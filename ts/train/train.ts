@@ -130,8 +130,9 @@ interface Job {
 async function runTraining(options: TrainOptions, emit: Emit): Promise<TrainResult> {
   checkOptions('train', options, trainKinds)
   const config = resolveConfig(trainingOptions, options.sources ?? [{ origin: 'argument', values: given(options) }])
-  const { output, resume = false } = options
-  const folder = output === undefined ? undefined : await openRun(output, options.record ?? config, resume)
+  const { output, resume = false, record = config } = options
+  const warn = (message: string) => emit({ type: 'warning', message })
+  const folder = output === undefined ? undefined : await openRun(output, record, resume, warn)
   const log: Emit = (event) => {
     folder?.log(event)
     emit(event)

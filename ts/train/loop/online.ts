@@ -150,8 +150,9 @@ export const startOnline = <V extends OnlineValues>(
     checkOptions('recipe', options, onlineKinds)
     const config = resolve(options.sources ?? [{ origin: 'argument', values: given(options) }])
     const method = methodOf(config.values)
-    const { output, resume = false } = options
-    const folder = output === undefined ? undefined : await openRun(output, options.record ?? config, resume)
+    const { output, resume = false, record = config } = options
+    const warn = (message: string) => emit({ type: 'warning', message })
+    const folder = output === undefined ? undefined : await openRun(output, record, resume, warn)
     let started: Reference | undefined
     try {
       started = await startOf(options, method)
