@@ -240,6 +240,20 @@ t.test('an old checkpoint that cannot be removed is a warning, and the new one c
   )
 })
 
+t.test('stopped right behind a save that failed: it is tried again', async (t) => {
+  const directory = join(folder, 'stopped')
+  let refused = 0
+  const before = (operation: string) => {
+    if (operation === 'create' && refused++ === 0) throw refusal('ENOSPC')
+  }
+  const first = await under({ before }, () => runToy({ directory, stopAt: 4 }))
+  t.match(first.warnings, [/step 4 was not saved/])
+  t.match(first.checkpoint, /step-00000004$/)
+  const second = await runToy({ directory })
+  t.equal(second.stepsDone, 8)
+  t.equal(second.hash, (await runToy()).hash)
+})
+
 t.test('a log that the disk has no room for has a gap; the run goes on to its end', async (t) => {
   using policy = await loadModel(golden('smollm'))
   const data = [{ text: '2 + 2' }, { text: '2 + 3' }]
