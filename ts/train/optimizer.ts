@@ -22,7 +22,11 @@ export interface AdamWConfig {
   readonly adamEpsilon: number
   /** Decoupled decay, on matrices only. */
   readonly weightDecay: number
-  /** Largest Euclidean norm of all gradients together; 0 switches clipping off. */
+  /**
+   * Largest Euclidean norm of all gradients together; 0 switches clipping off. Gradients are clipped as long as f32 holds
+   * their norm (3.4e38). Without clipping, or above 1e18, the square must fit as well, because the second moment sums it:
+   * a norm above 1.8e19 then counts as non-finite.
+   */
   readonly maxGradNorm: number
 }
 
