@@ -1,6 +1,6 @@
 // `npm test`: makes sure that the addon and dist/ fit the sources, runs every dist/test/*.test.js under tap, then the op
-// suite once more for each lower instruction-set level of this processor and on the emulated GPU. `golden` runs dist/test/golden.test.js alone,
-// on the folder in WHETSTONE_GOLDEN. The last line is `N passed, N failed`, summed over assertions. tap's own count
+// suite once more for each lower instruction-set level of this processor, and the ops and the golden models on the emulated
+// GPU, at both levels of kernels. `golden` runs dist/test/golden.test.js alone, on the folder in WHETSTONE_GOLDEN. The last line is `N passed, N failed`, summed over assertions. tap's own count
 // misses files that a signal ended (its closing line counts only what they finished), so counting is done here.
 
 import { existsSync, readdirSync } from 'node:fs'
@@ -98,12 +98,13 @@ async function lowerLevels() {
   return levels.slice(0, -1)
 }
 
-/** A GPU that is a library of ours (native/cuda/emulator); undefined when it was not built. */
-function emulatedGpu() {
+/** GPUs that are a library of ours (native/cuda/emulator), one per level of kernels; none when it was not built. */
+function emulatedGpus() {
   const library = join(root, 'build/Release/libcuda_emulated.so')
-  if (!existsSync(library)) return undefined
+  if (!existsSync(library)) return []
   // Kernels come by name, so any file serves as their image.
-  return { WHETSTONE_DEVICE: 'cuda:0', WHETSTONE_CUDA_LIBRARY: library, WHETSTONE_CUDA_KERNELS: library }
+  const gpu = { WHETSTONE_DEVICE: 'cuda:0', WHETSTONE_CUDA_LIBRARY: library, WHETSTONE_CUDA_KERNELS: library }
+  return ['80', '90'].map((level) => ({ ...gpu, WHETSTONE_EMULATED_LEVEL: level }))
 }
 
 async function runSuite() {
@@ -113,8 +114,8 @@ async function runSuite() {
   if (!files.includes('ops.test.js')) return passes
   const ops = [`${folder}/ops.test.js`]
   for (const level of await lowerLevels()) passes.push(await runFiles(ops, { WHETSTONE_ISA: level }, ` (${level})`))
-  const gpu = emulatedGpu()
-  if (gpu !== undefined) passes.push(await runFiles(ops, gpu, ' (emulated GPU)'))
+  for (const gpu of emulatedGpus())
+    passes.push(await runFiles([...ops, `${folder}/golden.test.js`], gpu, ` (GPU ${gpu.WHETSTONE_EMULATED_LEVEL})`))
   return passes
 }
 

@@ -31,7 +31,6 @@ export interface Import {
   /** A file of the project (`ts/src/base/errors.ts`), or the name as it is written for packages and built-ins. */
   readonly target: string
   readonly local: boolean
-  readonly typeOnly: boolean
 }
 
 export interface FunctionSize {
@@ -59,35 +58,19 @@ function resolveImport(file: string, specifier: string): string {
   return posix.normalize(posix.join(posix.dirname(file), specifier)).replace(/\.js$/, '.ts')
 }
 
-/** True when an import or export declaration vanishes in the output. */
-function isTypeOnly(node: ts.ImportDeclaration | ts.ExportDeclaration): boolean {
-  if (ts.isExportDeclaration(node)) {
-    const named = node.exportClause !== undefined && ts.isNamedExports(node.exportClause) && node.exportClause
-    return (
-      node.isTypeOnly || (named !== false && named.elements.length > 0 && named.elements.every((e) => e.isTypeOnly))
-    )
-  }
-  const clause = node.importClause
-  if (clause === undefined) return false
-  const { namedBindings } = clause
-  if (clause.isTypeOnly) return true
-  if (clause.name !== undefined || namedBindings === undefined || !ts.isNamedImports(namedBindings)) return false
-  return namedBindings.elements.length > 0 && namedBindings.elements.every((e) => e.isTypeOnly)
-}
-
 function importOf(node: ts.Node, file: string): Import | undefined {
-  const make = (specifier: string, typeOnly: boolean): Import => {
+  const make = (specifier: string): Import => {
     const local = specifier.startsWith('.')
-    return { target: local ? resolveImport(file, specifier) : specifier, local, typeOnly }
+    return { target: local ? resolveImport(file, specifier) : specifier, local }
   }
   if ((ts.isImportDeclaration(node) || ts.isExportDeclaration(node)) && node.moduleSpecifier !== undefined)
-    return make((node.moduleSpecifier as ts.StringLiteral).text, isTypeOnly(node))
+    return make((node.moduleSpecifier as ts.StringLiteral).text)
   if (ts.isCallExpression(node) && node.expression.kind === ts.SyntaxKind.ImportKeyword) {
     const [first] = node.arguments
-    if (first !== undefined && ts.isStringLiteralLike(first)) return make(first.text, false)
+    if (first !== undefined && ts.isStringLiteralLike(first)) return make(first.text)
   }
   if (ts.isImportTypeNode(node) && ts.isLiteralTypeNode(node.argument) && ts.isStringLiteral(node.argument.literal))
-    return make(node.argument.literal.text, true)
+    return make(node.argument.literal.text)
   return undefined
 }
 

@@ -247,6 +247,19 @@ export const expected = ({ entry, values, case: c }: Example): readonly Host[] =
 
 // Comparison ----------------------------------------------------------------------------------------------------------
 
+/** The rounding of a result's own type and a short chain's before it; for bf16 also that of a product's operand. */
+const tolerances = { f32: 1e-5, bf16: 8e-3 } as const
+
+/** How far a result may be from the reference, as `distance` counts. Whole numbers are exact. */
+export function toleranceOf(
+  { entry, float, case: { tolerance = 0, roundings = 1 } }: Example,
+  { dtype }: Result,
+): number {
+  if (dtype === 'i32' || dtype === 'u8') return 0
+  const rounded = (float === 'bf16' ? entry.bf16Tolerance : undefined) ?? 0
+  return Math.max(tolerances[dtype] * (dtype === 'bf16' ? roundings : 1), tolerance, rounded)
+}
+
 /** Largest difference relative to the largest finite wanted number; Infinity when NaN or infinities differ. */
 export function distance(got: ArrayLike<number>, want: Float64Array): number {
   if (got.length !== want.length) return Number.POSITIVE_INFINITY

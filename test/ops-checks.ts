@@ -24,18 +24,13 @@ import {
   passed,
   type Result,
   resultsOf,
+  toleranceOf,
   upload,
   type Value,
   value,
 } from './ops-cases.js'
 
 type T = Pick<Test, 'ok' | 'equal' | 'same' | 'fail' | 'match'>
-
-/**
- * Relative to the largest reference value: the rounding of the result's own type and a short chain's before it; for
- * bf16 also that of a product's operand (attention's probabilities).
- */
-const tolerances = { f32: 1e-5, bf16: 8e-3, i32: 0, u8: 0 } as const
 
 /** Products of two matrices in bf16 on a GPU, where what is summed is an operand of bf16 too. */
 const isGpuProduct = (device: Device, { entry, float }: Example): boolean =>
@@ -54,12 +49,8 @@ export async function checkForward(t: T, device: Device, entry: OpEntry): Promis
     const got = await execute(device, example)
     t.equal(got.length, want.length, `${example.text}: number of results`)
     got.forEach((result, i) => {
-      const { tolerance = 0, roundings = 1 } = example.case
-      const rounded = example.float === 'bf16' ? entry.bf16Tolerance : undefined
-      const own = tolerances[result.dtype] * (result.dtype === 'bf16' ? roundings : 1)
-      const limit = Math.max(own, tolerance, rounded ?? 0)
       const off = distance(decode(result.bits, result.dtype), want[i].data)
-      t.ok(off <= (result.dtype === 'i32' ? 0 : limit), `${example.text}: ${result.name} is off by ${off}`)
+      t.ok(off <= toleranceOf(example, result), `${example.text}: ${result.name} is off by ${off}`)
     })
   }
 }

@@ -12,7 +12,17 @@ import { opEntries, scale } from '../../ts/src/ops/index.js'
 import { Scope } from '../../ts/src/tensor/scope.js'
 import { empty, tensor } from '../../ts/src/tensor/tensor.js'
 import { trainStep } from '../../ts/train/trainer.js'
-import { decode, difference, distance, type Example, examplesOf, execute, expected, sameBits } from '../ops-cases.js'
+import {
+  decode,
+  difference,
+  distance,
+  type Example,
+  examplesOf,
+  execute,
+  expected,
+  sameBits,
+  toleranceOf,
+} from '../ops-cases.js'
 import { golden } from '../support.js'
 import { runToy, toyPlan } from '../support-run.js'
 import { disposeToy, toyTrainer } from '../support-train.js'
@@ -36,9 +46,6 @@ function counter() {
   return { findings, check }
 }
 
-/** Relative to the largest reference value; as in ops-checks.ts. */
-const tolerances = { f32: 1e-5, bf16: 4e-3, i32: 0, u8: 0 } as const
-
 /** Largest distances of one op's results from the float64 reference, on both devices. */
 async function compareOp(cpu: Device, gpu: Device, entry: OpEntry, check: (ok: boolean, text: string) => void) {
   const worst = { cpu: 0, gpu: 0 }
@@ -50,8 +57,10 @@ async function compareOp(cpu: Device, gpu: Device, entry: OpEntry, check: (ok: b
       const offGpu = distance(decode(result.bits, result.dtype), want[i].data)
       worst.cpu = Math.max(worst.cpu, offCpu)
       worst.gpu = Math.max(worst.gpu, offGpu)
-      const limit = Math.max(tolerances[result.dtype], example.case.tolerance ?? 0)
-      check(offGpu <= limit, `${entry.name} ${example.text}: ${result.name} is off by ${offGpu} (CPU ${offCpu})`)
+      check(
+        offGpu <= toleranceOf(example, result),
+        `${entry.name} ${example.text}: ${result.name} is off by ${offGpu} (CPU ${offCpu})`,
+      )
     })
   }
   return worst

@@ -9,8 +9,7 @@ import type { EncodedExample } from './data/example.js'
 import { type MicroBatch, microBatchOf } from './data/micro-batch.js'
 import { planData } from './data/plan.js'
 import { readData } from './data/rows.js'
-import type { ResolvedEstimate } from './estimate.js'
-import { foldersOf } from './estimate-models.js'
+import { foldersOf, type ResolvedEstimate } from './estimate-models.js'
 import { layoutOf } from './train.js'
 
 /** The micro-batches with most tokens and with most trained tokens, and some of all sizes for the blocks left idle. */

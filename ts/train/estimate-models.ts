@@ -1,6 +1,7 @@
-// The models of a run on a device that counts: configurations and types are read, weights are sizes.
+// What is estimated, and the models of the run on a device that counts: configurations and types are read, weights are sizes.
 
 import { join } from 'node:path'
+import type { Objective } from '../loss/define.js'
 import { exists } from '../src/io/files.js'
 import { readJsonObject } from '../src/io/json.js'
 import { openWeights } from '../src/io/safetensors.js'
@@ -9,12 +10,37 @@ import { decoderConfig } from '../src/models/config.js'
 import { createDecoder, type Decoder, decoderSpecs } from '../src/models/decoder.js'
 import { baseFolder, isAdapterFolder, loadAdapter, readAdapterConfig } from '../src/models/peft.js'
 import { withScoreHead } from '../src/models/score.js'
-import { loraConfig, targetsOf } from '../src/nn/lora.js'
+import { type LoraConfig, loraConfig, targetsOf } from '../src/nn/lora.js'
 import { placeParameters } from '../src/nn/parameters.js'
 import { keep } from '../src/tensor/scope.js'
 import { empty } from '../src/tensor/tensor.js'
-import type { ResolvedEstimate } from './estimate.js'
+import type { TrainingInput, TrainingOptions } from './config/options.js'
+import type { DataSource } from './data/rows.js'
 import type { CountingDevice } from './estimate-device.js'
+
+/** The run to estimate. */
+export interface EstimateOptions {
+  /** Hugging Face folder; its weights are not read. */
+  readonly model: string
+  readonly objective: Objective
+  /** Settings of the run; those that are left out have the defaults of `train`. */
+  readonly training: TrainingInput
+  /** Default what the weights are. */
+  readonly dtype?: 'f32' | 'bf16'
+  /** Hugging Face folder of the reference; default the model's. */
+  readonly reference?: string
+  /** Rows; without them every sequence has maxLength tokens. */
+  readonly data?: DataSource
+  /** The first rows only. */
+  readonly limit?: number
+  /** Settings of a fresh adapter; default none. */
+  readonly lora?: Partial<LoraConfig>
+  /** PEFT folder of an adapter to go on with; its tensors are read. */
+  readonly adapter?: string
+}
+
+/** The run to estimate, every setting known. */
+export type ResolvedEstimate = EstimateOptions & { readonly training: TrainingOptions }
 
 /** The type of a folder's weights, from their header; without weights what config.json says. */
 async function storedType(directory: string): Promise<'f32' | 'bf16'> {

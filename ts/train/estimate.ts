@@ -9,42 +9,20 @@ import { checkOptions, kinds, optional, word } from '../src/base/arguments.js'
 import { WhetstoneError } from '../src/base/errors.js'
 import type { DecoderConfig } from '../src/models/config.js'
 import { trainableOf } from '../src/models/decoder.js'
-import type { LoraConfig } from '../src/nn/lora.js'
 import { type FlatTensors, flatBytes } from '../src/nn/parameters.js'
-import { type TrainingInput, type TrainingOptions, trainingOptions } from './config/options.js'
+import { trainingOptions } from './config/options.js'
 import { resolveConfig } from './config/resolve.js'
 import type { EncodedExample } from './data/example.js'
 import type { MicroBatch } from './data/micro-batch.js'
-import { type DataSource, dataKind } from './data/rows.js'
+import { dataKind } from './data/rows.js'
 import { examplesOf, typicalBatches, withReferenceLogps } from './estimate-batches.js'
 import { type CountingDevice, openCountingDevice, type Usage } from './estimate-device.js'
-import { isPrecomputed, policyOf, referenceOf } from './estimate-models.js'
+import { type EstimateOptions, isPrecomputed, policyOf, referenceOf } from './estimate-models.js'
+
 import { trainerSettings } from './train.js'
 import { createTrainer, type Trainer, trainStep } from './trainer.js'
 
-/** The run to estimate. */
-export interface EstimateOptions {
-  /** Hugging Face folder; its weights are not read. */
-  readonly model: string
-  readonly objective: Objective
-  /** Settings of the run; those that are left out have the defaults of `train`. */
-  readonly training: TrainingInput
-  /** Default what the weights are. */
-  readonly dtype?: 'f32' | 'bf16'
-  /** Hugging Face folder of the reference; default the model's. */
-  readonly reference?: string
-  /** Rows; without them every sequence has maxLength tokens. */
-  readonly data?: DataSource
-  /** The first rows only. */
-  readonly limit?: number
-  /** Settings of a fresh adapter; default none. */
-  readonly lora?: Partial<LoraConfig>
-  /** PEFT folder of an adapter to go on with; its tensors are read. */
-  readonly adapter?: string
-}
-
-/** The run to estimate, every setting known. */
-export type ResolvedEstimate = EstimateOptions & { readonly training: TrainingOptions }
+export type { EstimateOptions } from './estimate-models.js'
 
 const estimateKinds = {
   model: kinds.path,

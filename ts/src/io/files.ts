@@ -227,12 +227,12 @@ export async function writeSynced(path: string, chunks: Chunks): Promise<Written
       bytes += part.byteLength
     }
     await attempt('sync', path, () => handle.sync())
+    // Some file systems say only here that bytes were lost.
+    await attempt('close', path, () => handle.close())
   } catch (error) {
     await handle.close().catch(() => undefined)
     throw error
   }
-  // Some file systems say only here that bytes were lost.
-  await attempt('close', path, () => handle.close())
   return { bytes, sha256: hash.digest('hex') }
 }
 

@@ -24,7 +24,7 @@ import type { Shape } from '../tensor/shape.js'
 import type { Tensor } from '../tensor/tensor.js'
 import type { DecoderConfig } from './config.js'
 import { type Decoder, decoderKind, decoderSpecs } from './decoder.js'
-import { isScoreParameter } from './layout.js'
+import { isScoreParameter } from './specs.js'
 
 /** What PEFT puts before the names of a model's modules. */
 const prefix = 'base_model.model.'

@@ -26,11 +26,11 @@ import {
 import { tidy } from '../tensor/scope.js'
 import { type Tensor, tensor } from '../tensor/tensor.js'
 import type { DecoderConfig } from './config.js'
-import { layerName } from './layout.js'
 import type { PackedTokens } from './pack.js'
 import { createRopeTable, type RopeTable } from './rope.js'
+import { layerName } from './specs.js'
 
-export { decoderSpecs } from './layout.js'
+export { decoderSpecs } from './specs.js'
 
 /** A decoder with its weights on a device. */
 export interface Decoder {

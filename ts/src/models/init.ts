@@ -6,7 +6,7 @@ import { bf16FromF32 } from '../io/dtype.js'
 import { type ParameterSpec, parameter } from '../nn/parameters.js'
 import { sizeOf } from '../tensor/shape.js'
 import type { Decoder } from './decoder.js'
-import { isScoreParameter } from './layout.js'
+import { isScoreParameter } from './specs.js'
 
 /** Shape of a small model. */
 export interface SmallModel {

@@ -22,8 +22,8 @@ import { type Shape, sameShape, shapeText, sizeOf } from '../tensor/shape.js'
 import { type DecoderConfig, decoderConfig } from './config.js'
 import { createDecoder, type Decoder, decoderSpecs } from './decoder.js'
 import { initializeScoreHead } from './init.js'
-import { isHeadParameter, isScoreParameter } from './layout.js'
 import { withScoreHead } from './score.js'
+import { isHeadParameter, isScoreParameter } from './specs.js'
 
 /** How to load a model. */
 export interface LoadOptions extends DeviceOptions {

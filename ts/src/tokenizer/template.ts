@@ -6,7 +6,20 @@ import { WhetstoneError } from '../base/errors.js'
 import { type Disguise, disguises, freeCharacters } from './content.js'
 import type { EncodedText } from './encode.js'
 import { compileTemplate, type GenerationMarks, runTemplate, type Template } from './jinja.js'
-import type { Tokenizer } from './tokenizer.js'
+
+/** What chat templates need of a tokenizer. */
+export interface ChatTokenizer {
+  /** Special tokens by text. */
+  readonly specialTokens: ReadonlyMap<string, number>
+  /** Every special string of tokenizer_config.json, for templates. */
+  readonly variables: Readonly<Record<string, string>>
+  /** Jinja source of the chat template, if the folder has one. */
+  readonly chatTemplate: string | undefined
+  /**
+   * Ids with their places in the text; a special token is read only where `allow` says so. Adds nothing around the text.
+   */
+  encodeSpans(text: string, allow: (from: number, to: number) => boolean): EncodedText
+}
 
 /** One turn of a conversation, as in Hugging Face data sets. */
 export interface ChatMessage {
@@ -71,7 +84,7 @@ const refuse = (message: string): never => {
   throw new WhetstoneError('E_TEMPLATE', where, message)
 }
 
-function sessionOf(tokenizer: Tokenizer, messages: readonly ChatMessage[], options: ChatOptions): Session {
+function sessionOf(tokenizer: ChatTokenizer, messages: readonly ChatMessage[], options: ChatOptions): Session {
   checkArgument('applyChatTemplate.messages', messages, messagesKind)
   checkOptions('applyChatTemplate', options, chatKinds)
   const source =
@@ -97,8 +110,11 @@ const render = ({ template, messages, variables }: Session, marks?: GenerationMa
  *
  * @throws WhetstoneError E_TEMPLATE with the template's own message when it refuses
  */
-export const renderChat = (tokenizer: Tokenizer, messages: readonly ChatMessage[], options: ChatOptions = {}): string =>
-  render(sessionOf(tokenizer, messages, options))
+export const renderChat = (
+  tokenizer: ChatTokenizer,
+  messages: readonly ChatMessage[],
+  options: ChatOptions = {},
+): string => render(sessionOf(tokenizer, messages, options))
 
 /** The same conversation with the texts that come from outside in disguise. */
 const inDisguise = (session: Session, disguise: Disguise): Session => ({
@@ -199,7 +215,7 @@ function maskOf({ ids, starts, ends }: EncodedText, spans: readonly Span[]): Uin
  * @throws WhetstoneError E_TEMPLATE
  */
 export function encodeChat(
-  tokenizer: Tokenizer,
+  tokenizer: ChatTokenizer,
   messages: readonly ChatMessage[],
   options: ChatOptions = {},
 ): EncodedChat {

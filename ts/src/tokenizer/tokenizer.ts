@@ -10,11 +10,11 @@ import { attempt, exists } from '../io/files.js'
 import { isJsonObject, loneSurrogate, readJson, readJsonObject, readText } from '../io/json.js'
 import type { Allow } from './added.js'
 import { createDecoder } from './decode.js'
-import { createEncoder, type EncodedText } from './encode.js'
+import { createEncoder } from './encode.js'
 import { optionalPart } from './fields.js'
 import { type AddedToken, checkTokenizer, fileLimit, type TokenizerFile } from './file.js'
 import { frameOf } from './frame.js'
-import { type ChatMessage, type ChatOptions, type EncodedChat, encodeChat } from './template.js'
+import { type ChatMessage, type ChatOptions, type ChatTokenizer, type EncodedChat, encodeChat } from './template.js'
 
 /** How to encode. */
 export interface EncodeOptions {
@@ -42,7 +42,7 @@ export interface StreamDecoder {
 }
 
 /** A tokenizer loaded from a folder. */
-export interface Tokenizer {
+export interface Tokenizer extends ChatTokenizer {
   /** Number of ids, added tokens included. */
   readonly vocabSize: number
   readonly bosToken: string | undefined
@@ -51,18 +51,8 @@ export interface Tokenizer {
   readonly bosId: number | undefined
   readonly eosId: number | undefined
   readonly padId: number | undefined
-  /** Special tokens by text. */
-  readonly specialTokens: ReadonlyMap<string, number>
-  /** Every special string of tokenizer_config.json, for templates. */
-  readonly variables: Readonly<Record<string, string>>
-  /** Jinja source of the chat template, if the folder has one. */
-  readonly chatTemplate: string | undefined
   /** @throws WhetstoneError E_FORMAT for text that is not Unicode, or holds a character that has no token */
   encode(text: string, options?: EncodeOptions): number[]
-  /**
-   * Ids with their places in the text; a special token is read only where `allow` says so. Adds nothing around the text.
-   */
-  encodeSpans(text: string, allow: (from: number, to: number) => boolean): EncodedText
   /** Ids that the vocabulary does not have give no text; invalid UTF-8 gives U+FFFD. Spaces are not cleaned up. */
   decode(ids: readonly number[], options?: DecodeOptions): string
   idOf(token: string): number | undefined

@@ -9,6 +9,7 @@ import { WhetstoneError } from '../../src/base/errors.js'
 import { type ChatMessage, encodeChat } from '../../src/tokenizer/template.js'
 import type { Tokenizer } from '../../src/tokenizer/tokenizer.js'
 import type { EncodeSettings } from './encode-options.js'
+import type { Side } from './fields.js'
 import type { ChatFields } from './rows.js'
 
 /** A sequence before any cut. */
@@ -23,9 +24,6 @@ export interface WholeSequence {
   /** Its text spells special tokens that stayed text. */
   readonly spells?: boolean
 }
-
-/** A prompt or an answer to one. */
-export type Side = string | readonly ChatMessage[]
 
 /** What encoding needs to know of a tokenizer and the settings, found once. */
 export interface Codec {

@@ -3,16 +3,9 @@
 
 import type { Needs, Role, RowKind } from '../../loss/define.js'
 import { WhetstoneError } from '../../src/base/errors.js'
-import {
-  type Codec,
-  encodeAnswer,
-  encodeMessages,
-  encodeText,
-  type Side,
-  unended,
-  type WholeSequence,
-} from './answer.js'
+import { type Codec, encodeAnswer, encodeMessages, encodeText, unended, type WholeSequence } from './answer.js'
 import type { Part } from './cut.js'
+import type { Side } from './fields.js'
 import { encodeSteps, scoredAtEnd } from './reward.js'
 import type { ChatFields, PreferenceRow, Row, RowKinds } from './rows.js'
 import { revisionPrompt, revisionRoles } from './srpo.js'

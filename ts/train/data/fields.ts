@@ -8,6 +8,9 @@ import type { ChatMessage } from '../../src/tokenizer/template.js'
 /** A conversation. */
 export type Messages = readonly ChatMessage[]
 
+/** A prompt or an answer to one. */
+export type Side = string | Messages
+
 /** A row as it came, known to be an object. */
 export type Fields = Readonly<Record<string, unknown>>
 

@@ -6,7 +6,7 @@
 import type { Role } from '../../loss/define.js'
 import { checkArgument, checkOptions, either, kinds } from '../../src/base/arguments.js'
 import { messagesKind } from '../../src/tokenizer/template.js'
-import type { Side } from './answer.js'
+import type { Side } from './fields.js'
 
 /** How a revision is asked for. */
 export interface RevisionTemplate {

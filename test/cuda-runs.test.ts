@@ -1,0 +1,52 @@
+// Whole runs on the emulated GPU, at both levels of kernels: the sampler's log-probs are the trainer's, a resumed run ends
+// with the bits of one that was not stopped, losses follow the CPU's. The programs are those of `npm run test:gpu`.
+
+import { execFile } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import t from 'tap'
+import type { Findings } from './gpu/section.js'
+
+const library = join(process.cwd(), 'build/Release/libcuda_emulated.so')
+const run = promisify(execFile)
+
+const gpu = (level: string) => ({
+  WHETSTONE_DEVICE: 'cuda:0',
+  WHETSTONE_CUDA_LIBRARY: library,
+  WHETSTONE_CUDA_KERNELS: library,
+  WHETSTONE_EMULATED_LEVEL: level,
+})
+
+async function section(name: string, variables: Readonly<Record<string, string>>): Promise<Findings> {
+  const options = { env: { ...process.env, ...variables }, timeout: 240_000 }
+  const { stdout } = await run(process.execPath, ['dist/test/gpu/section.js', name], options)
+  return JSON.parse(stdout) as Findings
+}
+
+const skip = existsSync(library) ? false : 'it was not built'
+
+const runs = [
+  { name: 'sampler', level: '80' },
+  { name: 'sampler', level: '90' },
+  { name: 'resume', level: '90' },
+  { name: 'memory', level: '90' },
+]
+
+for (const { name, level } of runs)
+  t.test(`${name}, level ${level}`, { skip }, async (t) => {
+    const { passed, failures } = await section(name, gpu(level))
+    t.same(failures, [])
+    t.ok(passed >= 6, `${passed} checks`)
+  })
+
+t.test('losses follow those of the CPU', { skip }, async (t) => {
+  const [cpu, ...gpus] = await Promise.all(
+    [{ WHETSTONE_DEVICE: 'cpu' }, gpu('80'), gpu('90')].map(async (variables) => section('trace', variables)),
+  )
+  const want = cpu.facts.losses as number[]
+  t.equal(want.length, 50)
+  for (const { facts } of gpus)
+    for (const [step, loss] of (facts.losses as number[]).entries())
+      t.ok(Math.abs(loss - want[step]) <= 1e-4 * Math.abs(want[step]), `step ${step}: ${loss}, CPU ${want[step]}`)
+})
