@@ -249,7 +249,8 @@ export const table: Readonly<Record<string, Entry>> = {
     ],
     options: {
       0: { 'values!': 'object', 'origins!': 'object' },
-      1: { 'output!': 'text', 'resume!': 'true', 'emit!': 'function', signal: '' },
+      // Without its signal the job would run to its end.
+      1: { 'output!': 'text', 'resume!': 'true', 'emit!': 'function' },
     },
   },
   iterate: {
