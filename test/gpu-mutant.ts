@@ -5,6 +5,7 @@ import { createHash } from 'node:crypto'
 import { bf16FromFloat } from '../ts/src/io/dtype.js'
 import { type DeviceOptions, openDevice } from '../ts/src/native/device.js'
 import {
+  addNorm,
   attention,
   gatherRows,
   headKl,
@@ -14,7 +15,6 @@ import {
   linear,
   linearDw,
   linearDx,
-  squareSum,
 } from '../ts/src/ops/index.js'
 import { Scope } from '../ts/src/tensor/scope.js'
 import { type Tensor, tensor } from '../ts/src/tensor/tensor.js'
@@ -37,7 +37,7 @@ function results(dtype: 'f32' | 'bf16'): Tensor[] {
   const dw = normal('dw', [o, c], 'f32')
   linearDw(dw, dy, x)
   const total = normal('total', [1], 'f32')
-  squareSum(total, normal('squares', [9000], 'f32'))
+  addNorm(total, normal('squares', [9000], 'f32'))
   const [h, table] = [normal('h', [3, 40], dtype), normal('table', [300, 40], dtype)]
   // Four words of each logit, so that thresholds fall between equal ones.
   const quarter = normal('quarter', [75, 40], dtype)
