@@ -50,7 +50,8 @@ struct State {
   size_t threads, width;
   Clocks known;  // [thread][threads, gates, products]
   Clocks fences;
-  Clocks common;  // what all threads of a warp know
+  Clocks common;  // what all threads of a warp know as their wgmma of `common_tick` begins
+  uint32_t common_tick;
   const uint32_t* row;  // of `known`, of who touches memory
   std::vector<Word> shared;
   std::unordered_map<uintptr_t, std::unique_ptr<Page>> pages;
@@ -137,8 +138,9 @@ void read(Word& w, uintptr_t word, Epoch e, Epoch old) {
       r = e;
       return;
     }
-  const bool same_warp = actor_of(w.reads[0]) / 32 == actor_of(e) / 32;
-  w.reads[same_warp ? 1 : 2] = e;
+  const auto warp = [](Epoch r) { return actor_of(r) / 32; };
+  const int first = warp(w.reads[0]);
+  if (warp(e) != first && warp(w.reads[1]) == first && warp(w.reads[2]) == first) w.reads[2] = e;
 }
 
 void write(Word& w, uintptr_t word, Epoch e, Epoch old) {
@@ -169,20 +171,29 @@ Page& page_of(uintptr_t number) {
   return *page;
 }
 
+void note(Word& w, uintptr_t word, Epoch e, Epoch old) {
+  if (kind_of(e) == Kind::read) read(w, word, e, old);
+  else write(w, word, e, old);
+}
+
 /// `e`: an access without its mask.
 void access(uintptr_t at, size_t bytes, Epoch e) {
   const uintptr_t shared = reinterpret_cast<uintptr_t>(machine.shared);
-  const bool in_shared = at - shared < machine.launch->shared_bytes;
+  const bool in_shared = at - shared < machine.launch->shared_bytes, fenced = in_shared && actor_of(e) >= first_gate;
+  const Epoch old = in_shared ? state.block : state.launch;
   const uintptr_t end = at + bytes;
+  Word* words = nullptr;  // from word number `base` on
+  uintptr_t base = 0;
   for (uintptr_t word = at / 4; word * 4 < end; ++word) {
+    if (words == nullptr || (!in_shared && word - base >= page_words)) {
+      base = in_shared ? shared / 4 : word / page_words * page_words;
+      words = in_shared ? state.shared.data() : page_of(word / page_words).words;
+    }
     const unsigned low = word * 4 < at ? static_cast<unsigned>(at - word * 4) : 0;
     const unsigned high = end - word * 4 < 4 ? static_cast<unsigned>(end - word * 4) : 4;
     const Epoch now = e | Epoch{(1u << high) - (1u << low)} << mask_shift;
-    Word& w = in_shared ? state.shared[word - shared / 4] : page_of(word / page_words).words[word % page_words];
-    const Epoch old = in_shared ? state.block : state.launch;
-    if (in_shared && actor_of(e) >= first_gate) check_fence(w, word, now);
-    if (kind_of(e) == Kind::read) read(w, word, now, old);
-    else write(w, word, now, old);
+    if (fenced) check_fence(words[word - base], word, now);
+    note(words[word - base], word, now, old);
   }
 }
 
@@ -200,6 +211,7 @@ bool is_private(uintptr_t at) {
 
 void reset() {
   state.tick = 1;
+  state.common_tick = 0;
   for (Clocks* c : {&state.known, &state.fences}) std::fill(c->begin(), c->end(), 0);
   std::fill(state.shared.begin(), state.shared.end(), Word{});
 }
@@ -245,18 +257,30 @@ void touch(const void* p, size_t bytes, Kind kind, const void* pc) {
   const uintptr_t at = reinterpret_cast<uintptr_t>(p);
   if (!state.running || is_private(at)) return;
   state.row = own_row();
-  access(at, bytes, epoch(machine.current, state.row[machine.current], kind, pc));
+  const Epoch e = epoch(machine.current, state.row[machine.current], kind, pc);
+  const uintptr_t offset = at - reinterpret_cast<uintptr_t>(machine.shared);
+  if (bytes == 4 && at % 4 == 0 && offset < machine.launch->shared_bytes)
+    note(state.shared[offset / 4], at / 4, e | mask_bits, state.block);  // nearly all, hence by the shortest way
+  else access(at, bytes, e);
 }
+
+namespace {
+
+void find_common(int first) {
+  state.common.assign(row_of(first), row_of(first) + state.width);
+  for (int lane = 1; lane < 32; ++lane)
+    for (size_t i = 0; i < state.width; ++i) state.common[i] = std::min(state.common[i], row_of(first + lane)[i]);
+}
+
+}  // namespace
 
 void touch_by(int actor, uint32_t tick, const void* p, size_t bytes, Kind kind, const void* pc) {
   if (!state.running) return;
   state.helpers = true;
   state.row = own_row();
   if (actor >= first_products) {
-    const int first = (actor - first_products) * 32;
-    state.common.assign(row_of(first), row_of(first) + state.width);
-    for (int lane = 1; lane < 32; ++lane)
-      for (size_t i = 0; i < state.width; ++i) state.common[i] = std::min(state.common[i], row_of(first + lane)[i]);
+    if (tick != state.common_tick) find_common((actor - first_products) * 32);
+    state.common_tick = tick;
     state.row = state.common.data();
   }
   access(reinterpret_cast<uintptr_t>(p), bytes, epoch(actor, tick, kind, pc));
