@@ -1,7 +1,8 @@
 // `npm test`: makes sure that the addon and dist/ fit the sources, runs every dist/test/*.test.js under tap, then the op
-// suite once more for each lower instruction-set level of this processor, and the ops and the golden models on the emulated
-// GPU, at both levels of kernels. `golden` runs dist/test/golden.test.js alone, on the folder in WHETSTONE_GOLDEN. The last line is `N passed, N failed`, summed over assertions. tap's own count
-// misses files that a signal ended (its closing line counts only what they finished), so counting is done here.
+// suite once more for each lower instruction-set level of this processor, and the ops (under the race check) and the golden
+// models on the emulated GPU, at both levels of kernels. `golden` runs dist/test/golden.test.js alone, on the folder in
+// WHETSTONE_GOLDEN. The last line is `N passed, N failed`, summed over assertions. tap's own count misses files that a
+// signal ended (its closing line counts only what they finished), so counting is done here.
 
 import { existsSync, readdirSync } from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -19,7 +20,7 @@ import {
   withoutPaths,
 } from './common.mjs'
 
-const secondsPerFile = 300
+const secondsPerFile = 600
 const linesPerFailure = 30
 
 /** The diagnostics that help: what differed and where, not how the file was started. */
@@ -98,14 +99,21 @@ async function lowerLevels() {
   return levels.slice(0, -1)
 }
 
-/** GPUs that are a library of ours (native/cuda/emulator), one per level of kernels; none when it was not built. */
-function emulatedGpus() {
-  const library = join(root, 'build/Release/libcuda_emulated.so')
+/**
+ * GPUs that are a library of ours (native/cuda/emulator), one per level of kernels; none when it was not built. `races`
+ * looks for races too, which takes twice to four times as long.
+ */
+function emulatedGpus(name) {
+  const library = join(root, `build/Release/libcuda_${name}.so`)
   if (!existsSync(library)) return []
   // Kernels come by name, so any file serves as their image.
   const gpu = { WHETSTONE_DEVICE: 'cuda:0', WHETSTONE_CUDA_LIBRARY: library, WHETSTONE_CUDA_KERNELS: library }
   return ['80', '90'].map((level) => ({ ...gpu, WHETSTONE_EMULATED_LEVEL: level }))
 }
+
+/** One file on all of them at once: on each it keeps one core busy. */
+const runOnGpus = (file, gpus) =>
+  Promise.all(gpus.map((gpu) => runFiles([file], gpu, ` (GPU ${gpu.WHETSTONE_EMULATED_LEVEL})`)))
 
 async function runSuite() {
   const folder = 'dist/test'
@@ -114,8 +122,8 @@ async function runSuite() {
   if (!files.includes('ops.test.js')) return passes
   const ops = [`${folder}/ops.test.js`]
   for (const level of await lowerLevels()) passes.push(await runFiles(ops, { WHETSTONE_ISA: level }, ` (${level})`))
-  for (const gpu of emulatedGpus())
-    passes.push(await runFiles([...ops, `${folder}/golden.test.js`], gpu, ` (GPU ${gpu.WHETSTONE_EMULATED_LEVEL})`))
+  passes.push(...(await runOnGpus(ops[0], emulatedGpus('races'))))
+  passes.push(...(await runOnGpus(`${folder}/golden.test.js`, emulatedGpus('emulated'))))
   return passes
 }
 

@@ -2,16 +2,19 @@
 // and prints a hash of all results. Sizes reach over several tiles and stages.
 
 import { createHash } from 'node:crypto'
+import { Tape } from '../ts/src/autograd/tape.js'
 import { bf16FromFloat } from '../ts/src/io/dtype.js'
 import { type DeviceOptions, openDevice } from '../ts/src/native/device.js'
 import {
   addNorm,
   attention,
+  attentionDecode,
   gatherRows,
   headKl,
   headLogProbs,
   headSample,
   headTerms,
+  KEY_BLOCK,
   linear,
   linearDw,
   linearDx,
@@ -22,8 +25,9 @@ import { randomOf } from './support.js'
 
 const device = openDevice({ device: process.env.WHETSTONE_DEVICE as DeviceOptions['device'] })
 const scope = new Scope()
+type Dtype = 'f32' | 'bf16'
 
-function normal(name: string, shape: readonly [number, ...number[]], dtype: 'f32' | 'bf16'): Tensor {
+function normal(name: string, shape: readonly [number, ...number[]], dtype: Dtype): Tensor {
   const random = randomOf(name)
   const values = Float32Array.from({ length: shape.reduce((a, b) => a * b) }, () => random.normal())
   return dtype === 'f32'
@@ -31,8 +35,46 @@ function normal(name: string, shape: readonly [number, ...number[]], dtype: 'f32
     : tensor(device, Uint16Array.from(values, bf16FromFloat), shape)
 }
 
-function results(dtype: 'f32' | 'bf16'): Tensor[] {
-  const [n, c, o] = dtype === 'f32' ? [20, 90, 150] : [20, 330, 150]
+const integers = (count: number, of: (i: number) => number, shape?: readonly [number, ...number[]]): Tensor =>
+  tensor(
+    device,
+    Int32Array.from({ length: count }, (_, i) => of(i)),
+    shape,
+  )
+
+/** Output and gradients of two segments, the second of them with 30 tokens of the first as its prefix. */
+function attentionResults(dtype: Dtype, size: number): Tensor[] {
+  const [n, second] = [150, 50]
+  const queries = ['q', 'do'].map((name) => normal(name, [n, 4, size], dtype))
+  const [q, dOut, k, v] = [...queries, ...['k', 'v'].map((name) => normal(name, [n, 2, size], dtype))]
+  const row = (token: number) => (token < second ? [0, 0, 0] : [second, 0, 30])
+  const who = integers(3 * n, (i) => row(Math.floor(i / 3))[i % 3], [n, 3])
+  const tape = new Tape()
+  for (const x of [q, k, v]) tape.watch(x)
+  const o = tape.record(() => attention(q, k, v, who, { scale: size ** -0.5 }))
+  tape.backward([[o, dOut]])
+  return [o, ...[q, k, v].map((x) => tape.gradientOf(x) as Tensor)]
+}
+
+/** One new token of sequences that lie in mixed blocks of the cache, many and few. */
+function decodeResult(dtype: Dtype, size: number): Tensor {
+  const [lengths, width, blocks] = [[70, 300, 33], 10, 30]
+  const keys = normal('keys', [blocks, 2, size, KEY_BLOCK], dtype)
+  const values = normal('values', [blocks, 2, KEY_BLOCK, size], dtype)
+  const table = integers(lengths.length * width, (i) => (i * 7) % blocks, [lengths.length, width])
+  const q = normal('q', [lengths.length, 4, size], dtype)
+  return attentionDecode(
+    q,
+    keys,
+    values,
+    table,
+    integers(lengths.length, (i) => lengths[i]),
+    { scale: size ** -0.5 },
+  )
+}
+
+function results(dtype: Dtype): Tensor[] {
+  const [n, c, o] = dtype === 'f32' ? [20, 90, 150] : [20, 456, 150]
   const [x, w, dy] = [normal('x', [n, c], dtype), normal('w', [o, c], dtype), normal('dy', [n, o], dtype)]
   const dw = normal('dw', [o, c], 'f32')
   linearDw(dw, dy, x)
@@ -43,17 +85,10 @@ function results(dtype: 'f32' | 'bf16'): Tensor[] {
   const quarter = normal('quarter', [75, 40], dtype)
   const tied = gatherRows(
     quarter,
-    tensor(
-      device,
-      Int32Array.from({ length: 300 }, (_, i) => (i * 7) % 75),
-    ),
+    integers(300, (i) => (i * 7) % 75),
   )
   const many = normal('many', [32, 40], dtype)
-  const keys = tensor(
-    device,
-    Int32Array.from({ length: 128 }, (_, i) => i),
-    [32, 4],
-  )
+  const keys = integers(128, (i) => i, [32, 4])
   const targets = tensor(device, Int32Array.of(0, 299, 17))
   const drawn = [
     { temperature: 0.8, topK: 40, topP: 0.9 },
@@ -61,9 +96,6 @@ function results(dtype: 'f32' | 'bf16'): Tensor[] {
     { temperature: 3, topP: 0.7, minP: 0.1 },
     { temperature: 0 },
   ].flatMap((options) => Object.values(headSample(many, tied, keys, options)))
-  const [q, k, v] = [normal('q', [70, 4, 48], dtype), normal('k', [70, 2, 48], dtype), normal('v', [70, 2, 48], dtype)]
-  const visibility = Int32Array.from({ length: 210 }, (_, i) => (i % 3 === 0 && i >= 30 ? 10 : 0))
-  const seen = attention(q, k, v, tensor(device, visibility, [70, 3]), { scale: 0.2 })
   const kl = headKl(h, table, normal('qh', [3, 40], dtype), table, targets, { direction: 'jensenShannon' })
   return [
     linear(x, w),
@@ -72,7 +104,9 @@ function results(dtype: 'f32' | 'bf16'): Tensor[] {
     total,
     ...Object.values(headLogProbs(h, table, targets)),
     ...Object.values(headTerms(h, table, targets)),
-    ...[kl.logps, kl.kl, ...drawn, seen],
+    ...[kl.logps, kl.kl, ...drawn],
+    ...[48, 128].flatMap((size) => [...attentionResults(dtype, size), decodeResult(dtype, size)]),
+    decodeResult(dtype, 256),
   ]
 }
 

@@ -158,7 +158,7 @@ export const upload = (
 // Runs ----------------------------------------------------------------------------------------------------------------
 
 /** Leaves NaN (and -1) in the blocks that the next outputs of these sizes get: an unwritten element shows. */
-function poison(device: Device, bytes: readonly number[]): void {
+export function poison(device: Device, bytes: readonly number[]): void {
   const blocks = bytes.map((length) => tensor(device, new Uint8Array(length).fill(0xff)))
   for (const block of blocks) block.dispose()
 }

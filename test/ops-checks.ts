@@ -8,8 +8,8 @@ import type { Device } from '../ts/src/native/device.js'
 import { opTable } from '../ts/src/native/ops.gen.js'
 import { call, type Host, type OpEntry, operandsOf } from '../ts/src/ops/define.js'
 import { Scope } from '../ts/src/tensor/scope.js'
-import { sizeOf } from '../ts/src/tensor/shape.js'
-import { type Tensor, tensor } from '../ts/src/tensor/tensor.js'
+import { bytesPerElement, sizeOf } from '../ts/src/tensor/shape.js'
+import { empty, type Tensor, tensor } from '../ts/src/tensor/tensor.js'
 import {
   decode,
   difference,
@@ -22,6 +22,7 @@ import {
   expected,
   generator,
   passed,
+  poison,
   type Result,
   resultsOf,
   toleranceOf,
@@ -141,6 +142,38 @@ export async function checkOffsets(t: T, device: Device, entry: OpEntry): Promis
       const edges = bits && [...bits.slice(0, margin), ...bits.slice(bits.length - margin)]
       t.ok(edges === undefined || edges.every((x) => x === 7), `${example.text}: nothing around is written`)
     }
+  }
+}
+
+/** Memory of a GPU comes in blocks of 512 bytes: what lies behind an output in its block stays as it was, poisoned. */
+export async function checkBehind(t: T, device: Device, entry: OpEntry): Promise<void> {
+  const outputs = operandsOf(entry.name).filter((operand) => operand.role === 'output')
+  for (const example of examplesOf(entry)) {
+    const shapes = entry.shapes(example.case.in, example.case.p ?? {})
+    const sizes = outputs.map((o, i) => sizeOf(shapes[i]) * bytesPerElement(dtypeOf(o, example.case, example.float)))
+    if (sizes.length === 0 || sizes.includes(0)) continue
+    const scope = new Scope()
+    const tensors = scope.run(() => upload(device, entry, example.values))
+    const blocks = sizes.map((size) => Math.ceil(size / 512) * 512)
+    poison(device, blocks)
+    const made = scope.run(() => call(entry, tensors, example.case.p))
+    const bits = await Promise.all(made.map((x) => x.bits()))
+    for (const x of made) x.dispose()
+    const again = scope.run(() => blocks.map((size) => empty(device, [size], 'u8')))
+    for (const [i, bytes] of (await Promise.all(again.map((x) => x.bits()))).entries()) {
+      const name = `${example.text}: ${outputs[i].name}`
+      const { buffer, byteOffset, byteLength } = bits[i]
+      const written = new Uint8Array(buffer, byteOffset, byteLength)
+      t.ok(
+        written.every((x, at) => x === bytes[at]),
+        `${name}: its block`,
+      )
+      t.ok(
+        bytes.slice(sizes[i]).every((x) => x === 0xff),
+        `${name}: nothing behind is written`,
+      )
+    }
+    scope.dispose()
   }
 }
 

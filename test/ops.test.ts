@@ -10,7 +10,15 @@ import { opTable } from '../ts/src/native/ops.gen.js'
 import type { OpEntry } from '../ts/src/ops/define.js'
 import { opEntries } from '../ts/src/ops/index.js'
 import { attentionChecks } from './ops-attention.js'
-import { checkForward, checkGradients, checkOffsets, checkSplits, checkSpoiltRows, checkThreads } from './ops-checks.js'
+import {
+  checkBehind,
+  checkForward,
+  checkGradients,
+  checkOffsets,
+  checkSplits,
+  checkSpoiltRows,
+  checkThreads,
+} from './ops-checks.js'
 import { headChecks } from './ops-head.js'
 import { publicChecks } from './ops-public.js'
 import { checkNativeShapes, checkRefusals, checkShapeRules, checkStrangeParameters } from './ops-refusals.js'
@@ -85,6 +93,7 @@ forEachOp('the same bits again and on every number of threads', (t, entry) => ch
 forEachOp('the same bits however tokens are split', (t, entry) => checkSplits(t, device, entry))
 forEachOp('NaN in one token stays with it', (t, entry) => checkSpoiltRows(t, device, entry))
 forEachOp('operands may begin anywhere in memory', (t, entry) => checkOffsets(t, device, entry))
+if (device.kind === 'cuda') forEachOp('nothing is written behind outputs', (t, entry) => checkBehind(t, device, entry))
 const gradients = async (t: Test, entry: OpEntry): Promise<void> => {
   const checked = await checkGradients(t, device, entry)
   t.ok(checked > 0 || entry.gradient === undefined, 'an op with a gradient has a small case')

@@ -119,7 +119,7 @@ WS_DEVICE void attend_rows(const AttentionArguments& a, const Segment& segment, 
   const int here = at_most(strip, q.rows - own.first);
   if (here > 0) {
     const float factor[2] = {1.0f / running.sum[0], 1.0f / running.sum[1]};
-    warp_fence();  // the queries were read before complete()
+    warp_barrier();  // the queries were read before complete()
     park<T, D>(own_rows, 0, sums, factor);
     warp_barrier();
     unpark<T, D, D>(own_rows, here, h.dim, lane(), warp_size, [&](int row) {

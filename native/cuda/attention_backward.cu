@@ -24,7 +24,7 @@ struct Plan {
   Planned* segments;
 };
 
-constexpr int plan_threads = 1024;
+constexpr int plan_threads = 1024, plan_warps = plan_threads / warp_size;
 
 struct PlanArguments {
   const int32_t* visibility;
@@ -51,7 +51,7 @@ WS_DEVICE int list_segments(const PlanArguments& a) {
     if (lane() == 0) counts[warp()] = bits_set(bits);
     barrier();
     int index = count + bits_set(bits & ((1u << lane()) - 1));
-    for (int w = 0; w < plan_threads / warp_size; ++w) {
+    for (int w = 0; w < plan_warps; ++w) {
       index += w < warp() ? counts[w] : 0;
       count += counts[w];
     }
@@ -67,13 +67,10 @@ WS_KERNEL(attention_plan, plan_threads, PlanArguments, a) {
   for (int base = warp() * warp_size; base < a.tokens; base += plan_threads)
     good = check_visibility(a.fault, Op::attention_backward, 6, a.visibility, base,
                             at_most(base + warp_size, a.tokens)) && good;
-  int* all_good = reinterpret_cast<int*>(shared());
-  if (thread() == 0) *all_good = 1;
+  int* goods = reinterpret_cast<int*>(shared()) + plan_warps;  // behind the counts of list_segments()
+  if (lane() == 0) goods[warp()] = good;
   barrier();
-  if (!good) *all_good = 0;
-  barrier();
-  good = *all_good != 0;
-  barrier();
+  for (int w = 0; w < plan_warps; ++w) good = goods[w] != 0 && good;
   if (thread() == 0) *a.plan.good = good;
   if (!good) return;
   const int count = list_segments(a);
@@ -336,7 +333,7 @@ WS_DEVICE void add_segment(const AttentionGradients& a, const Planned& own, cons
     multiply_across<D>(T{}, s, stage + S::part_bytes + first_column, mixed, seen, sums.dv);
     multiply_across<D>(T{}, ds, stage + first_column, mixed, seen, sums.dk);
   });
-  barrier();  // before the next segment's rows
+  barrier();  // before the next segment's rows, or before own rows become those of the gradients
 }
 
 template <class T, int D>
@@ -364,7 +361,6 @@ WS_DEVICE void key_gradients(const AttentionGradients& a, int index, const KeyTi
   char* own_rows = shared() + warp() * strip * pitch<T, D>;
   const int first = tile.first + warp() * strip, here = at_most(strip, tile.end - first);
   const float scale[2] = {h.scale, h.scale}, one[2] = {1.0f, 1.0f};
-  warp_barrier();
   park<T, D>(own_rows, first_column, sums.dk, scale);
   park<T, D>(own_rows + S::tile_bytes, first_column, sums.dv, one);
   warp_barrier();
@@ -464,7 +460,7 @@ Status attention_backward(const Call& c, Launcher& on) {
                          c.t[6].as<int32_t>(), c.t[7].data, c.t[8].data, c.t[9].data, h, members, parts, {}};
   WS_TRY(take_scratch(on, h, a.plan, a.delta));
   const PlanArguments plan = {a.visibility, a.plan, h.tokens, on.fault()};
-  WS_TRY(start(on, attention_plan, {1, 1, 1}, plan_threads / warp_size * 4, plan));
+  WS_TRY(start(on, attention_plan, {1, 1, 1}, 2 * plan_warps * 4, plan));
   const uint32_t delta_blocks = blocks_for(static_cast<int64_t>(h.tokens) * h.heads, delta_rows);
   WS_TRY(start(on, two_bytes ? attention_delta_bf16 : attention_delta_f32, {delta_blocks, 1, 1}, 0, a));
   const Extent queries = {blocks_for(h.tokens, rows / members), static_cast<uint32_t>(h.kv_heads * parts), 1};

@@ -235,7 +235,7 @@ WS_DEVICE void decode_sequence(const DecodeArguments& a) {
   }
   complete(running);
   const float factor[2] = {1.0f / running.sum[0], 1.0f / running.sum[1]};
-  barrier();
+  // The queries have been read by all: before the scores were.
   park<T, D>(shared(), warp() * S::columns, sums, factor);
   barrier();
   unpark<T, D, D>(shared(), rows, h.dim, thread(), S::threads, [&](int row) {

@@ -30,7 +30,7 @@ WS_DEVICE double block_sum(double v) {
     barrier();
     if (thread() < half) sums[thread()] += sums[thread() + half];
   }
-  return sums[0];
+  return thread() == 0 ? sums[0] : 0.0;
 }
 
 struct SquareArguments {

@@ -7,7 +7,6 @@
 //   thread() lane() warp() block() blocks()          indices; threads of a block and a warp, blocks of the grid
 //   shared()                                         dynamic shared memory, 1024-byte aligned; NaN at first
 //   barrier() barrier(id, threads) warp_barrier()    id 1 .. 15 for parts of a block
-//   warp_fence()                                     behind a shuffle: orders memory among lanes that have met
 //   shuffle(v, from) shuffle_xor(v, mask) ballot(b)  over the 32 lanes, all of which must come
 //   load_matrix4(r, row) load_matrix4_transposed     ldmatrix: four 8 x 8 matrices of two-byte elements
 //   multiply16x8x16(c, a, b)                         mma.sync m16n8k16, bf16 x bf16 + f32

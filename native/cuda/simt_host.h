@@ -55,8 +55,6 @@ char* shared();
 void barrier(Site site = Site::here());
 void barrier(int id, int threads, Site site = Site::here());
 void warp_barrier(Site site = Site::here());
-/// Lanes that have met in a shuffle already: only the order of their memory is at stake, which is always kept here.
-inline void warp_fence() {}
 
 namespace emulator {
 
@@ -160,7 +158,7 @@ template <int left, int n>
 inline void group_wait(float (&)[n], Site site = Site::here()) {
   emulator::group_wait(left, site);
 }
-inline void async_fence() {}
+void async_fence();
 template <int n>
 inline void more_registers() {
   static_assert(n % 8 == 0 && n >= 24 && n <= 256);
@@ -170,18 +168,10 @@ inline void fewer_registers() {
   static_assert(n % 8 == 0 && n >= 24 && n <= 256);
 }
 
-inline int32_t atomic_add(int32_t* p, int32_t v) { return __atomic_fetch_add(p, v, __ATOMIC_RELAXED); }
-inline uint32_t atomic_add(uint32_t* p, uint32_t v) { return __atomic_fetch_add(p, v, __ATOMIC_RELAXED); }
-inline uint64_t atomic_add(uint64_t* p, uint64_t v) { return __atomic_fetch_add(p, v, __ATOMIC_RELAXED); }
-inline uint32_t atomic_max(uint32_t* p, uint32_t v) {
-  uint32_t before = __atomic_load_n(p, __ATOMIC_RELAXED);
-  while (before < v && !__atomic_compare_exchange_n(p, &before, v, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-  }
-  return before;
-}
-inline int32_t compare_and_swap(int32_t* p, int32_t expected, int32_t v) {
-  __atomic_compare_exchange_n(p, &expected, v, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
-  return expected;
-}
+int32_t atomic_add(int32_t* p, int32_t v);
+uint32_t atomic_add(uint32_t* p, uint32_t v);
+uint64_t atomic_add(uint64_t* p, uint64_t v);
+uint32_t atomic_max(uint32_t* p, uint32_t v);
+int32_t compare_and_swap(int32_t* p, int32_t expected, int32_t v);
 
 }  // namespace ws::cuda

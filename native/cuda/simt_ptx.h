@@ -35,7 +35,6 @@ WS_DEVICE char* shared() {
 WS_DEVICE void barrier() { __syncthreads(); }
 WS_DEVICE void barrier(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 WS_DEVICE void warp_barrier() { __syncwarp(); }
-WS_DEVICE void warp_fence() { __syncwarp(); }
 
 template <class T>
 WS_DEVICE T shuffle(T v, int from) {

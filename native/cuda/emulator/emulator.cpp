@@ -1,5 +1,7 @@
 // The emulator's scheduler and its waits. A fiber runs until it must wait; the scheduler then resumes the next one that
 // may run. Blocks run one after the other, so memory between them is as ordered as it can be: kernels may not rely on it.
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -15,7 +17,6 @@ Machine machine;
 
 namespace {
 
-constexpr size_t stack_bytes = 128 << 10;
 constexpr size_t guard_bytes = 1024;              // beside shared memory
 constexpr uint32_t most_shared_bytes = 227 << 10;  // what a block may have at most, sm_90
 constexpr unsigned char guard = 0xfe, poison = 0xff;
@@ -148,8 +149,10 @@ void meet(Combine combine, void* slot, Site site) {
 
 namespace {
 
-void perform(const std::vector<Copy>& group) {
-  for (const Copy& copy : group) {
+void perform(std::vector<Copy>& group) {
+  for (Copy& copy : group) {
+    if (copy.done) continue;
+    copy.done = true;
     std::memset(copy.to, 0, 16);
     std::memcpy(copy.to, copy.from, static_cast<size_t>(copy.bytes));
   }
@@ -236,8 +239,10 @@ void run_block(Place at, char* memory) {
   for (Meeting& m : machine.meetings) m.arrived = 0;
   for (Barrier& b : machine.barriers) b = {};
   reset_hopper();
-  for (size_t i = 0; i < machine.lanes.size(); ++i) prepare(machine.lanes[i], machine.stacks[i]);
+  race::begin_block();
+  for (size_t i = 0; i < machine.lanes.size(); ++i) prepare(machine.lanes[i], machine.stacks + i * stack_bytes);
   schedule();
+  race::end_block();
   if (machine.fault.empty() && !guards_hold(memory, bytes)) machine.fault = "wrote beyond shared memory";
   if (machine.fault.empty()) machine.fault = unfinished_work();
 }
@@ -246,7 +251,7 @@ void run_block(Place at, char* memory) {
 std::string refusal(const Launch& launch) {
   const auto found = bodies().find(launch.kernel);
   if (found == bodies().end()) return "is not known";
-  if (found->second.threads != launch.threads || launch.threads % 32 != 0 || launch.threads > 1024)
+  if (found->second.threads != launch.threads || launch.threads % 32 != 0 || launch.threads > most_threads)
     return "cannot have " + std::to_string(launch.threads) + " threads";
   if (launch.shared_bytes > most_shared_bytes)
     return "cannot have " + std::to_string(launch.shared_bytes) + " bytes of shared memory";
@@ -273,7 +278,10 @@ std::string run(const Launch& launch) {
   machine.lanes.resize(threads);
   machine.meetings.resize(threads / 32);
   machine.products.resize(threads / 32);
-  while (machine.stacks.size() < threads) machine.stacks.push_back(static_cast<char*>(std::malloc(stack_bytes)));
+  if (machine.stacks == nullptr)
+    machine.stacks = static_cast<char*>(mmap(nullptr, most_threads * stack_bytes, PROT_READ | PROT_WRITE,
+                                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  race::begin_launch();
   const size_t bytes = (launch.shared_bytes + 2 * guard_bytes + 1023) / 1024 * 1024;
   char* memory = static_cast<char*>(std::aligned_alloc(1024, bytes));
   const auto [columns, lines, layers] = launch.grid;
@@ -326,6 +334,7 @@ void load_matrix4(uint32_t* r, const void* row, bool transposed, Site site) {
     bool transposed;
   } slot = {r, row, transposed};
   if (reinterpret_cast<uintptr_t>(row) % 16 != 0) stop("ldmatrix of a row that is not 16-byte aligned at " + place(site));
+  race::touch(row, 16, race::Kind::read, WS_CALLER);
   meet(
       [](void* const* slots) {
         const auto slot_of = [slots](int i) -> const Slot& { return *static_cast<const Slot*>(slots[i]); };
@@ -379,7 +388,10 @@ void wait_for_copies(int left, Site site) {
   if (skips(site)) return;
   auto& groups = own().groups;
   const auto end = groups.end() - std::min<ptrdiff_t>(left, std::ssize(groups));
-  std::for_each(groups.begin(), end, perform);
+  for (auto group = groups.begin(); group != end; ++group) {
+    perform(*group);
+    for (const Copy& copy : *group) race::land(copy.to);
+  }
   groups.erase(groups.begin(), end);
 }
 
@@ -403,15 +415,23 @@ void barrier(Site site) { barrier(0, block_threads(), site); }
 void barrier(int id, int threads, Site site) {
   if (skips(site)) return;
   Barrier& b = machine.barriers[id];
-  if (b.arrived == 0) b.expected = threads;
+  if (b.arrived.empty()) b.expected = threads;
   if (b.expected != threads) stop("barrier " + std::to_string(id) + " for two numbers of threads at " + place(site));
-  if (++b.arrived < threads) return wait_for(&b, site);
-  b.arrived = 0;
+  b.arrived.push_back(machine.current);
+  if (static_cast<int>(b.arrived.size()) < threads) return wait_for(&b, site);
+  if (threads == block_threads()) race::join_all();
+  else race::join(b.arrived);
+  b.arrived.clear();
   release(&b);
 }
 
 void warp_barrier(Site site) {
-  if (!skips(site)) meet([](void* const*) {}, nullptr, site);
+  const auto join = [](void* const*) {
+    std::vector<int> lanes(32);
+    for (int i = 0; i < 32; ++i) lanes[static_cast<size_t>(i)] = machine.current / 32 * 32 + i;
+    race::join(lanes);
+  };
+  if (!skips(site)) meet(join, nullptr, site);
 }
 
 void copy_async(void* to, const void* from, int bytes) {
@@ -420,7 +440,9 @@ void copy_async(void* to, const void* from, int bytes) {
   if (!aligned || bytes < 0 || bytes > 16) stop("an asynchronous copy that is not of 16 aligned bytes");
   if (p < machine.shared || p + 16 > machine.shared + machine.launch->shared_bytes)
     stop("an asynchronous copy to outside of shared memory");
-  own().open.push_back({to, from, bytes});
+  race::touch(from, static_cast<size_t>(bytes), race::Kind::read, WS_CALLER);
+  race::touch(to, 16, race::Kind::pending, WS_CALLER);
+  own().open.push_back({to, from, bytes, false});
 }
 
 void copy_commit() {
@@ -428,8 +450,35 @@ void copy_commit() {
   lane.groups.push_back(std::move(lane.open));
   lane.open.clear();
   if (!early()) return;
-  for (const auto& group : lane.groups) perform(group);  // all at once, sooner than anyone waits
-  for (auto& group : lane.groups) group.clear();
+  for (auto& group : lane.groups) perform(group);  // all at once, sooner than anyone waits
+}
+
+namespace {
+
+template <class T>
+T add(T* p, T v, const void* pc) {
+  race::touch(p, sizeof(T), race::Kind::atomic, pc);
+  const T before = *p;
+  *p += v;
+  return before;
+}
+
+}  // namespace
+
+int32_t atomic_add(int32_t* p, int32_t v) { return add(p, v, WS_CALLER); }
+uint32_t atomic_add(uint32_t* p, uint32_t v) { return add(p, v, WS_CALLER); }
+uint64_t atomic_add(uint64_t* p, uint64_t v) { return add(p, v, WS_CALLER); }
+uint32_t atomic_max(uint32_t* p, uint32_t v) {
+  race::touch(p, 4, race::Kind::atomic, WS_CALLER);
+  const uint32_t before = *p;
+  *p = std::max(before, v);
+  return before;
+}
+int32_t compare_and_swap(int32_t* p, int32_t expected, int32_t v) {
+  race::touch(p, 4, race::Kind::atomic, WS_CALLER);
+  const int32_t before = *p;
+  if (before == expected) *p = v;
+  return before;
 }
 
 }  // namespace ws::cuda

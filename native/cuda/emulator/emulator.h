@@ -2,7 +2,7 @@
 // emulated is the worst that hardware may do: shared memory is NaN at first, asynchronous copies arrive at the last
 // moment that their wait allows or at any moment before, threads run in any order between barriers.
 // A wait that not all come to, a warp that parts before a warp-wide instruction, and writing beyond shared memory are
-// reported with the lines and threads; the launch then fails.
+// reported with the lines and threads; the launch then fails. So are races, in the driver that looks for them (race.h).
 #pragma once
 #include <string>
 #include <vector>

@@ -13,6 +13,7 @@ namespace {
 GateState& state_of(Gate* gate) {
   const auto found = machine.gates.find(gate);
   if (found == machine.gates.end()) stop("a gate that is not open is used");
+  if (!race::knows(found->second.opened)) stop("no barrier since open_gate() of a gate that is used");
   return found->second;
 }
 
@@ -20,6 +21,9 @@ GateState& state_of(Gate* gate) {
 void turn(const Gate* gate, GateState& s) {
   if (s.missing > 0 || s.bytes != 0) return;
   s.parity ^= 1;
+  race::learn_of(s.given, s.actor, s.tick);
+  s.released = s.given;
+  s.tick = race::next_tick();
   s.missing = s.expected;
   release(gate);
 }
@@ -27,6 +31,7 @@ void turn(const Gate* gate, GateState& s) {
 void come(Gate* gate, int64_t bytes) {
   GateState& s = state_of(gate);
   if (s.missing == 0) stop("more arrivals at a gate than its phase has");
+  race::give(s.given);
   s.bytes += bytes;
   --s.missing;
   turn(gate, s);
@@ -50,6 +55,15 @@ void land(const Flight& f) {
   GateState& s = machine.gates.at(f.gate);
   s.bytes -= box_bytes;
   turn(f.gate, s);
+}
+
+/// Tells the race check of the lines that a tile reads.
+void touch_source(const MatrixOfTiles& m, int x, int y, const GateState& s, const void* pc) {
+  const int64_t left = std::max<int64_t>(0, x), right = std::min<int64_t>(m.elements, int64_t{x} + box_elements);
+  for (int64_t line = std::max(0, y); line < std::min<int64_t>(m.lines, int64_t{y} + box_lines); ++line)
+    if (left < right)
+      race::touch_by(s.actor, s.tick, m.data + line * m.line_bytes + left * 2, static_cast<size_t>(right - left) * 2,
+                     race::Kind::read, pc);
 }
 
 void land_at(size_t i) {
@@ -114,7 +128,25 @@ void perform_all(Products& products) {
     for (auto& p : group) perform(*p, machine.current / 32);
 }
 
+/// Tells the race check of the 16-byte pieces that a wgmma reads of lines [first, first + lines) of a panel.
+void touch_panel(const Product& p, bool is_b, int first, int lines, const void* pc) {
+  const uint64_t panel = is_b ? p.b : p.a;
+  const bool across = is_b ? p.b_across : p.a_across;
+  const auto field = [panel](int shift) { return (panel >> shift & 0x3fff) << 4; };
+  const int actor = race::first_products + machine.current / 32;
+  const int from = across ? 0 : first, to = across ? 16 : first + lines;
+  const int left = across ? first : 0, right = across ? first + lines : 16;
+  for (int row = from; row < to; ++row)
+    for (int column = left; column < right; column += 8) {
+      const auto r = static_cast<uint64_t>(row), c = static_cast<uint64_t>(column);
+      const uint64_t at = field(0) + r / 8 * field(32) + r % 8 * 128 + c / 64 * field(16) + c % 64 * 2;
+      if (at + 16 > machine.launch->shared_bytes) continue;
+      race::touch_by(actor, p.tick, machine.shared + swizzled(at), 16, race::Kind::read, pc);
+    }
+}
+
 struct Issue {
+  const void* pc;
   float* c;
   const uint32_t* fragments;
   int columns;
@@ -144,12 +176,14 @@ void issue(void* const* slots) {
   Products& products = own_products();
   const Issue& first = *static_cast<const Issue*>(slots[0]);
   auto p = std::make_shared<Product>();
-  *p = {hold(products, slots), first.columns, first.a, first.b, {}, first.a_across, first.b_across, first.add, false};
+  *p = {hold(products, slots), first.columns, first.a, first.b, {}, first.a_across, first.b_across, first.add, false, race::next_tick()};
   if (first.fragments != nullptr)
     for (int lane = 0; lane < 32; ++lane) {
       const uint32_t* f = static_cast<const Issue*>(slots[lane])->fragments;
       p->fragments.insert(p->fragments.end(), f, f + 4);
     }
+  if (p->fragments.empty()) touch_panel(*p, false, machine.current / 32 % 4 * 16, 16, first.pc);
+  touch_panel(*p, true, 0, p->columns, first.pc);
   products.issued = (products.issued * 31 + first.b) * 31 + static_cast<uint64_t>(first.line);
   products.open.push_back(std::move(p));
 }
@@ -162,6 +196,12 @@ void give_back(const Products& products, const std::shared_ptr<Held>& held) {
   const size_t each = held->values.size() / 32;
   for (size_t lane = 0; lane < 32; ++lane)
     std::copy_n(held->values.data() + lane * each, each, held->sums[lane]);
+}
+
+void finish(Product& p) {
+  const int warp = machine.current / 32;
+  perform(p, warp);
+  for (int lane = 0; lane < 32; ++lane) race::learn_of(32 * warp + lane, race::first_products + warp, p.tick);
 }
 
 }  // namespace
@@ -196,7 +236,7 @@ void group_multiply(float* c, int columns, const Left& a, uint64_t b, bool b_acr
     if ((panel != a.panel || a.fragments == nullptr) && panel >> 62 != 1)
       stop("a panel without the 128-byte swizzle at " + place(site));
   if (!own_products().fenced) stop("wgmma without group_fence() since the last wait at " + place(site));
-  Issue slot = {c, a.fragments, columns, a.panel, b, a.across, b_across, add, site.line};
+  Issue slot = {WS_CALLER, c, a.fragments, columns, a.panel, b, a.across, b_across, add, site.line};
   meet(issue, &slot, site);
 }
 
@@ -209,7 +249,7 @@ void group_wait(int left, Site site) {
         const auto stay = static_cast<size_t>(*static_cast<const int*>(slots[0]));
         while (products.groups.size() > stay) {
           const auto group = products.groups.front();
-          for (const auto& p : group) perform(*p, machine.current / 32);
+          for (const auto& p : group) finish(*p);
           products.groups.erase(products.groups.begin());
           for (const auto& p : group) give_back(products, p->c);
         }
@@ -227,22 +267,29 @@ uint32_t shared_address(const void* p) { return static_cast<uint32_t>(static_cas
 void open_gate(Gate* gate, int arrivals) {
   const uint64_t at = shared_address(gate);
   if (at % 8 != 0 || at + 8 > machine.launch->shared_bytes) stop("a gate outside of shared memory");
-  machine.gates[gate] = {arrivals, arrivals, 0, 0};
+  const int actor = race::first_gate + static_cast<int>(machine.gates.size());
+  if (actor == race::first_products) stop("more gates than the emulator has");
+  machine.gates[gate] = {arrivals, arrivals, 0, 0, actor, race::next_tick(), race::deed(), {}, {}};
 }
-void show_gates() {}
+void async_fence() { race::fence(); }
+void show_gates() { race::fence(); }
 void arrive(Gate* gate) { come(gate, 0); }
 void expect(Gate* gate, int bytes) { come(gate, bytes); }
 
 void wait(Gate* gate, int parity, Site site) {
   if (skips(site)) return;
   while (state_of(gate).parity == parity) wait_for(gate, site);
+  race::learn(state_of(gate).released);
 }
 
 void load_tile(void* to, const TensorMap* map, int x, int y, Gate* gate) {
   const uint64_t at = shared_address(to);
   if (at % 1024 != 0 || at + box_bytes > machine.launch->shared_bytes) stop("a tile outside of shared memory");
   if (reinterpret_cast<uintptr_t>(map) % 64 != 0) stop("a tensor map that is not 64-byte aligned");
-  state_of(gate);
+  const GateState& s = state_of(gate);
+  if (!race::fenced(s.opened)) stop("no show_gates() behind open_gate() of a gate that awaits tiles");
+  race::touch_by(s.actor, s.tick, to, box_bytes, race::Kind::write, WS_CALLER);
+  touch_source(std::bit_cast<MatrixOfTiles>(*map), x, y, s, WS_CALLER);
   machine.flights.push_back({*map, static_cast<char*>(to), x, y, gate});
   if (early()) land_one();
 }

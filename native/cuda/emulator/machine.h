@@ -10,13 +10,17 @@
 #endif
 
 #include "emulator.h"
+#include "race.h"
 
 namespace ws::cuda::emulator {
+
+constexpr size_t stack_bytes = 128 << 10, most_threads = 1024;
 
 struct Copy {
   void* to;
   const void* from;
   int bytes;
+  bool done;
 };
 
 #if defined(__x86_64__)
@@ -34,6 +38,9 @@ struct Lane {
   std::vector<std::vector<Copy>> groups;  // the oldest first
 };
 
+/// The place in a kernel that has called.
+#define WS_CALLER __builtin_extract_return_addr(__builtin_return_address(0))
+
 using Combine = void (*)(void* const* slots);
 
 /// A warp that comes together.
@@ -45,7 +52,8 @@ struct Meeting {
 };
 
 struct Barrier {
-  int arrived, expected;
+  int expected;
+  std::vector<int> arrived;
 };
 
 /// Sums that wgmma works on: the threads' own are NaN until their wait.
@@ -61,6 +69,7 @@ struct Product {
   uint64_t a, b;
   std::vector<uint32_t> fragments;  // of A, [lane][4]; empty: A is the panel a
   bool a_across, b_across, add, done;
+  uint32_t tick;
 };
 
 /// What a warp has under way.
@@ -75,6 +84,10 @@ struct GateState {
   int expected, missing;  // arrivals of a phase
   int64_t bytes;          // still to come
   int parity;
+  int actor;              // of the race check
+  uint32_t tick;          // of this phase
+  race::Deed opened;
+  race::Clocks given, released;  // in this phase; in those that are over
 };
 
 /// A tile under way.
@@ -91,7 +104,7 @@ struct Machine {
   void (*body)(const void*);
   Place block;
   std::vector<Lane> lanes;
-  std::vector<char*> stacks;
+  char* stacks;  // one behind the other
   std::vector<Meeting> meetings;
   std::vector<Products> products;
   Barrier barriers[16];
