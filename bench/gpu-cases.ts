@@ -58,12 +58,12 @@ export const gpuCases: Readonly<Partial<Record<OpName, readonly OpCase[]>>> = {
         ['w', 'm', 'v', 'copy', 'g']
           .map((name) => [name, [1 << 25]])
           .concat([
-            ['normSquared', [1]],
+            ['norm', [1]],
             ['ok', [1]],
           ]),
       ),
       p: { learningRate: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weightDecay: 0.1, step: 10, maxNorm: 1 },
-      fill: { v: 'positive', normSquared: 'ones', ok: 'ones' },
+      fill: { v: 'positive', norm: 'ones', ok: 'ones' },
     },
   ],
 }

@@ -77,6 +77,10 @@ export interface Sides {
 
 const untimedRounds = 2
 
+/** Work of this length and more has one untimed round and at most three timed ones. */
+const longRunSeconds = 2
+const longRounds = 3
+
 /** Pause before each run: threads of the side before, which wait for work in a busy loop, go to sleep in it. */
 const restMilliseconds = 5
 
@@ -98,12 +102,16 @@ function spreadOf(amount: number, seconds: readonly number[]): Spread {
 export async function race({ ours, peer, ceiling }: Sides, rounds: number): Promise<Result> {
   const sides = [ours, peer, ceiling].filter((side) => side !== undefined)
   const seconds = new Map<Side, number[]>(sides.map((side) => [side, []]))
-  for (let round = -untimedRounds; round < rounds; round++)
+  let [round, end] = [-untimedRounds, rounds]
+  while (round < end) {
     for (const side of sides) {
       await setTimeout(restMilliseconds)
       const time = await side.run()
       if (round >= 0) seconds.get(side)?.push(time)
+      else if (time >= longRunSeconds) [round, end] = [-1, Math.min(rounds, longRounds)]
     }
+    round++
+  }
   const spread = (side: Side): Spread => spreadOf(side.amount, seconds.get(side) ?? [])
   const own = spread(ours)
   const other = peer && { name: peer.name, ...spread(peer), peakBytes: peer.peakBytes }

@@ -1,5 +1,5 @@
-// `npm run bench -- [SUITE ...] [--device NAME] [--peer NAME] [--json FILE] [--threads 1,2] [--dtype f32,bf16] [--rounds N]
-// [--only TEXT]`: runs suites on a device, the CPU by default, and prints a table. How to read it: docs/benchmarks.md.
+// `npm run bench -- [SUITE ...] [--device NAME] [--peer NAME] [--json FILE] [--svg FILE] [--threads 1,2] [--dtype f32,bf16]
+// [--rounds N] [--only TEXT]`: runs suites on a device, the CPU by default, and prints a table. How to read it: docs/benchmarks.md.
 
 import { parseArgs } from 'node:util'
 import { messageOf, WhetstoneError } from '../ts/src/base/errors.js'
@@ -8,11 +8,14 @@ import { type Device, type DeviceOptions, getDevice } from '../ts/src/native/dev
 import { benchCeilings } from './ceilings.js'
 import { benchGenerate } from './generate.js'
 import type { BenchOptions, BenchRow, Float } from './harness.js'
+import { benchIterate } from './iterate.js'
 import { benchKernels } from './kernels.js'
 import { benchMemory } from './memory.js'
 import { type Peer, peers, startPeer } from './peer.js'
 import { benchPrompts } from './prompts.js'
+import { benchStart } from './start.js'
 import { benchStep } from './step.js'
+import { benchSvg } from './svg.js'
 import { machineLine, tableHead, tableLine } from './table.js'
 
 type Suite = (options: BenchOptions) => Promise<void>
@@ -21,6 +24,8 @@ const suites: Readonly<Record<string, Suite>> = {
   kernels: benchKernels,
   step: benchStep,
   generate: benchGenerate,
+  iterate: benchIterate,
+  start: benchStart,
   memory: benchMemory,
   prompts: benchPrompts,
 }
@@ -49,6 +54,7 @@ function parseOptions() {
         device: { type: 'string', default: 'cpu' },
         peer: { type: 'string' },
         json: { type: 'string' },
+        svg: { type: 'string' },
         threads: { type: 'string' },
         dtype: { type: 'string', default: 'f32,bf16' },
         rounds: { type: 'string', default: '9' },
@@ -71,6 +77,7 @@ function parseCommand() {
     names: names.length > 0 ? names : Object.keys(suites),
     peer,
     json: values.json,
+    svg: values.svg,
     threads: (values.threads ?? defaultThreads(device)).split(',').map((text) => wholeNumber('--threads', text)),
     dtypes: values.dtype.split(',').map((text) => oneOf<Float>('--dtype', ['f32', 'bf16'], text)),
     rounds: wholeNumber('--rounds', values.rounds),
@@ -85,7 +92,10 @@ const print = (line: string): void => {
 type Command = ReturnType<typeof parseCommand>
 
 /** Runs the suites with the peers' programs that were started for them. */
-async function runSuites({ names, json, ...settings }: Command, running: ReadonlyMap<string, Peer>): Promise<void> {
+async function runSuites(
+  { names, json, svg, ...settings }: Command,
+  running: ReadonlyMap<string, Peer>,
+): Promise<void> {
   const rows: BenchRow[] = []
   const report = (row: BenchRow) => {
     rows.push(row)
@@ -97,6 +107,7 @@ async function runSuites({ names, json, ...settings }: Command, running: Readonl
   for (const name of names) {
     await suites[name]({ ...settings, peer: running.get(name), report })
     if (json !== undefined) await writeAtomic(json, `${JSON.stringify(rows, null, 2)}\n`)
+    if (svg !== undefined) await writeAtomic(svg, benchSvg(rows, machineLine(getDevice())))
   }
 }
 

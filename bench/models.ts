@@ -16,6 +16,10 @@ export interface BenchShape {
   readonly hiddenSize: number
   readonly layers: number
   readonly heads: number
+  /** Default as many as heads. */
+  readonly kvHeads?: number
+  /** q, k and v have biases, as in Qwen 2. */
+  readonly qkvBias?: boolean
   readonly intermediateSize: number
   readonly vocabSize: number
   readonly rows: number
@@ -28,8 +32,35 @@ export const benchShapes: readonly BenchShape[] = [
   { name: '15M', hiddenSize: 384, layers: 6, heads: 6, intermediateSize: 1536, vocabSize: 4096, rows: 16, tokens: 256 },
 ]
 
+/** SmolLM2-135M's shape. */
+export const smolShape: BenchShape = {
+  name: '135M',
+  hiddenSize: 576,
+  layers: 30,
+  heads: 9,
+  kvHeads: 3,
+  intermediateSize: 1536,
+  vocabSize: 49152,
+  rows: 4,
+  tokens: 512,
+}
+
+/** Qwen2.5-0.5B's shape. */
+export const qwenShape: BenchShape = {
+  name: '0.5B',
+  hiddenSize: 896,
+  layers: 24,
+  heads: 14,
+  kvHeads: 2,
+  qkvBias: true,
+  intermediateSize: 4864,
+  vocabSize: 151936,
+  rows: 2,
+  tokens: 512,
+}
+
 /** What fills a GPU. */
-const gpuShape: BenchShape = {
+export const gpuShape: BenchShape = {
   name: '50M',
   hiddenSize: 512,
   layers: 8,
@@ -40,29 +71,34 @@ const gpuShape: BenchShape = {
   tokens: 512,
 }
 
-/** The shapes for a device. */
-export const shapesFor = (device: Device): readonly BenchShape[] =>
-  device.kind === 'cuda' ? [...benchShapes, gpuShape] : benchShapes
-
 /** The shape in words. */
 export const shapeWords = (s: BenchShape): string =>
-  `${s.layers} x ${s.hiddenSize}, ${s.heads} heads, MLP ${s.intermediateSize}, vocab ${s.vocabSize}`
+  `${s.layers} x ${s.hiddenSize}, ${s.heads}${s.kvHeads === undefined ? '' : `/${s.kvHeads}`} heads, MLP ${s.intermediateSize}, vocab ${s.vocabSize}`
 
 /**
  * Floating-point operations of one training step: three times those of the forward pass (gradients of inputs and of
- * weights). What is computed twice to save memory is not counted, embedding and norms neither.
+ * weights), without gradients of `frozen` weights two times. What is computed twice to save memory is not counted,
+ * embedding, norms and adapters neither.
  */
-export function stepFlops(s: BenchShape): number {
-  const weights = s.layers * (4 * s.hiddenSize ** 2 + 3 * s.hiddenSize * s.intermediateSize)
+export function stepFlops(s: BenchShape, frozen = false): number {
+  const { hiddenSize, heads, kvHeads = heads } = s
+  const attended = 2 * hiddenSize ** 2 * (1 + kvHeads / heads)
+  const weights = s.layers * (attended + 3 * hiddenSize * s.intermediateSize)
   const projections = 2 * s.tokens * weights
-  const head = 2 * (s.tokens - 1) * s.hiddenSize * s.vocabSize
-  const attention = 4 * ((s.tokens * (s.tokens + 1)) / 2) * s.hiddenSize * s.layers
-  return 3 * s.rows * (projections + head + attention)
+  const head = 2 * (s.tokens - 1) * hiddenSize * s.vocabSize
+  const attention = 4 * ((s.tokens * (s.tokens + 1)) / 2) * hiddenSize * s.layers
+  return s.rows * ((frozen ? 2 : 3) * (projections + head) + 3 * attention)
+}
+
+/** config.json of the shape. */
+function configOf(shape: BenchShape): Record<string, unknown> {
+  const llama = smallLlamaConfig({ ...shape, maxPositions: 1024, eosTokenId: 1, padTokenId: 0 })
+  return shape.qkvBias ? { ...llama, architectures: ['Qwen2ForCausalLM'], model_type: 'qwen2' } : llama
 }
 
 /** A decoder with random weights. */
 export function benchDecoder(device: Device, shape: BenchShape, dtype: Float): Decoder {
-  const config = decoderConfig(smallLlamaConfig({ ...shape, maxPositions: 1024, eosTokenId: 1, padTokenId: 0 }))
+  const config = decoderConfig(configOf(shape))
   const exact = createFlat(device, decoderSpecs(config), 'f32')
   const decoder = createDecoder(config, device, exact)
   initializeDecoder(decoder, 1)

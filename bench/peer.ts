@@ -23,15 +23,18 @@ export interface Peer {
 }
 
 /** Names of peers, and the suites that they have a program for. */
-export const peers: Readonly<Record<string, readonly string[]>> = { torch: ['step', 'kernels'] }
+export const peers: Readonly<Record<string, readonly string[]>> = {
+  torch: ['step', 'kernels', 'generate'],
+  'torch-compile': ['step'],
+}
 
 const fail = (message: string, cause?: unknown): WhetstoneError =>
   new WhetstoneError('E_CONFIG', '--peer', `${message}: name a Python that has it in WHETSTONE_PYTHON`, { cause })
 
-async function startPython(script: string, device: string) {
+async function startPython(args: readonly string[], device: string) {
   const python = process.env.WHETSTONE_PYTHON ?? 'python3'
   const env = { ...process.env, WHETSTONE_PEER_DEVICE: device }
-  const child = spawn(python, ['-B', script], { stdio: 'pipe', env })
+  const child = spawn(python, ['-B', ...args], { stdio: 'pipe', env })
   try {
     await once(child, 'spawn')
   } catch (error) {
@@ -57,9 +60,10 @@ function tailOf(stream: Readable): () => string {
  * @throws WhetstoneError E_CONFIG when there is no Python or it lacks what the program needs
  */
 export async function startPeer(name: string, suite: string, device: string): Promise<Peer> {
-  const script = join(packageRoot(), 'bench', 'peers', `${name}_${suite}.py`)
-  if (!existsSync(script)) throw new WhetstoneError('E_INTERNAL', '--peer', `there is no peers/${name}_${suite}.py`)
-  const child = await startPython(script, device)
+  const [program, ...flags] = name.split('-')
+  const script = join(packageRoot(), 'bench', 'peers', `${program}_${suite}.py`)
+  if (!existsSync(script)) throw new WhetstoneError('E_INTERNAL', '--peer', `there is no peers/${program}_${suite}.py`)
+  const child = await startPython([script, ...flags], device)
   const complaints = tailOf(child.stderr)
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
   const answer = async () => {

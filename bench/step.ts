@@ -1,32 +1,65 @@
-// Suite `step`: whole SFT steps (forward, backward, clipping, AdamW), in tokens per second. bf16 means weights and
-// activations in bf16 over f32 masters and moments; the peer's bf16 is its autocast over f32 weights.
+// Suite `step`: whole training steps (forward, backward, clipping, AdamW), in tokens per second. bf16 means weights and
+// activations in bf16 over f32 masters and moments; the peer's bf16 is its autocast over f32 weights. DPO counts the tokens
+// of both answers with their prompts, although a shared prompt is computed once here, and twice by the peer.
 
-import { sft } from '../ts/loss/index.js'
+import { dpo, sft } from '../ts/loss/index.js'
 import { WhetstoneError } from '../ts/src/base/errors.js'
-import { disposeDecoder } from '../ts/src/models/decoder.js'
+import { disposeAdapter, withAdapter } from '../ts/src/models/adapter.js'
+import { type Decoder, disposeDecoder, trainableOf } from '../ts/src/models/decoder.js'
 import { type Device, getDevice } from '../ts/src/native/device.js'
 import { disposeFlat, parameterCount } from '../ts/src/nn/parameters.js'
-import { createTrainer, disposeTrainer, type MicroBatch, type Trainer, trainStep } from '../ts/train/trainer.js'
+import { createTrainer, disposeTrainer, type Trainer, trainStep } from '../ts/train/trainer.js'
 import { peakProbe } from './ceilings.js'
 import { type BenchOptions, type BenchRow, type Float, race, type Sides, timed } from './harness.js'
-import { type BenchShape, benchBatch, benchDecoder, shapesFor, shapeWords, stepFlops } from './models.js'
+import {
+  type BenchShape,
+  benchBatch,
+  benchDecoder,
+  benchPairs,
+  benchShapes,
+  gpuShape,
+  qwenShape,
+  shapeWords,
+  smolShape,
+  stepFlops,
+} from './models.js'
 import type { Peer } from './peer.js'
 
 const learningRate = 1e-4
 const optimizer = { adamBeta1: 0.9, adamBeta2: 0.999, adamEpsilon: 1e-8, weightDecay: 0.1, maxGradNorm: 1 }
+const beta = 0.1
 
-/** What is trained how. */
-interface Job {
+/** What is trained. */
+interface Training {
+  readonly name: string
   readonly shape: BenchShape
+  readonly objective: 'sft' | 'dpo'
+  /** Rank of an adapter over all linear layers, with a frozen base; absent: all weights are trained. */
+  readonly loraRank?: number
+  /** For one kind of device only. */
+  readonly only?: Device['kind']
+}
+
+const trainings: readonly Training[] = [
+  ...[...benchShapes, smolShape].map((shape) => ({ name: `step ${shape.name}`, shape, objective: 'sft' as const })),
+  { name: 'step 50M', shape: gpuShape, objective: 'sft', only: 'cuda' },
+  { name: 'step 0.5B LoRA', shape: qwenShape, objective: 'sft', loraRank: 16 },
+  ...[...benchShapes, smolShape].map((shape) => ({ name: `dpo ${shape.name}`, shape, objective: 'dpo' as const })),
+]
+
+/** A training in one type on some threads. */
+interface Job extends Training {
   readonly dtype: Float
   readonly threads: number
 }
 
-/** Times every shape, type and number of threads. */
+/** Times every training, type and number of threads. */
 export async function benchStep(options: BenchOptions): Promise<void> {
-  for (const shape of shapesFor(getDevice()).filter((s) => `step ${s.name}`.includes(options.only)))
+  const wanted = ({ name, only }: Training) =>
+    name.includes(options.only) && (only ?? getDevice().kind) === getDevice().kind
+  for (const training of trainings.filter(wanted))
     for (const dtype of options.dtypes)
-      for (const threads of options.threads) options.report(await measure({ shape, dtype, threads }, options))
+      for (const threads of options.threads) options.report(await measure({ ...training, dtype, threads }, options))
 }
 
 /** Peak bytes of tensors from the second step on, when nothing is new any more. */
@@ -37,12 +70,12 @@ async function peakBytesOf(device: Device, step: () => Promise<unknown>): Promis
   return device.memory().peakBytes
 }
 
-/** The peer's side, checked to be a model of the same size. */
+/** The peer's side, checked to train as many parameters. */
 async function peerSide(peer: Peer | undefined, job: Job, trainer: Trainer): Promise<Sides['peer']> {
-  const { shape, dtype, threads } = job
-  const ready = await peer?.prepare({ ...shape, dtype, threads, learningRate, ...optimizer })
+  const { shape, objective, loraRank, dtype, threads } = job
+  const ready = await peer?.prepare({ ...shape, objective, beta, loraRank, dtype, threads, learningRate, ...optimizer })
   if (peer === undefined || ready === undefined) return undefined
-  const count = parameterCount(trainer.policy.parameters)
+  const count = parameterCount(trainableOf(trainer.policy))
   if (ready.parameters !== count)
     throw new WhetstoneError('E_MISMATCH', peer.name, `expected ${count} parameters, got ${String(ready.parameters)}`)
   return { name: peer.name, run: () => peer.run(1), amount: tokensOf(shape), peakBytes: Number(ready.peakBytes) }
@@ -50,36 +83,61 @@ async function peerSide(peer: Peer | undefined, job: Job, trainer: Trainer): Pro
 
 const tokensOf = ({ rows, tokens }: BenchShape): number => rows * tokens
 
-/** Rounds with trainer, peer and ceiling; the ceiling is what the fastest product would give in tokens per second. */
-async function raceSteps(job: Job, trainer: Trainer, batch: MicroBatch, options: BenchOptions) {
-  const { shape, dtype } = job
+/** What the fastest product would give, in tokens per second. */
+async function ceilingOf({ shape, dtype, loraRank }: Job, device: Device) {
+  const probe = await peakProbe(device, dtype)
+  const seconds = stepFlops(shape, loraRank !== undefined) / 1e9
+  return { run: probe.run, amount: (probe.amount * tokensOf(shape)) / seconds, dispose: probe.dispose }
+}
+
+/** Rounds with trainer, peer and ceiling. DPO has none: how much is computed depends on what is shared. */
+async function raceSteps(job: Job, trainer: Trainer, options: BenchOptions) {
+  const { shape, objective } = job
   const { device } = trainer.policy
+  const batch = objective === 'dpo' ? benchPairs(shape) : benchBatch(shape)
   const step = () => trainStep(trainer, [batch], learningRate)
   const peakBytes = await peakBytesOf(device, step)
   const ours = { run: timed(step), amount: tokensOf(shape) }
-  const probe = await peakProbe(device, dtype)
-  const ceiling = { run: probe.run, amount: (probe.amount * 1e9 * tokensOf(shape)) / stepFlops(shape) }
+  const ceiling = objective === 'sft' ? await ceilingOf(job, device) : undefined
   try {
     const peer = await peerSide(options.peer, job, trainer)
     return { ...(await race({ ours, peer, ceiling }, options.rounds)), peakBytes }
   } finally {
-    probe.dispose()
+    ceiling?.dispose()
   }
 }
 
+/** The model that is trained, and for DPO a frozen copy. */
+function modelsOf({ shape, dtype, objective, loraRank }: Job, device: Device) {
+  const base = benchDecoder(device, shape, dtype)
+  const policy = loraRank === undefined ? base : withAdapter(base, { r: loraRank, loraAlpha: 2 * loraRank })
+  const reference = objective === 'dpo' ? benchDecoder(device, shape, dtype) : undefined
+  return { policy, reference }
+}
+
+function disposeModel(model: Decoder | undefined): void {
+  if (model?.adapter !== undefined) disposeAdapter(model)
+  if (model !== undefined) disposeDecoder(model, disposeFlat)
+}
+
 async function measure(job: Job, options: BenchOptions): Promise<BenchRow> {
-  const { shape, dtype, threads } = job
+  const { name, shape, dtype, threads, objective } = job
   const device = getDevice()
   device.threads = threads
-  const policy = benchDecoder(device, shape, dtype)
-  const trainer = createTrainer({ policy, objective: sft(), optimizer })
+  const { policy, reference } = modelsOf(job, device)
+  const trainer = createTrainer({
+    policy,
+    reference,
+    objective: objective === 'dpo' ? dpo({ beta }) : sft(),
+    optimizer,
+  })
   try {
-    const result = await raceSteps(job, trainer, benchBatch(shape), options)
+    const result = await raceSteps(job, trainer, options)
     const words = `${shapeWords(shape)}, ${shape.rows} x ${shape.tokens}`
-    const subject = { suite: 'step', name: `step ${shape.name}`, shape: words, dtype, isa: device.level, threads }
-    return { ...subject, unit: 'tokens/s', ...result }
+    return { suite: 'step', name, shape: words, dtype, isa: device.level, threads, unit: 'tokens/s', ...result }
   } finally {
     disposeTrainer(trainer)
-    disposeDecoder(policy, disposeFlat)
+    disposeModel(policy)
+    disposeModel(reference)
   }
 }

@@ -1,8 +1,8 @@
 // What the kernels of a cubin spend instructions on, from its machine code: a stand-in for a profile where there is no GPU.
-// For each kernel with tensor-core work the loop that has most of it: its instructions, those of the tensor cores, and how
-// many cycles these take at their full rate. A scheduler issues one instruction a cycle, so `issue` (instructions per cycle
-// of tensor work) must stay below 1 for the tensor cores to be what limits; instructions of every branch count, those of
-// masked edges too, so it is an upper bound. Latencies and memory are not in it. Needs nvdisasm on PATH.
+// For each kernel with tensor-core work the loop that has most of it: its instructions, those on the shortest way through it
+// that does all the tensor work (`path`: no masked edges, loops inside once), and the cycles that the tensor cores take at
+// their full rate. A scheduler issues one instruction a cycle, so `issue`, path / cycles, must stay below 1 for the tensor
+// cores to be what limits. Latencies and memory are not in it. Needs nvdisasm on PATH.
 //
 //   node scripts/cuda-sass.mjs build/cuda/sm_90a.cubin [NAME ...]
 
@@ -28,28 +28,48 @@ function kernelsOf(text) {
     if (kernel === undefined) continue
     const label = /^(\.L_x_\d+):/.exec(line)?.[1]
     if (label !== undefined) kernel.labels.set(label, kernel.instructions.length)
-    const name = /^\s+\/\*[0-9a-f]+\*\/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)/.exec(line)?.[1]
-    if (name === undefined) continue
-    const target = name.startsWith('BRA') ? /`\((\.L_x_\d+)\)/.exec(line)?.[1] : undefined
-    const first = target === undefined ? undefined : kernel.labels.get(target)
-    if (first !== undefined) kernel.loops.push([first, kernel.instructions.length])
-    if (name !== 'NOP') kernel.instructions.push(name)
+    const [, guard, name] = /^\s+\/\*[0-9a-f]+\*\/\s+(@!?U?P\w+\s+)?([A-Z][\w.]*)/.exec(line) ?? []
+    if (name === undefined || name === 'NOP') continue
+    const jump = /^(BRA|BREAK|EXIT)/.test(name) ? /`\((\.L_x_\d+)\)/.exec(line)?.[1] : undefined
+    const first = jump === undefined ? undefined : kernel.labels.get(jump)
+    if (first !== undefined && name.startsWith('BRA')) kernel.loops.push([first, kernel.instructions.length])
+    const ends = guard === undefined && /^(BRA|EXIT)$/.test(name) && !/BRA\S* !?U?P/.test(line)
+    kernel.instructions.push({ name, target: name.startsWith('BRA') ? jump : undefined, ends })
   }
   return kernels
 }
 
 const count = (names, ...families) => names.filter((name) => families.includes(name.split('.')[0])).length
 
+/** Instructions on the shortest of the ways through [first, last] that do most tensor work; jumps back are not taken. */
+function shortestPath({ instructions, labels }, [first, last]) {
+  const best = new Array(last + 1).fill(undefined)
+  const reach = (at, way) => {
+    if (at > last) return
+    const old = best[at]
+    if (old === undefined || way.cycles > old.cycles || (way.cycles === old.cycles && way.length < old.length))
+      best[at] = way
+  }
+  reach(first, { cycles: 0, length: 0 })
+  for (let at = first; at < last; at++) {
+    if (best[at] === undefined) continue
+    const { name, target, ends } = instructions[at]
+    const way = { cycles: best[at].cycles + tensorCycles(name), length: best[at].length + 1 }
+    if (!ends) reach(at + 1, way)
+    if (target !== undefined && labels.get(target) > at) reach(labels.get(target), way)
+  }
+  return (best[last]?.length ?? Number.NaN) + 1
+}
+
 /** The loop densest in tensor work among those with at least a quarter of the most: the inner one, not what is around it. */
-function mainLoop({ name, instructions, loops }) {
-  const rows = loops.map(([first, last]) => {
-    const body = instructions.slice(first, last + 1)
-    return { name, body, cycles: body.reduce((sum, each) => sum + tensorCycles(each), 0) }
+function mainLoop(kernel) {
+  const rows = kernel.loops.map((loop) => {
+    const body = kernel.instructions.slice(loop[0], loop[1] + 1).map(({ name }) => name)
+    const cycles = body.reduce((sum, each) => sum + tensorCycles(each), 0)
+    return { name: kernel.name, body, cycles, path: shortestPath(kernel, loop) }
   })
   const most = Math.max(...rows.map(({ cycles }) => cycles))
-  return rows
-    .filter(({ cycles }) => 4 * cycles >= most)
-    .sort((a, b) => a.body.length / a.cycles - b.body.length / b.cycles)[0]
+  return rows.filter(({ cycles }) => 4 * cycles >= most).sort((a, b) => a.path / a.cycles - b.path / b.cycles)[0]
 }
 
 const columns = [
@@ -57,7 +77,8 @@ const columns = [
   ['loop', ({ body }) => body.length],
   ['tensor', ({ body }) => count(body, 'HMMA', 'HGMMA')],
   ['cycles', ({ cycles }) => cycles],
-  ['issue', ({ body, cycles }) => (body.length / cycles).toFixed(2)],
+  ['path', ({ path }) => path],
+  ['issue', ({ path, cycles }) => (path / cycles).toFixed(2)],
   ['ldmatrix', ({ body }) => count(body, 'LDSM')],
   ['lds+sts', ({ body }) => count(body, 'LDS', 'STS')],
   ['copies', ({ body }) => count(body, 'LDGSTS', 'UTMALDG')],

@@ -3,6 +3,7 @@
 
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { closeSync, existsSync, openSync } from 'node:fs'
 import { readFile, writeFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import t from 'tap'
@@ -218,6 +219,47 @@ t.test('a reader that goes away does not end the run', async (t) => {
   t.same([code, signal], [0, null])
   t.match(await readFile(join(folder, 'three', 'metrics.jsonl'), 'utf8'), '"step":4')
 })
+
+t.test('readers that are gone from the start: every command ends quietly, with its own exit code', async (t) => {
+  const cases: [readonly string[], number][] = [
+    [['--help'], 0],
+    [['doctor'], 0],
+    [['doctor', '--json'], 0],
+    [['preview', ...quick.slice(0, 4)], 0],
+    [['estimate', 'sft', ...quick], 0],
+    [['generate', '--model', model, '--prompt', 'one', '--maxNewTokens', '40'], 0],
+    [['merge', '--model', model, '--output', 'merged'], 1],
+    [['report', 'three'], 0],
+    [['report', 'nowhere'], 74],
+  ]
+  for (const closed of ['stdout', 'stderr', 'both'])
+    for (const [args, expected] of cases) {
+      const child = start(args)
+      let err = ''
+      if (closed !== 'stdout') child.stderr?.destroy()
+      else child.stderr?.on('data', (piece) => (err += piece))
+      if (closed !== 'stderr') child.stdout?.destroy()
+      else child.stdout?.resume()
+      const [code, signal] = (await once(child, 'close')) as [number | null, string | null]
+      t.same([code, signal], [expected, null], `${args.slice(0, 2).join(' ')} without ${closed}`)
+      if (expected === 0 && closed === 'stdout') t.equal(err, '', 'and without a word')
+    }
+})
+
+t.test(
+  'output that a full disk does not take: said, with exit code 74',
+  { skip: !existsSync('/dev/full') },
+  async (t) => {
+    const full = openSync('/dev/full', 'w')
+    const child = spawn(process.execPath, [program, 'doctor'], { cwd: folder, stdio: ['ignore', full, 'pipe'] })
+    let err = ''
+    child.stderr?.on('data', (piece) => (err += piece))
+    const [code] = await once(child, 'close')
+    closeSync(full)
+    t.equal(code, 74)
+    t.equal(err, 'E_IO [stdout] cannot write the output (ENOSPC)\n')
+  },
+)
 
 t.test('the first signal saves and ends well, and --resume goes on', async (t) => {
   const args = ['train', 'sft', ...quick, '--output', 'four', '--maxSteps', '100000', '--saveSteps', '0']

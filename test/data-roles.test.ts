@@ -3,7 +3,7 @@
 import t from 'tap'
 import { countStep, kto, objectives, orpo, srpo } from '../ts/loss/index.js'
 import { encodeChat } from '../ts/src/tokenizer/template.js'
-import { rowKindOf } from '../ts/train/data/encode.js'
+import { encodeFor, rowKindOf } from '../ts/train/data/encode.js'
 import { type EncodedKind, kindOf } from '../ts/train/data/encoders.js'
 import {
   bos,
@@ -93,6 +93,11 @@ t.test("KTO: each prompt with the next row's answer to another prompt", async (t
   const skipped = encodeBy(kto(), [...rows.slice(1, 3), long], { maxLength: 20, untrainedRows: 'skip' })
   t.equal(trainedText(skipped.examples[1][1]), ` 1${llama.eosToken}`, 'rows that are left out lend no answer')
   refuses(t, () => encodeBy(kto(), rows.slice(0, 2)), 'E_CONFIG', 'two different prompts')
+  const placed = rows.map((row, i) => ({ row, where: `rows:${i + 1}` }))
+  const alone = encodeFor(kto(), llama, placed.slice(0, 1), {}, placed.slice(1))
+  t.equal(trainedText(alone.examples[0][1]), ` 2${llama.eosToken}`, 'from further rows where there is no other prompt')
+  const among = encodeFor(kto(), llama, placed.slice(2, 4), {}, placed)
+  t.equal(trainedText(among.examples[1][1]), ` 2${llama.eosToken}`, 'and only there')
   t.equal(encodeBy(kto({ lossType: 'apoZeroUnpaired' }), rows.slice(0, 2)).examples[0].length, 1)
 })
 

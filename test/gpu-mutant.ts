@@ -6,6 +6,7 @@ import { Tape } from '../ts/src/autograd/tape.js'
 import { bf16FromFloat } from '../ts/src/io/dtype.js'
 import { type DeviceOptions, openDevice } from '../ts/src/native/device.js'
 import {
+  addNorm,
   attention,
   attentionDecode,
   gatherRows,
@@ -17,7 +18,6 @@ import {
   linear,
   linearDw,
   linearDx,
-  squareSum,
 } from '../ts/src/ops/index.js'
 import { Scope } from '../ts/src/tensor/scope.js'
 import { type Tensor, tensor } from '../ts/src/tensor/tensor.js'
@@ -79,7 +79,7 @@ function results(dtype: Dtype): Tensor[] {
   const dw = normal('dw', [o, c], 'f32')
   linearDw(dw, dy, x)
   const total = normal('total', [1], 'f32')
-  squareSum(total, normal('squares', [9000], 'f32'))
+  addNorm(total, normal('squares', [9000], 'f32'))
   const [h, table] = [normal('h', [3, 40], dtype), normal('table', [300, 40], dtype)]
   // Four words of each logit, so that thresholds fall between equal ones.
   const quarter = normal('quarter', [75, 40], dtype)

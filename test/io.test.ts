@@ -156,7 +156,7 @@ t.test('writes', async (t) => {
     const seen: string[] = []
     faults.before = (operation) => void seen.push(operation)
     await writeAtomic(join(path, 'old'), ['a', 'b'])
-    t.same(seen, ['create', 'write', 'write', 'sync', 'rename', 'sync the folder'])
+    t.same(seen, ['create', 'write', 'write', 'sync', 'close', 'rename', 'sync the folder'])
     for (let broken = 0; broken < seen.length - 1; broken++) {
       let count = 0
       faults.before = () => {

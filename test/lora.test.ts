@@ -17,7 +17,6 @@ import { loadTokenizer } from '../ts/src/tokenizer/tokenizer.js'
 import { loraOptions } from '../ts/train/config/lora.js'
 import { entriesOf } from '../ts/train/state.js'
 import { createTrainer, disposeTrainer, evaluateLoss, gradientsOf, trainStep } from '../ts/train/trainer.js'
-import { largest, largestDifference } from './golden-judges/finding.js'
 import { golden, liveBytes, randomIds, sameBytes, wordsOf } from './support.js'
 import { toyDecoder } from './support-models.js'
 import { adamw, split, stateHash, toyRows } from './support-train.js'
@@ -119,9 +118,7 @@ t.test('fresh adapters, and adapters that are off', async (t) => {
     const moved = withAdapter(base, random, 3)
     t.same(await hiddenOf(fresh), plain, `${dtype}: a fresh adapter changes no bit`)
     const dora = withAdapter(base, { r: 4, useDora: true }, 3)
-    const [ours, theirs] = [await hiddenNumbers(dora), await hiddenNumbers(base)]
-    const bound = dtype === 'f32' ? 1e-5 : 0.1
-    t.ok(largestDifference(ours, theirs) < bound * largest(theirs), 'DoRA begins at the base')
+    t.same(await hiddenOf(dora), plain, 'DoRA begins at the base')
     t.notSame(await hiddenOf(moved), plain, 'another does')
     t.same(await hiddenOf(withoutAdapter(moved)), plain, 'off: the bits of the base')
     const copied = withAdapterCopy(moved)

@@ -101,12 +101,12 @@ const pairs: Readonly<Record<string, (make: Make) => Tensor[][]>> = {
       dy,
     )
   },
-  squareSum: (m) => {
+  addNorm: (m) => {
     const x = m.normal(4, 5)
     return inPlace(
       () => m.normal(1),
-      (acc) => ops.squareSum(acc, x),
-      'square_sum',
+      (acc) => ops.addNorm(acc, x),
+      'add_norm',
       x,
     )
   },
@@ -241,12 +241,12 @@ const pairs: Readonly<Record<string, (make: Make) => Tensor[][]>> = {
   },
   adamw: (m) => {
     const [w, moment, v] = [m.normal(5), m.normal(5), m.positive(5)]
-    const [g, normSquared, ok] = [m.normal(5), m.positive(1), m.integers([1], () => 1)]
+    const [g, norm, ok] = [m.normal(5), m.positive(1), m.integers([1], () => 1)]
     const options = { learningRate: 0.1, beta1: 0.8, beta2: 0.9, eps: 1e-3, weightDecay: 0.2, step: 3, maxNorm: 0.5 }
     const states = [0, 1].map(() => [w, moment, v].map((x) => ops.scale(x, 1)))
     const copies = states.map(([x]) => ops.castTo(ops.scale(x, 0), 'bf16'))
-    ops.adamw({ w: states[0][0], m: states[0][1], v: states[0][2], copy: copies[0], g, normSquared, ok }, options)
-    raw('adamw', [...states[1], copies[1], g, normSquared, ok], options)
+    ops.adamw({ w: states[0][0], m: states[0][1], v: states[0][2], copy: copies[0], g, norm, ok }, options)
+    raw('adamw', [...states[1], copies[1], g, norm, ok], options)
     return states.map((state, i) => [...state, copies[i]])
   },
 }

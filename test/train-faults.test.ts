@@ -197,3 +197,24 @@ t.test('extremes that are numbers', async (t) => {
       disposeDecoder(reference, disposeFlat)
     }
 })
+
+const enlarged = (e: Evaluation, factor: number): Evaluation => ({
+  ...e,
+  gradients: e.gradients.map(({ logps }) => ({ logps: logps.map((g) => g * factor) })),
+})
+
+t.test('gradients whose squares f32 cannot hold', async (t) => {
+  for (const factor of [1e-30, 1e22, 1e32]) {
+    const trainer = toyTrainer({ objective: spoilt((e) => enlarged(e, factor)), optimizer: { maxGradNorm: 1 } })
+    const { applied, gradNorm } = await trainStep(trainer, batches, 1e-2)
+    t.ok(applied && Number.isFinite(gradNorm), `x ${factor}: clipped, norm ${gradNorm.toExponential(2)}`)
+    t.ok(gradNorm > factor * 1e-3, 'which does not vanish either')
+    t.ok((await trainStep(trainer, batches, 1e-2)).applied, 'no moment was spoilt')
+    disposeToy(trainer)
+  }
+  for (const maxGradNorm of [0, 1e25])
+    await refuses(t, `clipped to ${maxGradNorm}`, /norm of the gradients/, async () => undefined, {
+      objective: spoilt((e, call) => (call < batches.length ? e : enlarged(e, 1e32))),
+      optimizer: { maxGradNorm },
+    })
+})

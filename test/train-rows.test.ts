@@ -71,6 +71,30 @@ t.test('every objective recomputed, packed and with rows held out', async (t) =>
   }
 })
 
+t.test(
+  'one row held out has a loss under every objective: the answer to another prompt is a trained row’s',
+  async (t) => {
+    for (const name of rowObjectives) {
+      const objective = makeObjective(name)
+      using policy = await loadModel(base, { scoreLabels: objective.needs.values })
+      const data = rowsFor(objective)
+      for (const held of [
+        { data, evalRows: 1 },
+        { data, evalData: data.slice(0, 1) },
+      ]) {
+        const events: TrainEvent[] = []
+        for await (const event of train({ policy, objective, ...held, maxSteps: 1 })) events.push(event)
+        const [values] = events.flatMap((event) => (event.type === 'eval' ? [event.values] : []))
+        t.ok(finite(values), `${name}: ${values.loss}`)
+      }
+    }
+    using policy = await loadModel(base)
+    const alike = [0, 1, 2].map((i) => ({ prompt: 'a', completion: `${i}`, label: true }))
+    const refused = train({ policy, objective: kto(), data: alike, evalRows: 1 }).result
+    await t.rejects(refused, { code: 'E_CONFIG', message: /two different prompts/ })
+  },
+)
+
 // Conversations ---------------------------------------------------------------------------------------------------------
 
 const turn = (role: string, content: string) => ({ role, content })

@@ -166,7 +166,7 @@ OPS = {
     "gelu": lambda t, p: lambda: F.gelu(t.x, approximate="tanh"),
     "gelu_backward": lambda t, p: backward(lambda: F.gelu(t.x, approximate="tanh"), (t.x,), t.dy),
     "column_sum": lambda t, p: lambda: t.db.add_(t.dy.sum(0)),
-    "square_sum": lambda t, p: lambda: t.acc.add_(torch.dot(t.x, t.x)),
+    "add_norm": lambda t, p: lambda: torch.hypot(t.acc, torch.linalg.vector_norm(t.x), out=t.acc),
     "all_finite": lambda t, p: lambda: t.ok.mul_(torch.isfinite(t.x).all()),
     "linear": lambda t, p: lambda: F.linear(t.x, t.w),
     "linear_dx": lambda t, p: lambda: t.dy @ t.w,

@@ -1,75 +1,133 @@
-# The SFT step in PyTorch, eager: a Llama of the same shape with tied embeddings, scaled_dot_product_attention, its
-# cross entropy over all logits, gradient clipping and the fused AdamW. bf16 is autocast over f32 weights. Rows are
-# equally long, so nothing is padded or masked: the easiest case for a batched loop.
+# A training step in PyTorch, eager or with the argument `compile`: a Llama of the same shape with tied embeddings,
+# scaled_dot_product_attention, its cross entropy over all logits, gradient clipping and the fused AdamW; SFT, or DPO with a
+# frozen copy. bf16 is autocast over f32 weights; the frozen base of an adapter is stored in bf16. Rows are equally long, so
+# nothing is padded or masked: the easiest case for a batched loop.
 
 import json
 import os
+import sys
 import tempfile
 
 from serve import DEVICE, load_torch, serve
 
 torch = load_torch()
 F = torch.nn.functional
+COMPILED = sys.argv[1:] == ["compile"]
 
 
 def matrix(*shape, deviation=0.02):
     return torch.nn.Parameter(torch.randn(*shape) * deviation)
 
 
-class Layer(torch.nn.Module):
-    def __init__(self, width, heads, inner, layers):
+class Linear(torch.nn.Module):
+    """A projection; with a rank it is frozen and an f32 adapter beside it is trained, as in PEFT."""
+
+    def __init__(self, job, outputs, inputs, deviation=0.02, bias=False):
         super().__init__()
-        self.heads = heads
-        residual = 0.02 / (2 * layers) ** 0.5
+        self.weight = matrix(outputs, inputs, deviation=deviation)
+        self.bias = torch.nn.Parameter(torch.zeros(outputs)) if bias else None
+        rank = job.get("loraRank")
+        self.a = None if rank is None else torch.nn.Parameter((torch.rand(rank, inputs) * 2 - 1) / inputs**0.5)
+        self.b = None if rank is None else torch.nn.Parameter(torch.zeros(outputs, rank))
+
+    def forward(self, x):
+        y = F.linear(x, self.weight, self.bias)
+        return y if self.a is None else y + 2 * F.linear(F.linear(x, self.a), self.b)
+
+
+class Layer(torch.nn.Module):
+    def __init__(self, job):
+        super().__init__()
+        width, inner, heads = job["hiddenSize"], job["intermediateSize"], job["heads"]
+        kv_heads, bias = job.get("kvHeads", heads), job.get("qkvBias", False)
+        self.size = width // heads
+        residual = 0.02 / (2 * job["layers"]) ** 0.5
         self.norm1 = torch.nn.Parameter(torch.ones(width))
         self.norm2 = torch.nn.Parameter(torch.ones(width))
-        self.q, self.k, self.v = matrix(width, width), matrix(width, width), matrix(width, width)
-        self.o = matrix(width, width, deviation=residual)
-        self.gate, self.up = matrix(inner, width), matrix(inner, width)
-        self.down = matrix(width, inner, deviation=residual)
+        self.q = Linear(job, width, width, bias=bias)
+        self.k = Linear(job, kv_heads * self.size, width, bias=bias)
+        self.v = Linear(job, kv_heads * self.size, width, bias=bias)
+        self.o = Linear(job, width, width, residual)
+        self.gate, self.up = Linear(job, inner, width), Linear(job, inner, width)
+        self.down = Linear(job, width, inner, residual)
 
     def forward(self, x, cos, sin):
         rows, tokens, width = x.shape
 
         def split(t):
-            return t.view(rows, tokens, self.heads, -1).transpose(1, 2)
+            return t.view(rows, tokens, -1, self.size).transpose(1, 2)
 
         def rotate(t):
             a, b = t.chunk(2, -1)
             return torch.cat((a * cos - b * sin, b * cos + a * sin), -1).to(t.dtype)
 
         h = F.rms_norm(x, (width,), self.norm1, 1e-6)
-        q, k, v = rotate(split(F.linear(h, self.q))), rotate(split(F.linear(h, self.k))), split(F.linear(h, self.v))
-        o = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + F.linear(o.transpose(1, 2).reshape(rows, tokens, width), self.o)
+        q, k, v = rotate(split(self.q(h))), rotate(split(self.k(h))), split(self.v(h))
+        o = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=k.shape[1] < q.shape[1])
+        x = x + self.o(o.transpose(1, 2).reshape(rows, tokens, width))
         h = F.rms_norm(x, (width,), self.norm2, 1e-6)
-        return x + F.linear(F.silu(F.linear(h, self.gate)) * F.linear(h, self.up), self.down)
+        return x + self.down(F.silu(self.gate(h)) * self.up(h))
 
 
 class Llama(torch.nn.Module):
     def __init__(self, job):
         super().__init__()
-        width, heads, layers = job["hiddenSize"], job["heads"], job["layers"]
+        width, heads = job["hiddenSize"], job["heads"]
         self.embedding = matrix(job["vocabSize"], width)
-        self.layers = torch.nn.ModuleList(Layer(width, heads, job["intermediateSize"], layers) for _ in range(layers))
+        self.layers = torch.nn.ModuleList(Layer(job) for _ in range(job["layers"]))
         self.norm = torch.nn.Parameter(torch.ones(width))
         half = width // heads // 2
         angles = torch.arange(job["tokens"])[:, None] * 10000.0 ** (-torch.arange(half)[None] / half)
-        self.register_buffer("cos", angles.cos())
-        self.register_buffer("sin", angles.sin())
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
 
     def forward(self, ids):
+        """Losses of the tokens behind the first: negated log-probs."""
         x = F.embedding(ids, self.embedding)
         for layer in self.layers:
             x = layer(x, self.cos, self.sin)
         hidden = F.rms_norm(x, (x.shape[-1],), self.norm, 1e-6)[:, :-1]
         logits = F.linear(hidden, self.embedding)
-        return F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
+        return F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none").view(len(ids), -1)
+
+
+def build_model(job):
+    model = Llama(job)
+    if job.get("loraRank") is not None:
+        half = torch.bfloat16 if job["dtype"] == "bf16" else torch.float32
+        for name, parameter in model.named_parameters():
+            if not name.endswith((".a", ".b")):
+                parameter.requires_grad_(False)
+                parameter.data = parameter.data.to(half)
+    return torch.compile(model) if COMPILED else model
+
+
+def batch_of(job):
+    """Random rows; for DPO the second half of them are rejected answers to the prompts of the first."""
+    ids = torch.randint(job["vocabSize"], (job["rows"], job["tokens"]))
+    if job["objective"] == "dpo":
+        chosen, rejected = ids.chunk(2)
+        rejected[:, : job["tokens"] // 2] = chosen[:, : job["tokens"] // 2]
+    return ids
+
+
+def sft_loss(job, model, _reference, ids):
+    return model(ids).mean()
+
+
+def dpo_loss(job, model, reference, ids):
+    """Both answers in one batch, as TRL's concatenated forward; sigmoid loss."""
+    answer = job["tokens"] // 2 - 1
+    with torch.no_grad():
+        before = -reference(ids)[:, answer:].sum(-1)
+    chosen, rejected = (-model(ids)[:, answer:].sum(-1) - before).chunk(2)
+    return -F.logsigmoid(job["beta"] * (chosen - rejected)).mean()
 
 
 def optimizer_for(model, job):
-    decay = [p for p in model.parameters() if p.dim() >= 2]
-    plain = [p for p in model.parameters() if p.dim() < 2]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decay = [p for p in trained if p.dim() >= 2]
+    plain = [p for p in trained if p.dim() < 2]
     groups = [{"params": decay, "weight_decay": job["weightDecay"]}, {"params": plain, "weight_decay": 0.0}]
     betas = (job["adamBeta1"], job["adamBeta2"])
     return torch.optim.AdamW(groups, lr=job["learningRate"], betas=betas, eps=job["adamEpsilon"], fused=True)
@@ -98,14 +156,16 @@ def prepare(job):
     low_precision = job["dtype"] == "bf16"
 
     def build():
-        model = Llama(job)
+        model = build_model(job)
+        reference = build_model(job).requires_grad_(False) if job["objective"] == "dpo" else None
+        loss_of = dpo_loss if job["objective"] == "dpo" else sft_loss
         optimizer = optimizer_for(model, job)
-        ids = torch.randint(job["vocabSize"], (job["rows"], job["tokens"]))
+        ids = batch_of(job)
 
         def step():
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(DEVICE.split(":")[0], torch.bfloat16, enabled=low_precision):
-                loss = model(ids)
+                loss = loss_of(job, model, reference, ids)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), job["maxGradNorm"])
             optimizer.step()
@@ -116,7 +176,7 @@ def prepare(job):
         return model, step
 
     peak, (model, step) = peak_bytes(build)
-    return step, {"parameters": sum(p.numel() for p in model.parameters()), "peakBytes": peak}
+    return step, {"parameters": sum(p.numel() for p in model.parameters() if p.requires_grad), "peakBytes": peak}
 
 
 serve(torch, prepare)

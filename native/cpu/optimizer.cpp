@@ -1,6 +1,6 @@
 // AdamW (Loshchilov and Hutter, 1711.05101) over a flat group, with clipping by the global norm and a flag that
 // makes the step do nothing. Formula, in the order of operations of torch.optim.AdamW:
-//   g = g min(1, maxNorm / (sqrt(normSquared) + 1e-6))       w = w (1 - lr decay)
+//   g = g min(1, maxNorm / (norm + 1e-6))       w = w (1 - lr decay)
 //   m = m + (1 - beta1) (g - m)                              v = beta2 v + ((1 - beta2) g) g
 //   w = w + (-lr / c1) m / (sqrt(v) / sqrt(c2) + eps)        c1 = 1 - beta1^step, c2 = 1 - beta2^step
 // Scalars are computed in f64 and rounded once. 28 bytes per parameter (30 with the bf16 copy), bound by memory.
@@ -19,17 +19,17 @@ struct Step {
 /// Parameters in the order of ops.def.
 enum { learning_rate, beta1, beta2, epsilon, weight_decay, step_number, max_norm };
 
-float clip_factor(double limit, float norm_squared) {
+float clip_factor(double limit, float norm) {
   if (!(limit > 0)) return 1.0f;
-  const float factor = static_cast<float>(limit) / (__builtin_sqrtf(norm_squared) + 1e-6f);
+  const float factor = static_cast<float>(limit) / (norm + 1e-6f);
   return factor > 1.0f ? 1.0f : factor;
 }
 
 V rounded(double x) { return set1(static_cast<float>(x)); }
 
-Step step_of(const double* p, float norm_squared) {
+Step step_of(const double* p, float norm) {
   const double c1 = 1.0 - std::pow(p[beta1], p[step_number]), c2 = 1.0 - std::pow(p[beta2], p[step_number]);
-  return {set1(clip_factor(p[max_norm], norm_squared)),
+  return {set1(clip_factor(p[max_norm], norm)),
           rounded(1.0 - p[learning_rate] * p[weight_decay]),
           rounded(1.0 - p[beta1]),
           rounded(p[beta2]),
@@ -62,14 +62,14 @@ void update(const Group& a, const Step& s, int64_t begin, int64_t end) {
 
 }  // namespace
 
-/// One step of a group. normSquared and ok are single numbers on the device, so that nothing waits for them; with
+/// One step of a group. norm and ok are single numbers on the device, so that nothing waits for them; with
 /// ok = 0 no byte of w, m, v or copy changes. step counts from 1.
 Status adamw(const Call& c) {
   static const char* const names[] = {"w", "m", "v", "copy", "g"};
   for (int i = 1; i < 5; ++i) {
     if (c.t[i].present()) WS_TRY(same_shape(c.t[i], names[i], c.t[0], names[0]));
   }
-  WS_TRY(single(c.t[5], "normSquared"));
+  WS_TRY(single(c.t[5], "norm"));
   WS_TRY(single(c.t[6], "ok"));
   WS_CHECK(c.p[step_number] >= 1, config, "step: expected at least 1, got %g", c.p[step_number]);
   if (*c.t[6].as<int32_t>() == 0) return {};

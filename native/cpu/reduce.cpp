@@ -1,6 +1,8 @@
 // Reductions: column sums (bias gradients), sum of squares (gradient norm), test for non-finite numbers.
 // Bound by memory: every input is read once. Orders are fixed: a column is one chain in row order; squares are summed
 // in f64 by chunks of 4096 elements, and the chunks in order. Bits do not depend on threads.
+#include <cmath>
+
 #include "loops.h"
 
 namespace ws::WS_NS {
@@ -56,8 +58,9 @@ Status column_sum(const Call& c) {
   return {};
 }
 
-/// acc += sum of x^2, acc one f32. The total is exact to f64 rounding; one rounding to f32 per call.
-Status square_sum(const Call& c) {
+/// acc = sqrt(acc^2 + sum of x^2), acc one f32. Squares are f64, so that no norm that f32 can hold overflows or vanishes
+/// on the way; one rounding to f32 per call.
+Status add_norm(const Call& c) {
   const View &acc = c.t[0], &x = c.t[1];
   WS_TRY(single(acc, "acc"));
   const int64_t count = x.size(), chunks = (count + chunk - 1) / chunk, each = span_elements / chunk;
@@ -74,7 +77,7 @@ Status square_sum(const Call& c) {
   double total = 0;
   for (int64_t i = 0; i < chunks; ++i) total += partial[i];
   float* out = acc.as<float>();
-  *out = static_cast<float>(static_cast<double>(*out) + total);
+  *out = static_cast<float>(std::sqrt(static_cast<double>(*out) * static_cast<double>(*out) + total));
   return {};
 }
 

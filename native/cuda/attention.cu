@@ -77,7 +77,7 @@ struct ForwardTile {
   static constexpr int warps = size <= 512 ? 4 : 2;
   static constexpr int stages = size <= 256 ? 3 : size <= 512 ? 2 : 1;
   static constexpr bool held = D <= 128;
-  static constexpr int resident = size <= 128 ? 4 : size <= 256 ? 3 : 2;  // blocks of a multiprocessor, for registers
+  static constexpr int resident = size <= 128 ? 3 : 2;  // blocks of a multiprocessor, for registers
   static constexpr int rows = warps * strip, threads = warps * warp_size;
   static constexpr int keys_bytes = key_block * pitch<T, D>, stage_bytes = 2 * keys_bytes;
   static constexpr int shared_bytes = rows * pitch<T, D> + stages * stage_bytes;
@@ -89,7 +89,8 @@ WS_DEVICE void attend_rows(const AttentionArguments& a, const Segment& segment, 
   using S = ForwardTile<T, D>;
   const Heads& h = a.h;
   char *own_rows = shared() + warp() * strip * pitch<T, D>, *stages = shared() + S::rows * pitch<T, D>;
-  stage_rows<T, D, S::threads>(shared(), S::rows, h.dim, [&](int row) { return query_row<T>(a.q, q, h, row); });
+  stage_rows<T, D, S::threads>({static_cast<const T*>(a.q)}, shared(), 0, S::rows, h.dim,
+                               [&](int row) { return query_offset(q, h, row); });
   copy_commit();
   const PackedKeys keys = keys_of(h, a.k, a.v, kv_head, segment, q);
   const Strip own = own_strip(segment, q, h.window);
@@ -105,11 +106,14 @@ WS_DEVICE void attend_rows(const AttentionArguments& a, const Segment& segment, 
     loaded = true;
     if (!own.meets(block)) return;
     const Seen seen = own.seen(block);
+    const bool mixed = seen.mixed();
     float s[4][4], factor[2];
     multiply_rows(left, stage, s);
-    fold(h, s, seen, running, factor);
+    score(h, s);
+    if (mixed) hide(s, seen);
+    fold(s, running, factor);
     rescale(sums, factor);
-    multiply_across<D, true>(T{}, s, stage + S::keys_bytes, seen, sums);
+    multiply_across<D>(T{}, s, stage + S::keys_bytes, mixed, seen, sums);
   });
   complete(running);
   const int here = at_most(strip, q.rows - own.first);

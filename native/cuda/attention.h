@@ -45,8 +45,18 @@ WS_DEVICE void walk(int begin, int end, char* memory, int stage_bytes, Fetch fet
 // The online softmax -------------------------------------------------------------------------------------------------
 
 /// Products become scores, in powers of two.
-WS_DEVICE float score(const Heads& h, float product) {
-  return h.outer > 0 ? h.outer * hyperbolic_tangent(product * h.inner) : product * h.inner;
+WS_DEVICE void score(const Heads& h, float (&s)[4][4]) {
+  WS_UNROLL
+  for (int j = 0; j < 4; ++j) {
+    WS_UNROLL
+    for (int e = 0; e < 4; ++e) s[j][e] *= h.inner;
+  }
+  if (h.outer == 0) return;
+  WS_UNROLL
+  for (int j = 0; j < 4; ++j) {
+    WS_UNROLL
+    for (int e = 0; e < 4; ++e) s[j][e] = h.outer * hyperbolic_tangent(s[j][e]);
+  }
 }
 
 /// Running maximum and sum of a lane's two rows; the sum is of this lane's columns.
@@ -59,18 +69,24 @@ WS_DEVICE Running nothing_yet() {
   return {{none, none}, {0.0f, 0.0f}};
 }
 
-/// Products of a block become probabilities relative to the new maximum; earlier output is to be multiplied by factor.
-WS_DEVICE void fold(const Heads& h, float (&s)[4][4], const Seen& seen, Running& r, float (&factor)[2]) {
+/// Scores that a row does not see become minus infinity.
+WS_DEVICE void hide(float (&s)[4][4], const Seen& seen) {
+  WS_UNROLL
+  for (int j = 0; j < 4; ++j) {
+    WS_UNROLL
+    for (int e = 0; e < 4; ++e)
+      if (!seen.sees(e / 2, 8 * j + lane() % 4 * 2 + e % 2)) s[j][e] = as_float(0xff800000u);
+  }
+}
+
+/// Scores of a block become probabilities relative to the new maximum; earlier output is to be multiplied by factor.
+WS_DEVICE void fold(float (&s)[4][4], Running& r, float (&factor)[2]) {
   const float none = as_float(0xff800000u);
   float top[2] = {none, none};
   WS_UNROLL
   for (int j = 0; j < 4; ++j) {
     WS_UNROLL
-    for (int e = 0; e < 4; ++e) {
-      const bool sees = seen.sees(e / 2, 8 * j + lane() % 4 * 2 + e % 2);
-      s[j][e] = sees ? score(h, s[j][e]) : none;
-      top[e / 2] = larger(top[e / 2], s[j][e]);
-    }
+    for (int e = 0; e < 4; ++e) top[e / 2] = larger(top[e / 2], s[j][e]);
   }
   WS_UNROLL
   for (int half = 0; half < 2; ++half) {
@@ -185,10 +201,9 @@ struct QueryRows {
   }
 };
 
-/// Row of a [N H D] tensor, or null behind the last one.
-template <class T>
-WS_DEVICE const T* query_row(const void* x, const QueryRows& q, const Heads& h, int row) {
-  return row < q.rows ? static_cast<const T*>(x) + q.index(row, h.heads) * h.dim : nullptr;
+/// Where a row begins in a [N H D] tensor; negative behind the last one.
+WS_DEVICE int64_t query_offset(const QueryRows& q, const Heads& h, int row) {
+  return row < q.rows ? q.index(row, h.heads) * h.dim : -1;
 }
 
 /// What the warp's 16 rows of a tile see; rows behind the last one repeat it, and are not stored.
@@ -236,14 +251,12 @@ WS_DEVICE PackedKeys keys_of(const Heads& h, const void* k, const void* v, int k
 /// Keys of a block, then its values, into a stage.
 template <class T, int D, int threads>
 WS_DEVICE void stage_keys(const PackedKeys& keys, const Segment& segment, int dim, int block, char* stage) {
-  for (int which = 0; which < 2; ++which) {
-    const T* x = static_cast<const T*>(which == 0 ? keys.k : keys.v) + keys.offset;
-    stage_rows<T, D, threads>(stage + which * key_block * pitch<T, D>, key_block, dim, [&](int row) {
-      const int position = block * key_block + row;
-      if (position < keys.low || position >= keys.high) return static_cast<const T*>(nullptr);
-      return x + static_cast<int64_t>(segment.token(position)) * keys.stride;
-    });
-  }
+  const T* const from[2] = {static_cast<const T*>(keys.k) + keys.offset, static_cast<const T*>(keys.v) + keys.offset};
+  stage_rows<T, D, threads>(from, stage, key_block * pitch<T, D>, key_block, dim, [&](int row) {
+    const int position = block * key_block + row;
+    const bool seen = position >= keys.low && position < keys.high;
+    return seen ? static_cast<int64_t>(segment.token(position)) * keys.stride : int64_t{-1};
+  });
 }
 
 }  // namespace ws::cuda

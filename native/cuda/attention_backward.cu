@@ -129,33 +129,44 @@ struct BackwardTile {
   static constexpr int warps = size <= 512 ? 4 : 1;
   static constexpr int stages = size <= 256 ? 3 : 1;
   static constexpr bool held = D <= 64;  // of keys and values, for dK and dV
-  static constexpr int resident = size <= 256 ? 3 : 2;  // blocks of a multiprocessor, for registers of dQ
+  static constexpr int resident = size <= 128 ? 3 : 2;  // blocks of a multiprocessor, for registers of dQ
   static constexpr int rows = warps * strip, threads = warps * warp_size;
   static constexpr int tile_bytes = rows * pitch<T, D>, part_bytes = key_block * pitch<T, D>;
   static constexpr int shared_bytes = 2 * tile_bytes + stages * 2 * part_bytes;
   static constexpr int columns = D <= 128 ? D : D / 2;  // of dK and dV that a block makes
 };
 
-/// Products s become probabilities p = exp(score - lse), products ds = do v become gradients of the scaled products,
-/// p (ds - delta) [times the cap's slope]; both 0 where nothing is seen. of(j, e): a number's lse log2 e and delta.
-template <class F>
-WS_DEVICE void differentiate(const Heads& h, float (&s)[4][4], float (&ds)[4][4], const Seen& seen, F of) {
+template <bool capped, class F>
+WS_DEVICE void differentiate_scores(const Heads& h, float (&s)[4][4], float (&ds)[4][4], F of) {
   WS_UNROLL
   for (int j = 0; j < 4; ++j) {
     WS_UNROLL
     for (int e = 0; e < 4; ++e) {
       const Two row = of(j, e);
-      const bool sees = seen.sees(e / 2, 8 * j + lane() % 4 * 2 + e % 2);
       float scaled = s[j][e] * h.inner, slope = 1.0f;
-      if (h.outer > 0) {
+      if constexpr (capped) {
         const float t = hyperbolic_tangent(scaled);
         scaled = h.outer * t;
         slope = 1.0f - t * t;
       }
-      const float p = fast_exp2(scaled - row.at[0]);
-      s[j][e] = sees ? p : 0.0f;
-      ds[j][e] = sees ? p * (ds[j][e] - row.at[1]) * slope : 0.0f;
+      s[j][e] = fast_exp2(scaled - row.at[0]);
+      ds[j][e] = s[j][e] * (ds[j][e] - row.at[1]) * slope;
     }
+  }
+}
+
+/// Products s become probabilities p = exp(score - lse), products ds = do v become gradients of the scaled products,
+/// p (ds - delta) [times the cap's slope]; both 0 where nothing is seen. of(j, e): a number's lse log2 e and delta.
+template <class F>
+WS_DEVICE void differentiate(const Heads& h, float (&s)[4][4], float (&ds)[4][4], bool mixed, const Seen& seen, F of) {
+  if (h.outer > 0) differentiate_scores<true>(h, s, ds, of);
+  else differentiate_scores<false>(h, s, ds, of);
+  if (!mixed) return;
+  WS_UNROLL
+  for (int j = 0; j < 4; ++j) {
+    WS_UNROLL
+    for (int e = 0; e < 4; ++e)
+      if (!seen.sees(e / 2, 8 * j + lane() % 4 * 2 + e % 2)) s[j][e] = ds[j][e] = 0.0f;
   }
 }
 
@@ -166,9 +177,8 @@ WS_DEVICE void query_gradients(const AttentionGradients& a, const Segment& segme
   using S = BackwardTile<T, D>;
   const Heads& h = a.h;
   char *own_rows = shared() + warp() * strip * pitch<T, D>, *stages = shared() + 2 * S::tile_bytes;
-  stage_rows<T, D, S::threads>(shared(), S::rows, h.dim, [&](int row) { return query_row<T>(a.q, q, h, row); });
-  stage_rows<T, D, S::threads>(shared() + S::tile_bytes, S::rows, h.dim,
-                               [&](int row) { return query_row<T>(a.dout, q, h, row); });
+  stage_rows<T, D, S::threads>({static_cast<const T*>(a.q), static_cast<const T*>(a.dout)}, shared(), S::tile_bytes,
+                               S::rows, h.dim, [&](int row) { return query_offset(q, h, row); });
   copy_commit();
   const PackedKeys keys = keys_of(h, a.k, a.v, kv_head, segment, q);
   const Strip own = own_strip(segment, q, h.window);
@@ -194,8 +204,9 @@ WS_DEVICE void query_gradients(const AttentionGradients& a, const Segment& segme
     float s[4][4], ds[4][4];
     multiply_rows(left, stage, s);
     multiply_rows(dout, stage + S::part_bytes, ds);
-    differentiate(h, s, ds, seen, [&](int, int e) { return row[e / 2]; });
-    multiply_across<D, true>(T{}, ds, stage, seen, sums);
+    const bool mixed = seen.mixed();
+    differentiate(h, s, ds, mixed, seen, [&](int, int e) { return row[e / 2]; });
+    multiply_across<D>(T{}, ds, stage, mixed, seen, sums);
   });
   const int here = at_most(strip, q.rows - own.first);
   if (here > 0) {
@@ -288,11 +299,9 @@ WS_DEVICE void add_segment(const AttentionGradients& a, const Planned& own, cons
   keys.read(own_rows);
   values.read(own_rows + S::tile_bytes);
   const auto fetch = [&](int chunk, char* stage) {
-    for (int which = 0; which < 2; ++which) {
-      stage_rows<T, D, S::threads>(stage + which * S::part_bytes, key_block, h.dim, [&](int row) {
-        return query_row<T>(which == 0 ? a.q : a.dout, m.q, h, chunk * key_block + row);
-      });
-    }
+    stage_rows<T, D, S::threads>({static_cast<const T*>(a.q), static_cast<const T*>(a.dout)}, stage, S::part_bytes,
+                                 key_block, h.dim,
+                                 [&](int row) { return query_offset(m.q, h, chunk * key_block + row); });
   };
   const int chunks = (m.end + key_block - 1) / key_block;
   walk<S::stages>(m.begin / key_block, chunks, stages, 2 * S::part_bytes, fetch, [&](int chunk, const char* stage) {
@@ -319,9 +328,10 @@ WS_DEVICE void add_segment(const AttentionGradients& a, const Planned& own, cons
         rows[j][e] = {{shuffle(mine.at[0], from), shuffle(mine.at[1], from)}};
       }
     }
-    differentiate(h, s, ds, seen, [&](int j, int e) { return rows[j][e % 2]; });
-    multiply_across<D, true>(T{}, s, stage + S::part_bytes + first_column, seen, sums.dv);
-    multiply_across<D, true>(T{}, ds, stage + first_column, seen, sums.dk);
+    const bool mixed = seen.mixed();
+    differentiate(h, s, ds, mixed, seen, [&](int j, int e) { return rows[j][e % 2]; });
+    multiply_across<D>(T{}, s, stage + S::part_bytes + first_column, mixed, seen, sums.dv);
+    multiply_across<D>(T{}, ds, stage + first_column, mixed, seen, sums.dk);
   });
   barrier();  // before the next segment's rows, or before own rows become those of the gradients
 }
@@ -331,13 +341,11 @@ WS_DEVICE void key_gradients(const AttentionGradients& a, int index, const KeyTi
   using S = BackwardTile<T, D>;
   const Heads& h = a.h;
   const int first_column = block().z * S::columns;
-  for (int which = 0; which < 2; ++which) {
-    const T* x = static_cast<const T*>(which == 0 ? a.k : a.v);
-    stage_rows<T, D, S::threads>(shared() + which * S::tile_bytes, S::rows, h.dim, [&](int row) {
-      const int64_t key = tile.first + row;
-      return key < tile.end ? x + (key * h.kv_heads + tile.kv_head) * h.dim : nullptr;
-    });
-  }
+  stage_rows<T, D, S::threads>({static_cast<const T*>(a.k), static_cast<const T*>(a.v)}, shared(), S::tile_bytes, S::rows,
+                               h.dim, [&](int row) {
+    const int64_t key = tile.first + row;
+    return key < tile.end ? (key * h.kv_heads + tile.kv_head) * h.dim : -1;
+  });
   copy_commit();
   copy_wait<0>();
   barrier();

@@ -157,11 +157,11 @@ WS_DEVICE void stage_block(const DecodeArguments& a, int64_t slab, int low, int 
   const T* keys = static_cast<const T*>(a.keys) + slab;
   const T* values = static_cast<const T*>(a.values) + slab;
   const int dim = a.h.dim;
-  stage_rows<T, key_block, S::threads>(to, D, key_block, [=](int d) {
-    return d < dim ? keys + d * key_block : nullptr;
+  stage_rows<T, key_block, S::threads>({keys}, to, 0, D, key_block, [=](int d) {
+    return d < dim ? int64_t{d} * key_block : -1;
   });
-  stage_rows<T, D, S::threads>(to + S::keys_bytes, key_block, dim, [=](int j) {
-    return j >= low && j < high ? values + j * dim : nullptr;
+  stage_rows<T, D, S::threads>({values}, to + S::keys_bytes, 0, key_block, dim, [=](int j) {
+    return j >= low && j < high ? int64_t{j} * dim : -1;
   });
 }
 
@@ -177,8 +177,8 @@ WS_DEVICE void decode_sequence(const DecodeArguments& a) {
   const int begin = low / key_block, end = (length + key_block - 1) / key_block;
   const int64_t first_row = static_cast<int64_t>(sequence) * h.heads + kv_head * h.group + member;
   char *scores = shared() + strip * pitch<T, D>, *stages = scores + S::scores_bytes;
-  stage_rows<T, D, S::threads>(shared(), strip, h.dim, [&](int row) {
-    return row < rows ? static_cast<const T*>(a.q) + (first_row + row) * h.dim : nullptr;
+  stage_rows<T, D, S::threads>({static_cast<const T*>(a.q)}, shared(), 0, strip, h.dim, [&](int row) {
+    return row < rows ? (first_row + row) * h.dim : -1;
   });
   copy_commit();
 
@@ -226,9 +226,11 @@ WS_DEVICE void decode_sequence(const DecodeArguments& a) {
         WS_UNROLL
         for (int e = 0; e < 4; ++e) s[j][e] = part.at[e];
       }
-      fold(h, s, seen, running, factor);
+      score(h, s);
+      if (seen.mixed()) hide(s, seen);
+      fold(s, running, factor);
       rescale(sums, factor);
-      multiply_across<D, false>(T{}, s, place(i, b) + values_offset, seen, sums);
+      multiply_across<D>(T{}, s, place(i, b) + values_offset, false, seen, sums);
     }
   }
   complete(running);

@@ -16,6 +16,7 @@ constexpr int strip = 16;
 
 WS_DEVICE int at_most(int a, int b) { return a < b ? a : b; }
 WS_DEVICE int at_least(int a, int b) { return a > b ? a : b; }
+WS_DEVICE int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // Rows in shared memory ----------------------------------------------------------------------------------------------
 
@@ -23,30 +24,44 @@ WS_DEVICE int at_least(int a, int b) { return a > b ? a : b; }
 template <class T, int columns>
 constexpr int pitch = columns * static_cast<int>(sizeof(T)) + 16;
 
-/// 16 bytes from global memory, of which `left` elements exist; zeros for the others, and without `from` for all.
-template <class T>
-WS_DEVICE void copy_piece(char* to, const T* from, int left) {
-  constexpr int all = 16 / static_cast<int>(sizeof(T));
-  if (from == nullptr || left <= 0) {
-    *reinterpret_cast<Quad*>(to) = {0, 0, 0, 0};
-  } else if (aligned(from)) {
-    copy_async(to, from, at_most(left, all) * static_cast<int>(sizeof(T)));
-  } else {
-    for (int i = 0; i < all; ++i) reinterpret_cast<T*>(to)[i] = i < left ? from[i] : T{};
+/// f(row, column) for the pieces of 16 bytes of `rows` rows; a thread stays in its column. All `threads` come.
+template <int unroll, int pieces, int threads, class F>
+WS_DEVICE void each_piece(int rows, F f) {
+  constexpr int wide = pieces <= 4 ? 4 : pieces <= 8 ? 8 : pieces <= 16 ? 16 : pieces <= 32 ? 32 : 64;
+  constexpr int across = wide < threads ? wide : threads;
+  static_assert(pieces <= wide && threads % across == 0);
+  for (int column = thread() % across; column < pieces; column += across) {
+    WS_UNROLL_BY(unroll)
+    for (int row = thread() / across; row < rows; row += threads / across) f(row, column);
   }
 }
 
-/// `rows` rows of `columns` elements, of which `dim` exist; row_of gives where each is, or null. All `threads` come.
-template <class T, int columns, int threads, class F>
-WS_DEVICE void stage_rows(char* to, int rows, int dim, F row_of) {
-  constexpr int piece = 16 / static_cast<int>(sizeof(T)), pieces = columns / piece;
-  WS_UNROLL_BY(1)  // copies do not wait, and addresses take registers
-  for (int at = thread(); at < rows * pieces; at += threads) {
-    const int row = at / pieces, column = at % pieces * piece;
-    const T* from = row_of(row);
-    copy_piece(to + row * pitch<T, columns> + column * static_cast<int>(sizeof(T)),
-               from == nullptr ? from : from + column, dim - column);
+/// `rows` rows of `columns` elements, of which `dim` exist, from each of n tensors; their parts of shared memory are
+/// part_bytes apart. offset_of gives where a row begins in all of them, a multiple of dim; negative: zeros.
+template <class T, int columns, int threads, int n, class F>
+WS_DEVICE void stage_rows(const T* const (&from)[n], char* to, int part_bytes, int rows, int dim, F offset_of) {
+  constexpr int size = static_cast<int>(sizeof(T)), piece = 16 / size, pieces = columns / piece;
+  bool fits = dim % piece == 0;
+  for (int i = 0; i < n; ++i) fits = fits && aligned(from[i]);
+  if (fits) {
+    each_piece<4, pieces, threads>(rows, [&](int row, int column) {
+      const int64_t offset = offset_of(row);
+      const int bytes = offset >= 0 && column * piece < dim ? 16 : 0;
+      WS_UNROLL
+      for (int i = 0; i < n; ++i)
+        copy_async(to + i * part_bytes + row * pitch<T, columns> + column * 16,
+                   from[i] + (bytes > 0 ? offset + column * piece : 0), bytes);
+    });
+    return;
   }
+  each_piece<1, pieces, threads>(rows, [&](int row, int column) {
+    const int64_t offset = offset_of(row);
+    for (int i = 0; i < n * piece; ++i) {
+      const int tensor = i / piece, at = column * piece + i % piece;
+      T* place = reinterpret_cast<T*>(to + tensor * part_bytes + row * pitch<T, columns>) + at;
+      *place = offset >= 0 && at < dim ? from[tensor][offset + at] : T{};
+    }
+  });
 }
 
 /// Sums of a strip times `factor`, one per row, to shared memory. The warp's rows from `to` on.
@@ -174,7 +189,10 @@ WS_DEVICE void multiply_rows(const Left<float, columns, held>& left, const char*
 struct Seen {
   int low[2], high[2];
   WS_DEVICE bool sees(int half, int column) const { return column >= low[half] && column < high[half]; }
-  WS_DEVICE bool all() const { return low[0] <= 0 && low[1] <= 0 && high[0] >= key_block && high[1] >= key_block; }
+  /// Does a row of the warp see only some of the columns?
+  WS_DEVICE bool mixed() const {
+    return ballot(low[0] > 0 || low[1] > 0 || high[0] < key_block || high[1] < key_block) != 0;
+  }
 };
 
 /// Left side of a product from 16 x 32 numbers, rounded.
@@ -253,28 +271,27 @@ WS_DEVICE void add_strange(const float (&s)[4][4], const char* right, const Seen
 }
 
 /// sums += s times 32 rows from `right` on, n x 8 columns. Rows that see only some of them add only those: a number
-/// that is hidden from a row has s = 0 there, and what it is, even NaN, does not matter. Without `mixed` all that is
+/// that is hidden from a row has s = 0 there, and what it is, even NaN, does not matter. Not `mixed`: all that is
 /// hidden from one row is hidden from all, and zero.
-template <int columns, bool mixed, int n>
-WS_DEVICE void multiply_across(bf16, const float (&s)[4][4], const char* right, const Seen& seen,
+template <int columns, int n>
+WS_DEVICE void multiply_across(bf16, const float (&s)[4][4], const char* right, bool mixed, const Seen& seen,
                                float (&sums)[n][4]) {
   uint32_t a[2][4];
   pack_left(s, a);
   const char* row = right + lane() * pitch<bf16, columns>;
-  const bool some = mixed && ballot(!seen.all()) != 0;
   bool strange = false;
   WS_UNROLL
   for (int i = 0; i < n; ++i) {
     uint32_t b[4];
     load_matrix4_transposed(b, row + 16 * i);
-    if (some) strange = clean(b) || strange;
+    if (mixed) strange = clean(b) || strange;
     multiply_pair(sums[i], a, b);
   }
-  if (some && ballot(strange) != 0) add_strange<columns>(s, right, seen, sums);
+  if (mixed && ballot(strange) != 0) add_strange<columns>(s, right, seen, sums);
 }
 
-template <int columns, bool mixed, int n>
-WS_DEVICE void multiply_across(float, const float (&s)[4][4], const char* right, const Seen& seen,
+template <int columns, int n>
+WS_DEVICE void multiply_across(float, const float (&s)[4][4], const char* right, bool, const Seen& seen,
                                float (&sums)[n][4]) {
   each_row(s, [&](int row, float upper, float lower) {
     const float p[2] = {upper, lower};

@@ -10,7 +10,7 @@ namespace {
 struct AdamwArguments {
   float *w, *m, *v;
   bf16* copy;  // may be null
-  const float *g, *norm_squared;
+  const float *g, *norm;
   const int32_t* ok;
   int64_t size;
   float max_norm, keep_w, take_g, keep_v, take_square, step_size, root_c2, eps;
@@ -18,7 +18,7 @@ struct AdamwArguments {
 
 WS_DEVICE float clip_factor(const AdamwArguments& a) {
   if (!(a.max_norm > 0)) return 1.0f;
-  const float factor = a.max_norm / (root(*a.norm_squared) + 1e-6f);
+  const float factor = a.max_norm / (*a.norm + 1e-6f);
   return factor > 1.0f ? 1.0f : factor;
 }
 
@@ -52,7 +52,7 @@ Status adamw(const Call& c, Launcher& on) {
   enum { learning_rate, beta1, beta2, epsilon, weight_decay, step_number, max_norm };
   for (int i = 1; i < 5; ++i)
     if (c.t[i].present()) WS_TRY(same_shape(c.t[i], names[i], c.t[0], names[0]));
-  WS_TRY(single(c.t[5], "normSquared"));
+  WS_TRY(single(c.t[5], "norm"));
   WS_TRY(single(c.t[6], "ok"));
   const double* p = c.p;
   WS_CHECK(p[step_number] >= 1, config, "step: expected at least 1, got %g", p[step_number]);

@@ -55,7 +55,10 @@ WS_KERNEL(square_total, reduce_threads, SquareArguments, a) {
   double sum = 0;
   for (int64_t i = thread(); i < a.chunks; i += reduce_threads) sum += a.partial[i];
   const double total = block_sum(sum);
-  if (thread() == 0) *a.acc = static_cast<float>(static_cast<double>(*a.acc) + total);
+  if (thread() == 0) {
+    const double before = static_cast<double>(*a.acc);
+    *a.acc = static_cast<float>(root(before * before + total));
+  }
 }
 
 struct FiniteArguments {
@@ -87,7 +90,7 @@ Status column_sum(const Call& c, Launcher& on) {
                0, a);
 }
 
-Status square_sum(const Call& c, Launcher& on) {
+Status add_norm(const Call& c, Launcher& on) {
   WS_TRY(single(c.t[0], "acc"));
   SquareArguments a = {c.t[1].as<float>(), nullptr, c.t[0].as<float>(), c.t[1].size(), 0};
   a.chunks = (a.size + chunk - 1) / chunk;

@@ -92,6 +92,7 @@ inline float fused(float a, float b, float c) { return std::fma(a, b, c); }
 inline float larger(float a, float b) { return std::fmax(a, b); }
 inline float smaller(float a, float b) { return std::fmin(a, b); }
 inline float root(float x) { return std::sqrt(x); }
+inline double root(double x) { return std::sqrt(x); }
 inline float exponential(float x) { return std::exp(x); }
 inline float logarithm(float x) { return std::log(x); }
 inline float logarithm_1p(float x) { return std::log1p(x); }

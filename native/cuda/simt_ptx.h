@@ -57,6 +57,7 @@ WS_DEVICE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 WS_DEVICE float larger(float a, float b) { return fmaxf(a, b); }
 WS_DEVICE float smaller(float a, float b) { return fminf(a, b); }
 WS_DEVICE float root(float x) { return __fsqrt_rn(x); }
+WS_DEVICE double root(double x) { return __dsqrt_rn(x); }
 WS_DEVICE float exponential(float x) { return expf(x); }
 WS_DEVICE float logarithm(float x) { return logf(x); }
 WS_DEVICE float logarithm_1p(float x) { return log1pf(x); }

@@ -161,6 +161,7 @@ const Set sets[] = {
     {has_avx2(), {avx2::attention, avx2::attention_decode, avx2::cache_write}},
     {has_avx512(), {avx512::attention, avx512::attention_decode, avx512::cache_write}},
     {has_avx512bf16(), {avx512bf16::attention, avx512bf16::attention_decode, avx512bf16::cache_write}},
+    {has_amx(), {amx::attention, amx::attention_decode, amx::cache_write}},
 };
 
 void test_level(const Kernels& kernels) {

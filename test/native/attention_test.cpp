@@ -98,7 +98,7 @@ void against_reference(const Level& forward, Kernel backward, const Known& known
   CHECK_OK(backward(g.call(rt, b, f)));
   // bf16: the outputs round once, and o rounded enters the gradient through delta. Where products of bf16 pairs exist,
   // probabilities round too.
-  const bool pairs = std::strcmp(forward.name, "avx512bf16") == 0;
+  const bool pairs = std::strcmp(forward.name, "avx512bf16") == 0 || std::strcmp(forward.name, "amx") == 0;
   const double relative = exact ? 1e-5 : 4e-3, deep = exact ? 1e-5 : 4e-3;
   const double small = exact ? 3e-6 : pairs ? deep : 1e-5;
   CHECK_CLOSE(f.o, r.o, relative, small * largest(r.o));
@@ -375,6 +375,7 @@ const Set sets[] = {
     {{"avx2", has_avx2(), avx2::attention}, avx2::attention_backward},
     {{"avx512", has_avx512(), avx512::attention}, avx512::attention_backward},
     {{"avx512bf16", has_avx512bf16(), avx512bf16::attention}, avx512bf16::attention_backward},
+    {{"amx", has_amx(), amx::attention}, amx::attention_backward},
 };
 
 void test_level(const Set& s) {

@@ -99,5 +99,6 @@ int main() {
   if (has_avx2()) test_cache(avx2::cache_write, avx2::cache_copy);
   if (has_avx512()) test_cache(avx512::cache_write, avx512::cache_copy);
   if (has_avx512bf16()) test_cache(avx512bf16::cache_write, avx512bf16::cache_copy);
+  if (has_amx()) test_cache(amx::cache_write, amx::cache_copy);
   return report();
 }

@@ -433,6 +433,7 @@ int main() {
       {has_avx512bf16(),
        {avx512bf16::head_logprobs, avx512bf16::head_logprobs_backward, avx512bf16::head_kl,
         avx512bf16::head_kl_backward, true}},
+      {has_amx(), {amx::head_logprobs, amx::head_logprobs_backward, amx::head_kl, amx::head_kl_backward, true}},
   };
   for (const auto& level : levels) {
     if (!level.available) continue;

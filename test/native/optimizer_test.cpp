@@ -26,13 +26,13 @@ struct Group {
     exact_m.assign(static_cast<size_t>(n), 0);
     exact_v.assign(static_cast<size_t>(n), 0);
   }
-  double norm_squared() const {
+  double norm() const {
     double sum = 0;
     for (int64_t i = 0; i < count; ++i) sum += g.at(i) * g.at(i);
-    return sum;
+    return std::sqrt(sum);
   }
   void exact_step(const Settings& s, double step) {
-    double clip = s.max_norm > 0 ? s.max_norm / (std::sqrt(norm_squared()) + 1e-6) : 1;
+    double clip = s.max_norm > 0 ? s.max_norm / (norm() + 1e-6) : 1;
     clip = clip > 1 ? 1 : clip;
     for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
       const double d = g.at(static_cast<int64_t>(i)) * clip;
@@ -47,7 +47,7 @@ struct Group {
 };
 
 Status run(Kernel kernel, Runtime& rt, Group& a, const Settings& s, double step, int ok = 1, bool copy = true) {
-  const Tensor norm = Tensor(DType::f32, {1}).fill(a.norm_squared()), flag = integers({ok});
+  const Tensor norm = Tensor(DType::f32, {1}).fill(a.norm()), flag = integers({ok});
   return kernel(make_call(
       rt, {a.w.view(), a.m.view(), a.v.view(), copy ? a.copy.view() : absent(), a.g.view(), norm.view(), flag.view()},
       {s.learning_rate, s.beta1, s.beta2, s.eps, s.weight_decay, step, s.max_norm}));

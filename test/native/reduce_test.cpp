@@ -1,4 +1,4 @@
-// column_sum, square_sum, all_finite: exact chains, fixed trees, thread independence, non-finite inputs.
+// column_sum, add_norm, all_finite: exact chains, fixed trees, thread independence, non-finite inputs.
 #include "check.h"
 
 using namespace check;
@@ -36,15 +36,21 @@ void check_squares(const Level& level) {
   for (const int64_t n : {0, 1, 15, 16, 17, 4095, 4096, 4097, 100001}) {
     const Tensor x = random_tensor(random, DType::f32, {n});
     Tensor acc = Tensor(DType::f32, {1}).fill(2.5);
-    double wanted = 2.5;
+    double wanted = 2.5 * 2.5;
     for (int64_t i = 0; i < n; ++i) wanted += x.at(i) * x.at(i);
     const Call call = make_call(rt, {acc.view(), x.view()});
     CHECK_OK(level.kernel(call));
-    CHECK_CLOSE(acc, {wanted}, unit(DType::f32), 0);
+    CHECK_CLOSE(acc, {std::sqrt(wanted)}, unit(DType::f32), 0);
     CHECK(same_on_threads(level.kernel, call, acc, Tensor(DType::f32, {1}).fill(2.5)));
   }
   Tensor acc(DType::f32, {1}), x(DType::f32, {5000});
-  x.fill(1e25);
+  for (const double size : {1e-40, 1e-30, 1e25, 4e36}) {
+    acc.fill(0);
+    x.fill(size);
+    CHECK_OK(level.kernel(make_call(rt, {acc.view(), x.view()})));
+    CHECK_CLOSE(acc, {std::sqrt(5000.0) * x.at(0)}, unit(DType::f32), 1e-45);
+  }
+  x.fill(3e38);
   CHECK_OK(level.kernel(make_call(rt, {acc.view(), x.view()})));
   CHECK(std::isinf(acc.at(0)));
   acc.fill(0);
@@ -80,7 +86,7 @@ void check_finite(const Level& level) {
 
 int main() {
   for_levels(WS_LEVELS(column_sum), check_columns);
-  for_levels(WS_LEVELS(square_sum), check_squares);
+  for_levels(WS_LEVELS(add_norm), check_squares);
   for_levels(WS_LEVELS(all_finite), check_finite);
   return report();
 }

@@ -285,6 +285,7 @@ int main() {
       {has_avx2(), {avx2::head_sample, avx2::head_logprobs}},
       {has_avx512(), {avx512::head_sample, avx512::head_logprobs}},
       {has_avx512bf16(), {avx512bf16::head_sample, avx512bf16::head_logprobs}},
+      {has_amx(), {amx::head_sample, amx::head_logprobs}},
   };
   for (const auto& level : levels) {
     if (!level.available) continue;

@@ -1,6 +1,7 @@
 // Advantages and shaped rewards: plain numbers before any loss. objectives.md 7.1. Standard deviations use n - 1.
 // Rewards of a batch are rows: one row per prompt, one number per sample.
 
+import { checkArgument, checkOptions, kinds, listOf, optional } from '../src/base/arguments.js'
 import { WhetstoneError } from '../src/base/errors.js'
 
 type Rows = readonly (readonly number[])[]
@@ -14,7 +15,12 @@ function deviation(values: readonly number[]): number {
 
 const minus = (row: readonly number[], baseline: number): number[] => row.map((r) => r - baseline)
 
+function checkRows(rewards: Rows): void {
+  checkArgument('advantages.rewards', rewards, listOf(kinds.numbers))
+}
+
 function checkGroups(rewards: Rows): void {
+  checkRows(rewards)
   const short = rewards.findIndex((row) => row.length < 2)
   if (short < 0) return
   throw new WhetstoneError(
@@ -31,6 +37,7 @@ const overGroups =
   (advantagesOf: (row: readonly number[], eps: number, rewards: Rows) => number[]): Advantages =>
   (rewards, eps = 1e-4) => {
     checkGroups(rewards)
+    checkArgument('advantages.eps', eps, kinds.number)
     return rewards.map((row) => advantagesOf(row, eps, rewards))
   }
 
@@ -44,7 +51,10 @@ const overGroups =
  * - batchStd: (reward - mean of the group) / (deviation of the batch + eps)
  */
 export const advantages = {
-  batchMean: (rewards: Rows) => rewards.map((row) => minus(row, mean(rewards.flat()))),
+  batchMean: (rewards: Rows) => {
+    checkRows(rewards)
+    return rewards.map((row) => minus(row, mean(rewards.flat())))
+  },
   rloo: overGroups((row) => row.map((r) => r - (mean(row) * row.length - r) / (row.length - 1))),
   grpo: overGroups((row, eps) => minus(row, mean(row)).map((a) => a / (deviation(row) + eps))),
   drGrpo: overGroups((row) => minus(row, mean(row))),
@@ -65,8 +75,18 @@ export const withKlPenalty = (rewards: Rows, logRatios: Rows, beta: number): num
 export function gae(
   rewards: readonly number[],
   values: readonly number[],
-  { gamma = 1, lambda = 0.95 }: { readonly gamma?: number; readonly lambda?: number } = {},
+  options: { readonly gamma?: number; readonly lambda?: number } = {},
 ): { advantages: number[]; returns: number[] } {
+  checkArgument('gae.rewards', rewards, kinds.numbers)
+  checkArgument('gae.values', values, kinds.numbers)
+  checkOptions('gae', options, { gamma: optional(kinds.number), lambda: optional(kinds.number) })
+  if (values.length !== rewards.length)
+    throw new WhetstoneError(
+      'E_SHAPE',
+      'gae',
+      `expected ${rewards.length} values, one per reward, got ${values.length}`,
+    )
+  const { gamma = 1, lambda = 0.95 } = options
   const estimates = new Array<number>(rewards.length)
   let later = 0
   let next = 0

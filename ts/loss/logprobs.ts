@@ -2,6 +2,7 @@
 // log-prob to the token that it scores: entry t of `logps` is log p(token t+1 | tokens up to t), so a sequence of T tokens
 // has T masks and T - 1 log-probs. A mask that was shifted before it comes here does not fit, and is refused.
 
+import { checkArgument, checkOptions, kinds, optional } from '../src/base/arguments.js'
 import { WhetstoneError } from '../src/base/errors.js'
 import type { SequenceTerms } from './define.js'
 import { tokenArrays } from './view.js'
@@ -14,6 +15,12 @@ export type AlignedTerms = Readonly<
 /** What does not depend on tokens. */
 export type SequenceLabels = Pick<SequenceTerms, 'role' | 'example' | 'scores'>
 
+const termKinds = {
+  ...Object.fromEntries(tokenArrays.map((name) => [name, optional(kinds.numbers)])),
+  logps: kinds.numbers,
+}
+const labelKinds = { role: kinds.text, example: kinds.number, scores: optional(kinds.object) }
+
 /**
  * The trained tokens of one sequence.
  *
@@ -22,6 +29,9 @@ export type SequenceLabels = Pick<SequenceTerms, 'role' | 'example' | 'scores'>
  * @throws WhetstoneError E_SHAPE when a length does not fit or the mask holds something else
  */
 export function maskSequence(mask: ArrayLike<number>, terms: AlignedTerms, labels: SequenceLabels): SequenceTerms {
+  checkArgument('maskSequence.mask', mask, kinds.numbers)
+  checkOptions('maskSequence.terms', terms, termKinds)
+  checkOptions('maskSequence.labels', labels, labelKinds)
   const where = `${labels.role} of example ${labels.example}`
   const kept = trainedPositions(mask, where)
   const parts = tokenArrays.flatMap((name) => {

@@ -2,6 +2,7 @@
 // in the vectors of autodiff.ts, and its gradients per token are cut back into sequences.
 
 import type { z } from 'zod'
+import { having } from '../src/base/arguments.js'
 import { gradientsOf, type Vector } from './autodiff.js'
 import { readConfig } from './config.js'
 import type { Evaluation, Needs, Objective, ObjectiveBatch, Statistic, TermGradients } from './define.js'
@@ -27,6 +28,9 @@ export const statistic = (values: Float64Array): Statistic => ({
   sum: values.reduce((sum, value) => sum + value, 0),
   count: values.length,
 })
+
+/** An {@link Objective} among arguments. */
+export const objectiveKind = having('an objective, such as sft()', 'name', 'needs', 'config', 'evaluate')
 
 /** Loss, gradients and statistics of a batch by a formula. */
 function evaluate(name: string, { needs, formula }: Method, batch: ObjectiveBatch): Evaluation {

@@ -1,6 +1,7 @@
 // A batch as formulas see it: tokens of all sequences end to end, sequences by their role, examples in order of first
 // appearance. What an objective needs and does not get is refused here, once for all of them. No formula lives here.
 
+import { checkArgument, checkOptions, having, kinds, listOf, optional } from '../src/base/arguments.js'
 import { WhetstoneError } from '../src/base/errors.js'
 import { div, gather, leaf, segmentSum, sum, type Vector } from './autodiff.js'
 import type { Needs, ObjectiveBatch, Role, SequenceTerms, StepCounts, Term, TokenInput } from './define.js'
@@ -57,13 +58,22 @@ export interface CountedSequence {
   readonly weight?: number
 }
 
+const countedKinds = {
+  role: kinds.text,
+  example: kinds.number,
+  tokens: kinds.number,
+  weight: optional(kinds.number),
+}
+
 /** Counts of a whole step from the sequences of all its micro-batches; example numbers must be unique in the step. */
 export function countStep(sequences: Iterable<CountedSequence>): StepCounts {
+  checkArgument('countStep.sequences', sequences, kinds.iterable)
   const tokensOf: Partial<Record<Role, number>> = {}
   const examples = new Set<number>()
   let tokens = 0
   let weight = 0
   for (const sequence of sequences) {
+    checkOptions('countStep: sequence', sequence, countedKinds)
     examples.add(sequence.example)
     tokens += sequence.tokens
     weight += sequence.weight ?? sequence.tokens
@@ -77,13 +87,29 @@ const weightOf = ({ weights, logps }: SequenceTerms): number => weights?.reduce(
 const countBatch = ({ sequences }: ObjectiveBatch): StepCounts =>
   countStep(sequences.map((s) => ({ ...s, tokens: s.logps.length, weight: weightOf(s) })))
 
+const sequenceKinds = Object.fromEntries([
+  ...[...tokenArrays, 'values'].map((key) => [key, optional(kinds.float64)]),
+  ['logps', kinds.float64],
+  ['role', kinds.text],
+  ['example', kinds.number],
+  ['scores', optional(kinds.object)],
+])
+
+const batchKinds = {
+  sequences: listOf(kinds.object),
+  step: having('counts of the step', 'tokens', 'examples'),
+  history: optional(kinds.object),
+}
+
 /**
  * Checks a batch against the needs of an objective.
  *
  * @throws WhetstoneError E_SHAPE naming the example that lacks something, E_CONFIG when the step must not be cut
  */
 export function viewOf(name: string, needs: Needs, batch: ObjectiveBatch): View {
+  checkOptions(name, batch, batchKinds)
   const { sequences, step } = batch
+  for (const terms of sequences) checkOptions(`${name}: sequence`, terms, sequenceKinds)
   checkCounts(name, needs, batch)
   for (const terms of sequences) checkTokens(name, needs, terms)
   const used = usedTerms(needs)

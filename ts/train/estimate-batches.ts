@@ -9,13 +9,13 @@ import type { EncodedExample } from './data/example.js'
 import { type MicroBatch, microBatchOf } from './data/micro-batch.js'
 import { planData } from './data/plan.js'
 import { readData } from './data/rows.js'
-import { type EstimateOptions, foldersOf } from './estimate-models.js'
+import { foldersOf, type ResolvedEstimate } from './estimate-models.js'
 import { layoutOf } from './train.js'
 
 /** The micro-batches with most tokens and with most trained tokens, and some of all sizes for the blocks left idle. */
 export function typicalBatches(
   examples: readonly EncodedExample[],
-  { training, objective }: Pick<EstimateOptions, 'training' | 'objective'>,
+  { training, objective }: Pick<ResolvedEstimate, 'training' | 'objective'>,
 ): MicroBatch[] {
   const plan = planData(examples, training)
   const steps =
@@ -58,7 +58,7 @@ export const withReferenceLogps = (examples: readonly EncodedExample[]): Encoded
  *
  * @param config of the model, which may have a last position
  */
-export async function examplesOf(options: EstimateOptions, config: DecoderConfig): Promise<EncodedExample[]> {
+export async function examplesOf(options: ResolvedEstimate, config: DecoderConfig): Promise<EncodedExample[]> {
   const { data, training, objective, limit } = options
   if (data === undefined) {
     const { perDeviceTrainBatchSize: length, maxLength } = training

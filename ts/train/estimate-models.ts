@@ -14,7 +14,7 @@ import { type LoraConfig, loraConfig, targetsOf } from '../src/nn/lora.js'
 import { placeParameters } from '../src/nn/parameters.js'
 import { keep } from '../src/tensor/scope.js'
 import { empty } from '../src/tensor/tensor.js'
-import type { TrainingOptions } from './config/options.js'
+import type { TrainingInput, TrainingOptions } from './config/options.js'
 import type { DataSource } from './data/rows.js'
 import type { CountingDevice } from './estimate-device.js'
 
@@ -23,7 +23,8 @@ export interface EstimateOptions {
   /** Hugging Face folder; its weights are not read. */
   readonly model: string
   readonly objective: Objective
-  readonly training: TrainingOptions
+  /** Settings of the run; those that are left out have the defaults of `train`. */
+  readonly training: TrainingInput
   /** Default what the weights are. */
   readonly dtype?: 'f32' | 'bf16'
   /** Hugging Face folder of the reference; default the model's. */
@@ -37,6 +38,9 @@ export interface EstimateOptions {
   /** PEFT folder of an adapter to go on with; its tensors are read. */
   readonly adapter?: string
 }
+
+/** The run to estimate, every setting known. */
+export type ResolvedEstimate = EstimateOptions & { readonly training: TrainingOptions }
 
 /** The type of a folder's weights, from their header; without weights what config.json says. */
 async function storedType(directory: string): Promise<'f32' | 'bf16'> {
@@ -73,7 +77,7 @@ async function emptyDecoder(
 }
 
 /** A model's folder and an adapter's; the folder of an adapter names its model. */
-export async function foldersOf({ model, adapter }: Pick<EstimateOptions, 'model' | 'adapter'>) {
+export async function foldersOf({ model, adapter }: Pick<ResolvedEstimate, 'model' | 'adapter'>) {
   if (!(await isAdapterFolder(model))) return { model, adapter }
   return { model: await baseFolder(model, await readAdapterConfig(model)), adapter: model }
 }
@@ -81,7 +85,7 @@ export async function foldersOf({ model, adapter }: Pick<EstimateOptions, 'model
 /** The policy with the adapter that is asked for. */
 export async function policyOf(
   counting: CountingDevice,
-  { dtype, objective, lora, ...options }: EstimateOptions,
+  { dtype, objective, lora, ...options }: ResolvedEstimate,
 ): Promise<Decoder> {
   const { model, adapter } = await foldersOf(options)
   const base = await emptyDecoder(counting, model, {
@@ -96,13 +100,13 @@ export async function policyOf(
 }
 
 /** Are the reference's log-probs computed before the first step? A divergence over the vocabulary cannot be. */
-export const isPrecomputed = ({ objective: { needs }, training }: EstimateOptions): boolean =>
+export const isPrecomputed = ({ objective: { needs }, training }: ResolvedEstimate): boolean =>
   needs.reference && needs.kl === undefined && training.precomputeRefLogProbs
 
 /** The model that the objective looks at: a folder of its own, the policy without its adapter, or a copy. */
 export async function referenceOf(
   counting: CountingDevice,
-  options: EstimateOptions,
+  options: ResolvedEstimate,
   policy: Decoder,
 ): Promise<Decoder | undefined> {
   const { objective, reference, lora } = options

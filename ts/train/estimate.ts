@@ -4,12 +4,17 @@
 
 import { availableParallelism } from 'node:os'
 import type { Objective } from '../loss/define.js'
+import { objectiveKind } from '../loss/objective.js'
+import { checkOptions, kinds, optional, word } from '../src/base/arguments.js'
 import { WhetstoneError } from '../src/base/errors.js'
 import type { DecoderConfig } from '../src/models/config.js'
 import { trainableOf } from '../src/models/decoder.js'
 import { type FlatTensors, flatBytes } from '../src/nn/parameters.js'
+import { trainingOptions } from './config/options.js'
+import { resolveConfig } from './config/resolve.js'
 import type { EncodedExample } from './data/example.js'
 import type { MicroBatch } from './data/micro-batch.js'
+import { dataKind } from './data/rows.js'
 import { examplesOf, typicalBatches, withReferenceLogps } from './estimate-batches.js'
 import { type CountingDevice, openCountingDevice, type Usage } from './estimate-device.js'
 import { type EstimateOptions, isPrecomputed, policyOf, referenceOf } from './estimate-models.js'
@@ -18,6 +23,18 @@ import { trainerSettings } from './train.js'
 import { createTrainer, type Trainer, trainStep } from './trainer.js'
 
 export type { EstimateOptions } from './estimate-models.js'
+
+const estimateKinds = {
+  model: kinds.path,
+  objective: objectiveKind,
+  training: kinds.object,
+  dtype: optional(word('f32', 'bf16')),
+  reference: optional(kinds.path),
+  data: optional(dataKind),
+  limit: optional(kinds.number),
+  lora: optional(kinds.object),
+  adapter: optional(kinds.path),
+}
 
 /** A line of the table. */
 export interface EstimateRow {
@@ -45,7 +62,10 @@ export interface MemoryEstimate {
  *
  * @throws WhetstoneError E_CONFIG, E_FORMAT, E_IO for a folder or rows that training would refuse too
  */
-export async function estimateMemory(options: EstimateOptions): Promise<MemoryEstimate> {
+export async function estimateMemory(given: EstimateOptions): Promise<MemoryEstimate> {
+  checkOptions('estimateMemory', given, estimateKinds)
+  const { values } = resolveConfig(trainingOptions, [{ origin: 'argument', values: given.training }])
+  const options = { ...given, training: values }
   const { training, objective } = options
   const counting = openCountingDevice()
   const policy = await policyOf(counting, options)

@@ -4,17 +4,18 @@
 
 import { join } from 'node:path'
 import { sft } from '../loss/index.js'
+import { checkArgument, checkOptions, kinds, optional } from '../src/base/arguments.js'
 import { WhetstoneError } from '../src/base/errors.js'
 import { proportionInterval } from '../src/base/stats.js'
 import { type LanguageModel, loadModel } from '../src/generate/language-model.js'
 import { getDevice } from '../src/native/device.js'
 import { parameterCount } from '../src/nn/parameters.js'
-import type { Resolved } from './config/resolve.js'
+import { type Resolved, resolveConfig, resolvedKind } from './config/resolve.js'
 import type { EncodedSequence } from './data/example.js'
 import { microBatchOfRows } from './data/micro-batch.js'
 import { createWalk } from './data/plan.js'
 import type { Emit } from './events.js'
-import type { ImproveOptions } from './improve-options.js'
+import { type ImproveOptions, improveOptions } from './improve-options.js'
 import { type PhaseResult, runPhase } from './loop.js'
 import type { AdamWConfig } from './optimizer.js'
 import { superhf } from './recipes/superhf.js'
@@ -66,6 +67,13 @@ const optimizerOf = (o: ImproveOptions): AdamWConfig => ({
   maxGradNorm: o.maxGradNorm,
 })
 
+const runKinds = {
+  output: kinds.path,
+  resume: kinds.flag,
+  emit: kinds.call,
+  signal: optional(kinds.signal),
+}
+
 /**
  * Runs the job, or goes on with it.
  *
@@ -75,7 +83,9 @@ export async function improve(
   config: Resolved<ImproveOptions>,
   run: { output: string; resume: boolean; emit: Emit; signal?: AbortSignal },
 ): Promise<ImproveResult | undefined> {
-  const options = config.values
+  checkArgument('improve.config', config, resolvedKind)
+  checkOptions('improve', run, runKinds)
+  const options = resolveConfig(improveOptions, [{ origin: 'argument', values: config.values }]).values
   const started = performance.now()
   const source = createTask(options.task, { seed: options.seed, difficulty: options.difficulty })
   const job: Job = { ...run, options, source, heldOut: source.heldOut(options.heldOut), fingerprint: { ...options } }

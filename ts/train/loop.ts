@@ -81,10 +81,8 @@ export async function runPhase(phase: Phase): Promise<PhaseResult> {
     step++
     skipped = last.applied ? 0 : await handleNonFinite(phase, step, last, skipped)
     report(step, last)
-    if (due(step, phase.saveSteps, schedule.totalSteps)) {
-      await saver.save(step, step === schedule.totalSteps)
+    if (due(step, phase.saveSteps, schedule.totalSteps) && (await saver.save(step, step === schedule.totalSteps)))
       saved = step
-    }
     if (due(step, phase.evalSteps, schedule.totalSteps)) await unlessAborted(signal, async () => phase.evaluate?.(step))
   }
   if (step > saved) await saver.save(step, true)
@@ -150,6 +148,7 @@ async function save({ directory, trainer, model, ...phase }: Phase, step: number
     modelDirectory: model.directory,
     ...besides,
     saveTotalLimit: phase.saveTotalLimit ?? 2,
+    warn: (message) => phase.emit({ type: 'warning', message }),
   })
   phase.emit({ type: 'checkpoint', step, path })
   return path
@@ -164,14 +163,17 @@ function createSaver(phase: Phase, found: string | undefined) {
   let failed = false
   return {
     newest: () => newest,
-    save: async (step: number, last: boolean): Promise<void> => {
+    /** False: it failed, and that was said. */
+    save: async (step: number, last: boolean): Promise<boolean> => {
       try {
         newest = (await save(phase, step)) ?? newest
         failed = false
+        return true
       } catch (error) {
         if (failed || last) throw error
         failed = true
         phase.emit({ type: 'warning', message: `the checkpoint of step ${step} was not saved: ${messageOf(error)}` })
+        return false
       }
     },
   }

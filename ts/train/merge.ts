@@ -4,6 +4,7 @@
 
 import { rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
+import { checkOptions, kinds, optional, word } from '../src/base/arguments.js'
 import { WhetstoneError } from '../src/base/errors.js'
 import { createRandom, deriveKey } from '../src/base/rng.js'
 import { type LanguageModel, languageModel, loadModel, tokenizerFolder } from '../src/generate/language-model.js'
@@ -14,7 +15,7 @@ import { openWeights, type TensorEntry, writeSafetensors } from '../src/io/safet
 import { mergeAdapter } from '../src/models/adapter.js'
 import type { Decoder } from '../src/models/decoder.js'
 import { configJson } from '../src/models/score.js'
-import type { DeviceOptions } from '../src/native/device.js'
+import { type DeviceOptions, deviceKinds } from '../src/native/device.js'
 import { parameterGroups } from '../src/nn/parameters.js'
 import { castTo, copy } from '../src/ops/index.js'
 import { tidy } from '../src/tensor/scope.js'
@@ -30,6 +31,14 @@ export interface MergeOptions extends DeviceOptions {
   readonly output: string
   /** Type of the weights that are written; default the base's. */
   readonly dtype?: 'f32' | 'bf16'
+}
+
+const mergeKinds = {
+  ...deviceKinds,
+  model: kinds.path,
+  adapter: optional(kinds.path),
+  output: kinds.path,
+  dtype: optional(word('f32', 'bf16')),
 }
 
 /** Differences of log-probs (nats) or scores. */
@@ -67,6 +76,7 @@ const meanRounded = 0.1
  *   models disagree: nothing is written; and what loading throws
  */
 export async function merge(options: MergeOptions): Promise<MergeResult> {
+  checkOptions('merge', options, mergeKinds)
   const { output } = options
   if (await exists(output)) throw new WhetstoneError('E_CONFIG', output, 'expected a folder to make, it exists already')
   using adapted = await loadModel(options.model, { ...options, dtype: 'f32' })

@@ -11,9 +11,9 @@ import {
   type ParameterGroup,
   parameterGroups,
 } from '../src/nn/parameters.js'
-import { adamw, allFinite, fill, squareSum } from '../src/ops/index.js'
+import { adamw, addNorm, allFinite, fill, scaleColumnsDg } from '../src/ops/index.js'
 import { Scope } from '../src/tensor/scope.js'
-import { tensor } from '../src/tensor/tensor.js'
+import { type Tensor, tensor } from '../src/tensor/tensor.js'
 
 /** Settings of AdamW (Loshchilov & Hutter 2019) and of clipping. */
 export interface AdamWConfig {
@@ -22,7 +22,11 @@ export interface AdamWConfig {
   readonly adamEpsilon: number
   /** Decoupled decay, on matrices only. */
   readonly weightDecay: number
-  /** Largest Euclidean norm of all gradients together; 0 switches clipping off. */
+  /**
+   * Largest Euclidean norm of all gradients together; 0 switches clipping off. Gradients are clipped as long as f32 holds
+   * their norm (3.4e38). Without clipping, or above 1e18, the square must fit as well, because the second moment sums it:
+   * a norm above 1.8e19 then counts as non-finite.
+   */
   readonly maxGradNorm: number
 }
 
@@ -70,6 +74,16 @@ export interface UpdateResult {
 
 const decays: Readonly<Record<ParameterGroup, boolean>> = { matrix: true, vector: false }
 
+/** Does clipping leave gradients whose squares, which the second moment sums, are finite in f32? */
+const isBounded = ({ maxGradNorm }: AdamWConfig): boolean => maxGradNorm > 0 && maxGradNorm < 1e18
+
+/** The square of a number [1]. */
+function squareOf(norm: Tensor): Tensor {
+  const square = tensor(norm.device, new Float32Array(1))
+  scaleColumnsDg(square, norm, norm)
+  return square
+}
+
 /**
  * Clips, checks and applies the gathered gradients at the given rate; waits for the result.
  *
@@ -79,11 +93,11 @@ export async function update(optimizer: Optimizer, model: Decoder, learningRate:
   const { config, masters, gradients, firstMoments, secondMoments } = optimizer
   const parameters = trainableOf(model)
   using scope = new Scope()
-  const { normSquared, ok } = scope.run(() => {
-    const normSquared = tensor(model.device, new Float32Array(1))
+  const { norm, ok } = scope.run(() => {
+    const norm = tensor(model.device, new Float32Array(1))
     const ok = tensor(model.device, new Int32Array([1]))
-    for (const group of parameterGroups) squareSum(normSquared, gradients.flat[group])
-    allFinite(ok, normSquared)
+    for (const group of parameterGroups) addNorm(norm, gradients.flat[group])
+    allFinite(ok, isBounded(config) ? norm : squareOf(norm))
     for (const flat of [masters, gradients, firstMoments, secondMoments])
       for (const group of parameterGroups) allFinite(ok, flat.flat[group])
     for (const group of parameterGroups) {
@@ -93,7 +107,7 @@ export async function update(optimizer: Optimizer, model: Decoder, learningRate:
         v: secondMoments.flat[group],
         copy: masters === parameters ? undefined : parameters.flat[group],
         g: gradients.flat[group],
-        normSquared,
+        norm,
         ok,
       }
       adamw(tensors, {
@@ -106,12 +120,12 @@ export async function update(optimizer: Optimizer, model: Decoder, learningRate:
         maxNorm: config.maxGradNorm,
       })
     }
-    return { normSquared, ok }
+    return { norm, ok }
   })
-  const [squared, flag] = await Promise.all([normSquared.data(), ok.data()])
+  const [[gradNorm], flag] = await Promise.all([norm.data(), ok.data()])
   const applied = flag[0] === 1
   if (applied) optimizer.updates++
-  return { gradNorm: Math.sqrt(squared[0]), applied }
+  return { gradNorm, applied }
 }
 
 /** Names the first parameter that holds a non-finite number, and what of it: for the error text only. */

@@ -60,7 +60,7 @@ export function checkReference(policy: Decoder, reference: Decoder): void {
 
 const isAdapted = (m: Decoder): m is AdaptedDecoder => m.adapter !== undefined
 
-/** Is every addition zero? DoRA divides and multiplies by norms all the same, which rounds. */
+/** Is every addition zero? Where DoRA's lengths are those of the base is not looked at: it gets a copy. */
 async function isIdle({ modules }: AdaptedDecoder['adapter']): Promise<boolean> {
   for (const { b } of modules.values()) if ((await b.data()).some((value) => value !== 0)) return false
   return true

@@ -4,7 +4,7 @@
 
 import { appendFile, truncate } from 'node:fs/promises'
 import { join } from 'node:path'
-import { WhetstoneError } from '../src/base/errors.js'
+import { messageOf, WhetstoneError } from '../src/base/errors.js'
 import { attempt, ensureDirectory, exists, readBytes, writeAtomic } from '../src/io/files.js'
 import { decodeUtf8, parseJson, readJsonObject } from '../src/io/json.js'
 import { lockRun } from './checkpoint/lock.js'
@@ -14,7 +14,7 @@ import type { TrainEvent } from './events.js'
 /** An open run folder. */
 export interface RunFolder {
   readonly path: string
-  /** Appends an event to metrics.jsonl, in order. */
+  /** Appends an event to metrics.jsonl, in order. A line that the system does not take is left out whole, and told. */
   log(event: TrainEvent): void
   /** Waits for the log and gives the lock back. */
   close(): Promise<void>
@@ -26,6 +26,7 @@ export type LoggedEvent = TrainEvent & { readonly time: string }
 /**
  * Opens a run folder, new or to resume.
  *
+ * @param warn told when an event could not be logged: the run goes on, its log has a gap
  * @throws WhetstoneError E_CONFIG when it is in use or holds a run that was not asked to resume, E_MISMATCH when the
  *   settings differ from the run's
  */
@@ -33,6 +34,7 @@ export async function openRun(
   path: string,
   config: Resolved<Readonly<Record<string, unknown>>>,
   resume: boolean,
+  warn: (message: string) => void,
 ): Promise<RunFolder> {
   await ensureDirectory(path)
   const unlock = await lockRun(path)
@@ -43,17 +45,32 @@ export async function openRun(
     await unlock()
     throw error
   }
-  const metrics = join(path, 'metrics.jsonl')
+  const append = createLog(join(path, 'metrics.jsonl'), warn)
   let writing: Promise<void> = Promise.resolve()
   return {
     path,
     log: (event) => {
       const line = `${JSON.stringify({ time: new Date().toISOString(), ...event })}\n`
-      writing = writing.then(() => attempt('append to', metrics, () => appendFile(metrics, line)))
+      writing = writing.then(() => append(line))
     },
     close: async () => {
       await writing.finally(unlock)
     },
+  }
+}
+
+/** Appends whole lines to a file. Never rejects: a full disk costs lines of the log, not the run. */
+function createLog(file: string, warn: (message: string) => void): (line: string) => Promise<void> {
+  let told = false
+  return async (line) => {
+    try {
+      await attempt('append to', file, () => appendFile(file, line))
+    } catch (error) {
+      if (!told) warn(`an event was not logged, and others may be missing too: ${messageOf(error)}`)
+      told = true
+      // Else the next line would join what was written of this one.
+      await cutTornLine(file).catch(() => undefined)
+    }
   }
 }
 

@@ -3,18 +3,20 @@
 
 import { join } from 'node:path'
 import type { Objective } from '../loss/define.js'
+import { objectiveKind } from '../loss/objective.js'
+import { checkOptions, kinds, optional } from '../src/base/arguments.js'
 import { WhetstoneError } from '../src/base/errors.js'
 import { deriveKey, permutation } from '../src/base/rng.js'
-import type { LanguageModel } from '../src/generate/language-model.js'
-import type { Decoder } from '../src/models/decoder.js'
+import { type LanguageModel, modelKind } from '../src/generate/language-model.js'
+import { type Decoder, decoderKind } from '../src/models/decoder.js'
 import { type TrainingInput, type TrainingOptions, trainingOptions } from './config/options.js'
-import { type Resolved, resolveConfig, type Source } from './config/resolve.js'
+import { type Resolved, resolveConfig, resolvedKind, type Source, sourcesKind } from './config/resolve.js'
 import { checkLengths, encodeFor, rowKindOf } from './data/encode.js'
 import type { EncodedExample } from './data/example.js'
 import { warningsOf } from './data/findings.js'
 import { type MicroBatchOptions, microBatchOf } from './data/micro-batch.js'
 import { planData } from './data/plan.js'
-import { type DataSource, extraFieldWarnings, readData } from './data/rows.js'
+import { type DataSource, dataKind, extraFieldWarnings, readData } from './data/rows.js'
 import { type Emit, type Run, startRun } from './events.js'
 import { abortError, type PhaseResult, runPhase } from './loop.js'
 import {
@@ -71,6 +73,20 @@ export function train(options: TrainOptions): Run<TrainResult> {
   return startRun((emit) => runTraining(options, emit))
 }
 
+const trainKinds = {
+  policy: modelKind,
+  objective: objectiveKind,
+  data: dataKind,
+  limit: optional(kinds.number),
+  evalData: optional(dataKind),
+  reference: optional(decoderKind),
+  output: optional(kinds.path),
+  resume: optional(kinds.flag),
+  signal: optional(kinds.signal),
+  sources: optional(sourcesKind),
+  record: optional(resolvedKind),
+}
+
 const given = ({
   policy,
   objective,
@@ -112,9 +128,11 @@ interface Job {
 }
 
 async function runTraining(options: TrainOptions, emit: Emit): Promise<TrainResult> {
+  checkOptions('train', options, trainKinds)
   const config = resolveConfig(trainingOptions, options.sources ?? [{ origin: 'argument', values: given(options) }])
-  const { output, resume = false } = options
-  const folder = output === undefined ? undefined : await openRun(output, options.record ?? config, resume)
+  const { output, resume = false, record = config } = options
+  const warn = (message: string) => emit({ type: 'warning', message })
+  const folder = output === undefined ? undefined : await openRun(output, record, resume, warn)
   const log: Emit = (event) => {
     folder?.log(event)
     emit(event)
@@ -161,14 +179,14 @@ interface Data {
 async function encodedData({ options, values, emit }: Job): Promise<Data> {
   const { policy, objective } = options
   const rows = await splitData(options, values)
-  const encode = (own: typeof rows.train) => {
-    const encoded = encodeFor(objective, policy.tokenizer, own, values)
+  const encode = (own: typeof rows.train, spare?: typeof rows.train) => {
+    const encoded = encodeFor(objective, policy.tokenizer, own, values, spare)
     checkLengths(encoded, policy.decoder.config)
     return encoded
   }
   const { examples, summary } = encode(rows.train)
   for (const message of [...warningsOf(summary), ...rows.warnings]) emit({ type: 'warning', message })
-  return { train: examples, held: rows.held.length === 0 ? [] : encode(rows.held).examples }
+  return { train: examples, held: rows.held.length === 0 ? [] : encode(rows.held, rows.train).examples }
 }
 
 /** The model to compare with, when the objective looks at one. */

@@ -1,15 +1,26 @@
 // The model that users hold: a decoder, its tokenizer and its folder, with log-probs and generation as methods.
 // Everything numeric happens in models/ and engine.ts; here text becomes ids and ids become text.
 
+import {
+  checkArgument,
+  checkOptions,
+  either,
+  having,
+  type Kind,
+  kinds,
+  listOf,
+  optional,
+  word,
+} from '../base/arguments.js'
 import { WhetstoneError } from '../base/errors.js'
 import { withAdapter } from '../models/adapter.js'
 import { type Decoder, disposeDecoder } from '../models/decoder.js'
 import { type LoadOptions, loadDecoder } from '../models/load.js'
 import { baseFolder, isAdapterFolder, loadAdapter, readAdapterConfig, scoreLabelsIn } from '../models/peft.js'
-import type { Device } from '../native/device.js'
+import { type Device, deviceKinds } from '../native/device.js'
 import type { LoraConfig } from '../nn/lora.js'
 import { disposeFlat } from '../nn/parameters.js'
-import { type ChatMessage, encodeChat } from '../tokenizer/template.js'
+import { type ChatMessage, encodeChat, messagesKind } from '../tokenizer/template.js'
 import { loadTokenizer, type Tokenizer, tokenizerFilesOf } from '../tokenizer/tokenizer.js'
 import { type GenerationRequest, type SamplingOptions, sample, type TokenSample } from './engine.js'
 import { logits, logProbs, scores } from './read.js'
@@ -74,6 +85,43 @@ export interface LanguageModel {
   [Symbol.dispose](): void
 }
 
+/** A {@link LanguageModel} among arguments. */
+export const modelKind = having('what loadModel() gives', 'decoder', 'tokenizer', 'generate')
+
+const sequencesKind = listOf(kinds.numbers)
+const promptKind: Kind = {
+  expected: 'text, token ids or messages',
+  fits: either(kinds.text, kinds.numbers, messagesKind).fits,
+}
+
+/** Kinds of {@link GenerateOptions}; ranges are checked by the engine. */
+const generateKinds = {
+  temperature: optional(kinds.number),
+  topK: optional(kinds.number),
+  topP: optional(kinds.number),
+  minP: optional(kinds.number),
+  numGenerations: optional(kinds.number),
+  maxNewTokens: optional(kinds.number),
+  stopIds: optional(kinds.numbers),
+  stopStrings: optional(listOf(kinds.filled)),
+  seed: optional(kinds.number),
+  promptKeys: optional(kinds.list),
+  maxRows: optional(kinds.number),
+  signal: optional(kinds.signal),
+  onText: optional(kinds.call),
+}
+
+/** Kinds of {@link ModelOptions}. */
+const modelKinds = {
+  ...deviceKinds,
+  dtype: optional(word('f32', 'bf16')),
+  scoreLabels: optional(kinds.number),
+  seed: optional(kinds.whole),
+  warn: optional(kinds.call),
+  adapter: optional(kinds.path),
+  lora: optional(kinds.object),
+}
+
 /** How to load a model, and with which adapter. */
 export interface ModelOptions extends LoadOptions {
   /** Folder of a PEFT adapter (LoRA) for the model. */
@@ -89,6 +137,8 @@ export interface ModelOptions extends LoadOptions {
  * @throws WhetstoneError E_CONFIG, E_FORMAT, E_MISMATCH (weights missing, unexpected or misshapen, by name), E_OOM
  */
 export async function loadModel(directory: string, options: ModelOptions = {}): Promise<LanguageModel> {
+  checkArgument('loadModel.directory', directory, kinds.path)
+  checkOptions('loadModel', options, modelKinds)
   if (!(await isAdapterFolder(directory))) return loadWith(directory, directory, options)
   if (options.adapter !== undefined)
     throw new WhetstoneError('E_CONFIG', directory, 'expected a model beside `adapter`, got the folder of an adapter')
@@ -131,15 +181,25 @@ export function languageModel(decoder: Decoder, tokenizer: Tokenizer, directory:
     device: decoder.device,
     tokenizer,
     directory,
-    logProbs: (ids: readonly number[] | readonly (readonly number[])[]) =>
-      isIds(ids) ? logProbs(decoder, [ids]).then(([only]) => only) : logProbs(decoder, ids),
-    logits: (ids: readonly number[]) => logits(decoder, ids),
-    scores: (sequences: readonly (readonly number[])[], positions?: readonly (readonly number[])[]) =>
-      scores(decoder, sequences, positions ?? sequences.map((ids) => [ids.length - 1])),
-    generate: (prompt: Prompt | readonly Prompt[], options: GenerateOptions = {}) =>
-      isPrompt(prompt)
-        ? generate(model as LanguageModel, [prompt], options).then(([only]) => only)
-        : generate(model as LanguageModel, prompt, options),
+    logProbs: async (ids: readonly number[] | readonly (readonly number[])[]) => {
+      checkArgument('logProbs.ids', ids, either(kinds.numbers, sequencesKind))
+      return isIds(ids) ? (await logProbs(decoder, [ids]))[0] : logProbs(decoder, ids)
+    },
+    logits: async (ids: readonly number[]) => {
+      checkArgument('logits.ids', ids, kinds.numbers)
+      return logits(decoder, ids)
+    },
+    scores: async (sequences: readonly (readonly number[])[], positions?: readonly (readonly number[])[]) => {
+      checkArgument('scores.sequences', sequences, sequencesKind)
+      checkArgument('scores.positions', positions, optional(sequencesKind))
+      return scores(decoder, sequences, positions ?? sequences.map((ids) => [ids.length - 1]))
+    },
+    generate: async (prompt: Prompt | readonly Prompt[], options: GenerateOptions = {}) => {
+      checkArgument('generate.prompt', prompt, either(promptKind, listOf(promptKind)))
+      checkOptions('generate', options, generateKinds)
+      if (!isPrompt(prompt)) return generate(model as LanguageModel, prompt, options)
+      return (await generate(model as LanguageModel, [prompt], options))[0]
+    },
     dispose,
     [Symbol.dispose]: dispose,
   }

@@ -11,8 +11,14 @@ import { messageOf, WhetstoneError } from '../base/errors.js'
 /** Pieces of a file in order; strings are written as UTF-8. */
 export type Chunks = Iterable<Uint8Array | string> | AsyncIterable<Uint8Array | string>
 
-/** A hook for tests: called before each operation; what it throws is treated as the system's refusal. */
-export const faults: { before: ((operation: string, path: string) => void) | undefined } = { before: undefined }
+/**
+ * Hooks for tests. `before` is called before each operation; what it throws is treated as the system's refusal. `room`
+ * says how many of the bytes of a write are taken, or throws, as a system may.
+ */
+export const faults: {
+  before: ((operation: string, path: string) => void) | undefined
+  room: ((bytes: number) => number) | undefined
+} = { before: undefined, room: undefined }
 
 const pieceBytes = 4 * 2 ** 20
 
@@ -191,8 +197,9 @@ export const syncDirectory = (path: string): Promise<void> =>
 
 async function writeWhole(handle: FileHandle, path: string, bytes: Uint8Array): Promise<void> {
   for (let done = 0; done < bytes.byteLength; ) {
-    const length = Math.min(pieceBytes * 16, bytes.byteLength - done)
-    done += (await attempt('write', path, () => handle.write(bytes, done, length))).bytesWritten
+    const most = Math.min(pieceBytes * 16, bytes.byteLength - done)
+    const write = () => handle.write(bytes, done, faults.room?.(most) ?? most)
+    done += (await attempt('write', path, write)).bytesWritten
   }
 }
 
@@ -220,8 +227,11 @@ export async function writeSynced(path: string, chunks: Chunks): Promise<Written
       bytes += part.byteLength
     }
     await attempt('sync', path, () => handle.sync())
-  } finally {
-    await handle.close()
+    // Some file systems say only here that bytes were lost.
+    await attempt('close', path, () => handle.close())
+  } catch (error) {
+    await handle.close().catch(() => undefined)
+    throw error
   }
   return { bytes, sha256: hash.digest('hex') }
 }

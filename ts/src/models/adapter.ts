@@ -2,6 +2,7 @@
 // it to the weights. The base is shared and frozen; `trainableOf(decoder)` then gives the adapter's tensors alone.
 // A score head is trained whole beside the additions, as PEFT's modules_to_save. Files: peft.ts.
 
+import { checkArgument, kinds } from '../base/arguments.js'
 import { WhetstoneError } from '../base/errors.js'
 import { createRandom, deriveKey } from '../base/rng.js'
 import {
@@ -22,7 +23,7 @@ import { tidy } from '../tensor/scope.js'
 import type { Shape } from '../tensor/shape.js'
 import type { Tensor } from '../tensor/tensor.js'
 import type { DecoderConfig } from './config.js'
-import { type Decoder, decoderSpecs } from './decoder.js'
+import { type Decoder, decoderKind, decoderSpecs } from './decoder.js'
 import { isScoreParameter } from './specs.js'
 
 /** What PEFT puts before the names of a model's modules. */
@@ -99,6 +100,8 @@ export type AdaptedDecoder = Decoder & { readonly adapter: Adapter }
  * @throws WhetstoneError E_CONFIG for unknown modules or settings, or when there is an adapter already
  */
 export function withAdapter(m: Decoder, settings: Partial<LoraConfig> = {}, seed = 0): AdaptedDecoder {
+  checkArgument('withAdapter.decoder', m, decoderKind)
+  checkArgument('withAdapter.seed', seed, kinds.whole)
   const config = loraConfig(settings)
   const adapted = withEmptyAdapter(m, config, targetsOf(config, [...linearModules(m.config).keys()]))
   const { adapter } = adapted
@@ -123,7 +126,11 @@ function fillUniform(flat: FlatTensors, name: string, [outputs, inputs]: Shape, 
 }
 
 /** The same decoder with its adapter left off; weights are shared. */
-export const withoutAdapter = ({ adapter: _, ...base }: Decoder): Decoder => base
+export function withoutAdapter(m: Decoder): Decoder {
+  checkArgument('withoutAdapter.decoder', m, decoderKind)
+  const { adapter: _, ...base } = m
+  return base
+}
 
 /**
  * The same decoder with everything made once that follows from the adapter's tensors: for sampling, while nothing

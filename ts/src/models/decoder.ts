@@ -3,6 +3,7 @@
 // (training, log-probs) or through a cache (generate/), by the same arithmetic.
 
 import { checkpoint } from '../autograd/tape.js'
+import { having } from '../base/arguments.js'
 import { WhetstoneError } from '../base/errors.js'
 import type { Device } from '../native/device.js'
 import { type Adapter, loraLinear } from '../nn/lora.js'
@@ -40,6 +41,9 @@ export interface Decoder {
   /** Additions to the parameters, which are then frozen (adapter.ts). */
   readonly adapter?: Adapter
 }
+
+/** A {@link Decoder} among arguments. */
+export const decoderKind = having("a model's decoder", 'config', 'device', 'parameters', 'ropes')
 
 /** Settings of one layer's attention, as the attention ops take them. */
 export interface AttentionSettings {

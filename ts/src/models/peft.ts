@@ -3,6 +3,7 @@
 // which modules are adapted; a pattern from a file is kept for the way back, and never run.
 
 import { isAbsolute, join, resolve } from 'node:path'
+import { checkArgument, kinds } from '../base/arguments.js'
 import { WhetstoneError } from '../base/errors.js'
 import { toDeviceType } from '../io/dtype.js'
 import { ensureDirectory, exists, writeAtomic } from '../io/files.js'
@@ -18,7 +19,7 @@ import {
   linearModules,
   withEmptyAdapter,
 } from './adapter.js'
-import type { Decoder } from './decoder.js'
+import { type Decoder, decoderKind } from './decoder.js'
 
 const configFile = 'adapter_config.json'
 const stem = 'adapter_model'
@@ -274,6 +275,9 @@ export function adapterConfigJson(m: Decoder, base: string): Json {
  * @throws WhetstoneError E_CONFIG without an adapter, E_IO
  */
 export async function saveAdapter(m: Decoder, directory: string, base: string): Promise<void> {
+  checkArgument('saveAdapter.decoder', m, decoderKind)
+  checkArgument('saveAdapter.directory', directory, kinds.path)
+  checkArgument('saveAdapter.base', base, kinds.text)
   await ensureDirectory(directory)
   await writeSafetensors(join(directory, `${stem}.safetensors`), await adapterEntries(m), { format: 'pt' })
   await writeAtomic(join(directory, configFile), `${JSON.stringify(adapterConfigJson(m, base), null, 2)}\n`)

@@ -1,9 +1,11 @@
 // The typed contract of the native addon, and how it is found: node-gyp-build looks for a local build first, then
-// in prebuilds/. The only file that loads native code; nothing is loaded before the first use.
+// in prebuilds/, where a binary must have its digest in SHA256SUMS. The only file that loads native code; nothing is
+// loaded before the first use.
 
-import { existsSync } from 'node:fs'
+import { createHash } from 'node:crypto'
+import { existsSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
-import { dirname, join } from 'node:path'
+import { dirname, join, relative, sep } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { messageOf, WhetstoneError } from '../base/errors.js'
 
@@ -127,10 +129,48 @@ export function packageRoot(from = dirname(fileURLToPath(import.meta.url))): str
 
 let loaded: Addon | undefined
 
+/** Where an addon lies, and what put it there. */
+export interface FoundAddon {
+  readonly kind: 'local build' | 'prebuilt' | 'WHETSTONE_ADDON'
+  readonly path: string
+}
+
+/**
+ * The file that {@link loadAddon} takes: node-gyp-build prefers a local build to a prebuilt binary.
+ *
+ * @throws Error when there is none
+ */
+export function findAddon(): FoundAddon {
+  const forced = process.env.WHETSTONE_ADDON
+  if (forced !== undefined) return { kind: 'WHETSTONE_ADDON', path: forced }
+  const root = packageRoot()
+  const path = (require('node-gyp-build') as { path(root: string): string }).path(root)
+  return { kind: path.startsWith(join(root, 'build') + sep) ? 'local build' : 'prebuilt', path }
+}
+
+/**
+ * Refuses a prebuilt binary that is not the one that was packed: damaged on its way or changed since. Takes some
+ * milliseconds.
+ *
+ * @throws WhetstoneError E_MISMATCH
+ */
+function checkPrebuilt(path: string): void {
+  const folder = join(packageRoot(), 'prebuilds')
+  const name = relative(folder, path).split(sep).join('/')
+  const sums = join(folder, 'SHA256SUMS')
+  const lines = existsSync(sums) ? readFileSync(sums, 'utf8').split('\n') : []
+  const expected = lines.find((line) => line.endsWith(`  ${name}`))?.split(' ')[0]
+  const got = createHash('sha256').update(readFileSync(path)).digest('hex')
+  if (expected === got) return
+  const text = `expected the digest ${expected ?? `of ${name} in SHA256SUMS`}, got ${got}: the binary is not the one that was packed, reinstall the package`
+  throw new WhetstoneError('E_MISMATCH', path, text, { details: { expected, got } })
+}
+
 /**
  * The native addon, loaded on first use.
  *
- * @throws WhetstoneError E_NATIVE with the platform, what was tried, and the two ways out
+ * @throws WhetstoneError E_NATIVE with the platform, what was tried, and the two ways out; E_MISMATCH for a prebuilt
+ *   binary that is not the one that was packed
  */
 export function loadAddon(): Addon {
   loaded ??= load()
@@ -140,10 +180,11 @@ export function loadAddon(): Addon {
 function load(): Addon {
   const root = packageRoot()
   try {
-    const file = process.env.WHETSTONE_ADDON
-    if (file !== undefined) return require(file) as Addon
-    return (require('node-gyp-build') as (root: string) => Addon)(root)
+    const { kind, path } = findAddon()
+    if (kind === 'prebuilt') checkPrebuilt(path)
+    return require(path) as Addon
   } catch (cause) {
+    if (WhetstoneError.isInstance(cause)) throw cause
     throw new WhetstoneError(
       'E_NATIVE',
       'load',

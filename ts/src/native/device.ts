@@ -1,6 +1,7 @@
 // A device as TypeScript sees it: an in-order queue that takes tensor ids and op records. Ids are recycled here;
 // lifetimes are the tensor room's business. Nothing above this room knows which kind of device it talks to.
 
+import { checkOptions, kinds, optional } from '../base/arguments.js'
 import { type ErrorCode, messageOf, WhetstoneError } from '../base/errors.js'
 import { commands, loadAddon, type MemoryStats, type NativeDevice, type NumberArray } from './addon.js'
 import { judgeAuto, judgeNamed } from './cuda.js'
@@ -19,6 +20,14 @@ export interface DeviceOptions {
   isa?: string
   /** Budget for tensors in bytes, 0 for none; default `WHETSTONE_MEMORY_LIMIT` or 0. */
   memoryLimitBytes?: number
+}
+
+/** Kinds of {@link DeviceOptions}. */
+export const deviceKinds = {
+  device: optional(kinds.text),
+  threads: optional(kinds.number),
+  isa: optional(kinds.text),
+  memoryLimitBytes: optional(kinds.whole),
 }
 
 /** So many commands cross to the device at once; with some ten ops among them the crossing costs little. */
@@ -223,9 +232,10 @@ function checkThreads(count: number, where: string): number {
   throw new WhetstoneError('E_CONFIG', where, `expected a whole number from 1 to 4096, got ${count}`)
 }
 
-function checkLimit(bytes: number): number {
-  if (Number.isSafeInteger(bytes) && bytes >= 0) return bytes
-  throw new WhetstoneError('E_CONFIG', 'memoryLimitBytes', `expected a whole number of bytes, got ${bytes}`)
+/** What does not depend on the machine. */
+function checkDevice(options: DeviceOptions): void {
+  checkOptions('device', options, deviceKinds)
+  if (options.threads !== undefined && options.threads !== 0) checkThreads(options.threads, 'threads')
 }
 
 function fromEnvironment(name: string, fallback: number): number {
@@ -276,10 +286,11 @@ function choose(options: DeviceOptions): Choice {
  * GPU that has failed for good in this process
  */
 export function openDevice(options: DeviceOptions = {}): Device {
+  checkDevice(options)
   const threads = options.threads ?? fromEnvironment('WHETSTONE_THREADS', 0)
   if (threads !== 0) checkThreads(threads, 'threads')
   const isa = options.isa ?? process.env.WHETSTONE_ISA ?? ''
-  const limit = checkLimit(options.memoryLimitBytes ?? fromEnvironment('WHETSTONE_MEMORY_LIMIT', 0))
+  const limit = options.memoryLimitBytes ?? fromEnvironment('WHETSTONE_MEMORY_LIMIT', 0)
   const { name, reason } = choose(options)
   try {
     const native = new (loadAddon().Device)(name === 'cpu' ? isa : name, threads, limit)
@@ -297,6 +308,7 @@ const isWanted = (device: Device, wanted: string): boolean =>
 
 /** The device that this process (or worker thread) shares: opened by the first caller, with its options. */
 export function getDevice(options: DeviceOptions = {}): Device {
+  checkDevice(options)
   shared ??= openDevice(options)
   const wanted = options.device ?? 'auto'
   if (!isWanted(shared, wanted))

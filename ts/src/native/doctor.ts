@@ -2,11 +2,11 @@
 // reports. Works when the addon cannot be loaded, and says why. Nothing is changed. GPUs are in doctor-cuda.ts.
 
 import { existsSync, readFileSync } from 'node:fs'
-import { createRequire } from 'node:module'
 import { availableParallelism, cpus, freemem, release, totalmem } from 'node:os'
 import { join } from 'node:path'
+import { checkArgument, having } from '../base/arguments.js'
 import { messageOf } from '../base/errors.js'
-import { loadAddon, type NativeCpu, packageRoot } from './addon.js'
+import { type FoundAddon, findAddon, loadAddon, type NativeCpu, packageRoot } from './addon.js'
 import { type CudaReport, cudaFacts, examineCuda, gigabytes } from './doctor-cuda.js'
 import { allowedCpus, physicalCores, quotaCpus } from './machine.js'
 
@@ -37,7 +37,7 @@ export interface ThreadsReport {
 /** Which addon was found, and whether it loads. */
 export interface AddonReport {
   readonly loaded: boolean
-  readonly kind: 'local build' | 'prebuilt' | 'WHETSTONE_ADDON' | null
+  readonly kind: FoundAddon['kind'] | null
   readonly path: string | null
   readonly error: string | null
 }
@@ -81,15 +81,9 @@ const variables = (): Record<string, string> =>
       .sort(([a], [b]) => (a < b ? -1 : 1)),
   )
 
-/** The file that loadAddon() takes: node-gyp-build prefers a local build to a prebuilt binary. */
-function findAddon(): Pick<AddonReport, 'kind' | 'path'> {
-  const forced = process.env.WHETSTONE_ADDON
-  if (forced !== undefined) return { kind: 'WHETSTONE_ADDON', path: forced }
+function whereAddon(): Pick<AddonReport, 'kind' | 'path'> {
   try {
-    const root = packageRoot()
-    const build = createRequire(import.meta.url)('node-gyp-build') as { path(root: string): string }
-    const path = build.path(root)
-    return { kind: path.startsWith(join(root, 'build')) ? 'local build' : 'prebuilt', path }
+    return findAddon()
   } catch {
     return { kind: null, path: null }
   }
@@ -97,7 +91,7 @@ function findAddon(): Pick<AddonReport, 'kind' | 'path'> {
 
 /** Loads the addon: its report, and what it says of the CPU. */
 function examineAddon(): { addon: AddonReport; native: NativeCpu | null } {
-  const found = findAddon()
+  const found = whereAddon()
   try {
     return { addon: { loaded: true, ...found, error: null }, native: loadAddon().cpu() }
   } catch (error) {
@@ -176,8 +170,11 @@ export function doctor(): DoctorReport {
   }
 }
 
+const reportParts = ['cpu', 'threads', 'addon', 'cuda', 'memory', 'libc', 'environment', 'problems'] as const
+
 /** The report as text, one fact per line. */
 export function formatDoctor(report: DoctorReport): string {
+  checkArgument('formatDoctor.report', report, having('what doctor() gives', ...reportParts))
   const { cpu, threads, addon, cuda, memory, libc, environment, problems } = report
   const quota = threads.quotaCpus === null ? 'no quota' : `quota of ${threads.quotaCpus}`
   const limit = memory.limitBytes === null ? '' : `, limited to ${gigabytes(memory.limitBytes)}`

@@ -5,11 +5,13 @@
 // Names and defaults of single settings are PEFT's (LoraConfig) in camelCase.
 
 import { activeTape, type GradientRule, Tape } from '../autograd/tape.js'
+import { checkArgument, checkOptions, either, type Kind, kinds, listOf } from '../base/arguments.js'
 import { WhetstoneError } from '../base/errors.js'
 import {
   add,
   castTo,
   dropout,
+  fill,
   gatherRows,
   inverseRowNorms,
   linear,
@@ -21,7 +23,7 @@ import {
   scaleColumnsDg,
 } from '../ops/index.js'
 import { tidy } from '../tensor/scope.js'
-import { type Tensor, tensor } from '../tensor/tensor.js'
+import { empty, type Tensor, tensor } from '../tensor/tensor.js'
 import type { FlatTensors } from './parameters.js'
 
 /** Settings of an adapter. */
@@ -96,6 +98,24 @@ function need(ok: boolean, name: string, expected: string, got: unknown): void {
   if (!ok) throw new WhetstoneError('E_CONFIG', `lora.${name}`, `expected ${expected}, got ${JSON.stringify(got)}`)
 }
 
+const isPattern: Kind = {
+  expected: 'numbers by name of module',
+  fits: (value) => kinds.object.fits(value) && Object.values(value as object).every(kinds.number.fits),
+}
+
+/** Kinds of {@link LoraConfig}. */
+const settingKinds = {
+  r: kinds.number,
+  loraAlpha: kinds.number,
+  loraDropout: kinds.number,
+  targetModules: either(kinds.text, listOf(kinds.text)),
+  useRslora: kinds.flag,
+  useDora: kinds.flag,
+  initLoraWeights: kinds.flag,
+  rankPattern: isPattern,
+  alphaPattern: isPattern,
+} satisfies Record<keyof LoraConfig, Kind>
+
 const isRank = (value: number): boolean => Number.isInteger(value) && value >= 1 && value <= 65536
 const isAlpha = (value: number): boolean => Number.isFinite(value) && value > 0
 
@@ -105,8 +125,10 @@ const isAlpha = (value: number): boolean => Number.isFinite(value) && value > 0
  * @throws WhetstoneError E_CONFIG naming the setting
  */
 export function loraConfig(given: Partial<LoraConfig> = {}): LoraConfig {
+  checkArgument('lora', given, kinds.object)
   const settings = Object.entries(given).filter(([, value]) => value !== undefined)
   const config: LoraConfig = { ...loraDefaults, ...Object.fromEntries(settings) }
+  checkOptions('lora', config, settingKinds)
   const { r, loraAlpha, loraDropout, targetModules } = config
   need(isRank(r), 'r', 'a whole number from 1 to 65536', r)
   need(isAlpha(loraAlpha), 'loraAlpha', 'a number above 0', loraAlpha)
@@ -187,7 +209,8 @@ export function loraLinear(lora: LoraModule, x: Tensor, w: Tensor, keys?: Tensor
   // W x + (f - 1) (W x') + f delta, f = m / ||V||.
   const seen = kept === x ? base : linear(kept, w)
   const scaled = rescaled(lora, lora.magnitude, w, add(seen, delta))
-  return kept === x ? scaled : add(scaled, add(base, scale(seen, -1)))
+  // In this order, because the difference is exactly zero where f is 1: with dropout too, DoRA begins as its base.
+  return kept === x ? scaled : add(base, add(scaled, scale(seen, -1)))
 }
 
 /** s (x A^T) B^T, as one step of the tape: the gradients of A and B are added in token order to their f32 buffers. */
@@ -218,7 +241,7 @@ function rescaled(lora: LoraModule, magnitude: Tensor, w: Tensor, x: Tensor): Te
   if (lora.settled?.factors !== undefined) return scaleColumns(x, lora.settled.factors)
   const { inverse, factors, y } = untracked(() => {
     const inverse = inverseRowNorms(adaptedWeight(lora, w))
-    const factors = product(inverse, magnitude)
+    const factors = quotients(magnitude, inverse)
     return { inverse, factors, y: scaleColumns(x, factors) }
   })
   const step = { name: 'dora', inputs: { x, magnitude, inverse, factors }, outputs: { y }, p: {} }
@@ -235,10 +258,24 @@ const rescaledRule: GradientRule = ({ t, d, needs, into }) => {
 /** a b of two vectors. */
 const product = (a: Tensor, b: Tensor): Tensor => reshape(scaleColumns(reshape(a, [1, a.size]), b), [a.size])
 
+/** 1 / x of positive numbers [O]: the norm of a row of one number is that number. */
+const inverted = (x: Tensor): Tensor => inverseRowNorms(reshape(x, [x.size, 1]))
+
 /** ||W + s B A|| of each row, [O] f32: where DoRA's m begins. */
 export const rowNorms = (lora: LoraModule, w: Tensor): Tensor =>
-  // Twice the inverse: the norm of a row of one number is that number.
-  untracked(() => inverseRowNorms(reshape(inverseRowNorms(adaptedWeight(lora, w)), [w.shape[0], 1])))
+  untracked(() => inverted(inverseRowNorms(adaptedWeight(lora, w))))
+
+/**
+ * m / n of numbers [O] f32, from 1 / n: p + p (1 - n / n) with p = m (1 / n), a step of Newton's method. Where m is n, p is
+ * 1 - e for some e that rounding left, 1 - p is e to the bit, and the sum 1 - e^2 rounds to exactly 1.
+ */
+function quotients(m: Tensor, inverse: Tensor): Tensor {
+  const one = empty(inverse.device, inverse.shape, 'f32')
+  fill(one, 1)
+  const left = add(one, scale(product(inverted(inverse), inverse), -1))
+  const p = product(m, inverse)
+  return add(p, product(p, left))
+}
 
 /** W + s B A of a frozen matrix [O, C], in f32. */
 export const adaptedWeight = ({ a, b, scaling }: LoraModule, w: Tensor): Tensor =>
@@ -249,7 +286,7 @@ export function mergedWeight(lora: LoraModule, w: Tensor): Tensor {
   const v = adaptedWeight(lora, w)
   if (lora.magnitude === undefined) return v
   const [o, c] = w.shape
-  const factors = product(inverseRowNorms(v), lora.magnitude)
+  const factors = quotients(lora.magnitude, inverseRowNorms(v))
   const rows = tensor(
     w.device,
     Int32Array.from({ length: o * c }, (_, i) => Math.floor(i / c)),
@@ -260,7 +297,7 @@ export function mergedWeight(lora: LoraModule, w: Tensor): Tensor {
 /** The module with everything made once that follows from its tensors, for as long as they stay. */
 export function settledModule(lora: LoraModule, w: Tensor): LoraModule {
   const { a, b, magnitude } = lora
-  const factors = () => product(inverseRowNorms(adaptedWeight(lora, w)), magnitude as Tensor)
+  const factors = () => quotients(magnitude as Tensor, inverseRowNorms(adaptedWeight(lora, w)))
   const made = { a: castTo(a, w.dtype), b: castTo(b, w.dtype) }
   return { ...lora, settled: { ...made, factors: magnitude === undefined ? undefined : tidy(factors) } }
 }

@@ -29,7 +29,7 @@ export { linear, linearDw, linearDx } from './matmul.js'
 export { addNoise, dropout } from './noise.js'
 export { inverseRowNorms, layerNorm, rmsNorm } from './norm.js'
 export { type AdamwOptions, type AdamwTensors, adamw } from './optimizer.js'
-export { allFinite, columnSum, squareSum } from './reduce.js'
+export { addNorm, allFinite, columnSum } from './reduce.js'
 export { reshape } from './reshape.js'
 export { headSample, type SampleOptions } from './sample.js'
 

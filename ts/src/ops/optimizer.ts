@@ -34,7 +34,7 @@ function adamwReference(t: Readonly<Record<string, Host>>, p: Parameters): Host[
   const out = [t.w, t.m, t.v, ...copies].map((x) => host(x.shape, (i) => x.data[i]))
   if (t.ok.data[0] === 0) return out
   const [w, m, v] = out
-  const clip = p.maxNorm > 0 ? Math.min(1, p.maxNorm / (Math.sqrt(t.normSquared.data[0]) + 1e-6)) : 1
+  const clip = p.maxNorm > 0 ? Math.min(1, p.maxNorm / (t.norm.data[0] + 1e-6)) : 1
   for (let i = 0; i < w.data.length; i++) {
     const g = t.g.data[i] * clip
     m.data[i] = p.beta1 * m.data[i] + (1 - p.beta1) * g
@@ -50,12 +50,12 @@ const usual = { learningRate: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightD
 
 const adamwOp = defineOp({
   name: 'adamw',
-  shapes: ({ w, m, v, copy, g, normSquared, ok }, p) => {
+  shapes: ({ w, m, v, copy, g, norm, ok }, p) => {
     expectShape('adamw', 'm', m, w)
     expectShape('adamw', 'v', v, w)
     if (copy !== undefined) expectShape('adamw', 'copy', copy, w)
     expectShape('adamw', 'g', g, w)
-    expectShape('adamw', 'normSquared', normSquared, [1])
+    expectShape('adamw', 'norm', norm, [1])
     expectShape('adamw', 'ok', ok, [1])
     expectOptions(p)
     return []
@@ -63,44 +63,44 @@ const adamwOp = defineOp({
   reference: adamwReference,
   cases: [
     {
-      in: { w: [37], m: [37], v: [37], g: [37], normSquared: [1], ok: [1] },
+      in: { w: [37], m: [37], v: [37], g: [37], norm: [1], ok: [1] },
       p: usual,
-      fill: { v: 'positive', normSquared: 'ones', ok: 'ones' },
+      fill: { v: 'positive', norm: 'ones', ok: 'ones' },
     },
     {
-      in: { w: [5, 133], m: [5, 133], v: [5, 133], copy: [5, 133], g: [5, 133], normSquared: [1], ok: [1] },
+      in: { w: [5, 133], m: [5, 133], v: [5, 133], copy: [5, 133], g: [5, 133], norm: [1], ok: [1] },
       p: { ...usual, step: 1000, maxNorm: 1, weightDecay: 0.1, learningRate: 0.05 },
-      fill: { v: 'positive', normSquared: () => 665, ok: 'ones' },
+      fill: { v: 'positive', norm: () => 25.8, ok: 'ones' },
     },
     // the norm is below the limit: no clipping
     {
-      in: { w: [37], m: [37], v: [37], g: [37], normSquared: [1], ok: [1] },
+      in: { w: [37], m: [37], v: [37], g: [37], norm: [1], ok: [1] },
       p: { ...usual, step: 7, maxNorm: 2, learningRate: 0.1 },
-      fill: { m: 'zeros', v: 'zeros', normSquared: () => 3.9, ok: 'ones' },
+      fill: { m: 'zeros', v: 'zeros', norm: () => 1.97, ok: 'ones' },
     },
     // the flag is down: nothing changes
     {
-      in: { w: [37], m: [37], v: [37], copy: [37], g: [37], normSquared: [1], ok: [1] },
+      in: { w: [37], m: [37], v: [37], copy: [37], g: [37], norm: [1], ok: [1] },
       p: { ...usual, maxNorm: 1 },
-      fill: { v: 'positive', g: () => Number.NaN, normSquared: () => Number.NaN, ok: 'zeros' },
+      fill: { v: 'positive', g: () => Number.NaN, norm: () => Number.NaN, ok: 'zeros' },
     },
-    { in: { w: [0], m: [0], v: [0], g: [0], normSquared: [1], ok: [1] }, p: usual, fill: { ok: 'ones' } },
+    { in: { w: [0], m: [0], v: [0], g: [0], norm: [1], ok: [1] }, p: usual, fill: { ok: 'ones' } },
     {
-      in: { w: [4], m: [4], v: [3], g: [4], normSquared: [1], ok: [1] },
+      in: { w: [4], m: [4], v: [3], g: [4], norm: [1], ok: [1] },
       p: usual,
       fill: { ok: 'ones' },
       fails: 'E_SHAPE',
     },
     {
-      in: { w: [4], m: [4], v: [4], g: [4], normSquared: [1], ok: [1] },
+      in: { w: [4], m: [4], v: [4], g: [4], norm: [1], ok: [1] },
       p: { ...usual, step: 0 },
       fill: { ok: 'ones' },
       fails: 'E_CONFIG',
     },
     {
-      in: { w: [1 << 22], m: [1 << 22], v: [1 << 22], copy: [1 << 22], g: [1 << 22], normSquared: [1], ok: [1] },
+      in: { w: [1 << 22], m: [1 << 22], v: [1 << 22], copy: [1 << 22], g: [1 << 22], norm: [1], ok: [1] },
       p: usual,
-      fill: { v: 'positive', normSquared: 'ones', ok: 'ones' },
+      fill: { v: 'positive', norm: 'ones', ok: 'ones' },
       bench: true,
     },
   ],
@@ -118,15 +118,15 @@ export interface AdamwTensors {
   readonly copy?: Tensor
   /** Gradient, f32. */
   readonly g: Tensor
-  /** [1] f32: squared global norm of the gradient. */
-  readonly normSquared: Tensor
+  /** [1] f32: global norm of the gradient. */
+  readonly norm: Tensor
   /** [1] i32: 0 leaves every tensor as it is. */
   readonly ok: Tensor
 }
 
 /** One AdamW step in place, as torch.optim.AdamW computes it. */
 export function adamw(t: AdamwTensors, options: AdamwOptions): void {
-  call(adamwOp, [t.w, t.m, t.v, t.copy, t.g, t.normSquared, t.ok], { ...options })
+  call(adamwOp, [t.w, t.m, t.v, t.copy, t.g, t.norm, t.ok], { ...options })
 }
 
 /** The entries of this family. */

@@ -1,4 +1,4 @@
-// Reductions into a running f32 (or i32) result: column sums, the squared norm, the finite flag. Kernels:
+// Reductions into a running f32 (or i32) result: column sums, the norm, the finite flag. Kernels:
 // native/cpu/reduce.cpp. Norm statistics and softmax sums live in their own ops.
 
 import { lastOf } from '../tensor/shape.js'
@@ -33,25 +33,31 @@ export function columnSum(db: Tensor, dy: Tensor): void {
   call(columnSumOp, [db, dy])
 }
 
-const squareSumOp = defineOp({
-  name: 'square_sum',
+const addNormOp = defineOp({
+  name: 'add_norm',
   shapes: ({ acc }) => {
-    expectShape('square_sum', 'acc', acc, [1])
+    expectShape('add_norm', 'acc', acc, [1])
     return []
   },
-  reference: ({ acc, x }) => [host([1], () => acc.data[0] + sum(x.data.length, (i) => x.data[i] ** 2))],
+  reference: ({ acc, x }) => [host([1], () => Math.sqrt(acc.data[0] ** 2 + sum(x.data.length, (i) => x.data[i] ** 2)))],
   cases: [
     { in: { acc: [1], x: [5, 7] } },
     { in: { acc: [1], x: [100_003] }, tolerance: 1e-6 },
-    { in: { acc: [1], x: [0] } },
+    { in: { acc: [1], x: [0] }, fill: { acc: 'positive' } },
+    // squares that f32 cannot hold
+    { in: { acc: [1], x: [35] }, fill: { x: () => 1e30 } },
+    { in: { acc: [1], x: [35] }, fill: { acc: 'zeros', x: () => 1e-30 } },
     { in: { acc: [2], x: [3] }, fails: 'E_SHAPE' },
     { in: { acc: [1], x: [1 << 22] }, bench: true },
   ],
 })
 
-/** acc [1] f32 += the sum of squares of x f32; partial sums in f64, in a tree that depends on the size alone. */
-export function squareSum(acc: Tensor, x: Tensor): void {
-  call(squareSumOp, [acc, x])
+/**
+ * acc [1] f32, at least 0, becomes the norm of acc and x f32 together: sqrt(acc^2 + sum x^2). Sums of squares are f64, in a tree that
+ * depends on the size alone, so that the result is finite wherever f32 can hold it.
+ */
+export function addNorm(acc: Tensor, x: Tensor): void {
+  call(addNormOp, [acc, x])
 }
 
 /** Finite up to the index, then infinite. */
@@ -86,4 +92,4 @@ export function allFinite(ok: Tensor, x: Tensor): void {
 }
 
 /** The entries of this family. */
-export const reduceOps: readonly OpEntry[] = [columnSumOp, squareSumOp, allFiniteOp]
+export const reduceOps: readonly OpEntry[] = [columnSumOp, addNormOp, allFiniteOp]

@@ -1,6 +1,7 @@
 // Chat templates: rendering under limits (jinja.ts), and encoding in which only the template's own text can produce
 // control tokens (content.ts). What the assistant wrote is marked on request, so that training can be limited to it.
 
+import { checkArgument, checkOptions, having, kinds, listOf, optional, word } from '../base/arguments.js'
 import { WhetstoneError } from '../base/errors.js'
 import { type Disguise, disguises, freeCharacters } from './content.js'
 import type { EncodedText } from './encode.js'
@@ -46,6 +47,19 @@ export interface ChatOptions {
   readonly chatTemplate?: string
 }
 
+/** A conversation among arguments. */
+export const messagesKind = listOf(having('a message with a role', 'role'))
+
+/** Kinds of {@link ChatOptions}. */
+const chatKinds = {
+  addGenerationPrompt: optional(kinds.flag),
+  contentSpecials: optional(word('text', 'parse')),
+  returnAssistantTokensMask: optional(kinds.flag),
+  tools: optional(kinds.list),
+  variables: optional(kinds.object),
+  chatTemplate: optional(kinds.text),
+}
+
 /** A rendered and encoded conversation. */
 export interface EncodedChat {
   readonly text: string
@@ -71,6 +85,8 @@ const refuse = (message: string): never => {
 }
 
 function sessionOf(tokenizer: ChatTokenizer, messages: readonly ChatMessage[], options: ChatOptions): Session {
+  checkArgument('applyChatTemplate.messages', messages, messagesKind)
+  checkOptions('applyChatTemplate', options, chatKinds)
   const source =
     options.chatTemplate ??
     tokenizer.chatTemplate ??

@@ -4,6 +4,7 @@
 
 import { copyFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { checkArgument, checkOptions, having, kinds, optional, word } from '../base/arguments.js'
 import { WhetstoneError } from '../base/errors.js'
 import { attempt, exists } from '../io/files.js'
 import { isJsonObject, loneSurrogate, readJson, readJsonObject, readText } from '../io/json.js'
@@ -61,6 +62,12 @@ export interface Tokenizer extends ChatTokenizer {
   applyChatTemplate(messages: readonly ChatMessage[], options?: ChatOptions): EncodedChat
 }
 
+/** A {@link Tokenizer} among arguments. */
+export const tokenizerKind = having('what loadTokenizer() gives', 'encode', 'encodeSpans', 'decode', 'createDecoder')
+
+const encodeKinds = { addSpecialTokens: optional(kinds.flag), specialTokens: optional(word('text', 'parse')) }
+const decodeKinds = { skipSpecialTokens: optional(kinds.flag) }
+
 /** Files that make up a tokenizer. */
 const tokenizerFiles = ['tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'chat_template.jinja']
 
@@ -78,6 +85,7 @@ async function objectIn(folder: string, name: string): Promise<Record<string, un
  * @throws WhetstoneError E_IO, E_PATH; E_FORMAT, E_LIMIT with the field, what was expected and what came
  */
 export async function loadTokenizer(folder: string): Promise<Tokenizer> {
+  checkArgument('loadTokenizer.folder', folder, kinds.path)
   const path = join(folder, 'tokenizer.json')
   const contents = await readJson(path, fileLimit)
   const map = await objectIn(folder, 'special_tokens_map.json')
@@ -145,6 +153,7 @@ function addedTokens(file: TokenizerFile, config: Readonly<Record<string, unknow
 
 /** Refuses text that no UTF-8 stands for: replacing half a character would go unseen. */
 function checkText(text: string): void {
+  checkArgument('encode.text', text, kinds.text)
   const at = loneSurrogate(text)
   if (at >= 0)
     throw new WhetstoneError('E_FORMAT', 'encode', `expected Unicode text, got half of a surrogate pair at ${at}`)
@@ -189,22 +198,28 @@ export function createTokenizer(
     specialTokens: new Map(special.map((token) => [token.content, token.id])),
     variables,
     chatTemplate: templateOf(config),
-    encode: (text, { addSpecialTokens = true, specialTokens = 'text' } = {}) => {
+    encode: (text, options = {}) => {
       checkText(text)
+      checkOptions('encode', options, encodeKinds)
+      const { addSpecialTokens = true, specialTokens = 'text' } = options
       const list = encoder.ids(text, specialTokens === 'parse' ? always : ordinaryOnly)
       return addSpecialTokens && isFramed ? [...frame.before, ...list, ...frame.after] : list
     },
     encodeSpans: (text, allow) => {
       checkText(text)
+      checkArgument('encodeSpans.allow', allow, kinds.call)
       return encoder.spans(text, (token, from, to) => !token.special || allow(from, to))
     },
     decode: (list, options = {}) => {
+      checkArgument('decode.ids', list, kinds.numbers)
+      checkOptions('decode', options, decodeKinds)
       const decoder = startText()
       return decoder.push(tokensOf(list, options)) + decoder.end()
     },
     idOf,
     tokenOf: (id) => file.tokens[id],
     createDecoder: (options = {}) => {
+      checkOptions('createDecoder', options, decodeKinds)
       const decoder = startText()
       return { push: (id) => decoder.push(tokensOf([id], options)), end: () => decoder.end() }
     },

@@ -16,7 +16,7 @@ import {
 } from '../../src/io/files.js'
 import { safetensorsChunks, type TensorEntry } from '../../src/io/safetensors.js'
 import { tokenizerFilesOf } from '../../src/tokenizer/tokenizer.js'
-import { leftoverName } from './leftovers.js'
+import { leftoverName, sweepLeftovers } from './leftovers.js'
 import { type FileRecord, manifestFile, manifestText, stateFile, stepFolder, stepOf } from './manifest.js'
 
 /** What to save. */
@@ -134,4 +134,6 @@ async function retain(directory: string, { saveTotalLimit, keepEverySteps = 0 }:
   const steps = names.flatMap((name) => stepOf(name) ?? []).sort((a, b) => b - a)
   const old = steps.slice(saveTotalLimit).filter((step) => keepEverySteps === 0 || step % keepEverySteps !== 0)
   for (const step of old) await discard(directory, stepFolder(step))
+  // What an earlier save of this process could not remove goes now.
+  await sweepLeftovers(directory)
 }

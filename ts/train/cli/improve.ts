@@ -50,7 +50,8 @@ async function runImprove(options: Options): Promise<void> {
   const output =
     textOf(options, 'output') ?? (await runName(`improve-${config.values.task}-seed${config.values.seed}`, resume))
   const progress = createProgress(process.stderr, options.json === true)
-  const folder = await openRun(output, config, resume)
+  const warn = (message: string) => show(progress, { type: 'warning', message })
+  const folder = await openRun(output, config, resume, warn)
   let result: ImproveResult | undefined
   try {
     result = await improve(config, {

@@ -28,11 +28,16 @@ const commands: readonly AddCommand[] = [
 
 const exitCodes: Readonly<Record<string, number>> = { E_IO: 74, E_DEVICE_LOST: 70 }
 
-/** A reader that closes the pipe ends the output, not the run. */
-function surviveClosedPipes(): void {
+/**
+ * A reader that closes the pipe ends the output, not the run, and quietly. What else keeps the output from being written
+ * (a full disk) does not end the run either, but its exit code says so.
+ */
+function surviveLostOutput(): void {
   for (const stream of [process.stdout, process.stderr])
     stream.on('error', (error: NodeJS.ErrnoException) => {
-      if (error.code !== 'EPIPE') throw error
+      if (error.code === 'EPIPE' || process.exitCode === exitCodes.E_IO) return
+      process.exitCode = exitCodes.E_IO
+      if (stream === process.stdout) process.stderr.write(`E_IO [stdout] cannot write the output (${error.code})\n`)
     })
 }
 
@@ -44,7 +49,7 @@ async function main(): Promise<void> {
   await program.parseAsync(spellArguments(program, process.argv.slice(2)), { from: 'user' })
 }
 
-surviveClosedPipes()
+surviveLostOutput()
 main().catch((error: unknown) => {
   const code = WhetstoneError.isInstance(error) ? error.code : undefined
   process.stderr.write(`${code === undefined ? '' : `${code} `}${messageOf(error)}\n`)

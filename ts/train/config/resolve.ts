@@ -2,6 +2,7 @@
 // a strict zod object whose fields are described; unknown keys are refused with the nearest known name.
 
 import type { z } from 'zod'
+import { checkArgument, having, type Kind, kinds, listOf } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import { didYouMean } from './spelling.js'
 
@@ -16,6 +17,18 @@ export interface Resolved<T> {
   readonly values: T
   readonly origins: Readonly<Record<string, string>>
 }
+
+/** A {@link Resolved} among arguments. */
+export const resolvedKind: Kind = {
+  expected: 'settings with their origins',
+  fits: (value) => {
+    const { values, origins } = (value ?? {}) as Partial<Resolved<unknown>>
+    return kinds.object.fits(values) && kinds.object.fits(origins)
+  },
+}
+
+/** Several {@link Source} among arguments. */
+export const sourcesKind = listOf(having('settings with their origin', 'values', 'origin'))
 
 /** The origin of what was typed. */
 export const commandLine = 'command line'
@@ -44,13 +57,15 @@ export function resolveConfig<S extends z.ZodRawShape>(
   const known = Object.keys(schema.shape)
   const merged: Record<string, unknown> = {}
   const origins: Record<string, string> = Object.fromEntries(known.map((key) => [key, 'default']))
-  for (const { origin, values } of sources)
+  for (const { origin, values } of sources) {
+    checkArgument(`settings (from ${origin})`, values, kinds.object)
     for (const [key, value] of Object.entries(values)) {
       if (!known.includes(key)) refuseUnknown(key, known, origin)
       if (value === undefined) continue
       merged[key] = value
       origins[key] = origin
     }
+  }
   const checked = schema.safeParse(merged)
   if (checked.success) return { values: checked.data, origins }
   const [issue] = checked.error.issues

@@ -4,17 +4,18 @@
 // the answer that it shows). What the sequences of a row are is encoders.ts.
 
 import type { Objective } from '../../loss/define.js'
+import { checkArgument, checkOptions, having, kinds, word } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import type { DecoderConfig } from '../../src/models/config.js'
 import { positionLimit } from '../../src/models/decoder.js'
-import type { Tokenizer } from '../../src/tokenizer/tokenizer.js'
+import { type Tokenizer, tokenizerKind } from '../../src/tokenizer/tokenizer.js'
 import { type Codec, createCodec } from './answer.js'
 import { type Cut, cutPart, type Part } from './cut.js'
 import { type EncodeOptions, type EncodeSettings, encodeSettings } from './encode-options.js'
-import { type EncodedKind, type EncodeNeeds, type Encoder, encoderFor, kindOf } from './encoders.js'
+import { type EncodedKind, type EncodeNeeds, type Encoder, encodedKinds, encoderFor, kindOf } from './encoders.js'
 import type { EncodedExample, EncodedSequence } from './example.js'
 import { createTally, type EncodeSummary, excluding, type FindingName } from './findings.js'
-import type { PlacedRow, RowKinds } from './rows.js'
+import { checkPlaced, type PlacedRow, type RowKinds } from './rows.js'
 import { mismatches } from './unpaired.js'
 
 /** Encoded rows and what happened to them. */
@@ -87,33 +88,45 @@ function draftOf(codec: Codec, { uncut }: Encoder, where: string, parts: readonl
 /** Is the row left out? */
 export const isExcluded = ({ found }: Draft): boolean => found.some((name) => excluding.includes(name))
 
-/** Every row as a draft, those that will be left out among them. */
-export function draftRows(
-  codec: Codec,
-  encoder: Encoder,
-  rows: readonly PlacedRow<RowKinds[EncodedKind]>[],
-): readonly Draft[] {
+/** The arguments that encoding and previews share. */
+export function checkEncoding(
+  name: string,
+  tokenizer: Tokenizer,
+  rows: readonly PlacedRow<unknown>[],
+  kind: EncodedKind,
+): void {
+  checkArgument(`${name}.tokenizer`, tokenizer, tokenizerKind)
+  checkPlaced(`${name}.rows`, rows, kind)
+}
+
+type Rows = readonly PlacedRow<RowKinds[EncodedKind]>[]
+
+/** Every row as a draft, those that will be left out among them; `spare`: see {@link mismatches}. */
+export function draftRows(codec: Codec, encoder: Encoder, rows: Rows, spare: Rows = []): readonly Draft[] {
   if (encoder.revises && codec.settings.maxPromptLength !== undefined)
     throw new WhetstoneError(
       'E_CONFIG',
       'maxPromptLength',
       'cannot cut prompts that show an answer (SRPO): leave it out',
     )
-  const drafts = rows.map(({ row, where }) =>
-    draftOf(
-      codec,
-      encoder,
-      where,
-      atRow(where, () => encoder.parts(codec, row)),
-    ),
-  )
+  const partsOf = ({ row, where }: Rows[number]) => atRow(where, () => encoder.parts(codec, row))
+  const drafts = rows.map((row) => draftOf(codec, encoder, row.where, partsOf(row)))
   if (!encoder.mismatch) return drafts
   const live = drafts.filter((draft) => !isExcluded(draft))
-  const others = new Map(mismatches(live.map(({ parts }) => parts[0])).map((part, i) => [live[i], part]))
+  const answers = live.map(({ parts }) => parts[0])
+  const others = new Map(mismatches(answers, answersOf(spare, partsOf)).map((part, i) => [live[i], part]))
   return drafts.map((draft) => {
     const other = others.get(draft)
     return other === undefined ? draft : draftOf(codec, encoder, draft.where, [...draft.parts, other])
   })
+}
+
+/** The answers of rows that have one, encoded as they are asked for. */
+function* answersOf(rows: Rows, partsOf: (row: Rows[number]) => readonly Part[]): Generator<Part> {
+  for (const row of rows) {
+    const [answer] = partsOf(row)
+    if (trains(answer)) yield answer
+  }
 }
 
 function refuseRow({ where, parts, found }: Draft, { maxLength }: EncodeSettings): never {
@@ -153,6 +166,7 @@ export function summaryOf(drafts: readonly Draft[]): EncodeSummary {
  *
  * @param needs `{ rows: kind }` gives the sequences that the kind has by default
  * @param name of who needs them, for errors
+ * @param spare rows of the same kind that KTO may take the other answer from, where `rows` have one prompt only
  * @throws WhetstoneError naming the row: E_FORMAT when it trains no token or is no Unicode, E_TEMPLATE; E_CONFIG when
  *   no row is left, or no row can give what is needed
  */
@@ -162,9 +176,15 @@ export function encodeExamples<K extends EncodedKind>(
   needs: EncodeNeeds & { readonly rows: K },
   options: EncodeOptions = {},
   name = 'data',
+  spare: readonly PlacedRow<RowKinds[K]>[] = [],
 ): EncodedData {
+  checkOptions('encodeExamples.needs', needs, { rows: word(...encodedKinds) })
+  checkArgument('encodeExamples.name', name, kinds.text)
+  const encoder = encoderFor(needs, name)
+  checkEncoding('encodeExamples', tokenizer, rows, needs.rows)
+  checkPlaced('encodeExamples.spare', spare, needs.rows)
   const settings = encodeSettings(options)
-  const drafts = draftRows(createCodec(tokenizer, settings), encoderFor(needs, name), rows)
+  const drafts = draftRows(createCodec(tokenizer, settings), encoder, rows, spare)
   const excluded = drafts.find(isExcluded)
   if (excluded !== undefined && settings.untrainedRows === 'refuse') refuseRow(excluded, settings)
   const live = drafts.filter((draft) => !isExcluded(draft))
@@ -195,20 +215,25 @@ export function checkLengths({ examples, places }: EncodedData, config: DecoderC
 }
 
 /** Encodes rows for an objective; see {@link encodeExamples}. Its rows are read as `rowKindOf(objective)`. */
-export const encodeFor = (
+export function encodeFor(
   objective: Pick<Objective, 'name' | 'needs'>,
   tokenizer: Tokenizer,
   rows: readonly PlacedRow<RowKinds[EncodedKind]>[],
   options: EncodeOptions = {},
-): EncodedData =>
-  encodeExamples(tokenizer, rows, { ...objective.needs, rows: rowKindOf(objective) }, options, objective.name)
+  spare: readonly PlacedRow<RowKinds[EncodedKind]>[] = [],
+): EncodedData {
+  const kind = rowKindOf(objective)
+  return encodeExamples(tokenizer, rows, { ...objective.needs, rows: kind }, options, objective.name, spare)
+}
 
 /**
  * The kind of rows that an objective trains on.
  *
  * @throws WhetstoneError E_CONFIG for objectives over samples of the policy
  */
-export function rowKindOf({ name, needs }: Pick<Objective, 'name' | 'needs'>): EncodedKind {
+export function rowKindOf(objective: Pick<Objective, 'name' | 'needs'>): EncodedKind {
+  checkArgument('objective', objective, having('an objective, such as sft()', 'name', 'needs'))
+  const { name, needs } = objective
   const kind = kindOf(needs)
   if (kind !== undefined) return kind
   throw new WhetstoneError(

@@ -123,6 +123,9 @@ const defaultRoles: Readonly<Record<EncodedKind, readonly Role[]>> = {
   ranked: ['completion'],
 }
 
+/** The kinds of rows that become examples. */
+export const encodedKinds: readonly string[] = Object.keys(encoders)
+
 /** How an objective's rows become sequences. */
 export interface Encoder {
   readonly parts: (codec: Codec, row: RowKinds[EncodedKind]) => Part[]

@@ -1,6 +1,7 @@
 // A preview as text for a terminal or a file. Trained tokens are bold, special ones blue; without colours trained
 // stretches stand between brackets. Whatever the data holds, it moves no cursor: control characters are spelled out.
 
+import { checkArgument, checkOptions, having, kinds, optional } from '../../src/base/arguments.js'
 import type { Preview, PreviewExample, PreviewSequence, PreviewToken } from './preview.js'
 
 /** How a preview is written. */
@@ -70,8 +71,13 @@ function exampleText({ where, sequences, found }: PreviewExample, colours: boole
   return [`${visible(where)}${notes}`, ...sequences.map((sequence) => sequenceText(sequence, colours))].join('\n')
 }
 
+const previewParts: readonly (keyof Preview)[] = ['objective', 'summary', 'examples', 'warnings', 'errors']
+
 /** The preview as text, ending in a line feed. */
-export function previewText(preview: Preview, { colours = false }: PreviewTextOptions = {}): string {
+export function previewText(preview: Preview, options: PreviewTextOptions = {}): string {
+  checkArgument('previewText.preview', preview, having('what preview() gives', ...previewParts))
+  checkOptions('previewText', options, { colours: optional(kinds.flag) })
+  const { colours = false } = options
   const paint = painter(colours)
   const { rows, examples, sequences, tokens, trainedTokens } = preview.summary
   const legend = colours

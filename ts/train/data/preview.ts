@@ -2,9 +2,10 @@
 // is wrong with the data. Structured here; as text in preview-text.ts. Looks at all rows, shows the first ones.
 
 import type { Objective, Role } from '../../loss/define.js'
+import { checkArgument, kinds } from '../../src/base/arguments.js'
 import type { Tokenizer } from '../../src/tokenizer/tokenizer.js'
 import { createCodec } from './answer.js'
-import { draftRows, rowKindOf, summaryOf } from './encode.js'
+import { checkEncoding, draftRows, rowKindOf, summaryOf } from './encode.js'
 import { type EncodeOptions, encodeSettings } from './encode-options.js'
 import { type EncodedKind, encoderFor } from './encoders.js'
 import type { EncodedSequence } from './example.js'
@@ -75,7 +76,10 @@ export function preview(
   options: EncodeOptions = {},
   count = 3,
 ): Preview {
-  const needs = { ...objective.needs, rows: rowKindOf(objective) }
+  const kind = rowKindOf(objective)
+  const needs = { ...objective.needs, rows: kind }
+  checkEncoding('preview', tokenizer, rows, kind)
+  checkArgument('preview.count', count, kinds.whole)
   const codec = createCodec(tokenizer, encodeSettings(options))
   const drafts = draftRows(codec, encoderFor(needs, objective.name), rows)
   const summary = summaryOf(drafts)

@@ -2,12 +2,13 @@
 // rows hold, for reward functions. Nothing in them is trained. TRL 1.x cuts no prompt; `maxPromptLength`, where it is set,
 // keeps the last tokens, as its GRPO trainer did.
 
+import { checkArgument } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
-import type { Tokenizer } from '../../src/tokenizer/tokenizer.js'
+import { type Tokenizer, tokenizerKind } from '../../src/tokenizer/tokenizer.js'
 import { createCodec, promptOf } from './answer.js'
 import { atRow } from './encode.js'
 import { type EncodeOptions, encodeSettings } from './encode-options.js'
-import type { PlacedRow, PromptRow } from './rows.js'
+import { checkPlaced, type PlacedRow, type PromptRow } from './rows.js'
 
 /** A prompt as the policy gets it. */
 export interface EncodedPrompt {
@@ -34,6 +35,8 @@ export function encodePrompts(
   rows: readonly PlacedRow<PromptRow>[],
   options: EncodeOptions = {},
 ): EncodedPrompts {
+  checkArgument('encodePrompts.tokenizer', tokenizer, tokenizerKind)
+  checkPlaced('encodePrompts.rows', rows, 'prompt')
   const settings = encodeSettings(options)
   const codec = createCodec(tokenizer, settings)
   const most = settings.maxPromptLength ?? Number.POSITIVE_INFINITY

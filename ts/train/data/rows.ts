@@ -2,6 +2,7 @@
 // was expected and what came. Fields that a shape does not know are allowed, and counted so that a run can say so; rows
 // of prompts keep them for reward functions. How rows become tokens is encode.ts.
 
+import { checkArgument, kinds, word } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import { isJsonObject } from '../../src/io/json.js'
 import {
@@ -24,10 +25,10 @@ import {
   truth,
 } from './fields.js'
 import { withImplicitPrompt } from './implicit-prompt.js'
-import { type DataSource, readSource } from './sources.js'
+import { type DataSource, dataKind, placedKind, readSource } from './sources.js'
 
 export type { Messages } from './fields.js'
-export type { DataSource } from './sources.js'
+export { type DataSource, dataKind } from './sources.js'
 
 /** What a conversation may bring for its template. */
 export interface ChatFields {
@@ -226,6 +227,9 @@ export async function readData<K extends keyof RowKinds>(
   kind: K,
   limit = Number.POSITIVE_INFINITY,
 ): Promise<DataRows<RowKinds[K]>> {
+  checkArgument('readData.source', source, dataKind)
+  checkArgument('readData.kind', kind, word(...Object.keys(shapes)))
+  checkArgument('readData.limit', limit, kinds.number)
   if (limit !== Number.POSITIVE_INFINITY && !(Number.isInteger(limit) && limit >= 1))
     throw new WhetstoneError('E_CONFIG', 'limit', `expected a whole number of at least 1, got ${limit}`)
   const rows: PlacedRow<RowKinds[K]>[] = []
@@ -244,6 +248,21 @@ export async function readData<K extends keyof RowKinds>(
       'expected at least one row, got none',
     )
   return { rows, extraFields }
+}
+
+/**
+ * Checks rows that a program brings with their places, as {@link readData} does.
+ *
+ * @param where function and argument
+ * @throws WhetstoneError E_CONFIG, E_FORMAT naming the row
+ */
+export function checkPlaced<K extends keyof RowKinds>(
+  where: string,
+  rows: readonly PlacedRow<unknown>[],
+  kind: K,
+): void {
+  checkArgument(where, rows, placedKind)
+  for (const { row, where } of rows) checkRow(row, where, kind)
 }
 
 /** Extra fields as lines: which, and in how many rows. */

@@ -2,12 +2,22 @@
 // judges none of them. A further format is a line of `readers`.
 
 import { extname } from 'node:path'
+import { either, having, kinds, listOf } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import { readJson, readJsonLines } from '../../src/io/json.js'
 import { shown } from './fields.js'
 
 /** Where rows come from: a file, or rows themselves. */
 export type DataSource<R = unknown> = string | readonly R[]
+
+/** A {@link DataSource} among arguments. */
+export const dataKind = either(
+  { ...kinds.path, expected: 'a file name' },
+  { ...kinds.list, expected: 'a list of rows' },
+)
+
+/** Rows with their places among arguments. */
+export const placedKind = listOf(having('a row with its place, as readData() gives', 'row', 'where'))
 
 /** A value and its place. */
 export interface PlacedValue {

@@ -4,6 +4,8 @@
 // The paper's own templates are for summaries: there, pass one like 'POST: {prompt} EXAMPLE SUMMARY: {answer} TL;DR:'.
 
 import type { Role } from '../../loss/define.js'
+import { checkArgument, checkOptions, either, kinds } from '../../src/base/arguments.js'
+import { messagesKind } from '../../src/tokenizer/template.js'
 import type { Side } from './fields.js'
 
 /** How a revision is asked for. */
@@ -28,12 +30,17 @@ export const revisionRoles = {
   rejectedGivenChosen: { shown: 'chosen', scored: 'rejected' },
 } as const satisfies Readonly<Partial<Record<Role, { shown: 'chosen' | 'rejected'; scored: 'chosen' | 'rejected' }>>>
 
+const sideKind = either(kinds.text, messagesKind)
+
+/** Kinds of {@link RevisionTemplate}. */
+export const templateKinds = { text: kinds.text, request: kinds.text }
+
 /** The prompt that shows an answer, of the prompt's kind. */
-export function revisionPrompt(
-  prompt: Side,
-  answer: Side,
-  { text, request }: RevisionTemplate = defaultRevision,
-): Side {
+export function revisionPrompt(prompt: Side, answer: Side, template: RevisionTemplate = defaultRevision): Side {
+  checkArgument('revisionPrompt.prompt', prompt, sideKind)
+  checkArgument('revisionPrompt.answer', answer, typeof prompt === 'string' ? kinds.text : messagesKind)
+  checkOptions('revisionPrompt.template', template, templateKinds)
+  const { text, request } = template
   if (typeof prompt !== 'string')
     return [...prompt, ...(answer as Exclude<Side, string>), { role: 'user', content: request }]
   const values: Readonly<Record<string, string>> = { '{prompt}': prompt, '{answer}': String(answer) }

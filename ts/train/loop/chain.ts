@@ -2,10 +2,18 @@
 // writes on. Two attempts (SCoRe, 2409.12917), RISE and other chains are settings of `chain`. A later turn sees all that
 // came before it as tokens, not as text again, so the log-probs of every turn are those of one sequence.
 
+import { checkArgument, checkOptions, kinds, optional } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import type { LanguageModel } from '../../src/generate/language-model.js'
 import type { ChatMessage } from '../../src/tokenizer/template.js'
-import { type Explore, type ExploreContext, type SampleGroupOptions, sampleGroup, segmentOf } from './explore.js'
+import {
+  type Explore,
+  type ExploreContext,
+  type SampleGroupOptions,
+  sampleGroup,
+  samplingKinds,
+  segmentOf,
+} from './explore.js'
 import type { Segment, Trace } from './trace.js'
 
 /** A turn behind the first one. */
@@ -90,6 +98,8 @@ async function extend(context: ExploreContext, traces: readonly Trace[], turn: T
   return traces.flatMap((trace) => continued.get(trace) ?? { ...trace, sample: trace.sample * numGenerations })
 }
 
+const turnKinds = { ...samplingKinds, numGenerations: optional(kinds.number), inject: kinds.call }
+
 /** Each turn of a trace with how it ended. */
 const withReasons = (trace: Trace): Trace => ({
   ...trace,
@@ -104,10 +114,13 @@ const withReasons = (trace: Trace): Trace => ({
  *
  * @throws WhetstoneError E_TEMPLATE for conversations whose template cannot go on
  */
-export const chain =
-  (first: SampleGroupOptions, turns: readonly Turn[]): Explore =>
-  async (context, tasks) => {
-    let traces = (await sampleGroup(first)(context, tasks)).map(withReasons)
+export function chain(first: SampleGroupOptions, turns: readonly Turn[]): Explore {
+  const explore = sampleGroup(first)
+  checkArgument('chain.turns', turns, kinds.list)
+  for (const turn of turns) checkOptions('chain.turn', turn, turnKinds)
+  return async (context, tasks) => {
+    let traces = (await explore(context, tasks)).map(withReasons)
     for (const [i, turn] of turns.entries()) traces = await extend(context, traces, turn, i + 2)
     return traces
   }
+}

@@ -1,8 +1,9 @@
 // Explore: how attempts are made. `sampleGroup` draws n samples per task over a shared prompt; attempts of several turns
 // are chain.ts.
 
-import type { Completion, LanguageModel } from '../../src/generate/language-model.js'
-import type { Task } from '../tasks/index.js'
+import { checkArgument, checkOptions, kinds, listOf, optional, word } from '../../src/base/arguments.js'
+import { type Completion, type LanguageModel, modelKind } from '../../src/generate/language-model.js'
+import { type Task, taskKind } from '../tasks/task.js'
 import type { Segment, Trace } from './trace.js'
 
 /** What an exploring primitive works with. */
@@ -32,6 +33,19 @@ export interface SampleGroupOptions {
   readonly logps?: 'model' | 'sampling'
 }
 
+const contextKinds = { policy: modelKind, seed: kinds.whole, round: kinds.whole, signal: optional(kinds.signal) }
+
+/** Kinds of {@link SampleGroupOptions} but for how many. */
+export const samplingKinds = {
+  maxNewTokens: kinds.number,
+  temperature: optional(kinds.number),
+  topK: optional(kinds.number),
+  topP: optional(kinds.number),
+  minP: optional(kinds.number),
+  logps: optional(word('model', 'sampling')),
+}
+const groupKinds = { ...samplingKinds, numGenerations: kinds.number }
+
 /** Tokens of a task's prompt. */
 export const promptIds = ({ tokenizer }: LanguageModel, { prompt, messages, chat }: Task): readonly number[] =>
   messages === undefined
@@ -45,9 +59,13 @@ export const segmentOf = (
 ): Segment => ({ role: 'completion', text, ids, logps: kept === 'sampling' ? samplingLogps : logps })
 
 /** n samples per task; the key of each is (seed, round, task, sample), so batching and interruption change nothing. */
-export const sampleGroup =
-  ({ logps, ...options }: SampleGroupOptions): Explore =>
-  async ({ policy, seed, round, signal }, tasks) => {
+export function sampleGroup(settings: SampleGroupOptions): Explore {
+  checkOptions('sampleGroup', settings, groupKinds)
+  const { logps, ...options } = settings
+  return async (context, tasks) => {
+    checkOptions('explore', context, contextKinds)
+    checkArgument('explore: tasks', tasks, listOf(taskKind))
+    const { policy, seed, round, signal } = context
     const prompts = tasks.map((task) => promptIds(policy, task))
     const promptKeys = tasks.map((task) => `round ${round} task ${task.id}`)
     const groups = await policy.generate(prompts, { ...options, seed, promptKeys, signal })
@@ -63,3 +81,4 @@ export const sampleGroup =
       ),
     )
   }
+}

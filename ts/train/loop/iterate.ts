@@ -4,9 +4,11 @@
 
 import { join } from 'node:path'
 import type { Objective } from '../../loss/define.js'
+import { objectiveKind } from '../../loss/objective.js'
+import { checkArgument, checkOptions, having, kinds, listOf, optional } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
-import type { LanguageModel } from '../../src/generate/language-model.js'
-import type { Decoder } from '../../src/models/decoder.js'
+import { type LanguageModel, modelKind } from '../../src/generate/language-model.js'
+import { type Decoder, decoderKind } from '../../src/models/decoder.js'
 import type { EncodedExample } from '../data/example.js'
 import { microBatchOf } from '../data/micro-batch.js'
 import { createWalk, type Walk } from '../data/plan.js'
@@ -15,7 +17,7 @@ import { type PhaseResult, runPhase } from '../loop.js'
 import type { AdamWConfig } from '../optimizer.js'
 import { frozenParts, modelHash } from '../reference.js'
 import type { Schedule } from '../schedule.js'
-import type { Task } from '../tasks/index.js'
+import { type Task, taskKind } from '../tasks/task.js'
 import { createTrainer, disposeTrainer, type MicroBatch } from '../trainer.js'
 import { completionExamples, type ToExamples } from './examples.js'
 import type { Explore } from './explore.js'
@@ -23,7 +25,7 @@ import { type RoundStatistics, roundStatistics } from './metrics.js'
 import { type RolloutLimits, rollouts } from './rollouts.js'
 import type { Score } from './score.js'
 import type { Select } from './select.js'
-import { byTask, completionOf, type Trace } from './trace.js'
+import { byTask, completionOf, type Trace, tracesKind } from './trace.js'
 
 /** How the policy learns from what was selected. */
 export interface UpdateOptions {
@@ -81,6 +83,42 @@ export interface IterateOptions {
   readonly signal?: AbortSignal
 }
 
+const iterateKinds = {
+  policy: modelKind,
+  reference: optional(decoderKind),
+  tasks: kinds.call,
+  explore: kinds.call,
+  score: kinds.call,
+  select: kinds.call,
+  update: kinds.object,
+  rounds: kinds.count,
+  limits: optional(kinds.object),
+  statistics: optional(kinds.call),
+  samples: optional(kinds.whole),
+  seed: kinds.whole,
+  output: optional(kinds.path),
+  resume: optional(kinds.flag),
+  saveRounds: optional(kinds.count),
+  saveTotalLimit: optional(kinds.count),
+  monitor: optional(kinds.call),
+  fingerprint: optional(kinds.object),
+  emit: kinds.call,
+  signal: optional(kinds.signal),
+}
+
+const updateKinds = {
+  objective: objectiveKind,
+  optimizer: having('settings of AdamW', 'adamBeta1', 'adamBeta2', 'adamEpsilon', 'weightDecay', 'maxGradNorm'),
+  schedule: having('a schedule', 'learningRate', 'lrSchedulerType', 'warmupSteps'),
+  stepsPerRound: kinds.count,
+  batchSize: kinds.count,
+  perDeviceTrainBatchSize: optional(kinds.count),
+  temperature: optional(kinds.number),
+  gradientCheckpointing: optional(kinds.flag),
+  toExamples: optional(kinds.call),
+  numIterations: optional(kinds.count),
+}
+
 /** What a round trains on. */
 interface Round {
   readonly number: number
@@ -94,6 +132,8 @@ interface Round {
  * @throws WhetstoneError E_VERIFIER when a round keeps nothing, and what training throws
  */
 export async function iterate(options: IterateOptions): Promise<PhaseResult> {
+  checkOptions('iterate', options, iterateKinds)
+  checkOptions('iterate.update', options.update, updateKinds)
   const { policy, reference, update, rounds, emit, output } = options
   checkUpdate(options)
   const trainer = createTrainer({
@@ -169,15 +209,24 @@ async function makeRound(options: IterateOptions, number: number): Promise<Round
   const { policy, seed, explore, score, select, update, signal, emit, output, resume = false } = options
   const started = performance.now()
   const tasks = options.tasks(number)
+  checkArgument(`iterate: tasks of round ${number}`, tasks, listOf(taskKind))
   const store = output === undefined ? undefined : { directory: output, resume }
-  const attempt = async (part: readonly Task[]) => score(await explore({ policy, seed, round: number, signal }, part))
+  const attempt = async (part: readonly Task[]) => {
+    const explored = await explore({ policy, seed, round: number, signal }, part)
+    checkArgument(`iterate: what explore gives in round ${number}`, explored, tracesKind)
+    const scored = await score(explored)
+    checkArgument(`iterate: what score gives in round ${number}`, scored, tracesKind)
+    return scored
+  }
   const traces = await rollouts(store, number, tasks, attempt, options.limits)
   const kept = select(traces)
+  checkArgument(`iterate: what select gives in round ${number}`, kept, tracesKind)
   const statistics = (options.statistics ?? roundStatistics)(traces, kept)
   const seconds = (performance.now() - started) / 1000
   emit({ type: 'round', round: number, values: { ...statistics, seconds } })
   showSamples(options, traces, number)
   const examples = kept.length === 0 ? [] : (update.toExamples ?? completionExamples)(kept, number)
+  checkArgument(`iterate: what toExamples gives in round ${number}`, examples, listOf(kinds.list))
   if (examples.length === 0) refuseRound(number, traces, kept)
   return { number, examples, walk: createWalk(examples.length, seed, number) }
 }

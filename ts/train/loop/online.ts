@@ -5,16 +5,18 @@ import { createHash } from 'node:crypto'
 import { join } from 'node:path'
 import { z } from 'zod'
 import type { Objective } from '../../loss/define.js'
+import { checkOptions, either, kinds, optional } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
-import type { LanguageModel } from '../../src/generate/language-model.js'
-import { type Decoder, positionLimit } from '../../src/models/decoder.js'
+import { type LanguageModel, modelKind } from '../../src/generate/language-model.js'
+import { type Decoder, decoderKind, positionLimit } from '../../src/models/decoder.js'
 import { optimizerShape } from '../config/options.js'
-import type { Resolved, Source } from '../config/resolve.js'
+import { type Resolved, resolvedKind, type Source, sourcesKind } from '../config/resolve.js'
+import { dataKind } from '../data/rows.js'
 import { type Emit, type Run, startRun } from '../events.js'
 import { abortError, type PhaseResult } from '../loop.js'
 import { type Reference, startReference } from '../reference.js'
 import { openRun } from '../run-folder.js'
-import type { Task } from '../tasks/index.js'
+import { sourceKind, type Task } from '../tasks/task.js'
 import type { ToExamples } from './examples.js'
 import { type Explore, promptIds, type SampleGroupOptions, sampleGroup } from './explore.js'
 import { type IterateOptions, iterate } from './iterate.js'
@@ -76,6 +78,19 @@ export interface OnlineOptions {
   readonly record?: Resolved<Readonly<Record<string, unknown>>>
 }
 
+const onlineKinds = {
+  policy: modelKind,
+  prompts: either(sourceKind, dataKind),
+  rewardFuncs: optional(kinds.list),
+  reference: optional(decoderKind),
+  output: optional(kinds.path),
+  resume: optional(kinds.flag),
+  signal: optional(kinds.signal),
+  monitor: optional(kinds.call),
+  sources: optional(sourcesKind),
+  record: optional(resolvedKind),
+}
+
 /** What a method makes of the shared parts. */
 export interface OnlineMethod {
   readonly objective: Objective
@@ -132,10 +147,12 @@ export const startOnline = <V extends OnlineValues>(
   methodOf: (values: V) => OnlineMethod,
 ): Run<PhaseResult> =>
   startRun(async (emit) => {
+    checkOptions('recipe', options, onlineKinds)
     const config = resolve(options.sources ?? [{ origin: 'argument', values: given(options) }])
     const method = methodOf(config.values)
-    const { output, resume = false } = options
-    const folder = output === undefined ? undefined : await openRun(output, options.record ?? config, resume)
+    const { output, resume = false, record = config } = options
+    const warn = (message: string) => emit({ type: 'warning', message })
+    const folder = output === undefined ? undefined : await openRun(output, record, resume, warn)
     let started: Reference | undefined
     try {
       started = await startOf(options, method)

@@ -2,10 +2,16 @@
 // revision has a fresh context that shows the prompt and the answer before it, under the template of training
 // (data/srpo.ts), and nothing else.
 
+import { checkArgument, checkOptions, either, kinds, optional } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
-import type { Completion, GenerateOptions, LanguageModel } from '../../src/generate/language-model.js'
-import type { ChatMessage } from '../../src/tokenizer/template.js'
-import { defaultRevision, type RevisionTemplate, revisionPrompt } from '../data/srpo.js'
+import {
+  type Completion,
+  type GenerateOptions,
+  type LanguageModel,
+  modelKind,
+} from '../../src/generate/language-model.js'
+import { type ChatMessage, messagesKind } from '../../src/tokenizer/template.js'
+import { defaultRevision, type RevisionTemplate, revisionPrompt, templateKinds } from '../data/srpo.js'
 
 /** How to revise. */
 export interface ReviseOptions extends Omit<GenerateOptions, 'numGenerations' | 'promptKeys' | 'onText'> {
@@ -19,7 +25,9 @@ export interface ReviseOptions extends Omit<GenerateOptions, 'numGenerations' | 
 const shownAnswer = (prompt: string | readonly ChatMessage[], text: string) =>
   typeof prompt === 'string' ? text : [{ role: 'assistant', content: text }]
 
-function check({ revisions }: ReviseOptions, { text }: RevisionTemplate): void {
+function check({ revisions }: ReviseOptions, template: RevisionTemplate): void {
+  checkOptions('revise.template', template, templateKinds)
+  const { text } = template
   if (!Number.isInteger(revisions) || revisions < 0)
     throw new WhetstoneError('E_CONFIG', 'revisions', `expected a whole number of at least 0, got ${revisions}`)
   const missing = ['{prompt}', '{answer}'].find((place) => !text.includes(place))
@@ -38,6 +46,9 @@ export async function revise(
   prompt: string | readonly ChatMessage[],
   options: ReviseOptions,
 ): Promise<Completion[]> {
+  checkArgument('revise.model', model, modelKind)
+  checkArgument('revise.prompt', prompt, either(kinds.text, messagesKind))
+  checkOptions('revise', options, { revisions: kinds.number, template: optional(kinds.object) })
   const { revisions, template = defaultRevision, ...generation } = options
   check(options, template)
   const answers: Completion[] = []

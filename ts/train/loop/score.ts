@@ -1,9 +1,10 @@
 // Score: how attempts are judged. A score is a named number on the trace; a checker that fails is a value, not an
 // exception: the trace gets no score of that name and the failure is counted.
 
+import { checkArgument, kinds } from '../../src/base/arguments.js'
 import { messageOf, WhetstoneError } from '../../src/base/errors.js'
 import type { Task, Verdict } from '../tasks/index.js'
-import { completionOf, type Trace, withScores } from './trace.js'
+import { completionOf, type Trace, tracesKind, withScores } from './trace.js'
 
 /** Adds scores to traces. */
 export type Score = (traces: readonly Trace[]) => Promise<Trace[]>
@@ -16,9 +17,10 @@ const failureLimit = 0.05
  *
  * @throws WhetstoneError E_VERIFIER when the checker itself fails on more than 5% of the traces
  */
-export const verify =
-  (check: (task: Task, completion: string) => Verdict): Score =>
-  async (traces) => {
+export function verify(check: (task: Task, completion: string) => Verdict): Score {
+  checkArgument('verify.check', check, kinds.call)
+  return async (traces) => {
+    checkArgument('verify: traces', traces, tracesKind)
     let failures = 0
     let last = ''
     const scored = traces.map((trace) => {
@@ -39,3 +41,4 @@ export const verify =
       )
     return scored
   }
+}

@@ -1,6 +1,7 @@
 // Select: which attempts are trained on. Pure and deterministic: ties go to the lower sample number.
 
-import { byTask, completionOf, type Trace } from './trace.js'
+import { checkArgument, checkOptions, kinds, optional } from '../../src/base/arguments.js'
+import { byTask, completionOf, type Trace, tracesKind } from './trace.js'
 
 /** Chooses among scored traces. */
 export type Select = (traces: readonly Trace[]) => Trace[]
@@ -17,15 +18,26 @@ export interface PickOptions {
   readonly distinct?: boolean
 }
 
+const pickKinds = {
+  by: optional(kinds.filled),
+  threshold: optional(kinds.number),
+  perTask: optional(kinds.whole),
+  distinct: optional(kinds.flag),
+}
+
 /** The best traces of each task at or above a threshold. Traces without the score are never kept. */
-export const pick =
-  ({ by = 'reward', threshold = Number.NEGATIVE_INFINITY, perTask = 1, distinct = true }: PickOptions = {}): Select =>
-  (traces) =>
-    byTask(traces).flatMap((group) => {
+export function pick(options: PickOptions = {}): Select {
+  checkOptions('pick', options, pickKinds)
+  const { by = 'reward', threshold = Number.NEGATIVE_INFINITY, perTask = 1, distinct = true } = options
+  return (traces) => {
+    checkArgument('pick: traces', traces, tracesKind)
+    return byTask(traces).flatMap((group) => {
       const fit = group.filter((trace) => trace.scores[by] !== undefined && trace.scores[by] >= threshold)
       const ranked = fit.sort((a, b) => b.scores[by] - a.scores[by] || a.sample - b.sample)
       return (distinct ? withoutRepeats(ranked) : ranked).slice(0, perTask)
     })
+  }
+}
 
 function withoutRepeats(traces: readonly Trace[]): Trace[] {
   const seen = new Set<string>()

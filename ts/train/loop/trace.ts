@@ -1,6 +1,7 @@
 // What the self-training loop passes on: a task's attempt as segments of text and tokens, with log-probs under the
 // policy that wrote it, and named scores. Primitives read and extend traces; none changes one in place.
 
+import { having, kinds, listOf } from '../../src/base/arguments.js'
 import type { Task } from '../tasks/index.js'
 
 /** A stretch of a trace from one speaker. */
@@ -27,6 +28,14 @@ export interface Trace {
   readonly finishReason: 'stop' | 'length'
   readonly scores: Readonly<Record<string, number>>
 }
+
+const isTrace = having('a trace', 'task', 'segments', 'scores')
+
+/** Traces among arguments. */
+export const tracesKind = listOf({
+  ...isTrace,
+  fits: (value) => isTrace.fits(value) && kinds.list.fits((value as Trace).segments),
+})
 
 /** What the policy wrote, turn by turn. */
 export const turnsOf = (trace: Trace): Segment[] => trace.segments.filter(({ role }) => role === 'completion')

@@ -5,12 +5,13 @@
 // before its steps (the paper's A = tasks per round).
 
 import { superhf as superhfObjective } from '../../loss/index.js'
+import { checkArgument, checkOptions, kinds } from '../../src/base/arguments.js'
 import { sampleGroup } from '../loop/explore.js'
 import { type IterateOptions, iterate } from '../loop/iterate.js'
 import { verify } from '../loop/score.js'
 import { pick } from '../loop/select.js'
 import type { PhaseResult } from '../loop.js'
-import type { TaskSource } from '../tasks/index.js'
+import { sourceKind, type TaskSource } from '../tasks/task.js'
 
 /** Settings of SuperHF; names as in TRL, kappa as in the paper. */
 export interface SuperHfOptions {
@@ -25,14 +26,26 @@ export interface SuperHfOptions {
   readonly kappa: number
 }
 
+const superhfKinds = {
+  numGenerations: kinds.number,
+  temperature: kinds.number,
+  topP: kinds.number,
+  maxNewTokens: kinds.number,
+  perTask: kinds.whole,
+  kappa: kinds.number,
+}
+
 /** Runs SuperHF over a task source; everything else as in {@link iterate}. */
-export function superhf(
+export async function superhf(
   source: TaskSource,
   options: SuperHfOptions,
   loop: Omit<IterateOptions, 'explore' | 'score' | 'select' | 'update'> & {
     readonly update: Omit<IterateOptions['update'], 'objective'>
   },
 ): Promise<PhaseResult> {
+  checkArgument('superhf.source', source, sourceKind)
+  checkOptions('superhf', options, superhfKinds)
+  checkOptions('superhf.loop', loop, { update: kinds.object })
   const { numGenerations, temperature, topP, maxNewTokens, perTask, kappa } = options
   return iterate({
     ...loop,

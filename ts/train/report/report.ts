@@ -2,6 +2,7 @@
 // every text of the run escaped. The charts of the page are in charts.ts.
 
 import { join } from 'node:path'
+import { checkArgument, kinds } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import { bytesText, duration } from '../../src/base/progress.js'
 import { proportionDifference } from '../../src/base/stats.js'
@@ -201,6 +202,7 @@ export function reportPage(
  * @throws WhetstoneError E_IO; E_FORMAT when the folder's files are not those of a run
  */
 export async function writeReport(run: string): Promise<string> {
+  checkArgument('writeReport.run', run, kinds.path)
   const file = join(run, 'config.json')
   const config = await readJsonObject(file)
   const page = reportPage(config, readRecords(join(run, 'metrics.jsonl')), file)

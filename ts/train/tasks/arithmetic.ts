@@ -6,7 +6,7 @@
 import { z } from 'zod'
 import type { Random } from '../../src/base/rng.js'
 import { resolveConfig } from '../config/resolve.js'
-import { splitLists, type TaskSource } from './task.js'
+import { checkAttempt, splitLists, type TaskSource } from './task.js'
 
 /** Settings of the arithmetic tasks. */
 export const arithmeticOptions = z.strictObject({
@@ -148,6 +148,7 @@ export function arithmetic(options: z.input<typeof arithmeticOptions>): TaskSour
     maxPromptTokens: most((_, second) => difficulty + second + 2),
     maxNewTokens: scratch ? most(({ length }, second) => length(difficulty, second)) : 2 * difficulty + 2,
     check: (task, completion) => {
+      checkAttempt(task, completion)
       const { a, b, sign } = read(task.prompt)
       const match = form.exec(completion)
       if (match === null) return { correct: false, reason: 'malformed' }

@@ -7,7 +7,7 @@ import { WhetstoneError } from '../../src/base/errors.js'
 import type { Random } from '../../src/base/rng.js'
 import { resolveConfig } from '../config/resolve.js'
 import { parseExpression } from './expression.js'
-import { splitLists, type TaskSource } from './task.js'
+import { checkAttempt, splitLists, type TaskSource } from './task.js'
 
 /** Settings of the countdown tasks. */
 export const countdownOptions = z.strictObject({
@@ -115,6 +115,7 @@ export function countdown(options: z.input<typeof countdownOptions>): TaskSource
     maxPromptTokens: difficulty * (width + 1) + String(largestTarget).length + 1,
     maxNewTokens: (width + 2) * difficulty + 4,
     check: (task, completion) => {
+      checkAttempt(task, completion)
       const [given, target] = task.prompt.slice(0, -1).split(':')
       const expression = parseExpression(completion)
       if (expression === undefined) return { correct: false, reason: 'malformed' }

@@ -1,5 +1,6 @@
 // The registry of built-in tasks. A new task is a file and a line here.
 
+import { checkArgument, kinds } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import { arithmetic } from './arithmetic.js'
 import { countdown } from './countdown.js'
@@ -31,6 +32,7 @@ export interface TaskOptions {
  * @throws WhetstoneError E_CONFIG for an unknown task, and for settings that the task does not have or allow
  */
 export function createTask(name: string, options: TaskOptions): TaskSource {
+  checkArgument('createTask.name', name, kinds.text)
   const makers: Readonly<Record<string, (options: TaskOptions) => TaskSource>> = tasks
   const make = Object.hasOwn(tasks, name) ? makers[name] : undefined
   if (make === undefined)

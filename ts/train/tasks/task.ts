@@ -2,6 +2,7 @@
 // canonical form, not by luck of the draw, so that the splits cannot overlap whatever is drawn.
 
 import { createHash } from 'node:crypto'
+import { checkArgument, having, kinds } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import { createRandom, deriveKey, type Random } from '../../src/base/rng.js'
 import type { ChatMessage, ChatOptions } from '../../src/tokenizer/template.js'
@@ -49,6 +50,20 @@ export interface TaskSource {
   check(task: Task, completion: string): Verdict
 }
 
+/** A {@link Task} and a {@link TaskSource} among arguments. */
+export const taskKind = having('a task', 'id', 'prompt', 'answer')
+export const sourceKind = having('what createTask() gives', 'check', 'train')
+
+/**
+ * The arguments of a source's checker.
+ *
+ * @throws WhetstoneError E_CONFIG
+ */
+export function checkAttempt(task: Task, completion: string): void {
+  checkArgument('check.task', task, taskKind)
+  checkArgument('check.completion', completion, kinds.text)
+}
+
 /** A problem before it has a split. */
 export interface Problem {
   /** Equal for problems that are the same up to order. */
@@ -81,6 +96,7 @@ export function splitLists(
     const seen = new Set<string>()
     const tasks: Task[] = []
     return (count) => {
+      checkArgument(`${split}.count`, count, kinds.whole)
       for (let misses = 0; tasks.length < count && misses < patience; ) {
         const { canonical, prompt, answer } = draw(random)
         if (splitOf(name, canonical) !== split || seen.has(canonical)) {

@@ -1,0 +1,18 @@
+// The process that suite `start` times: the package by its public entry, a small model, one training step.
+
+import { getDevice, sft } from '../ts/src/index.js'
+import { disposeDecoder } from '../ts/src/models/decoder.js'
+import { disposeFlat } from '../ts/src/nn/parameters.js'
+import { createTrainer, disposeTrainer, trainStep } from '../ts/train/trainer.js'
+import type { Float } from './harness.js'
+import { benchBatch, benchDecoder, benchShapes } from './models.js'
+
+const [shape] = benchShapes
+const optimizer = { adamBeta1: 0.9, adamBeta2: 0.999, adamEpsilon: 1e-8, weightDecay: 0, maxGradNorm: 1 }
+const policy = benchDecoder(getDevice(), shape, process.argv[2] as Float)
+const trainer = createTrainer({ policy, objective: sft(), optimizer })
+const { loss } = await trainStep(trainer, [benchBatch(shape)], 1e-4)
+disposeTrainer(trainer)
+disposeDecoder(policy, disposeFlat)
+getDevice().close()
+process.exitCode = Number.isFinite(loss) ? 0 : 1

@@ -1,0 +1,118 @@
+// What callers may pass. The compiler checks calls of TypeScript; these checks are for plain JavaScript, whose callers
+// would else get a TypeError from deep inside, or nothing at all. Kinds are data: what was expected in words, and whether
+// a value fits. Ranges and what options mean together are checked where they are used.
+
+import { WhetstoneError } from './errors.js'
+
+/** A kind of value. */
+export interface Kind {
+  /** In words: `a number`. */
+  readonly expected: string
+  readonly fits: (value: unknown) => boolean
+}
+
+const isObject = (value: unknown): value is Readonly<Record<string, unknown>> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value)
+
+const isNumberArray = (value: unknown): value is ArrayLike<number> =>
+  Array.isArray(value) || (ArrayBuffer.isView(value) && !(value instanceof DataView))
+
+const ofType = (type: string, expected: string): Kind => ({ expected, fits: (value) => typeof value === type })
+
+/** A list whose entries are of a kind. */
+export const listOf = ({ expected, fits }: Kind): Kind => ({
+  expected: `a list, each entry ${expected}`,
+  fits: (value) => Array.isArray(value) && value.every(fits),
+})
+
+/** Of a kind, or left out. null is no way to leave something out. */
+export const optional = ({ expected, fits }: Kind): Kind => ({
+  expected: `${expected}, or nothing`,
+  fits: (value) => value === undefined || fits(value),
+})
+
+/** One of some kinds. */
+export const either = (...some: readonly Kind[]): Kind => ({
+  expected: some.map(({ expected }) => expected).join(', or '),
+  fits: (value) => some.some(({ fits }) => fits(value)),
+})
+
+/** One of some words. */
+export const word = (...words: readonly string[]): Kind => ({
+  expected: words.map((one) => `'${one}'`).join(' or '),
+  fits: (value) => typeof value === 'string' && words.includes(value),
+})
+
+/** An object with some members, such as what a function of this package gives. */
+export const having = (expected: string, ...members: readonly string[]): Kind => ({
+  expected,
+  fits: (value) => isObject(value) && members.every((member) => value[member] !== undefined && value[member] !== null),
+})
+
+const text = ofType('string', 'text')
+const number: Kind = { expected: 'a number', fits: (value) => typeof value === 'number' && !Number.isNaN(value) }
+const isWhole = (value: unknown): value is number => typeof value === 'number' && Number.isSafeInteger(value)
+
+/** Kinds that many functions take. */
+export const kinds = {
+  text,
+  number,
+  filled: { expected: 'text with at least one character', fits: (value) => typeof value === 'string' && value !== '' },
+  path: { expected: 'a path', fits: (value) => typeof value === 'string' && value !== '' },
+  whole: { expected: 'a whole number of at least 0', fits: (value) => isWhole(value) && value >= 0 },
+  count: { expected: 'a whole number of at least 1', fits: (value) => isWhole(value) && value >= 1 },
+  flag: ofType('boolean', 'true or false'),
+  call: ofType('function', 'a function'),
+  object: { expected: 'an object', fits: isObject },
+  list: { expected: 'a list', fits: Array.isArray },
+  iterable: {
+    expected: 'a list',
+    fits: (value) => typeof value === 'object' && value !== null && Symbol.iterator in value,
+  },
+  /** A list or a typed array. */
+  numbers: {
+    expected: 'a list of numbers',
+    fits: (value) => isNumberArray(value) && Array.prototype.every.call(value, (v: unknown) => typeof v === 'number'),
+  },
+  float64: { expected: 'a Float64Array', fits: (value) => value instanceof Float64Array },
+  signal: { expected: 'an AbortSignal', fits: (value) => value instanceof AbortSignal },
+} as const satisfies Record<string, Kind>
+
+const kindOf = (value: unknown): string => (value === null ? 'null' : `a value of type ${typeof value}`)
+
+/** A value in a few words: `the number 7`, `nothing`. */
+export function shownArgument(value: unknown): string {
+  if (value === undefined) return 'nothing'
+  if (value === null) return 'null'
+  if (Array.isArray(value))
+    return value.length === 0 ? 'an empty list' : `a list of ${value.length} that begins with ${kindOf(value[0])}`
+  if (typeof value === 'function') return 'a function'
+  if (typeof value === 'object') return `an object with ${Object.keys(value).slice(0, 8).join(', ') || 'no members'}`
+  return typeof value === 'string' ? `'${value.slice(0, 80)}'` : `the ${typeof value} ${String(value)}`
+}
+
+function refuse(where: string, expected: string, value: unknown): never {
+  const got = shownArgument(value)
+  throw new WhetstoneError('E_CONFIG', where, `expected ${expected}, got ${got}`, { details: { expected, got } })
+}
+
+/**
+ * Checks one argument.
+ *
+ * @param where function and argument: `loadModel.directory`
+ * @throws WhetstoneError E_CONFIG
+ */
+export function checkArgument(where: string, value: unknown, { expected, fits }: Kind): void {
+  if (!fits(value)) refuse(where, expected, value)
+}
+
+/**
+ * Checks an object of options and those of its members that have a kind here.
+ *
+ * @param name of the function, for errors: `train`
+ * @throws WhetstoneError E_CONFIG
+ */
+export function checkOptions(name: string, options: unknown, members: Readonly<Record<string, Kind>>): void {
+  if (!isObject(options)) refuse(name, 'an object of options', options)
+  for (const [member, kind] of Object.entries(members)) checkArgument(`${name}.${member}`, options[member], kind)
+}
