@@ -11,15 +11,15 @@ export type Key = readonly [low: number, high: number]
 /** Four 32-bit words. */
 export type Words = readonly [number, number, number, number]
 
-/** High word of a 32 x 32 bit product, in doubles: exact, because each part stays below 2^53. */
+/** High word of a 32 x 32 bit product, from halves: every sum here stays below 2^32. */
 function multiplyHigh(a: number, b: number): number {
   const aHigh = a >>> 16
   const aLow = a & 0xffff
   const bHigh = b >>> 16
   const bLow = b & 0xffff
   const middle = aHigh * bLow + ((aLow * bLow) >>> 16)
-  const cross = aLow * bHigh + (middle % 65536)
-  return (aHigh * bHigh + Math.floor(middle / 65536) + Math.floor(cross / 65536)) >>> 0
+  const cross = aLow * bHigh + (middle & 0xffff)
+  return aHigh * bHigh + (middle >>> 16) + (cross >>> 16)
 }
 
 /** Philox4x32-10: four random words from a counter and a key. */
@@ -88,10 +88,14 @@ export interface Random {
 /** A stream of random numbers; two streams of one key are equal. */
 export function createRandom(key: Key): Random {
   let index = 0
-  let words: number[] = []
+  let words: Words = [0, 0, 0, 0]
+  let taken = 4
   const word = (): number => {
-    if (words.length === 0) words = [...philox([index >>> 0, Math.floor(index++ / 2 ** 32), 0, 0], key)].reverse()
-    return words.pop() as number
+    if (taken === 4) {
+      words = philox([index >>> 0, Math.floor(index++ / 2 ** 32), 0, 0], key)
+      taken = 0
+    }
+    return words[taken++]
   }
   const next = () => (word() * 2 ** 21 + (word() >>> 11)) / 2 ** 53
   const integer = (n: number): number => {
