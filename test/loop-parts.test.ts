@@ -138,6 +138,13 @@ t.test('credit', async (t) => {
   t.same(given('grpo'), [0.865875, -0.865875, -0.865875, 0.865875, 0, 0])
   t.same(given('drGrpo'), [0.5, -0.5, -0.5, 0.5, 0, 0])
   t.throws(() => credit(advantages.grpo)(group('a', [1])), { code: 'E_SHAPE' })
+  const [failed, ...others] = group('d', [1, 0, 1]).map((one, i) => (i === 0 ? { ...one, scores: {} } : one))
+  const alone = group('e', [1, 0]).map((one, i) => (i === 0 ? { ...one, scores: {} } : one))
+  t.same(
+    credit(advantages.drGrpo)([failed, ...others, ...alone]).map(({ scores }) => scores.advantage),
+    [-0.5, 0.5],
+    'what has no reward is left out',
+  )
   t.equal(countUntied(traces), 1)
   const ids = (count: number) => untiedFirst(count)([...group('c', [0, 0]), ...traces]).map(({ task: { id } }) => id)
   t.same(ids(1), ['a', 'a', 'a', 'a'])

@@ -12,11 +12,22 @@ export const rewardsOf = (group: readonly Trace[], by = 'reward'): number[] => g
 export const isTied = (group: readonly Trace[], by = 'reward'): boolean =>
   group.every(({ scores }) => scores[by] === group[0].scores[by])
 
-/** Adds the score `as`, an advantage within each task's group (or over all of them). */
+/** Traces of a group that have the score; none where failed checks leave one alone, with nothing to compare it with. */
+function scoredOf(group: readonly Trace[], by: string): readonly Trace[] {
+  const scored = group.filter(({ scores }) => scores[by] !== undefined)
+  return scored.length < Math.min(2, group.length) ? [] : scored
+}
+
+/**
+ * Adds the score `as`, an advantage within each task's group (or over all of them). Traces whose check failed have no
+ * reward: they are left out, and teach nothing.
+ */
 export const credit =
   (advantages: Advantages, by = 'reward', as = 'advantage'): Select =>
   (traces) => {
     const groups = byTask(traces)
+      .map((group) => scoredOf(group, by))
+      .filter((group) => group.length > 0)
     const values = advantages(groups.map((group) => rewardsOf(group, by)))
     return groups.flatMap((group, g) => group.map((trace, i) => withScores(trace, { [as]: values[g][i] })))
   }
