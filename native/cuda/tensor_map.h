@@ -5,7 +5,7 @@
 
 namespace ws::cuda {
 
-struct alignas(64) TensorMap {
+struct alignas(128) TensorMap {
   uint64_t words[16];
 };
 
