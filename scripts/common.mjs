@@ -18,12 +18,15 @@ export const cores = availableParallelism()
 export const secondsSince = (start) => `${((performance.now() - start) / 1000).toFixed(1)} s`
 
 /**
- * Runs a command in the project's folder. Output is collected, and shown as it comes with `show`; `onOutput` sees
- * stdout in chunks. Never rejects: `{ code, signal, stdout, output }`, where output has stderr too.
+ * Runs a command in the project's folder, killed after `seconds` if given. Output is collected, and shown as it comes
+ * with `show`; `onOutput` sees stdout in chunks. Never rejects: `{ code, signal, stdout, output }`, where output has
+ * stderr too.
  */
-export function run(command, args, { env = {}, cwd = root, show = false, onOutput } = {}) {
+export function run(command, args, { env = {}, cwd = root, show = false, seconds, onOutput } = {}) {
   return new Promise((resolve) => {
-    const child = spawn(command, args, { cwd, env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'] })
+    const limit = seconds === undefined ? {} : { timeout: 1000 * seconds, killSignal: 'SIGKILL' }
+    const options = { cwd, env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'], ...limit }
+    const child = spawn(command, args, options)
     const result = { code: null, signal: null, stdout: '', output: '' }
     const collect = (name) => (chunk) => {
       const text = chunk.toString()

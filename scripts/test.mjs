@@ -1,19 +1,20 @@
-// `npm test`: makes sure that the addon and dist/ fit the sources, runs every dist/test/*.test.js under tap, then the op
-// suite once more for each lower instruction-set level of this processor, and the ops (under the race check) and the golden
-// models on the emulated GPU, at both levels of kernels. `golden` runs dist/test/golden.test.js alone, on the folder in
-// WHETSTONE_GOLDEN. The last line is `N passed, N failed`, summed over assertions. tap's own count misses files that a
-// signal ended (its closing line counts only what they finished), so counting is done here.
+// `npm test`: makes sure that the addon and dist/ fit the sources, runs every dist/test/*.test.js, then the op suite once
+// more for each lower instruction-set level of this processor, and the ops (under the race check) and the golden models on
+// the emulated GPU, at both levels of kernels. `golden` runs dist/test/golden.test.js alone, on the folder in
+// WHETSTONE_GOLDEN. The last line is `N passed, N failed`, summed over assertions. A test file is a program of its own
+// that prints TAP; tap's runner is not used: it loads compilers and hooks into every process that a test starts, which
+// makes `whetstone --help` take 3 s instead of half a second, and its count misses files that a signal ended.
 
 import { existsSync, readdirSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import { Parser } from 'tap-parser'
 import { compileTypeScript, ensureAddon } from './build.mjs'
 import {
   cores,
   findAddon,
+  inParallel,
   probeAddon,
   reportCounts,
-  require,
   root,
   runNode,
   secondsSince,
@@ -33,64 +34,60 @@ function describe(result) {
   return `  not ok ${[fullname, ...lines].join('\n      ')}`
 }
 
-/**
- * Counts leaf assertions of a tap run, file by file. A file that fails although its assertions passed (ended by a
- * signal, a bad exit code, a timeout) and a file without assertions count as one failure each.
- */
-function countAssertions(label) {
+/** Counts the leaf assertions in a file's TAP; `failures` describes those that failed. */
+function countAssertions() {
   const parser = new Parser()
-  const total = { passed: 0, failed: 0, skipped: 0 }
-  let file = { passed: 0, failed: 0, skipped: 0 }
-  let failures = []
-  // tap may report a file that ran out of time twice: as the file, ended by a signal, and as a timeout
-  const seen = new Set()
-  const fail = (result) => {
-    file.failed++
-    failures.push(describe(result))
-  }
+  const counts = { passed: 0, failed: 0, skipped: 0, failures: [] }
   parser.on('result', (result) => {
-    if (result.closingTestPoint || result.name === 'timeout!') return
-    if (result.skip || result.todo) file.skipped++
-    else if (result.ok) file.passed++
-    else fail(result)
+    if (result.closingTestPoint) return
+    if (result.skip || result.todo) counts.skipped++
+    else if (result.ok) counts.passed++
+    else {
+      counts.failed++
+      counts.failures.push(describe(result))
+    }
   })
-  parser.on('assert', (result) => {
-    const name = result.diag?.expired ?? result.name
-    if (seen.has(name)) return
-    seen.add(name)
-    const empty = file.passed + file.failed + file.skipped === 0
-    if ((!result.ok && file.failed === 0) || empty) fail(result)
-    const skipped = file.skipped > 0 ? `, ${file.skipped} skipped` : ''
-    const seconds = result.time === null ? '' : ` (${(result.time / 1000).toFixed(1)} s)`
-    console.log(`${(name + label).padEnd(44)} ${file.passed} passed, ${file.failed} failed${skipped}${seconds}`)
-    for (const failure of failures) console.log(withoutPaths(failure))
-    for (const key of Object.keys(total)) total[key] += file[key]
-    file = { passed: 0, failed: 0, skipped: 0 }
-    failures = []
-  })
-  return { parser, total, seen }
+  return { parser, counts }
 }
 
-/** Runs test files under tap with extra environment variables. */
-async function runFiles(files, env = {}, label = '') {
-  const { parser, total, seen } = countAssertions(label)
-  const program = join(dirname(require.resolve('tap/package.json')), 'dist/esm/run.mjs')
-  const jobs = Math.min(2, cores)
-  const options = ['--reporter=tap', '--disable-coverage', `--jobs=${jobs}`, `--timeout=${secondsPerFile}`]
-  const onOutput = (text) => parser.write(text)
-  const { code, signal, output } = await runNode([program, ...options, ...files], { env, onOutput })
+/**
+ * Runs one file and prints its line. A file that ends badly although its assertions passed (a signal, an exit code, out of
+ * time, a plan not kept) and a file without assertions count as one failure.
+ */
+async function runFile(file, env, label) {
+  const start = performance.now()
+  const { parser, counts } = countAssertions()
+  const complete = new Promise((resolve) => parser.on('complete', resolve))
+  // tap ends a test that takes too long, and says which; a process that does not even do that is killed a little later
+  const limits = { env: { ...env, TAP_TIMEOUT: String(secondsPerFile) }, seconds: secondsPerFile + 30 }
+  const { code, signal, output } = await runNode(['--enable-source-maps', file], {
+    ...limits,
+    onOutput: (text) => parser.write(text),
+  })
   parser.end()
-  for (const file of files.filter((name) => !seen.has(name))) {
-    total.failed++
-    console.log(`${file}${label}: no result`)
+  const { ok } = await complete
+  const empty = counts.passed + counts.failed + counts.skipped === 0
+  if (counts.failed === 0 && (code !== 0 || !ok || empty)) {
+    counts.failed++
+    counts.failures.push(
+      `  ended with ${signal ?? `exit code ${code}`}`,
+      output.split('\n').slice(-linesPerFailure).join('\n'),
+    )
   }
-  if (code !== 0 && total.failed === 0) {
-    total.failed++
-    console.log(withoutPaths(output.split('\n').slice(-linesPerFailure).join('\n')))
-    console.log(`tap ended with ${signal ?? `exit code ${code}`}`)
-  }
-  return total
+  const skipped = counts.skipped > 0 ? `, ${counts.skipped} skipped` : ''
+  console.log(
+    `${(file + label).padEnd(44)} ${counts.passed} passed, ${counts.failed} failed${skipped} (${secondsSince(start)})`,
+  )
+  for (const failure of counts.failures) console.log(withoutPaths(failure))
+  return counts
 }
+
+/** Runs test files, two at a time, with extra environment variables; their counts. */
+const runFiles = (files, env = {}, label = '') =>
+  inParallel(
+    files.map((file) => () => runFile(file, env, label)),
+    Math.min(2, cores),
+  )
 
 /** The levels below the best one, which the first pass has run. None when the caller forces a level. */
 async function lowerLevels() {
@@ -113,23 +110,22 @@ function emulatedGpus(name) {
 
 /** One file on all of them at once: on each it keeps one core busy. */
 const runOnGpus = (file, gpus) =>
-  Promise.all(gpus.map((gpu) => runFiles([file], gpu, ` (GPU ${gpu.WHETSTONE_EMULATED_LEVEL})`)))
+  Promise.all(gpus.map((gpu) => runFile(file, gpu, ` (GPU ${gpu.WHETSTONE_EMULATED_LEVEL})`)))
 
 async function runSuite() {
   const folder = 'dist/test'
   const files = readdirSync(join(root, folder)).filter((name) => name.endsWith('.test.js'))
-  const passes = [await runFiles(files.map((name) => `${folder}/${name}`))]
-  if (!files.includes('ops.test.js')) return passes
-  const ops = [`${folder}/ops.test.js`]
-  for (const level of await lowerLevels()) passes.push(await runFiles(ops, { WHETSTONE_ISA: level }, ` (${level})`))
-  passes.push(...(await runOnGpus(ops[0], emulatedGpus('races'))))
+  const passes = await runFiles(files.map((name) => `${folder}/${name}`))
+  const ops = `${folder}/ops.test.js`
+  for (const level of await lowerLevels()) passes.push(await runFile(ops, { WHETSTONE_ISA: level }, ` (${level})`))
+  passes.push(...(await runOnGpus(ops, emulatedGpus('races'))))
   passes.push(...(await runOnGpus(`${folder}/golden.test.js`, emulatedGpus('emulated'))))
   return passes
 }
 
 async function runGolden() {
   const file = 'dist/test/golden.test.js'
-  if (existsSync(join(root, file))) return [await runFiles([file])]
+  if (existsSync(join(root, file))) return [await runFile(file, {}, '')]
   console.error(`${file} does not exist`)
   return []
 }

@@ -155,7 +155,7 @@ t.test('block sizes', async (t) => {
 })
 
 t.test('the command', async (t) => {
-  const program = resolve('dist', 'ts', 'train', 'cli', 'main.js')
+  const program = resolve('dist', 'bundle', 'cli.js')
   const estimate = (...args: string[]) =>
     spawnSync(process.execPath, [program, 'estimate', ...args], { encoding: 'utf8' })
   const options = ['--model', golden('llama'), '--max_length', '64', '--dtype', 'bf16']

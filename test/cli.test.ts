@@ -13,7 +13,7 @@ import { golden, temporaryFolder } from './support.js'
 
 const folder = await temporaryFolder(t)
 const model = resolve(golden('llama'))
-const program = resolve('dist', 'ts', 'train', 'cli', 'main.js')
+const program = resolve('dist', 'bundle', 'cli.js')
 
 const start = (args: readonly string[]): ChildProcess =>
   spawn(process.execPath, [program, ...args], { cwd: folder, stdio: ['ignore', 'pipe', 'pipe'] })

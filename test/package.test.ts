@@ -80,7 +80,8 @@ const paths = packed.files.map(({ path }) => path)
 /** Everything that may be in the tarball. */
 const allowed = [
   /^(package\.json|README\.md|CHANGELOG\.md|LICENSE)$/,
-  /^dist\/ts\/(src|loss|train)\/[\w./-]+\.(js|d\.ts|js\.map)$/,
+  /^dist\/bundle\/[\w-]+\.js(\.map)?$/,
+  /^dist\/ts\/(src|loss|train)\/[\w./-]+\.d\.ts$/,
   /^prebuilds\/(README\.md|SHA256SUMS)$/,
   /^prebuilds\/\w+-\w+\/(whetstone\.(glibc|musl)\.node|sources\.sha256)$/,
 ]
@@ -91,8 +92,8 @@ t.test('the tarball holds what it must, and nothing else', async (t) => {
     [],
     'nothing beyond the list: no sources, no tests, no binding.gyp',
   )
-  const needed = ['package.json', 'README.md', 'LICENSE', 'dist/ts/src/index.js', 'dist/ts/src/index.d.ts']
-  for (const path of [...needed, 'dist/ts/train/cli/main.js', 'prebuilds/SHA256SUMS']) t.ok(paths.includes(path), path)
+  const needed = ['package.json', 'README.md', 'LICENSE', 'dist/bundle/index.js', 'dist/ts/src/index.d.ts']
+  for (const path of [...needed, 'dist/bundle/cli.js', 'prebuilds/SHA256SUMS']) t.ok(paths.includes(path), path)
   const addon = new RegExp(`^prebuilds/${process.platform}-${process.arch}/whetstone\\.(glibc|musl)\\.node$`)
   t.equal(paths.filter((path) => addon.test(path)).length, 1, 'one addon for this platform')
   t.comment(`${paths.length} files, ${(packed.unpackedSize / megabyte).toFixed(1)} MB unpacked`)
@@ -138,7 +139,7 @@ t.test('require() finds it too', async (t) => {
 })
 
 t.test('the command line works', async (t) => {
-  const report = JSON.parse(runInApp(['node_modules/whetstone/dist/ts/train/cli/main.js', 'doctor', '--json']))
+  const report = JSON.parse(runInApp(['node_modules/whetstone/dist/bundle/cli.js', 'doctor', '--json']))
   t.equal(report.addon.kind, 'prebuilt')
   t.same(report.problems, [])
   t.ok(existsSync(join(app, 'node_modules/.bin/whetstone')), 'and has a name')

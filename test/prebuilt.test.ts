@@ -20,7 +20,7 @@ const sums = join(folder, 'prebuilds', 'SHA256SUMS')
 function install(): void {
   rmSync(folder, { recursive: true, force: true })
   mkdirSync(join(binary, '..'), { recursive: true })
-  for (const part of ['dist/ts', 'package.json']) cpSync(join(root, part), join(folder, part), { recursive: true })
+  for (const part of ['dist/bundle', 'package.json']) cpSync(join(root, part), join(folder, part), { recursive: true })
   symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'))
   cpSync(findAddon().path, binary)
   const digest = createHash('sha256').update(readFileSync(binary)).digest('hex')
@@ -33,7 +33,7 @@ interface Doctor {
 }
 
 const { WHETSTONE_ADDON: _, ...environment } = process.env
-const program = join(folder, 'dist/ts/train/cli/main.js')
+const program = join(folder, 'dist/bundle/cli.js')
 const doctor = (): Doctor =>
   JSON.parse(execFileSync(process.execPath, [program, 'doctor', '--json'], { env: environment, encoding: 'utf8' }))
 

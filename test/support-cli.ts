@@ -15,7 +15,7 @@ export interface Outcome {
   readonly err: string
 }
 
-const program = resolve('dist', 'ts', 'train', 'cli', 'main.js')
+const program = resolve('dist', 'bundle', 'cli.js')
 
 /** A folder with the tiny model `base`, the larger `teacher`, rows of each kind, `run.yaml`, and the program in it. */
 export async function commandLine(t: Pick<Test, 'teardown'>) {

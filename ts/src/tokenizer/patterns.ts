@@ -50,7 +50,7 @@ const translate = (pattern: string): RegExp =>
     'gu',
   )
 
-/** JavaScript patterns by what files spell. Global and stateful: set `lastIndex` before use. */
-export const knownPatterns: Readonly<Record<string, RegExp>> = Object.fromEntries(
-  known.map((pattern) => [pattern, translate(pattern)]),
+/** Makes the JavaScript pattern for what files spell: global and stateful, set `lastIndex` before use. */
+export const knownPatterns: Readonly<Record<string, () => RegExp>> = Object.fromEntries(
+  known.map((pattern) => [pattern, () => translate(pattern)]),
 )

@@ -121,14 +121,14 @@ function splitPattern(part: Part): Splitter {
   const pattern = partOf(part, 'pattern')
   const isText = Object.hasOwn(pattern.value, 'String')
   if (isText && textOf(pattern, 'String') === '') refuse(pattern, 'String', 'text')
-  const find = isText ? findText(textOf(pattern, 'String')) : findRegex(chosen(pattern, 'Regex', knownPatterns))
+  const find = isText ? findText(textOf(pattern, 'String')) : findRegex(chosen(pattern, 'Regex', knownPatterns)())
   return splitBy(find, chosen(part, 'behavior', behaviors), flagOf(part, 'invert', false))
 }
 
 function byteLevel(part: Part): Splitter {
   const prefix = flagOf(part, 'add_prefix_space', true)
   const split = flagOf(part, 'use_regex', true)
-    ? splitBy(findRegex(knownPatterns[gpt2Pattern]), behaviors.Isolated)
+    ? splitBy(findRegex(knownPatterns[gpt2Pattern]()), behaviors.Isolated)
     : (word: Word) => [word]
   return (word, first) => split(prefix && !word.text.startsWith(' ') ? put(word, ' ') : word, first)
 }

@@ -1,27 +1,18 @@
 // Config files: YAML, or JSON by its ending. Keys have any spelling; settings of a group stand at the top level or under
 // the group's name. Every value remembers its line. What a value may be is the schemas' business.
 
-import { type Document, isMap, isNode, isScalar, LineCounter, type Pair, parseDocument } from 'yaml'
-import { messageOf, WhetstoneError } from '../../src/base/errors.js'
+import { WhetstoneError } from '../../src/base/errors.js'
 import { readBytes } from '../../src/io/files.js'
 import { decodeUtf8, isJsonObject, parseJson } from '../../src/io/json.js'
 import { type Catalogue, type Group, type Setting, spellWords } from './catalogue.js'
 import { didYouMean, plainName } from './spelling.js'
+import type { Entry } from './yaml.js'
 
 /** A setting that somebody gave, and where. */
 export interface Given {
   readonly setting: Setting
   readonly value: unknown
   readonly origin: string
-}
-
-/** A key of a file with its value; `inside` holds the keys of a map. */
-interface Entry {
-  readonly key: string
-  readonly value: unknown
-  /** `run.yaml:3`. */
-  readonly where: string
-  readonly inside: readonly Entry[] | undefined
 }
 
 const limitBytes = 2 ** 20
@@ -34,34 +25,9 @@ const jsonEntries = (value: Readonly<Record<string, unknown>>, where: string): E
     inside: isJsonObject(own) ? jsonEntries(own, where) : undefined,
   }))
 
-/** A node as data. Aliases that are unknown, or too many, are found here. */
-function plainValue(node: unknown, document: Document, where: string): unknown {
-  try {
-    return isNode(node) ? node.toJS(document) : null
-  } catch (cause) {
-    throw new WhetstoneError('E_FORMAT', where, `no YAML: ${messageOf(cause)}`, { cause })
-  }
-}
-
-function readYaml(text: string, path: string): Entry[] {
-  const lines = new LineCounter()
-  const document = parseDocument(text, { lineCounter: lines, prettyErrors: false })
-  const at = (offset: number): string => `${path}:${lines.linePos(offset).line}`
-  const [fault] = document.errors
-  if (fault !== undefined) throw new WhetstoneError('E_FORMAT', at(fault.pos[0]), `no YAML: ${fault.message}`)
-  const entry = ({ key, value }: Pair): Entry => {
-    const where = at((isScalar(key) && key.range?.[0]) || 0)
-    const inside = isMap(value) ? (value.items as Pair[]).map(entry) : undefined
-    return { key: String(isScalar(key) ? key.value : key), value: plainValue(value, document, where), where, inside }
-  }
-  if (document.contents === null) return []
-  if (isMap(document.contents)) return (document.contents.items as Pair[]).map(entry)
-  throw new WhetstoneError('E_FORMAT', path, 'expected settings as `name: value`, one per line')
-}
-
 async function readEntries(path: string): Promise<Entry[]> {
   const text = decodeUtf8(await readBytes(path, limitBytes), path)
-  if (!path.endsWith('.json')) return readYaml(text, path)
+  if (!path.endsWith('.json')) return (await import('./yaml.js')).readYaml(text, path)
   const value = parseJson(text, path)
   if (isJsonObject(value)) return jsonEntries(value, path)
   throw new WhetstoneError('E_FORMAT', path, 'expected an object of settings')
