@@ -349,6 +349,19 @@ Napi::Value cpu(const Napi::CallbackInfo& info) {
   return out;
 }
 
+/// cpuPeak(level, bf16, threads, turns) -> FLOP/s: what cpu_peak() measures. Blocks.
+Napi::Value cpu_peak(const Napi::CallbackInfo& info) {
+  double threads = 0, turns = 0;
+  if (!info[0].IsString() || !info[1].IsBoolean() || !whole(info[2], 1, 4096, threads) || !whole(info[3], 1, 1e9, turns)) {
+    refuse(info.Env(), "E_INTERNAL", "expected cpuPeak(level, bf16, threads, turns)");
+    return info.Env().Undefined();
+  }
+  const std::string level = info[0].As<Napi::String>();
+  const DType type = info[1].As<Napi::Boolean>() ? DType::bf16 : DType::f32;
+  return Napi::Number::New(info.Env(), ws::cpu_peak(level.c_str(), type, static_cast<int>(threads),
+                                                    static_cast<int64_t>(turns)));
+}
+
 /// cudaKernels() -> { bytes, toolkit, targets, ops }: what this addon was built with; the driver is not opened.
 Napi::Value cuda_kernels(const Napi::CallbackInfo& info) {
   const CudaKernels report = report_cuda_kernels();
@@ -396,6 +409,7 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   exports.Set("Device", NativeDevice::define(env));
   exports.Set("ops", Napi::Function::New(env, ops, "ops"));
   exports.Set("cpu", Napi::Function::New(env, cpu, "cpu"));
+  exports.Set("cpuPeak", Napi::Function::New(env, cpu_peak, "cpuPeak"));
   exports.Set("cudaKernels", Napi::Function::New(env, cuda_kernels, "cudaKernels"));
   exports.Set("cudaDriver", Napi::Function::New(env, cuda_driver, "cudaDriver"));
   return exports;

@@ -47,6 +47,9 @@ const char* cpu_levels();
 const char* cpu_best_level();
 /// Why the level `amx` is not among them; null when it is.
 const char* cpu_amx_refusal();
+/// FLOP/s of a level's densest arithmetic on registers, f32 or bf16, over `turns` turns of a loop on each of some threads;
+/// 0 for a level that this machine lacks. Blocks: for benchmarks.
+double cpu_peak(const char* level, DType type, int threads, int64_t turns);
 /// Physical cores that affinity and the cgroup quota allow.
 int default_threads();
 

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -23,18 +24,23 @@ namespace ws {
 #if defined(__x86_64__)
 namespace v2 {
 extern const Kernel kernels[op_count];
+double peak(DType type, int64_t turns);
 }
 namespace avx2 {
 extern const Kernel kernels[op_count];
+double peak(DType type, int64_t turns);
 }
 namespace avx512 {
 extern const Kernel kernels[op_count];
+double peak(DType type, int64_t turns);
 }
 namespace avx512bf16 {
 extern const Kernel kernels[op_count];
+double peak(DType type, int64_t turns);
 }
 namespace amx {
 extern const Kernel kernels[op_count];
+double peak(DType type, int64_t turns);
 const char* check_tiles();
 }
 #endif
@@ -44,6 +50,7 @@ namespace {
 struct Level {
   const char* name;
   const Kernel* kernels;
+  double (*peak)(DType type, int64_t turns);
   bool (*available)();
   bool (*preferred)();  // over the levels below it, when none is named
 };
@@ -93,11 +100,11 @@ bool has_fast_dot() { return __builtin_cpu_is("amd"); }
 // From low to high; __builtin_cpu_supports also asks the operating system (xgetbv) for the wide registers. It knows the
 // names x86-64-v2 to -v4 only from clang 18 on, so each level names the features that tell it apart.
 const Level levels[] = {
-    {"v2", v2::kernels, has_v2, always},
-    {"avx2", avx2::kernels, has_avx2, always},
-    {"avx512", avx512::kernels, has_avx512, always},
-    {"avx512bf16", avx512bf16::kernels, has_avx512bf16, has_fast_dot},
-    {"amx", amx::kernels, has_amx, has_real_tiles},
+    {"v2", v2::kernels, v2::peak, has_v2, always},
+    {"avx2", avx2::kernels, avx2::peak, has_avx2, always},
+    {"avx512", avx512::kernels, avx512::peak, has_avx512, always},
+    {"avx512bf16", avx512bf16::kernels, avx512bf16::peak, has_avx512bf16, has_fast_dot},
+    {"amx", amx::kernels, amx::peak, has_amx, has_real_tiles},
 };
 
 const Level* find_level(const std::string& wanted) {
@@ -269,6 +276,25 @@ int default_threads() {
   const int physical = cores.empty() ? 1 : static_cast<int>(cores.size());
   const int quota = quota_cpus();
   return quota > 0 && quota < physical ? quota : physical;
+}
+
+double cpu_peak(const char* wanted, DType type, int threads, int64_t turns) {
+  const Level* level = find_level(wanted);
+  if (level == nullptr) return 0;
+  struct Work {
+    const Level* level;
+    DType type;
+    int64_t turns;
+    std::atomic<double> flops{0};
+  } work{level, type, turns, {}};
+  Pool pool(threads);
+  const auto start = std::chrono::steady_clock::now();
+  pool.run(threads, [](void* context, int64_t, int) {
+    Work& w = *static_cast<Work*>(context);
+    w.flops.fetch_add(w.level->peak(w.type, w.turns));
+  }, &work);
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  return work.flops / seconds.count();
 }
 
 std::unique_ptr<Device> open_cpu(const char* wanted, int threads, int64_t limit_bytes, Status& status) {
