@@ -59,7 +59,7 @@ const library = (name: string, flags: readonly string[]): Program => ({
 /** The peers by name. */
 export const peers: Readonly<Record<string, Program>> = {
   torch: python('torch', ['step', 'kernels', 'generate']),
-  'torch-compile': python('torch', ['step'], 'compile'),
+  'torch-compile': python('torch', ['step', 'kernels'], 'compile'),
   onednn: library('onednn', ['-DPEER_ONEDNN', '-fopenmp', '-ldnnl']),
   openblas: library('openblas', ['-DPEER_OPENBLAS', '-lopenblas']),
   'llama.cpp': {

@@ -73,6 +73,7 @@ const suite = (name: string, seconds: number): Section => ({
   name: `suite ${name}`,
   command: [process.execPath, `dist/test/${name}.test.js`],
   seconds,
+  env: { TAP_TIMEOUT: String(seconds) },
   read: readTap,
 })
 
