@@ -14,7 +14,7 @@ import { nonNegative, oneOf, positive, refuse, withDefaults } from './config.js'
 import type { SequenceTerms } from './define.js'
 import { klEstimators } from './kl.js'
 import { defineObjective, statistic } from './objective.js'
-import { importanceCaps, offPolicyMask, type PolicyTokens, ratioLevels, surrogates } from './surrogates.js'
+import { clipped, importanceCaps, offPolicyMask, type PolicyTokens, ratioLevels, surrogates } from './surrogates.js'
 import { ofRole, overExamples, scoresOf, sequenceSums, tokensOf, type View, weightsOf } from './view.js'
 
 const settings = z.strictObject({
@@ -85,18 +85,11 @@ const aggregations: Readonly<Record<Settings['aggregation'], (view: View, maxCom
   constant: (_, maxCompletionLength) => 1 / maxCompletionLength,
 }
 
-/** Share of tokens whose gradient the clip takes away. */
-function clipped({ advantages, rho }: PolicyTokens, { epsilon, epsilonHigh = epsilon }: Settings): Float64Array {
-  return rho.value.map((r, t) => {
-    const a = advantages.value[t]
-    return Number((a > 0 && r > 1 + epsilonHigh) || (a < 0 && r < 1 - epsilon))
-  })
-}
-
 function formulaOf(view: View, config: Settings) {
   const tokens = tokensOfPolicy(view, config)
   const { epsilon, epsilonHigh = epsilon, offPolicyMaskThreshold, beta, entropyCoef } = config
-  let losses = mul(weightsOf(view), surrogates[config.lossType](tokens, { ...config, epsilonHigh }))
+  const clip = { ...config, epsilonHigh }
+  let losses = mul(weightsOf(view), surrogates[config.lossType](tokens, clip))
   if (offPolicyMaskThreshold !== undefined) losses = mul(offPolicyMask(tokens, offPolicyMaskThreshold), losses)
   if (config.importanceSamplingMode !== 'none') losses = mul(samplerWeights(view, config), losses)
   const drift = sub(
@@ -111,8 +104,10 @@ function formulaOf(view: View, config: Settings) {
     loss: overExamples(view, perCompletion),
     stats: {
       ratio: statistic(tokens.rho.value),
-      clipRatio: statistic(clipped(tokens, config)),
       kl: statistic(klEstimators.k3(drift).value),
+      ...Object.fromEntries(
+        Object.entries(clipped[config.lossType](tokens, clip)).map(([name, own]) => [name, statistic(own)]),
+      ),
       ...(entropyCoef > 0 && { entropy: statistic(view.entropy.value) }),
     },
     perExample: { loss: perCompletion.value },

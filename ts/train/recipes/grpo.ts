@@ -31,8 +31,14 @@ const byScale = {
   none: losses.advantages.drGrpo,
 } as const
 
-/** Aggregations by TRL's `loss_type`. */
-const byLossType = { grpo: 'sequenceMean', dapo: 'tokenMean', drGrpo: 'constant', luspo: 'sequenceSum' } as const
+/** Aggregations by TRL's `loss_type`; bnpo, there a mean over a micro-batch, is dapo when it is one over the step. */
+const byLossType = {
+  grpo: 'sequenceMean',
+  bnpo: 'tokenMean',
+  dapo: 'tokenMean',
+  drGrpo: 'constant',
+  luspo: 'sequenceSum',
+} as const
 
 /** Methods: their objective, how rewards are scaled, and what else they are known for. */
 const methods = {
