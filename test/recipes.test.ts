@@ -96,6 +96,28 @@ t.test('the first ratio of a round is exactly 1', async (t) => {
   }
 })
 
+t.test('settings of the objective reach it', async (t) => {
+  const usual = { rounds: 2, beta: 0.5, numIterations: 3, learningRate: 3e-2 }
+  const hashOf = async (options: Readonly<Record<string, unknown>>) =>
+    (await runRecipe('grpo', { base, options: { ...usual, ...options } })).hash
+  const plain = await hashOf({})
+  for (const changed of [
+    { klEstimator: 'rhoK3' },
+    { entropyCoef: 0.1 },
+    { dualClip: 1.001 },
+    { offPolicyMaskThreshold: -1 },
+    { delta: 1.001 },
+    { lossType: 'luspo' },
+    { lossType: 'drGrpo' },
+  ])
+    t.not(await hashOf(changed), plain, JSON.stringify(changed))
+  t.equal(await hashOf({ lossType: 'grpo' }), plain)
+  t.equal(await hashOf({ lossType: 'bnpo' }), await hashOf({ lossType: 'dapo' }), 'over a whole step they are one')
+  const sapo = await hashOf({ method: 'sapo' })
+  for (const temperature of ['sapoTemperaturePos', 'sapoTemperatureNeg'])
+    t.not(await hashOf({ method: 'sapo', [temperature]: 2 }), sapo, temperature)
+})
+
 t.test('micro-batches change nothing', async (t) => {
   const cut = (perDeviceTrainBatchSize: number, gradientAccumulationSteps: number) =>
     runRecipe('grpo', { base, options: { rounds: 3, perDeviceTrainBatchSize, gradientAccumulationSteps } })

@@ -32,7 +32,9 @@ const settings = z.strictObject({
   dualClip: z.number().gt(1).optional().describe('clip: bound of the loss where the advantage is negative'),
   beta: nonNegative(0).describe('weight of the KL estimate; 0: no reference is needed'),
   entropyCoef: nonNegative(0).describe('weight of the entropy, which is a bonus'),
-  klEstimator: oneOf('k3', 'k1', 'k2', 'rhoK3', 'k3StraightThrough').describe('see kl.ts'),
+  klEstimator: oneOf('k3', 'k1', 'k2', 'rhoK3', 'k3StraightThrough').describe(
+    'estimate of the KL (kl.ts); TRL multiplies k3 with the ratio: rhoK3',
+  ),
   offPolicyMaskThreshold: z.number().optional().describe('drop sequences with A < 0 and mean(old - l) above this'),
   importanceSamplingMode: oneOf('none', 'tokenTruncate', 'tokenMask', 'sequenceTruncate', 'sequenceMask').describe(
     'weight by old / sampler where sampling ran elsewhere',
@@ -41,6 +43,20 @@ const settings = z.strictObject({
   sapoTemperaturePos: positive(1).describe('sapo: temperature for positive advantages'),
   sapoTemperatureNeg: positive(1.05).describe('sapo: temperature for the others'),
 })
+
+/** Settings that have one default in every method. */
+export const methodSettings = settings
+  .pick({
+    beta: true,
+    delta: true,
+    dualClip: true,
+    klEstimator: true,
+    entropyCoef: true,
+    offPolicyMaskThreshold: true,
+    sapoTemperaturePos: true,
+    sapoTemperatureNeg: true,
+  })
+  .strip()
 
 type Settings = z.output<typeof settings>
 
