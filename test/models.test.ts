@@ -177,6 +177,10 @@ t.test('what config.json may not say', async (t) => {
       { code: 'E_CONFIG', message: `[config.json: ${key}] expected` },
       JSON.stringify(patch),
     )
+  const gemma2 = { ...raw, model_type: 'gemma2', sliding_window: 8 }
+  t.match(decoderConfig(gemma2), { attentionSoftcap: 50, logitSoftcap: 30 }, "caps that are left out are the family's")
+  const off = { attn_logit_softcapping: null, final_logit_softcapping: null }
+  t.match(decoderConfig({ ...gemma2, ...off }), { attentionSoftcap: 0, logitSoftcap: 0 }, 'null switches them off')
   t.doesNotThrow(() => decoderConfig({ ...raw, head_dim: undefined, torch_dtype: 'x', auto_map: { A: 'b.py' } }))
   const gpt2 = await readJsonObject(join(golden('gpt2'), 'config.json'))
   const badGpt2: [Record<string, unknown>, string][] = [
