@@ -25,7 +25,9 @@ const catalogue = catalogueOf([
 export const previewCommand: AddCommand = (program) => {
   const command = program
     .command('preview')
-    .description('show rows as the model will see them, with the trained tokens marked; exit code 1 for rows that spoil a run')
+    .description(
+      'show rows as the model will see them, with the trained tokens marked; exit code 1 for rows that spoil a run',
+    )
     .option('--objective <name>', `whose rows they are (${rowTrainers.join(', ')}) [sft]`)
     .option('--count <n>', 'rows to show [3]')
     .option('--config <file>', 'settings of a training run as .yaml or .json; flags win')
