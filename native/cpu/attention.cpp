@@ -19,12 +19,17 @@ struct Forward {
   int64_t worker_floats;
 };
 
+/// Scores of so many tiles are computed before an earlier one is folded, so that its products by tiles run beside the
+/// vectors' arithmetic.
+template <class T>
+constexpr int64_t ahead = by_tiles<T> ? 1 : 0;
+
 /// The scratch of one worker, in floats. Tiles of the chunk one after the other; in a tile, rows are the columns.
 struct Scratch {
   float *keys, *values;      // a block, packed
   float *spare, *spare_o;    // for values that are not finite
   float *q, *o, *top, *sum;
-  float *scores, *steps;
+  float *scores, *steps;     // scores of 1 + ahead tiles
   int64_t key_row, q_tile, o_tile;
   bool finite;  // all values of the block are
 };
@@ -44,7 +49,8 @@ int64_t lay_out(const Heads& h, int64_t rows, float* at, Scratch& s) {
                {&s.spare, values},               {&s.spare_o, h.padded * W},
                {&s.q, tiles * s.q_tile},         {&s.o, tiles * s.o_tile},
                {&s.top, tiles * row_tile<T>},    {&s.sum, tiles * row_tile<T>},
-               {&s.scores, key_block * row_tile<T>}, {&s.steps, key_block * row_tile<T>}};
+               {&s.scores, (1 + ahead<T>) * key_block * row_tile<T>},
+               {&s.steps, key_block * row_tile<T>}};
   int64_t used = 0;
   for (const auto& p : parts) {
     if (at) *p.part = at + used;
@@ -56,12 +62,11 @@ int64_t lay_out(const Heads& h, int64_t rows, float* at, Scratch& s) {
 // Softmax -------------------------------------------------------------------------------------------------------------
 
 template <class T>
-void cap_scores(float* scores, const Sight<T>& v, const Heads& h) {
-  const V cap = set1(h.softcap), inverse = set1(h.scale / h.softcap);
+void prepare_scores(float* scores, const Sight<T>& v, const Preparation<T>& prepared) {
   for (int j = v.first; j < v.limit; ++j) {
     for (int i = 0; i < v.vectors; ++i) {
       float* at = scores + j * row_tile<T> + i * W;
-      store(at, soft_cap(load(at), cap, inverse));
+      store(at, prepared(load(at)));
     }
   }
 }
@@ -75,14 +80,16 @@ struct Rows {
 
 template <class T, bool Hidden>
 V largest(const Rows& r, int first, int limit, V top) {
-  V tops[4] = {top, top, top, top};
+  const V none = set1(nothing), start = by_tiles<T> ? none : top;
+  V tops[4] = {start, start, start, start};
   for (int j = first; j < limit; j += 4) {
     WS_EACH(4) {
-      const V x = mul(load(r.scores + (j + i) * row_tile<T>), r.exponent);
-      tops[i] = max(tops[i], Hidden ? if_seen(j + i, r.low, r.high, x, set1(nothing)) : x);
+      const V score = load(r.scores + (j + i) * row_tile<T>), x = by_tiles<T> ? score : mul(score, r.exponent);
+      tops[i] = max(tops[i], Hidden ? if_seen(j + i, r.low, r.high, x, none) : x);
     }
   }
-  return max(max(tops[0], tops[1]), max(tops[2], tops[3]));
+  const V all = max(max(tops[0], tops[1]), max(tops[2], tops[3]));
+  return by_tiles<T> ? max(top, mul(all, r.exponent)) : all;
 }
 
 /// Leaves 2^(score * exponent - top) in r.steps, for the keys of Q quarters of the block; gives their sum: over keys
@@ -109,8 +116,35 @@ V quarters(const Rows& r, V top) {
   return sums[0];
 }
 
+/// The same for tiles, Q even: with four chains at a time registers suffice.
+template <class T, int Q, bool Hidden>
+V halves(const Rows& r, V top) {
+  const V minus = sub(zero(), top);
+  V sums[16];
+  for (int j = 0; j < 16; j += 2) {
+    V two[2] = {zero(), zero()};
+    WS_UNROLL
+    for (int half = 0; half < 16 * Q; half += 32) {
+      V p[4];  // key j + e of the half's quarter i is p[2 * i + e]
+      const auto key = [&](int n) { return half + 16 * (n / 2) + j + n % 2; };
+      WS_EACH(4) p[i] = fma(load(r.scores + key(i) * row_tile<T>), r.exponent, minus);
+      exponential<T>(p);
+      if (Hidden) WS_EACH(4) p[i] = if_seen(key(i), r.low, r.high, p[i], zero());
+      WS_EACH(2) {
+        store(r.steps + key(2 * i) / 2 * row_tile<T>, together(typename Steps<T>::Unit(), p[2 * i], p[2 * i + 1]));
+      }
+      WS_EACH(4) two[i % 2] = half + i < 2 ? p[i] : add(two[i % 2], p[i]);
+    }
+    WS_EACH(2) sums[j + i] = two[i];
+  }
+  for (int half = 8; half > 0; half /= 2)
+    for (int j = 0; j < half; ++j) sums[j] = add(sums[j], sums[j + half]);
+  return sums[0];
+}
+
 template <class T, bool Hidden>
 V exponentials(const Rows& r, int limit, V top) {
+  if constexpr (by_tiles<T>) return limit <= 32 ? halves<T, 2, Hidden>(r, top) : halves<T, 4, Hidden>(r, top);
   if (limit <= 16) return quarters<T, 1, Hidden>(r, top);
   if (limit <= 32) return quarters<T, 2, Hidden>(r, top);
   if (limit <= 48) return quarters<T, 3, Hidden>(r, top);
@@ -122,7 +156,8 @@ V exponentials(const Rows& r, int limit, V top) {
 template <class T>
 void fold(const Heads& h, const Scratch& s, const Sight<T>& v, float* tops, float* sums, float* factors) {
   for (int i = 0; i < v.vectors * W; i += W) {
-    const Rows r = {s.scores + i, s.steps + i, load(v.low + i), load(v.high + i), set1(h.exponent())};
+    const Rows r = {s.scores + i, s.steps + i, load(v.low + i), load(v.high + i),
+                    set1(by_tiles<T> ? h.size() : h.exponent())};
     const V before = load(tops + i);
     const V top = v.hidden ? largest<T, true>(r, v.first, v.limit, before)
                            : largest<T, false>(r, v.first, v.limit, before);
@@ -192,18 +227,34 @@ void add_seen_values(const Heads& h, const Scratch& s, const Sight<T>& v, float*
   }
 }
 
+/// A tile that is worked on: what it sees of the block, and its scores.
 template <class T>
-void forward_tile(const Forward<T>& f, const Scratch& s, const Sight<T>& v, int64_t tile) {
+struct Turn {
+  Sight<T> v;
+  int64_t tile = 0;
+  float* scores = nullptr;
+};
+
+template <class T>
+void score_tile(const Heads& h, const Scratch& s, const Turn<T>& t) {
   constexpr int64_t stride = row_tile<T>;
-  const Heads& h = f.h;
-  float factors[stride];
+  const int64_t first = t.v.first, keys = t.v.limit - first;
   product<typename Steps<T>::Unit, Start::zero, true>(
-      {s.keys + v.first * s.key_row, s.key_row, 1, s.q + tile * s.q_tile, stride, s.scores + v.first * stride, stride,
+      {s.keys + first * s.key_row, s.key_row, 1, s.q + t.tile * s.q_tile, stride, t.scores + first * stride, stride,
        steps_for<T>(h.dim), nullptr},
-      v.limit - v.first, v.vectors);
-  if (h.softcap > 0) cap_scores(s.scores, v, h);
-  fold<T>(h, s, v, s.top + tile * stride, s.sum + tile * stride, factors);
-  float* o = s.o + tile * s.o_tile;
+      keys, t.v.vectors);
+}
+
+template <class T>
+void finish_tile(const Heads& h, Scratch s, const Turn<T>& turn) {
+  const Sight<T>& v = turn.v;
+  const int64_t row = turn.tile * row_tile<T>;
+  float factors[row_tile<T>];
+  s.scores = turn.scores;
+  const Preparation<T> prepared(h);
+  if (prepared.any) prepare_scores(s.scores, v, prepared);
+  fold<T>(h, s, v, s.top + row, s.sum + row, factors);
+  float* o = s.o + turn.tile * s.o_tile;
   if (v.hidden && !s.finite) return add_seen_values<T>(h, s, v, o, factors);
   Operands t = value_product<T>(h, s, v, s.values, o);
   t.factors = factors;
@@ -289,10 +340,17 @@ void forward_task(const Forward<T>& f, const Segment& segment, int64_t chunk, in
   for_tiles([&](const RowSpan& span, int64_t tile) { begin_tile(f, s, span, tile, head); });
   for_blocks(h, segment, token, end, [&](int64_t block) {
     pack_block(f, s, segment, block, segment.high(end - 1), head);
+    Turn<T> turns[1 + ahead<T>];
+    int64_t scored = 0, finished = 0;
+    const auto turn = [&](int64_t i) -> Turn<T>& { return turns[i % (1 + ahead<T>)]; };
     for_tiles([&](const RowSpan& span, int64_t tile) {
-      const Sight<T> v = look<T>(h, segment, span, block);
-      if (v.limit > 0) forward_tile(f, s, v, tile);
+      Turn<T>& t = turn(scored);
+      t = {look<T>(h, segment, span, block), tile, s.scores + scored % (1 + ahead<T>) * key_block * row_tile<T>};
+      if (t.v.limit == 0) return;
+      score_tile(h, s, t);
+      if (++scored - finished > ahead<T>) finish_tile(h, s, turn(finished++));
     });
+    while (finished < scored) finish_tile(h, s, turn(finished++));
   });
   for_tiles([&](const RowSpan& span, int64_t tile) { end_tile(f, s, span, tile, head); });
 }
@@ -307,7 +365,8 @@ Status run_forward(const Call& c, const Heads& h, int64_t count) {
   f.v = c.t[2].as<T>();
   f.o = c.t[4].as<T>();
   f.lse = c.t[5].as<float>();
-  f.chunk = chunk_tokens(f.h);
+  // Packing values for tiles costs more: more rows share it.
+  f.chunk = chunk_tokens(f.h) * (by_tiles<T> ? 2 : 1);
   Scratch sizes;
   f.worker_floats = lay_out<T>(f.h, f.chunk * f.h.group, nullptr, sizes);
   const int64_t list_bytes = round_up(f.count * static_cast<int64_t>(sizeof(Segment)), 64);

@@ -4,7 +4,9 @@
 //   a score is one chain over D, x = score * scale (or the capped score) is an exponent of e, taken as one of two;
 //   the probabilities of a block are summed over positions equal modulo 16, ascending, then by halving;
 //   the output is one chain over the keys of the block, continued from the earlier output times the factor that the new
-//   maximum asks for. On WS_LEVEL 4 probabilities of bf16 operands are rounded to bf16 for this chain, not for the sum.
+//   maximum asks for. From WS_LEVEL 4 on probabilities of bf16 operands are rounded to bf16 for this chain, not for the sum.
+// bf16 on WS_LEVEL 5 goes by tiles, and a link of the chains over D and over keys is then a tile instruction for 32
+// elements (attention_amx.h): 32 channels from 0, the last ones filled up with zeros, or 32 keys, half a block.
 // A hidden key has probability 0, which leaves every chain as it is: so it may be skipped or not, but its value must be
 // finite. Exact zeros of the output are made positive, because their sign may depend on hidden keys.
 #pragma once
@@ -26,7 +28,30 @@ struct Heads {
   int64_t window;
   /// What a score, capped if there is a cap, is multiplied by on its way to an exponent of two.
   float exponent() const { return (softcap > 0 ? 1.0f : scale) * 1.44269504088896341f; }
+  /// The same above zero, for scores that were multiplied by sign(): their maximum can be taken first.
+  float size() const { return exponent() == 0 ? 1.0f : std::fabs(exponent()); }
+  float sign() const { return exponent() > 0 ? 1.0f : exponent() < 0 ? -1.0f : 0.0f; }
 };
+
+/// What happens to scores on their way to the softmax, if anything does: the cap, and for tiles the sign.
+template <class T>
+struct Preparation {
+  V cap, inverse, sign;
+  bool capped, any;
+  explicit Preparation(const Heads& h)
+      : cap(set1(h.softcap)), inverse(set1(h.softcap > 0 ? h.scale / h.softcap : 0)), sign(set1(h.sign())),
+        capped(h.softcap > 0), any(capped || (by_tiles<T> && h.sign() < 1)) {}
+  V operator()(V x) const { return capped ? soft_cap(x, cap, inverse) : mul(x, sign); }
+};
+
+/// 2^x for N vectors of scores of T that were multiplied by the exponent and moved below about zero.
+template <class T, int N>
+static inline void exponential(V (&x)[N]) {
+#if WS_LEVEL >= 5
+  if constexpr (by_tiles<T>) return exp2_scores(x);
+#endif
+  exp2(x);
+}
 
 /// Shape of q [N,H,D] for keys of `kv_heads` heads of size `dim`; parameters scale, window, softcap.
 static inline Status read_sizes(const Call& c, const View& q, int64_t kv_heads, int64_t dim, Heads& h) {

@@ -115,7 +115,7 @@ void column_gradient(const Scratch& s, const Sight<T>& v, const Column& c, int i
     }
     WS_UNROLL
     for (int n = 0; n < 4; ++n) x[n] = fma(x[n], c.exponent, c.minus_lse);
-    exp2(x);
+    exponential<T>(x);
     WS_UNROLL
     for (int n = 0; n < 4; ++n) {
       ds[n] = mul(x[n], ds[n]);
@@ -498,9 +498,9 @@ Status run_backward(const Call& c, const Heads& h, int64_t count) {
 /// ds = p (dp - delta) (1 - (s / c)^2); dv = p^T do, dk = scale ds^T q, dq = scale ds k. f32 sums, one rounding.
 /// FLOPs 10 D per visible pair and head, 14 D when tasks are few. Scratch per worker: about 2 D floats per position of
 /// the longest segment, twice that when prefixes are shared; nothing of the kind when tasks are few.
-/// Tolerance against f64: 1e-5 of the largest gradient (f32); WS_LEVEL 4 rounds p and ds of bf16 operands to bf16.
-/// What must stay: dq sums blocks of keys in order, dk and dv query rows in order of the segment's tokens, sharers in
-/// order after the root; a hidden pair counts as zero.
+/// Tolerance against f64: 1e-5 of the largest gradient (f32); from WS_LEVEL 4 on p and ds of bf16 operands are rounded
+/// to bf16. What must stay: dq sums blocks of keys in order, dk and dv query rows in order of the segment's tokens (by
+/// tiles 32 at a time, from the first of a chunk), sharers in order after the root; a hidden pair counts as zero.
 Status attention_backward(const Call& c) {
   const View &lse = c.t[2], &q = c.t[3], &k = c.t[4];
   Heads h = {};

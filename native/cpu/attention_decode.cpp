@@ -180,7 +180,7 @@ float exponentials(float* scores, V exponent, float top, const Block<T>& b) {
   for (int v = 0; v < key_block; v += 4 * W) {
     V p[4];
     WS_EACH(4) p[i] = fma(load(scores + v + i * W), exponent, minus);
-    exp2(p);
+    exponential<T>(p);
     WS_EACH(4) {
       const int first = v + i * W;
       p[i] = in_range(p[i], zero(), 0, b.low - first, b.high - first);
@@ -198,13 +198,14 @@ float exponentials(float* scores, V exponent, float top, const Block<T>& b) {
 template <class T>
 void fold(const Heads& h, const Scratch& s, const Rows& rows, const Block<T>& b, float* factors) {
   float change[most_rows], sums[most_rows];
-  const V nothing = set1(-__builtin_inff()), exponent = set1(h.exponent());
+  const V nothing = set1(-__builtin_inff()), exponent = set1(by_tiles<T> ? h.size() : h.exponent());
   for (int r = 0; r < rows.count; ++r) {
     V top = nothing;
     for (int v = 0; v < key_block; v += W) {
-      const V x = mul(load(s.scores + r * key_block + v), exponent);
+      const V score = load(s.scores + r * key_block + v), x = by_tiles<T> ? score : mul(score, exponent);
       top = max(top, in_range(x, nothing, 0, b.low - v, b.high - v));
     }
+    if (by_tiles<T>) top = mul(top, exponent);
     const float largest = max_lanes(top), now = rows.top[r] > largest ? rows.top[r] : largest;
     change[r] = rows.top[r] - now;
     rows.top[r] = now;
@@ -304,9 +305,9 @@ void attend(const Heads& h, Scratch s, const Rows& rows, const Block<T>& b) {
   float factors[most_rows];
   s.rows = rows;
   score_block(h, s, rows, b);
-  if (h.softcap > 0) {
-    const V cap = set1(h.softcap), inverse = set1(h.scale / h.softcap);
-    for (int i = 0; i < rows.count * key_block; i += W) store(s.scores + i, soft_cap(load(s.scores + i), cap, inverse));
+  const Preparation<T> prepared(h);
+  for (int i = 0; prepared.any && i < rows.count * key_block; i += W) {
+    store(s.scores + i, prepared(load(s.scores + i)));
   }
   fold(h, s, rows, b, factors);
   add_values(h, s, rows, b, factors);
