@@ -92,23 +92,13 @@ static inline void multiply_blocks(TileBlock t, int64_t rows, int64_t columns) {
   }
 }
 
-/// x - floor(x); 0 of an infinity.
-static inline V fraction(V x) {
-#if defined(__AVX512DQ__)
-  return {_mm512_reduce_ps(x.v, 9)};
-#else
-  x = min(set1(1e30f), max(set1(-1e30f), x));
-  return sub(x, {_mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)});
-#endif
-}
-
-/// 2^x to 1.5e-7, for N vectors side by side; x above 127 is not looked at. NaN stays NaN, -inf gives 0. Ten instructions'
+/// 2^x to 1.5e-7 for x below 127, N vectors side by side. NaN stays NaN, -inf gives 0. Ten instructions'
 /// worth of work where exp2() has fourteen: the scaling takes the floor itself, and a polynomial of degree 5 over [0, 1]
 /// (the minimax of the relative error, 7.5e-8) does for what is rounded to bf16 or summed.
 template <int N>
 static inline void exp2_scores(V (&x)[N]) {
   V r[N], y[N];
-  WS_EACH(N) r[i] = fraction(x[i]);
+  WS_EACH(N) r[i] = {_mm512_reduce_ps(x[i].v, 9)};  // x - floor(x), 0 of an infinity
   WS_EACH(N) y[i] = fma(set1(1.87757669e-3f), r[i], set1(8.98933969e-3f));
   WS_EACH(N) y[i] = fma(y[i], r[i], set1(5.58263175e-2f));
   WS_EACH(N) y[i] = fma(y[i], r[i], set1(2.40153611e-1f));

@@ -100,10 +100,22 @@ static inline Wide roundscale(Wide a) {
   return wide(_mm256_round_ps(floats(a.low), Mode), _mm256_round_ps(floats(a.high), Mode));
 }
 static inline Wide cvtps_epi32(Wide a) { return {_mm256_cvtps_epi32(floats(a.low)), _mm256_cvtps_epi32(floats(a.high))}; }
-/// a 2^n for integral n in [-250, 250]: two factors, exact unless the result is denormal.
+/// x - floor(x), 0 of infinities.
+template <int Mode>
+static inline Wide reduce(Wide a) {
+  static_assert(Mode == 9);
+  const auto half = [](__m256i any) {
+    const __m256 big = _mm256_set1_ps(1e30f), low = _mm256_max_ps(_mm256_set1_ps(-1e30f), floats(any));
+    const __m256 x = _mm256_min_ps(big, low);
+    return bits(_mm256_sub_ps(x, _mm256_floor_ps(x)));
+  };
+  return each(half, a);
+}
+/// a 2^floor(n): two factors, exact unless the result is denormal, for results below 2^254.
 static inline Wide scalef(Wide a, Wide n) {
   const auto half = [](__m256i x, __m256i power) {
-    const __m256i whole = _mm256_cvtps_epi32(floats(power)), first = _mm256_srai_epi32(whole, 1);
+    const __m256 low = _mm256_max_ps(_mm256_set1_ps(-252), floats(power)), all = _mm256_min_ps(_mm256_set1_ps(254), low);
+    const __m256i whole = _mm256_cvtps_epi32(_mm256_floor_ps(all)), first = _mm256_srai_epi32(whole, 1);
     const auto power2 = [](__m256i e) { return floats(_mm256_slli_epi32(_mm256_add_epi32(e, ones(127)), 23)); };
     return bits(_mm256_mul_ps(_mm256_mul_ps(floats(x), power2(first)), power2(_mm256_sub_epi32(whole, first))));
   };
@@ -239,6 +251,7 @@ static inline Wide numbers_of(T... from_last) {
 #define _mm512_fmadd_ps portable::fmadd
 #define _mm512_sqrt_ps portable::sqrt
 #define _mm512_roundscale_ps(a, mode) portable::roundscale<mode>(a)
+#define _mm512_reduce_ps(a, mode) portable::reduce<mode>(a)
 #define _mm512_scalef_ps portable::scalef
 #define _mm512_cvtps_epi32 portable::cvtps_epi32
 #define _mm512_cmp_ps_mask(a, b, predicate) portable::cmp_ps_mask<predicate>(a, b)
