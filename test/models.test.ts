@@ -353,3 +353,21 @@ t.test('memory', async (t) => {
     t.equal(await liveBytes(device), 0)
   })
 })
+
+t.test('Gemma 3 as it was spelled before Transformers 5', async (t) => {
+  const raw = await readJsonObject(join(golden('gemma3'), 'config.json'))
+  const ropes = raw.rope_parameters as Record<string, { rope_theta: number; factor: number }>
+  t.same(raw.layer_types, ['sliding_attention', 'full_attention'], 'every second layer is a full one')
+  const old = {
+    layer_types: undefined,
+    rope_parameters: undefined,
+    sliding_window_pattern: 2,
+    rope_theta: ropes.full_attention.rope_theta,
+    rope_local_base_freq: ropes.sliding_attention.rope_theta,
+    rope_scaling: { rope_type: 'linear', factor: ropes.full_attention.factor },
+  }
+  const folder = await changedModel(join(await temporaryFolder(t), 'model'), 'gemma3', { config: old })
+  using now = await loadModel(golden('gemma3'))
+  using before = await loadModel(folder)
+  t.same(wordsOf(await before.logProbs(ids)), wordsOf(await now.logProbs(ids)))
+})
