@@ -1,7 +1,7 @@
 // Rotary positions, and attention forward over packed tokens. The backward pass is in attention_backward.cu, decode and
 // the paged cache in attention_decode.cu; what they share, and the order of arithmetic, is in attention.h.
 // Semantics: native/cpu/attention.cpp.
-#include "attention.h"
+#include "attention_hopper.h"
 
 namespace ws::cuda {
 namespace {
@@ -134,20 +134,36 @@ WS_DEVICE void attend_rows(const AttentionArguments& a, const Segment& segment, 
   barrier();  // before the next segment's rows
 }
 
-/// Grid: tiles of tokens, the last first (late ones have the most keys); key/value heads x parts of their groups.
-template <class T, int D>
-WS_DEVICE void attend_tokens(const AttentionArguments& a) {
-  const int tokens = at_least(1, ForwardTile<T, D>::rows / a.members);
-  const int first = (blocks().x - 1 - block().x) * tokens, end = at_most(a.h.tokens, first + tokens);
-  if (!check_visibility(a.fault, Op::attention, 3, a.visibility, first, end)) return;
+/// Tokens of a tile of `rows` rows; those of this block, the last first (late ones have the most keys).
+struct TileTokens {
+  int first, end;
+};
+WS_DEVICE TileTokens tile_tokens(const AttentionArguments& a, int rows) {
+  const int tokens = at_least(1, rows / a.members), first = (blocks().x - 1 - block().x) * tokens;
+  return {first, at_most(a.h.tokens, first + tokens)};
+}
+
+/// f(segment, its rows in the tile, key/value head) for every segment of the tile.
+template <class F>
+WS_DEVICE void each_segment(const AttentionArguments& a, const TileTokens& tile, F f) {
   const int kv_head = block().y / a.parts, member = block().y % a.parts * a.members;
   const int members = at_most(a.members, a.h.group - member);
-  for (int token = first; token < end;) {
-    const int stop = run_end(a.visibility, token, end);
+  for (int token = tile.first; token < tile.end;) {
+    const int stop = run_end(a.visibility, token, tile.end);
     const QueryRows q = {token, kv_head * a.h.group + member, members, (stop - token) * members};
-    attend_rows<T, D>(a, segment_at(a.visibility, token), q, kv_head);
+    f(segment_at(a.visibility, token), q, kv_head);
     token = stop;
   }
+}
+
+/// Grid: tiles of tokens; key/value heads x parts of their groups.
+template <class T, int D>
+WS_DEVICE void attend_tokens(const AttentionArguments& a) {
+  const TileTokens tile = tile_tokens(a, ForwardTile<T, D>::rows);
+  if (!check_visibility(a.fault, Op::attention, 3, a.visibility, tile.first, tile.end)) return;
+  each_segment(a, tile, [&](const Segment& segment, const QueryRows& q, int kv_head) {
+    attend_rows<T, D>(a, segment, q, kv_head);
+  });
 }
 
 #define FORWARD(T, D)                                                                                  \
@@ -165,6 +181,117 @@ FORWARD(f32, 128)
 FORWARD(f32, 256)
 #undef FORWARD
 
+// Forward on sm_90a ----------------------------------------------------------------------------------------------------
+
+struct TiledAttentionArguments {
+  TensorMap k, v;
+  AttentionArguments a;
+  int32_t tiled;  // keys and values have maps
+};
+
+constexpr int wide_groups = 2;
+
+template <int D>
+constexpr int wide_stages = D <= 64 ? 6 : D <= 128 ? 4 : 2;
+
+#if WS_HOPPER
+
+template <int D>
+using WideForward = WideTile<D, wide_groups, wide_stages<D>>;
+
+/// Keys and values of the blocks that a tile's rows of one segment see. A block whose visible positions are tokens in a
+/// row comes by tile loads, with whatever lies around them; others by copies, with zeros.
+template <int D>
+WS_DEVICE void load_blocks(const TiledAttentionArguments& t, const Segment& segment, const QueryRows& q, int kv_head,
+                           Loader<WideForward<D>>& loader) {
+  const AttentionArguments& a = t.a;
+  const PackedKeys keys = keys_of(a.h, a.k, a.v, kv_head, segment, q);
+  for (int base = keys.low / wide_block * wide_block; base < keys.high; base += wide_block) {
+    const int first = at_least(base, keys.low), last = at_most(base + wide_block, keys.high) - 1;
+    const bool tiled = t.tiled != 0 && segment.token(last) - segment.token(first) == last - first;
+    for (int which = 0; which < 2; ++which) {
+      const bool values = which == 1;
+      if (tiled) {
+        loader.tiles(values ? t.v : t.k, keys.offset, segment.token(first) - (first - base));
+        continue;
+      }
+      const bf16* from = static_cast<const bf16*>(values ? keys.v : keys.k) + keys.offset;
+      loader.copy([&](char* to) {
+        stage_pieces<bf16, D, group_threads>({from}, thread(), wide_block, a.h.dim, [&](int row) {
+          const int position = base + row;
+          const bool seen = position >= keys.low && position < keys.high;
+          return seen ? static_cast<int64_t>(segment.token(position)) * keys.stride : int64_t{-1};
+        }, [=](int, int row, int piece) { return in_boxes(to, row, piece); });
+      });
+    }
+  }
+}
+
+/// A group's rows of one segment in the tile.
+template <int D>
+WS_DEVICE void attend_group(const AttentionArguments& a, const Segment& segment, const QueryRows& q,
+                            Parts<WideForward<D>>& parts) {
+  using S = WideForward<D>;
+  const Heads& h = a.h;
+  const GroupRows rows = packed_rows(segment, q, h.window);
+  const int first = own_group() * group_rows;
+  Queries<D, S::held> queries;
+  const auto load = [&] {
+    load_queries<S>(static_cast<const bf16*>(a.q), h.dim,
+                    [&](int row) { return query_offset(q, h, first + row); }, queries);
+  };
+  if (rows.begin < rows.end) load();
+  Running running = nothing_yet();
+  float o[D / 8][4] = {};
+  const int low = segment.low(q.token, h.window), high = segment.high(q.token_of(q.rows - 1));
+  attend_blocks<S, false, true>(h, rows, low / wide_block, (high + wide_block - 1) / wide_block, parts, queries, running,
+                                o, load);
+  if (rows.begin >= rows.end) return;
+  complete(running);
+  const int own = first + warp() % 4 * strip;
+  store_output<S>(o, running, rows.here, h.dim, [&](int row) {
+    return static_cast<bf16*>(a.o) + q.index(own + row, h.heads) * h.dim;
+  });
+  for (int half = 0; half < 2; ++half) {
+    const int row = lane() / 4 + 8 * half;
+    if (lane() % 4 == 0 && row < rows.here)
+      a.lse[q.index(own + row, h.heads)] = running.top[half] * ln_2 + logarithm(running.sum[half]);
+  }
+}
+
+/// Grid: as of attend_tokens().
+template <int D>
+WS_DEVICE void attend_widely(const TiledAttentionArguments& t) {
+  using S = WideForward<D>;
+  const TileTokens tile = tile_tokens(t.a, S::rows);
+  if (!check_visibility(t.a.fault, Op::attention, 3, t.a.visibility, tile.first, tile.end)) return;
+  open_ring<S>();
+  if (warp() < 4) {
+    fewer_registers<56>();
+    Loader<S> loader;
+    each_segment(t.a, tile, [&](const Segment& segment, const QueryRows& q, int kv_head) {
+      load_blocks<D>(t, segment, q, kv_head, loader);
+    });
+    loader.finish();
+  } else {
+    more_registers<224>();
+    Parts<S> parts;
+    each_segment(t.a, tile, [&](const Segment& segment, const QueryRows& q, int) {
+      attend_group<D>(t.a, segment, q, parts);
+    });
+  }
+}
+
+#define FORWARD(D) \
+  WS_KERNEL(attention_wide_##D, WideForward<D>::threads, TiledAttentionArguments, a) { attend_widely<D>(a); }
+FORWARD(64)
+FORWARD(96)
+FORWARD(128)
+FORWARD(256)
+#undef FORWARD
+
+#endif
+
 }  // namespace
 
 #if WS_HOST
@@ -176,6 +303,19 @@ const SizedKernel forward_kernels[2][head_sizes] = {
     {FORWARD(f32, 64), FORWARD(f32, 96), FORWARD(f32, 128), FORWARD(f32, 256)},
     {FORWARD(bf16, 64), FORWARD(bf16, 96), FORWARD(bf16, 128), FORWARD(bf16, 256)}};
 #undef FORWARD
+#define FORWARD(D) {&attention_wide_##D, WideForward<D>::shared_bytes, WideForward<D>::rows}
+const SizedKernel wide_kernels[head_sizes] = {FORWARD(64), FORWARD(96), FORWARD(128), FORWARD(256)};
+#undef FORWARD
+
+/// Maps of keys and values, where rows are whole boxes and lie as a map can say.
+Status map_keys(const View& k, const View& v, Launcher& on, TiledAttentionArguments& t) {
+  const int64_t tokens = k.dims[0], width = k.dims[1] * k.dims[2];
+  const bool boxes = k.dims[2] == 64 || k.dims[2] == 128 || k.dims[2] == 256;
+  if (tokens == 0 || !boxes || !aligned(k.data) || !aligned(v.data)) return {};
+  t.tiled = 1;
+  WS_TRY(on.map_tiles({k.data, tokens, width, width}, t.k));
+  return on.map_tiles({v.data, tokens, width, width}, t.v);
+}
 
 }  // namespace
 
@@ -202,13 +342,18 @@ Status attention(const Call& c, Launcher& on) {
   WS_TRY(same_shape(v, "v", k, "k"));
   WS_TRY(same_shape(c.t[4], "o", q, "q"));
   WS_TRY(check_lse(lse, h));
-  const SizedKernel& kernel = forward_kernels[q.dtype == DType::bf16][head_size_index(h.dim)];
+  const bool wide = on.hopper() && q.dtype == DType::bf16;
+  const int size = head_size_index(h.dim);
+  const SizedKernel& kernel = wide ? wide_kernels[size] : forward_kernels[q.dtype == DType::bf16][size];
   const int members = h.group < kernel.rows ? h.group : kernel.rows, parts = (h.group + members - 1) / members;
   const AttentionArguments a = {q.data, k.data, v.data, c.t[3].as<int32_t>(), c.t[4].data, lse.as<float>(), h, members,
                               parts, on.fault()};
   const int tokens = kernel.rows / members;
   const Extent grid = {blocks_for(h.tokens, tokens), static_cast<uint32_t>(h.kv_heads * parts), 1};
-  return start(on, *kernel.kernel, grid, kernel.shared_bytes, a);
+  if (!wide) return start(on, *kernel.kernel, grid, kernel.shared_bytes, a);
+  TiledAttentionArguments t = {{}, {}, a, 0};
+  WS_TRY(map_keys(k, v, on, t));
+  return start(on, *kernel.kernel, grid, kernel.shared_bytes, t);
 }
 
 #endif

@@ -45,15 +45,16 @@ WS_DEVICE void walk(int begin, int end, char* memory, int stage_bytes, Fetch fet
 // The online softmax -------------------------------------------------------------------------------------------------
 
 /// Products become scores, in powers of two.
-WS_DEVICE void score(const Heads& h, float (&s)[4][4]) {
+template <int n>
+WS_DEVICE void score(const Heads& h, float (&s)[n][4]) {
   WS_UNROLL
-  for (int j = 0; j < 4; ++j) {
+  for (int j = 0; j < n; ++j) {
     WS_UNROLL
     for (int e = 0; e < 4; ++e) s[j][e] *= h.inner;
   }
   if (h.outer == 0) return;
   WS_UNROLL
-  for (int j = 0; j < 4; ++j) {
+  for (int j = 0; j < n; ++j) {
     WS_UNROLL
     for (int e = 0; e < 4; ++e) s[j][e] = h.outer * hyperbolic_tangent(s[j][e]);
   }
@@ -70,9 +71,10 @@ WS_DEVICE Running nothing_yet() {
 }
 
 /// Scores that a row does not see become minus infinity.
-WS_DEVICE void hide(float (&s)[4][4], const Seen& seen) {
+template <int n>
+WS_DEVICE void hide(float (&s)[n][4], const Seen& seen) {
   WS_UNROLL
-  for (int j = 0; j < 4; ++j) {
+  for (int j = 0; j < n; ++j) {
     WS_UNROLL
     for (int e = 0; e < 4; ++e)
       if (!seen.sees(e / 2, 8 * j + lane() % 4 * 2 + e % 2)) s[j][e] = as_float(0xff800000u);
@@ -80,11 +82,12 @@ WS_DEVICE void hide(float (&s)[4][4], const Seen& seen) {
 }
 
 /// Scores of a block become probabilities relative to the new maximum; earlier output is to be multiplied by factor.
-WS_DEVICE void fold(float (&s)[4][4], Running& r, float (&factor)[2]) {
+template <int n>
+WS_DEVICE void fold(float (&s)[n][4], Running& r, float (&factor)[2]) {
   const float none = as_float(0xff800000u);
   float top[2] = {none, none};
   WS_UNROLL
-  for (int j = 0; j < 4; ++j) {
+  for (int j = 0; j < n; ++j) {
     WS_UNROLL
     for (int e = 0; e < 4; ++e) top[e / 2] = larger(top[e / 2], s[j][e]);
   }
@@ -99,7 +102,7 @@ WS_DEVICE void fold(float (&s)[4][4], Running& r, float (&factor)[2]) {
     r.top[half] = now;
     float sum = 0.0f;
     WS_UNROLL
-    for (int j = 0; j < 4; ++j) {
+    for (int j = 0; j < n; ++j) {
       WS_UNROLL
       for (int e = 2 * half; e < 2 * half + 2; ++e) {
         s[j][e] = fast_exp2(s[j][e] - zero_point);
