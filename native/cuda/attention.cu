@@ -217,7 +217,7 @@ WS_DEVICE void load_blocks(const TiledAttentionArguments& t, const Segment& segm
       }
       const bf16* from = static_cast<const bf16*>(values ? keys.v : keys.k) + keys.offset;
       loader.copy([&](char* to) {
-        stage_pieces<bf16, D, group_threads>({from}, thread(), wide_block, a.h.dim, [&](int row) {
+        stage_pieces<bf16, D, group_threads, 1>({from}, thread(), wide_block, a.h.dim, [&](int row) {
           const int position = base + row;
           const bool seen = position >= keys.low && position < keys.high;
           return seen ? static_cast<int64_t>(segment.token(position)) * keys.stride : int64_t{-1};
@@ -236,17 +236,14 @@ WS_DEVICE void attend_group(const AttentionArguments& a, const Segment& segment,
   const GroupRows rows = packed_rows(segment, q, h.window);
   const int first = own_group() * group_rows;
   Queries<D, S::held> queries;
-  const auto load = [&] {
-    load_queries<S>(static_cast<const bf16*>(a.q), h.dim,
-                    [&](int row) { return query_offset(q, h, first + row); }, queries);
-  };
-  if (rows.begin < rows.end) load();
+  const int begin = segment.low(q.token, h.window) / wide_block;
+  const int end = (segment.high(q.token_of(q.rows - 1)) + wide_block - 1) / wide_block;
+  if (rows.begin == rows.end) return pass_blocks<S, true>(rows, begin, end, parts);
+  load_queries<S>(static_cast<const bf16*>(a.q), h.dim, [&](int row) { return query_offset(q, h, first + row); }, queries);
+  pass_blocks<S, true>(rows, begin, rows.begin, parts);
   Running running = nothing_yet();
   float o[D / 8][4] = {};
-  const int low = segment.low(q.token, h.window), high = segment.high(q.token_of(q.rows - 1));
-  attend_blocks<S, false, true>(h, rows, low / wide_block, (high + wide_block - 1) / wide_block, parts, queries, running,
-                                o, load);
-  if (rows.begin >= rows.end) return;
+  attend_blocks<S, false, true>(h, rows, parts, queries, running, o);
   complete(running);
   const int own = first + warp() % 4 * strip;
   store_output<S>(o, running, rows.here, h.dim, [&](int row) {
@@ -257,6 +254,7 @@ WS_DEVICE void attend_group(const AttentionArguments& a, const Segment& segment,
     if (lane() % 4 == 0 && row < rows.here)
       a.lse[q.index(own + row, h.heads)] = running.top[half] * ln_2 + logarithm(running.sum[half]);
   }
+  pass_blocks<S, true>(rows, rows.end, end, parts);
 }
 
 /// Grid: as of attend_tokens().

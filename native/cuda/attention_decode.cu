@@ -283,7 +283,7 @@ WS_DEVICE void load_cache(const DecodeArguments& a, int sequence, int kv_head, i
     loader.copy([&](char* to) {
       for (int half = 0; half < 2; ++half) {
         if (!there[half]) continue;
-        stage_pieces<bf16, key_block, group_threads>(
+        stage_pieces<bf16, key_block, group_threads, 2>(
             {static_cast<const bf16*>(a.keys) + at[half]}, thread(), D, key_block,
             [=](int d) { return d < dim ? int64_t{d} * key_block : -1; },
             [=](int, int d, int piece) { return to + d * 128 + (((half * 4 + piece) ^ d) & 7) * 16; });
@@ -292,7 +292,7 @@ WS_DEVICE void load_cache(const DecodeArguments& a, int sequence, int kv_head, i
     loader.copy([&](char* to) {
       for (int half = 0; half < 2; ++half) {
         const int first = base + half * key_block;
-        stage_pieces<bf16, D, group_threads>(
+        stage_pieces<bf16, D, group_threads, 2>(
             {static_cast<const bf16*>(a.values) + (there[half] ? at[half] : 0)}, thread(), key_block, dim,
             [=](int j) { return first + j >= low && first + j < high ? int64_t{j} * dim : -1; },
             [=](int, int j, int piece) { return in_boxes(to, half * key_block + j, piece); });
@@ -315,7 +315,7 @@ WS_DEVICE void attend_cache(const DecodeArguments& a, int64_t first_row, int her
   Parts<S> parts;
   Running running = nothing_yet();
   float o[D / 8][4] = {};
-  attend_blocks<S, true, false>(h, rows, rows.begin, rows.end, parts, queries, running, o, [] {});
+  attend_blocks<S, true, false>(h, rows, parts, queries, running, o);
   complete(running);
   const int64_t own = first_row + warp() % 4 * strip;
   store_output<S>(o, running, rows.here, h.dim,

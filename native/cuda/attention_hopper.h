@@ -23,7 +23,7 @@ struct WideTile {
   static constexpr int parts = 2 * stages, part_bytes = (D + box_elements - 1) / box_elements * box_bytes;
   static constexpr int areas = parts * part_bytes, gates = areas + groups * part_bytes;
   static constexpr int flags = gates + 2 * parts * static_cast<int>(sizeof(Gate));
-  static constexpr int shared_bytes = flags + groups * 8 * 4;
+  static constexpr int shared_bytes = flags + groups * 4 * 4;
 };
 
 /// Where a piece of 16 bytes of a row is in boxes.
@@ -39,9 +39,13 @@ WS_DEVICE float (&flat(float (&s)[n][4]))[4 * n] {
   return reinterpret_cast<float(&)[4 * n]>(s);
 }
 
-/// Warpgroups of rows count from 0; their barriers from 1.
+/// Warpgroups of rows count from 0. A barrier of one, and of all.
 WS_DEVICE int own_group() { return warp() / 4 - 1; }
 WS_DEVICE void group_barrier() { barrier(warp() / 4, group_threads); }
+template <class S>
+WS_DEVICE void rows_barrier() {
+  barrier(S::groups + 1, S::groups * group_threads);
+}
 
 // The ring -----------------------------------------------------------------------------------------------------------
 
@@ -118,20 +122,10 @@ struct Loader {
 template <class S>
 struct Parts {
   Part<S> keys = {0, 0}, values = {1, 0};
-  int scans = 0;
 
   WS_DEVICE void release(Part<S>& part) {
     if (lane() == 0) arrive(part.empty());
     part.step(2);
-  }
-  /// Blocks of the tile that the group's rows do not meet.
-  WS_DEVICE void pass(int blocks) {
-    for (int i = 0; i < blocks; ++i) {
-      wait(keys.full(), keys.parity);
-      release(keys);
-      wait(values.full(), values.parity);
-      release(values);
-    }
   }
 };
 
@@ -142,7 +136,7 @@ struct GroupRows {
   int here;             // rows of this warp
   int low[2], high[2];  // of this lane's two rows
   int begin, end;       // blocks that any row meets
-  int low_all, high_all;  // what all rows see
+  int low_all, high_all;  // what all rows of the tile see
   WS_DEVICE bool mixed(int block) const {
     return block * wide_block < low_all || (block + 1) * wide_block > high_all;
   }
@@ -155,30 +149,31 @@ struct GroupRows {
 /// A group's rows of a tile of packed tokens; none: it meets no block.
 WS_DEVICE GroupRows packed_rows(const Segment& segment, const QueryRows& q, int window) {
   GroupRows rows = {};
+  rows.low_all = segment.low(q.token_of(q.rows - 1), window);
+  rows.high_all = segment.high(q.token);
   const int first = own_group() * group_rows, last = at_most(first + group_rows, q.rows) - 1;
-  rows.here = at_most(strip, at_least(0, q.rows - first - warp() % 4 * strip));
   if (first > last) return rows;
+  rows.here = at_most(strip, at_least(0, q.rows - first - warp() % 4 * strip));
   for (int half = 0; half < 2; ++half) {
     const int query = q.token_of(at_most(first + warp() % 4 * strip + lane() / 4 + 8 * half, last));
     rows.low[half] = segment.low(query, window);
     rows.high[half] = segment.high(query);
   }
-  const int early = q.token_of(first), late = q.token_of(last);
-  rows.begin = segment.low(early, window) / wide_block;
-  rows.end = (segment.high(late) + wide_block - 1) / wide_block;
-  rows.low_all = segment.low(late, window);
-  rows.high_all = segment.high(early);
+  rows.begin = segment.low(q.token_of(first), window) / wide_block;
+  rows.end = (segment.high(q.token_of(last)) + wide_block - 1) / wide_block;
   return rows;
 }
 
 /// The group's 64 query rows in its area, or as fragments.
 template <int D, bool held>
 struct Queries {
-  const char* area;
-  WS_DEVICE void read(const char* from) { area = from; }
+  uint64_t panel;  // of the first step
+  WS_DEVICE void read(const char* area) { panel = Panel<false>::at(area, 0); }
   template <bool across>
   WS_DEVICE void multiply(int step, uint64_t keys, float (&s)[32]) const {
-    group_multiply<64, false, across>(s, Panel<false>::at(area + step / 4 * box_bytes, step % 4), keys, step > 0);
+    const uint32_t offset = (step / 4 * box_bytes + step % 4 * 32) >> 4, low = static_cast<uint32_t>(panel);
+    const uint64_t own = (panel & ~uint64_t{0xffffffff}) | (computed_anew(low) + offset);
+    group_multiply<64, false, across>(s, own, keys, step > 0);
   }
 };
 template <int D>
@@ -205,7 +200,7 @@ template <class S, class F>
 WS_DEVICE void load_queries(const bf16* from, int dim, F offset_of, Queries<S::size, S::held>& queries) {
   char* area = own_area<S>();
   const int first = warp() % 4 * strip;
-  stage_pieces<bf16, S::size, warp_size>({from}, lane(), strip, dim, [&](int row) { return offset_of(first + row); },
+  stage_pieces<bf16, S::size, warp_size, 4>({from}, lane(), strip, dim, [&](int row) { return offset_of(first + row); },
                                          [&](int, int row, int piece) { return in_boxes(area, first + row, piece); });
   copy_commit();
   copy_wait<0>();
@@ -280,33 +275,40 @@ WS_DEVICE void pack_block(const float (&s)[8][4], uint32_t (&p)[4][4]) {
 /// Some bit of 0x80008000 is set when one of the two numbers is not finite.
 WS_DEVICE uint32_t odd_bits(uint32_t pair) { return (pair & 0x7f807f80u) + 0x00800080u; }
 
-/// Does a part have numbers that are not finite? All warps of the group ask, and hear the same.
-template <class S>
-WS_DEVICE bool is_strange(const char* part, int turn) {
-  uint32_t odd = 0;
-  each_piece<4, S::size / 8, group_threads>(thread() % group_threads, wide_block, [&](int row, int piece) {
-    const Quad q = *reinterpret_cast<const Quad*>(in_boxes(part, row, piece));
-    odd |= odd_bits(q.x) | odd_bits(q.y) | odd_bits(q.z) | odd_bits(q.w);
+/// f(piece) for the pieces of a part, which the groups share.
+template <class S, class F>
+WS_DEVICE void each_piece_of(char* part, F f) {
+  each_piece<1, S::size / 8, S::groups * group_threads>(thread() - group_threads, wide_block, [&](int row, int piece) {
+    f(*reinterpret_cast<Quad*>(in_boxes(part, row, piece)));
   });
-  int* flags = reinterpret_cast<int*>(shared() + S::flags) + own_group() * 8 + turn % 2 * 4;  // of this turn and the last
-  const bool found = ballot((odd & 0x80008000u) != 0) != 0;
-  if (lane() == 0) flags[warp() % 4] = found;
-  group_barrier();
-  return (flags[0] | flags[1] | flags[2] | flags[3]) != 0;
 }
 
-/// A copy of a part in the group's area, with zeros for infinities and NaN.
+/// Does a part have numbers that are not finite? All groups ask, and hear the same.
 template <class S>
-WS_DEVICE void clean_copy(const char* part) {
-  char* area = own_area<S>();
-  each_piece<1, S::size / 8, group_threads>(thread() % group_threads, wide_block, [&](int row, int piece) {
-    const Quad q = *reinterpret_cast<const Quad*>(in_boxes(part, row, piece));
+WS_DEVICE bool is_strange(char* part) {
+  uint32_t odd = 0;
+  each_piece_of<S>(part, [&](const Quad& q) { odd |= odd_bits(q.x) | odd_bits(q.y) | odd_bits(q.z) | odd_bits(q.w); });
+  const bool found = ballot((odd & 0x80008000u) != 0) != 0;
+  int* flags = reinterpret_cast<int*>(shared() + S::flags);
+  rows_barrier<S>();  // those of the last part have been read
+  if (lane() == 0) flags[warp() - 4] = found;
+  rows_barrier<S>();
+  bool any = false;
+  for (int i = 0; i < 4 * S::groups; ++i) any = any || flags[i] != 0;
+  return any;
+}
+
+/// Zeros for infinities and NaN.
+template <class S>
+WS_DEVICE void clean_part(char* part) {
+  rows_barrier<S>();  // they have been read by all
+  each_piece_of<S>(part, [](Quad& q) {
     uint32_t b[4] = {q.x, q.y, q.z, q.w};
     clean(b);
-    *reinterpret_cast<Quad*>(in_boxes(area, row, piece)) = {b[0], b[1], b[2], b[3]};
+    q = {b[0], b[1], b[2], b[3]};
   });
   async_fence();
-  group_barrier();
+  rows_barrier<S>();
 }
 
 /// p[i / 4][i % 4] for an i that is known at run time only.
@@ -317,7 +319,7 @@ WS_DEVICE uint32_t fragment_at(const uint32_t (&p)[4][4], int i) {
   return x;
 }
 
-/// What a clean copy has left out: infinities and NaN reach those rows alone that see them.
+/// What is left out of a clean part: infinities and NaN reach those rows alone that see them.
 template <int D>
 WS_DEVICE void add_strange_part(const uint32_t (&p)[4][4], const char* part, const Seen& seen, float (&o)[D / 8][4]) {
   WS_UNROLL_BY(1)
@@ -340,70 +342,82 @@ WS_DEVICE void add_strange_part(const uint32_t (&p)[4][4], const char* part, con
 
 // The walk -----------------------------------------------------------------------------------------------------------
 
-/// Scores of a block become probabilities; nothing is done for a warp without rows.
-WS_DEVICE void soften(const Heads& h, const GroupRows& rows, int block, float (&s)[8][4], Running& r,
-                      float (&factor)[2]) {
-  if (rows.here == 0) return;
-  score(h, s);
-  if (rows.mixed(block)) hide(s, rows.seen(block));
-  fold(s, r, factor);
+/// Blocks of the tile that the group's rows do not meet.
+template <class S, bool careful>
+WS_DEVICE void pass_blocks(const GroupRows& rows, int first, int end, Parts<S>& parts) {
+  for (int block = first; block < end; ++block) {
+    wait(parts.keys.full(), parts.keys.parity);
+    parts.release(parts.keys);
+    wait(parts.values.full(), parts.values.parity);
+    if constexpr (careful) {
+      if (rows.mixed(block) && is_strange<S>(parts.values.memory())) clean_part<S>(parts.values.memory());
+    }
+    parts.release(parts.values);
+  }
 }
 
-/// One group's part of the tile's blocks [first, end). `careful`: values that are hidden from a row may be anything, else
-/// they are zeros. reload() puts the queries back where a clean copy was.
-template <class S, bool across, bool careful, class Reload>
-WS_DEVICE void attend_blocks(const Heads& h, const GroupRows& rows, int first, int end, Parts<S>& parts,
-                             Queries<S::size, S::held>& queries, Running& r, float (&o)[S::size / 8][4],
-                             Reload reload) {
-  constexpr int D = S::size;
-  if (rows.begin >= rows.end) return parts.pass(end - first);
-  parts.pass(rows.begin - first);
-  float s[8][4], factor[2] = {1.0f, 1.0f};
-  uint32_t p[4][4] = {};
+/// The blocks that the group's rows meet. `careful`: values that are hidden from a row may be anything, else they are
+/// zeros.
+template <class S, bool across, bool careful>
+WS_DEVICE void attend_blocks(const Heads& h, const GroupRows& rows, Parts<S>& parts,
+                             const Queries<S::size, S::held>& queries, Running& r, float (&o)[S::size / 8][4]) {
+  float s[8][4], factor[2];
+  uint32_t p[4][4];
   const auto start_keys = [&] {
     wait(parts.keys.full(), parts.keys.parity);
     start_scores<across>(queries, parts.keys.memory(), s);
   };
+  const auto soften = [&](int block) {
+    score(h, s);
+    if (rows.mixed(block)) hide(s, rows.seen(block));
+    fold(s, r, factor);
+  };
   const auto multiply_values = [&](int block) {
     wait(parts.values.full(), parts.values.parity);
-    const char* values = parts.values.memory();
+    char* values = parts.values.memory();
     if constexpr (careful) {
-      if (rows.mixed(block)) {
-        if constexpr (!S::held) group_wait<0>(flat(s));  // the queries have been read
-        if (is_strange<S>(values, parts.scans++)) {
-          clean_copy<S>(values);
-          start_output<D>(p, own_area<S>(), o);
-          group_wait<0>(flat(o));
-          add_strange_part<D>(p, values, rows.seen(block), o);
-          group_barrier();  // the copy has been read by all
-          if constexpr (!S::held) reload();
-          return;
-        }
+      if (rows.mixed(block) && is_strange<S>(values)) {
+        group_wait<0>(flat(s));
+        add_strange_part<S::size>(p, values, rows.seen(block), o);
+        clean_part<S>(values);
       }
     }
-    start_output<D>(p, values, o);
+    start_output<S::size>(p, values, o);
   };
-  start_keys();
-  group_wait<0>(flat(s));
-  parts.release(parts.keys);
-  soften(h, rows, rows.begin, s, r, factor);
-  if (rows.here > 0) pack_block(s, p);
-  for (int block = rows.begin; block + 1 < rows.end; ++block) {
+  const auto next_scores = [&](int block) {
     start_keys();
-    multiply_values(block);
-    group_wait<1>(flat(s));
+    group_wait<0>(flat(s));
     parts.release(parts.keys);
-    soften(h, rows, block + 1, s, r, factor);
+    soften(block);
+  };
+  const auto finish_values = [&] {
     group_wait<0>(flat(o));
     parts.release(parts.values);
-    if (rows.here == 0) continue;
-    rescale(o, factor);
+  };
+  if constexpr (S::held) {
+    next_scores(rows.begin);
     pack_block(s, p);
+    for (int block = rows.begin + 1; block < rows.end; ++block) {
+      start_keys();
+      multiply_values(block - 1);
+      group_wait<1>(flat(s));
+      parts.release(parts.keys);
+      soften(block);
+      finish_values();
+      rescale(o, factor);
+      pack_block(s, p);
+    }
+    multiply_values(rows.end - 1);
+    finish_values();
+  } else {  // one after the other: there are no registers for scores beside probabilities
+    for (int block = rows.begin; block < rows.end; ++block) {
+      next_scores(block);
+      rescale(o, factor);
+      pack_block(s, p);
+      multiply_values(block);
+      finish_values();
+    }
   }
-  multiply_values(rows.end - 1);
-  group_wait<0>(flat(o));
-  parts.release(parts.values);
-  parts.pass(end - rows.end);
 }
 
 }  // namespace ws::cuda

@@ -38,13 +38,13 @@ WS_DEVICE void each_piece(int own, int rows, F f) {
 
 /// `rows` rows of `columns` elements, of which `dim` exist, from each of n tensors to the places that
 /// place(tensor, row, piece) tells. offset_of gives where a row begins in all of them, a multiple of dim; negative: zeros.
-template <class T, int columns, int threads, int n, class F, class Place>
+template <class T, int columns, int threads, int unroll, int n, class F, class Place>
 WS_DEVICE void stage_pieces(const T* const (&from)[n], int own, int rows, int dim, F offset_of, Place place) {
   constexpr int size = static_cast<int>(sizeof(T)), piece = 16 / size, pieces = columns / piece;
   bool fits = dim % piece == 0;
   for (int i = 0; i < n; ++i) fits = fits && aligned(from[i]);
   if (fits) {
-    each_piece<4, pieces, threads>(own, rows, [&](int row, int column) {
+    each_piece<unroll, pieces, threads>(own, rows, [&](int row, int column) {
       const int64_t offset = offset_of(row);
       const int bytes = offset >= 0 && column * piece < dim ? 16 : 0;
       WS_UNROLL
@@ -66,7 +66,7 @@ WS_DEVICE void stage_pieces(const T* const (&from)[n], int own, int rows, int di
 /// The same by all threads, rows a pitch apart, the parts of the n tensors part_bytes.
 template <class T, int columns, int threads, int n, class F>
 WS_DEVICE void stage_rows(const T* const (&from)[n], char* to, int part_bytes, int rows, int dim, F offset_of) {
-  stage_pieces<T, columns, threads>(from, thread(), rows, dim, offset_of, [=](int tensor, int row, int piece) {
+  stage_pieces<T, columns, threads, 4>(from, thread(), rows, dim, offset_of, [=](int tensor, int row, int piece) {
     return to + tensor * part_bytes + row * pitch<T, columns> + piece * 16;
   });
 }
