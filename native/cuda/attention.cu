@@ -184,9 +184,8 @@ FORWARD(f32, 256)
 // Forward on sm_90a ----------------------------------------------------------------------------------------------------
 
 struct TiledAttentionArguments {
-  TensorMap k, v;
+  KeyMaps maps;
   AttentionArguments a;
-  int32_t tiled;  // keys and values have maps
 };
 
 constexpr int wide_groups = 2;
@@ -199,34 +198,6 @@ constexpr int wide_stages = D <= 64 ? 6 : D <= 128 ? 4 : 2;
 template <int D>
 using WideForward = WideTile<D, wide_groups, wide_stages<D>>;
 
-/// Keys and values of the blocks that a tile's rows of one segment see. A block whose visible positions are tokens in a
-/// row comes by tile loads, with whatever lies around them; others by copies, with zeros.
-template <int D>
-WS_DEVICE void load_blocks(const TiledAttentionArguments& t, const Segment& segment, const QueryRows& q, int kv_head,
-                           Loader<WideForward<D>>& loader) {
-  const AttentionArguments& a = t.a;
-  const PackedKeys keys = keys_of(a.h, a.k, a.v, kv_head, segment, q);
-  for (int base = keys.low / wide_block * wide_block; base < keys.high; base += wide_block) {
-    const int first = at_least(base, keys.low), last = at_most(base + wide_block, keys.high) - 1;
-    const bool tiled = t.tiled != 0 && segment.token(last) - segment.token(first) == last - first;
-    for (int which = 0; which < 2; ++which) {
-      const bool values = which == 1;
-      if (tiled) {
-        loader.tiles(values ? t.v : t.k, keys.offset, segment.token(first) - (first - base));
-        continue;
-      }
-      const bf16* from = static_cast<const bf16*>(values ? keys.v : keys.k) + keys.offset;
-      loader.copy([&](char* to) {
-        stage_pieces<bf16, D, group_threads, 1>({from}, thread(), wide_block, a.h.dim, [&](int row) {
-          const int position = base + row;
-          const bool seen = position >= keys.low && position < keys.high;
-          return seen ? static_cast<int64_t>(segment.token(position)) * keys.stride : int64_t{-1};
-        }, [=](int, int row, int piece) { return in_boxes(to, row, piece); });
-      });
-    }
-  }
-}
-
 /// A group's rows of one segment in the tile.
 template <int D>
 WS_DEVICE void attend_group(const AttentionArguments& a, const Segment& segment, const QueryRows& q,
@@ -235,18 +206,23 @@ WS_DEVICE void attend_group(const AttentionArguments& a, const Segment& segment,
   const Heads& h = a.h;
   const GroupRows rows = packed_rows(segment, q, h.window);
   const int first = own_group() * group_rows;
-  Queries<D, S::held> queries;
   const int begin = segment.low(q.token, h.window) / wide_block;
   const int end = (segment.high(q.token_of(q.rows - 1)) + wide_block - 1) / wide_block;
-  if (rows.begin == rows.end) return pass_blocks<S, true>(rows, begin, end, parts);
-  load_queries<S>(static_cast<const bf16*>(a.q), h.dim, [&](int row) { return query_offset(q, h, first + row); }, queries);
-  pass_blocks<S, true>(rows, begin, rows.begin, parts);
+  if (rows.begin == rows.end) return pass_blocks<S, Asked::values>(rows, begin, end, parts);
+  stage_strip<S>(static_cast<const bf16*>(a.q), h.dim, [&](int row) { return query_offset(q, h, first + row); },
+                 own_area<S>());
+  await_strips<S>();
+  Queries<D, S::held> queries;
+  queries.read(own_area<S>());
+  pass_blocks<S, Asked::values>(rows, begin, rows.begin, parts);
   Running running = nothing_yet();
   float o[D / 8][4] = {};
   attend_blocks<S, false, true>(h, rows, parts, queries, running, o);
   complete(running);
+  const float factor[2] = {1.0f / running.sum[0], 1.0f / running.sum[1]};
   const int own = first + warp() % 4 * strip;
-  store_output<S>(o, running, rows.here, h.dim, [&](int row) {
+  free_strips<S>();
+  store_strip<S>(o, factor, rows.here, h.dim, [&](int row) {
     return static_cast<bf16*>(a.o) + q.index(own + row, h.heads) * h.dim;
   });
   for (int half = 0; half < 2; ++half) {
@@ -254,7 +230,7 @@ WS_DEVICE void attend_group(const AttentionArguments& a, const Segment& segment,
     if (lane() % 4 == 0 && row < rows.here)
       a.lse[q.index(own + row, h.heads)] = running.top[half] * ln_2 + logarithm(running.sum[half]);
   }
-  pass_blocks<S, true>(rows, rows.end, end, parts);
+  pass_blocks<S, Asked::values>(rows, rows.end, end, parts);
 }
 
 /// Grid: as of attend_tokens().
@@ -268,7 +244,7 @@ WS_DEVICE void attend_widely(const TiledAttentionArguments& t) {
     fewer_registers<56>();
     Loader<S> loader;
     each_segment(t.a, tile, [&](const Segment& segment, const QueryRows& q, int kv_head) {
-      load_blocks<D>(t, segment, q, kv_head, loader);
+      load_blocks(t.maps, keys_of(t.a.h, t.a.k, t.a.v, kv_head, segment, q), segment, t.a.h.dim, loader);
     });
     loader.finish();
   } else {
@@ -305,16 +281,6 @@ const SizedKernel forward_kernels[2][head_sizes] = {
 const SizedKernel wide_kernels[head_sizes] = {FORWARD(64), FORWARD(96), FORWARD(128), FORWARD(256)};
 #undef FORWARD
 
-/// Maps of keys and values, where rows are whole boxes and lie as a map can say.
-Status map_keys(const View& k, const View& v, Launcher& on, TiledAttentionArguments& t) {
-  const int64_t tokens = k.dims[0], width = k.dims[1] * k.dims[2];
-  const bool boxes = k.dims[2] == 64 || k.dims[2] == 128 || k.dims[2] == 256;
-  if (tokens == 0 || !boxes || !aligned(k.data) || !aligned(v.data)) return {};
-  t.tiled = 1;
-  WS_TRY(on.map_tiles({k.data, tokens, width, width}, t.k));
-  return on.map_tiles({v.data, tokens, width, width}, t.v);
-}
-
 }  // namespace
 
 Status rope(const Call& c, Launcher& on) {
@@ -349,8 +315,8 @@ Status attention(const Call& c, Launcher& on) {
   const int tokens = kernel.rows / members;
   const Extent grid = {blocks_for(h.tokens, tokens), static_cast<uint32_t>(h.kv_heads * parts), 1};
   if (!wide) return start(on, *kernel.kernel, grid, kernel.shared_bytes, a);
-  TiledAttentionArguments t = {{}, {}, a, 0};
-  WS_TRY(map_keys(k, v, on, t));
+  TiledAttentionArguments t = {{}, a};
+  WS_TRY(map_keys(k, v, on, t.maps));
   return start(on, *kernel.kernel, grid, kernel.shared_bytes, t);
 }
 

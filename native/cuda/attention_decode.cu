@@ -309,17 +309,21 @@ WS_DEVICE void attend_cache(const DecodeArguments& a, int64_t first_row, int her
   const Heads& h = a.h;
   GroupRows rows = {at_most(strip, at_least(0, here - warp() % 4 * strip)), {low, low}, {high, high}, low / wide_block,
                     (high + wide_block - 1) / wide_block, low, high};
+  stage_strip<S>(static_cast<const bf16*>(a.q), h.dim,
+                 [&](int row) { return row < here ? (first_row + row) * h.dim : int64_t{-1}; }, own_area<S>());
+  await_strips<S>();
   Queries<D, S::held> queries;
-  load_queries<S>(static_cast<const bf16*>(a.q), h.dim,
-                  [&](int row) { return row < here ? (first_row + row) * h.dim : int64_t{-1}; }, queries);
+  queries.read(own_area<S>());
   Parts<S> parts;
   Running running = nothing_yet();
   float o[D / 8][4] = {};
   attend_blocks<S, true, false>(h, rows, parts, queries, running, o);
   complete(running);
+  const float factor[2] = {1.0f / running.sum[0], 1.0f / running.sum[1]};
   const int64_t own = first_row + warp() % 4 * strip;
-  store_output<S>(o, running, rows.here, h.dim,
-                  [&](int row) { return static_cast<bf16*>(a.o) + (own + row) * h.dim; });
+  free_strips<S>();
+  store_strip<S>(o, factor, rows.here, h.dim,
+                 [&](int row) { return static_cast<bf16*>(a.o) + (own + row) * h.dim; });
 }
 
 /// Grid: as of decode_sequence().

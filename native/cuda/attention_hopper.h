@@ -15,15 +15,18 @@ constexpr int wide_block = 64;                       // keys of a block
 constexpr int group_rows = 64, group_threads = 128;  // of a warpgroup
 
 /// A block whose first warpgroup loads and whose other `groups` multiply. A part is 64 rows of D elements as boxes (see
-/// tensor_map.h): keys or values of a block, in turn. Behind the parts lie the groups' own areas, gates, and flags.
-template <int D, int group_count, int stages>
+/// tensor_map.h): keys or values of a block, in turn. Behind the parts lie the groups' own areas, gates, flags, and two
+/// numbers for each row of a stage. Up to `travelling` parts are copied at once.
+template <int D, int group_count, int stage_count, bool queries_held = D <= 128, int own_areas = 1,
+          int most_travelling = 2 * stage_count - 2>
 struct WideTile {
   static constexpr int size = D, groups = group_count, rows = groups * group_rows, threads = (groups + 1) * group_threads;
-  static constexpr bool held = D <= 128;  // queries stay in registers
-  static constexpr int parts = 2 * stages, part_bytes = (D + box_elements - 1) / box_elements * box_bytes;
-  static constexpr int areas = parts * part_bytes, gates = areas + groups * part_bytes;
-  static constexpr int flags = gates + 2 * parts * static_cast<int>(sizeof(Gate));
-  static constexpr int shared_bytes = flags + groups * 4 * 4;
+  static constexpr bool held = queries_held;  // queries stay in registers
+  static constexpr int stages = stage_count, parts = 2 * stages, travelling = most_travelling;
+  static constexpr int part_bytes = (D + box_elements - 1) / box_elements * box_bytes;
+  static constexpr int own = own_areas, areas = parts * part_bytes, gates = areas + groups * own * part_bytes;
+  static constexpr int flags = gates + 2 * parts * static_cast<int>(sizeof(Gate)), pairs = flags + groups * 4 * 4;
+  static constexpr int shared_bytes = pairs, shared_bytes_with_pairs = pairs + stages * group_rows * 8;
 };
 
 /// Where a piece of 16 bytes of a row is in boxes.
@@ -73,8 +76,8 @@ WS_DEVICE void open_ring() {
   barrier();
 }
 
-/// What the loading warps do. A part that is copied is told of when later ones are on their way, so that up to
-/// parts - 2 travel; more would wait for rows that wait for the keys of the next block.
+/// What the loading warps do. A part that is copied is told of when later ones are on their way: at most so many that
+/// nobody waits for a part that is untold before giving back the one that is waited for.
 template <class S>
 struct Loader {
   Part<S> next = {0, 0}, late = {0, 0};
@@ -98,8 +101,8 @@ struct Loader {
     f(next.memory());
     copy_commit();
     next.step(1);
-    if (++untold <= S::parts - 2) return;
-    copy_wait<S::parts - 2>();
+    if (++untold <= S::travelling) return;
+    copy_wait<S::travelling>();
     tell();
   }
   /// A part by tile loads: the 64 lines from `line` on, from column `column` on.
@@ -128,6 +131,37 @@ struct Parts {
     part.step(2);
   }
 };
+
+/// Maps of keys and values, if they have any.
+struct KeyMaps {
+  TensorMap k, v;
+  int32_t tiled;
+};
+
+/// Keys and values of the blocks that a tile's rows of one segment see. A block whose visible positions are tokens in a
+/// row comes by tile loads, with whatever lies around them; others by copies, with zeros.
+template <class S>
+WS_DEVICE void load_blocks(const KeyMaps& maps, const PackedKeys& keys, const Segment& segment, int dim,
+                           Loader<S>& loader) {
+  for (int base = keys.low / wide_block * wide_block; base < keys.high; base += wide_block) {
+    const int first = at_least(base, keys.low), last = at_most(base + wide_block, keys.high) - 1;
+    const bool tiled = maps.tiled != 0 && segment.token(last) - segment.token(first) == last - first;
+    for (int which = 0; which < 2; ++which) {
+      if (tiled) {
+        loader.tiles(which == 0 ? maps.k : maps.v, keys.offset, segment.token(first) - (first - base));
+        continue;
+      }
+      const bf16* from = static_cast<const bf16*>(which == 0 ? keys.k : keys.v) + keys.offset;
+      loader.copy([&](char* to) {
+        stage_pieces<bf16, S::size, group_threads, 1>({from}, thread(), wide_block, dim, [&](int row) {
+          const int position = base + row;
+          const bool seen = position >= keys.low && position < keys.high;
+          return seen ? static_cast<int64_t>(segment.token(position)) * keys.stride : int64_t{-1};
+        }, [=](int, int row, int piece) { return in_boxes(to, row, piece); });
+      });
+    }
+  }
+}
 
 // Rows ---------------------------------------------------------------------------------------------------------------
 
@@ -191,18 +225,20 @@ struct Queries<D, true> {
 };
 
 template <class S>
-WS_DEVICE char* own_area() {
-  return shared() + S::areas + own_group() * S::part_bytes;
+WS_DEVICE char* own_area(int which = 0) {
+  return shared() + S::areas + (own_group() * S::own + which) * S::part_bytes;
 }
 
-/// Query rows to the group's area, each warp its own, and from there to registers or for wgmma to read.
+/// Rows to an area, each warp its own, and then from there to registers or for wgmma to read.
 template <class S, class F>
-WS_DEVICE void load_queries(const bf16* from, int dim, F offset_of, Queries<S::size, S::held>& queries) {
-  char* area = own_area<S>();
+WS_DEVICE void stage_strip(const bf16* from, int dim, F offset_of, char* area) {
   const int first = warp() % 4 * strip;
   stage_pieces<bf16, S::size, warp_size, 4>({from}, lane(), strip, dim, [&](int row) { return offset_of(first + row); },
-                                         [&](int, int row, int piece) { return in_boxes(area, first + row, piece); });
+                                            [&](int, int row, int piece) { return in_boxes(area, first + row, piece); });
   copy_commit();
+}
+template <class S>
+WS_DEVICE void await_strips() {
   copy_wait<0>();
   if constexpr (S::held) {
     warp_barrier();
@@ -210,18 +246,22 @@ WS_DEVICE void load_queries(const bf16* from, int dim, F offset_of, Queries<S::s
     async_fence();
     group_barrier();
   }
-  queries.read(area);
 }
 
-/// Output of the warp's rows: its sums over those of the probabilities, by way of the area.
-template <class S, class F>
-WS_DEVICE void store_output(const float (&o)[S::size / 8][4], const Running& r, int here, int dim, F row_of) {
+/// Before an area is written anew: its rows have been read.
+template <class S>
+WS_DEVICE void free_strips() {
+  if constexpr (S::held) warp_barrier();
+  else group_barrier();
+}
+
+/// The warp's rows of n x 8 columns, times a factor each, by way of the group's area, which nobody reads any more.
+template <class S, int n, class F>
+WS_DEVICE void store_strip(const float (&o)[n][4], const float (&factor)[2], int here, int dim, F row_of) {
   char* area = own_area<S>();
   const int first = warp() % 4 * strip;
-  if constexpr (!S::held) group_barrier();  // the queries have been read by all
-  const float factor[2] = {1.0f / r.sum[0], 1.0f / r.sum[1]};
   WS_UNROLL
-  for (int j = 0; j < S::size / 8; ++j) {
+  for (int j = 0; j < n; ++j) {
     WS_UNROLL
     for (int half = 0; half < 2; ++half) {
       char* at = in_boxes(area, first + lane() / 4 + 8 * half, j) + lane() % 4 * 4;
@@ -229,7 +269,7 @@ WS_DEVICE void store_output(const float (&o)[S::size / 8][4], const Running& r, 
     }
   }
   warp_barrier();
-  store_pieces<bf16, S::size / 8>(here, dim, lane(), warp_size,
+  store_pieces<bf16, n>(here, dim, lane(), warp_size,
                                   [&](int row, int piece) { return in_boxes(area, first + row, piece); }, row_of);
   warp_barrier();  // before the next segment's queries
 }
@@ -320,8 +360,8 @@ WS_DEVICE uint32_t fragment_at(const uint32_t (&p)[4][4], int i) {
 }
 
 /// What is left out of a clean part: infinities and NaN reach those rows alone that see them.
-template <int D>
-WS_DEVICE void add_strange_part(const uint32_t (&p)[4][4], const char* part, const Seen& seen, float (&o)[D / 8][4]) {
+template <int n>
+WS_DEVICE void add_strange_part(const uint32_t (&p)[4][4], const char* part, const Seen& seen, float (&o)[n][4]) {
   WS_UNROLL_BY(1)
   for (int row = 0; row < wide_block; ++row) {
     const int from = (lane() & ~3) | (row % 8 / 2), at = row / 16 * 4 + row % 16 / 8 * 2;
@@ -330,7 +370,7 @@ WS_DEVICE void add_strange_part(const uint32_t (&p)[4][4], const char* part, con
                              row % 2 == 0 ? low_bf16(pairs[1]) : high_bf16(pairs[1])};
     const bool sees[2] = {seen.sees(0, row), seen.sees(1, row)};
     WS_UNROLL
-    for (int j = 0; j < D / 8; ++j) {
+    for (int j = 0; j < n; ++j) {
       const uint32_t pair = *reinterpret_cast<const uint32_t*>(in_boxes(part, row, j) + lane() % 4 * 4);
       const float x[2] = {low_bf16(pair), high_bf16(pair)};
       WS_UNROLL
@@ -342,16 +382,16 @@ WS_DEVICE void add_strange_part(const uint32_t (&p)[4][4], const char* part, con
 
 // The walk -----------------------------------------------------------------------------------------------------------
 
-/// Blocks of the tile that the group's rows do not meet.
-template <class S, bool careful>
+/// Blocks of the tile that the group's rows do not meet. Other groups may ask of their keys or values.
+enum class Asked { keys, values };
+template <class S, Asked asked>
 WS_DEVICE void pass_blocks(const GroupRows& rows, int first, int end, Parts<S>& parts) {
   for (int block = first; block < end; ++block) {
     wait(parts.keys.full(), parts.keys.parity);
-    parts.release(parts.keys);
     wait(parts.values.full(), parts.values.parity);
-    if constexpr (careful) {
-      if (rows.mixed(block) && is_strange<S>(parts.values.memory())) clean_part<S>(parts.values.memory());
-    }
+    char* part = asked == Asked::keys ? parts.keys.memory() : parts.values.memory();
+    if (rows.mixed(block) && is_strange<S>(part)) clean_part<S>(part);
+    parts.release(parts.keys);
     parts.release(parts.values);
   }
 }
@@ -377,8 +417,7 @@ WS_DEVICE void attend_blocks(const Heads& h, const GroupRows& rows, Parts<S>& pa
     char* values = parts.values.memory();
     if constexpr (careful) {
       if (rows.mixed(block) && is_strange<S>(values)) {
-        group_wait<0>(flat(s));
-        add_strange_part<S::size>(p, values, rows.seen(block), o);
+        add_strange_part(p, values, rows.seen(block), o);
         clean_part<S>(values);
       }
     }
@@ -418,6 +457,24 @@ WS_DEVICE void attend_blocks(const Heads& h, const GroupRows& rows, Parts<S>& pa
       finish_values();
     }
   }
+}
+
+}  // namespace ws::cuda
+
+#endif
+
+#if WS_HOST
+
+namespace ws::cuda {
+
+/// Maps of keys and values, where rows are whole boxes and lie as a map can say.
+static inline Status map_keys(const View& k, const View& v, Launcher& on, KeyMaps& maps) {
+  const int64_t tokens = k.dims[0], width = k.dims[1] * k.dims[2];
+  const bool boxes = k.dims[2] == 64 || k.dims[2] == 128 || k.dims[2] == 256;
+  if (tokens == 0 || !boxes || !aligned(k.data) || !aligned(v.data)) return {};
+  maps.tiled = 1;
+  WS_TRY(on.map_tiles({k.data, tokens, width, width}, maps.k));
+  return on.map_tiles({v.data, tokens, width, width}, maps.v);
 }
 
 }  // namespace ws::cuda

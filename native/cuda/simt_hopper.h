@@ -58,6 +58,13 @@ WS_DEVICE void group_wait(float (&c)[n]) {
   for (int i = 0; i < n; ++i) asm volatile("" : "+f"(c[i])::"memory");
 }
 
+template <int left, int n>
+WS_DEVICE void group_wait(float (&c)[n], float (&d)[n]) {
+  group_wait<left>(c);
+  WS_UNROLL
+  for (int i = 0; i < n; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+
 // Operands of wgmma: names %t0 .. %t9, sums c[i] .. c[i + 7].
 #define WS_TEN(t) "%" #t "0,%" #t "1,%" #t "2,%" #t "3,%" #t "4,%" #t "5,%" #t "6,%" #t "7,%" #t "8,%" #t "9,"
 #define WS_NAMES_30 WS_TEN() WS_TEN(1) WS_TEN(2)

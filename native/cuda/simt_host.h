@@ -159,6 +159,10 @@ template <int left, int n>
 inline void group_wait(float (&)[n], Site site = Site::here()) {
   emulator::group_wait(left, site);
 }
+template <int left, int n>
+inline void group_wait(float (&)[n], float (&)[n], Site site = Site::here()) {
+  emulator::group_wait(left, site);
+}
 void async_fence();
 template <int n>
 inline void more_registers() {
