@@ -159,15 +159,17 @@ WS_DEVICE void load_chunks(const AttentionGradients& a, const QuerySpan& m, Load
   }
 }
 
-/// Probabilities of products of keys with queries.
+/// Products of keys with queries become probabilities, 0 where nothing is seen, whatever lse is there.
 template <int n, class F>
 WS_DEVICE void soften_products(const Heads& h, float (&s)[n][4], bool mixed, const Seen& seen, F of) {
   score(h, s);
-  if (mixed) hide(s, seen);
   WS_UNROLL
   for (int j = 0; j < n; ++j) {
     WS_UNROLL
-    for (int e = 0; e < 4; ++e) s[j][e] = fast_exp2(s[j][e] - of(j, e).at[0]);
+    for (int e = 0; e < 4; ++e) {
+      const bool hidden = mixed && !seen.sees(e / 2, 8 * j + lane() % 4 * 2 + e % 2);
+      s[j][e] = hidden ? 0.0f : fast_exp2(s[j][e] - of(j, e).at[0]);
+    }
   }
 }
 
