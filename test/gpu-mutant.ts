@@ -60,7 +60,7 @@ function attentionResults(dtype: Dtype, size: number): Tensor[] {
 
 /** Output alone, with a value that is no number where some queries see it and others do not. */
 function strangeResult(dtype: Dtype, size: number): Tensor {
-  const [n, second] = [100, 20]
+  const [n, second] = [180, 20]
   const [q, k] = [normal('q', [n, 2, size], dtype), normal('k', [n, 1, size], dtype)]
   const v = normal('v', [n, 1, size], dtype, 70 * size)
   const who = integers(3 * n, (i) => (i < 3 * second ? 0 : second), [n, 3])
@@ -118,7 +118,7 @@ function results(dtype: Dtype): Tensor[] {
     ...[kl.logps, kl.kl, ...drawn],
     ...[48, 128].flatMap((size) => [...attentionResults(dtype, size), decodeResult(dtype, size)]),
     decodeResult(dtype, 256),
-    ...[64, 256].map((size) => strangeResult(dtype, size)),
+    ...[96, 256].map((size) => strangeResult(dtype, size)),
   ]
 }
 

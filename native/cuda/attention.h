@@ -1,7 +1,7 @@
 // What attention forward, decode and backward share on a GPU: the walk over blocks of keys, the online softmax, who
 // sees whom, and the checks of their entries. Products are in attention_tile.h. Included by kernel files only.
 //
-// The order of arithmetic, which training and decode must have in common bit for bit: keys are taken in blocks of 32
+// The order of arithmetic of mma.sync, which training and decode must have in common bit for bit: keys are taken in blocks of 32
 // LOGICAL positions (the shared prefix first, then the own segment), in order; a score is one sum over D, 16 at a time
 // by mma (bf16) or one by one (f32); a lane adds its eight probabilities of a block, four lanes are added at the end;
 // the output is a chain over blocks, 16 keys at a time (bf16) or one by one (f32). A row's bits depend on no other row.

@@ -273,11 +273,14 @@ WS_DEVICE void load_cache(const DecodeArguments& a, int sequence, int kv_head, i
   const int dim = a.h.dim;
   const int64_t slab = static_cast<int64_t>(dim) * key_block;
   const int32_t* table = a.table + static_cast<int64_t>(sequence) * a.table_width;
-  const auto id_of = [&](int position) { return position < high && position + key_block > low ? table[position / key_block] : -1; };
+  const auto id_of = [&](int position) {
+    return position < high && position + key_block > low ? table[position / key_block] : -1;
+  };
   Loader<WideDecode<D>> loader;
   int base = low / wide_block * wide_block, ids[2] = {id_of(base), id_of(base + key_block)};
   for (; base < high; base += wide_block) {
-    const int64_t at[2] = {(int64_t{ids[0]} * a.h.kv_heads + kv_head) * slab, (int64_t{ids[1]} * a.h.kv_heads + kv_head) * slab};
+    const int64_t at[2] = {(int64_t{ids[0]} * a.h.kv_heads + kv_head) * slab,
+                           (int64_t{ids[1]} * a.h.kv_heads + kv_head) * slab};
     const bool there[2] = {ids[0] >= 0, ids[1] >= 0};
     for (int half = 0; half < 2; ++half) ids[half] = id_of(base + wide_block + half * key_block);
     loader.copy([&](char* to) {
@@ -345,9 +348,9 @@ WS_DEVICE void decode_widely(const DecodeArguments& a) {
   }
 }
 
-#define DECODE(D)                                                                                         \
+#define DECODE(D)                                                                                               \
   WS_KERNEL_RESIDENT(attention_decode_wide_##D, WideDecode<D>::threads, wide_resident<D>, DecodeArguments, a) { \
-    decode_widely<D>(a);                                                                                  \
+    decode_widely<D>(a);                                                                                        \
   }
 DECODE(64)
 DECODE(96)

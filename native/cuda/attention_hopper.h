@@ -167,9 +167,9 @@ WS_DEVICE void load_blocks(const KeyMaps& maps, const PackedKeys& keys, const Se
 
 /// What the rows of a warpgroup see, as logical positions; rows behind the last one repeat it, and are not stored.
 struct GroupRows {
-  int here;             // rows of this warp
-  int low[2], high[2];  // of this lane's two rows
-  int begin, end;       // blocks that any row meets
+  int here;               // rows of this warp
+  int low[2], high[2];    // of this lane's two rows
+  int begin, end;         // blocks that any row meets
   int low_all, high_all;  // what all rows of the tile see
   WS_DEVICE bool mixed(int block) const {
     return block * wide_block < low_all || (block + 1) * wide_block > high_all;
@@ -270,7 +270,7 @@ WS_DEVICE void store_strip(const float (&o)[n][4], const float (&factor)[2], int
   }
   warp_barrier();
   store_pieces<bf16, n>(here, dim, lane(), warp_size,
-                                  [&](int row, int piece) { return in_boxes(area, first + row, piece); }, row_of);
+                        [&](int row, int piece) { return in_boxes(area, first + row, piece); }, row_of);
   warp_barrier();  // before the next segment's queries
 }
 
