@@ -7,6 +7,16 @@
 #pragma once
 #include "attention.h"
 
+namespace ws::cuda {
+
+/// Maps of keys and values, if they have any.
+struct KeyMaps {
+  TensorMap k, v;
+  int32_t tiled;
+};
+
+}  // namespace ws::cuda
+
 #if WS_HOPPER
 
 namespace ws::cuda {
@@ -130,12 +140,6 @@ struct Parts {
     if (lane() == 0) arrive(part.empty());
     part.step(2);
   }
-};
-
-/// Maps of keys and values, if they have any.
-struct KeyMaps {
-  TensorMap k, v;
-  int32_t tiled;
 };
 
 /// Keys and values of the blocks that a tile's rows of one segment see. A block whose visible positions are tokens in a
