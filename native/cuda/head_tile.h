@@ -174,10 +174,7 @@ struct FoldLogits {
   static WS_DEVICE void end(S& z, const FoldTail& a, const Corner& at) {
     const int words = static_cast<int>(at.columns - at.left < S::columns ? at.columns - at.left : S::columns);
     cap_logits(z, a.softcap);
-    if constexpr (kept)
-      each_pair_inside(z, at, [&](int64_t row, int64_t column, float x, float y) {
-        store_pair(a.logits + row * a.stride + column, x, y, column + 1 < at.columns);
-      });
+    if constexpr (kept) store_sums(a.logits, a.stride, at, z);
     if (words < S::columns)
       each_logit(z, [&](int, int column, float& x) {
         if (column >= words) x = -infinity;
@@ -238,9 +235,7 @@ struct LogitGradients {
     WS_UNROLL
     for (int i = 0; i < S::rows; ++i)
       if (at.top + S::row(i) < at.rows) gradients_of_row(z, i, a, at);
-    each_pair_inside(z, at, [&](int64_t row, int64_t column, float x, float y) {
-      store_pair(static_cast<T*>(a.dz) + row * a.stride + column, x, y, column + 1 < at.columns);
-    });
+    store_sums(static_cast<T*>(a.dz), a.stride, at, z);
   }
 };
 

@@ -20,21 +20,20 @@ struct Store {
   template <class S>
   static WS_DEVICE void begin(S& sums, const Stored& to, const Corner& at) {
     if constexpr (into == Into::continued)
-      each_pair_inside(sums, at, [&](int64_t row, int64_t column, float& x, float& y) {
-        const Out* p = static_cast<const Out*>(to.c) + row * to.stride + column;
-        x = p[0];
-        if (column + 1 < at.columns) y = p[1];
-      });
+      each_pair_in(static_cast<Out*>(to.c), to.stride, at, sums,
+                   [](const Out* p, int count, bool paired, float& x, float& y) { load_pair(p, count, paired, x, y); });
   }
 
   template <class, class S>
   static WS_DEVICE void end(S& sums, const Stored& to, const Corner& at) {
-    each_pair_inside(sums, at, [&](int64_t row, int64_t column, float x, float y) {
-      Out* p = static_cast<Out*>(to.c) + row * to.stride + column;
-      const bool both = column + 1 < at.columns;
-      if constexpr (into == Into::added) x += p[0], y += both ? p[1] : 0.0f;
-      store_pair(p, x, y, both);
-    });
+    if constexpr (into == Into::added)
+      each_pair_in(static_cast<Out*>(to.c), to.stride, at, sums,
+                   [](const Out* p, int count, bool paired, float& x, float& y) {
+                     float old_x, old_y;
+                     load_pair(p, count, paired, old_x, old_y);
+                     x += old_x, y += old_y;
+                   });
+    store_sums(static_cast<Out*>(to.c), to.stride, at, sums);
   }
 };
 

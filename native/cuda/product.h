@@ -40,29 +40,58 @@ WS_DEVICE void each_pair(S& sums, F f) {
   }
 }
 
-/// The same for pairs inside C, with rows and columns of C.
-template <class S, class F>
-WS_DEVICE void each_pair_inside(S& sums, const Corner& at, F f) {
-  each_pair(sums, [&](int row, int column, float& x, float& y) {
-    if (at.top + row < at.rows && at.left + column < at.columns) f(at.top + row, at.left + column, x, y);
-  });
+/// A pair in memory: both at once where `paired`, else the first `count`.
+WS_DEVICE void load_pair(const float* p, int count, bool paired, float& x, float& y) {
+  if (paired) {
+    const Duo two = *reinterpret_cast<const Duo*>(p);
+    x = as_float(two.x), y = as_float(two.y);
+  } else {
+    x = p[0], y = count > 1 ? p[1] : 0.0f;
+  }
+}
+WS_DEVICE void store_pair(float* p, int count, bool paired, float x, float y) {
+  if (paired) {
+    *reinterpret_cast<Duo*>(p) = {as_bits(x), as_bits(y)};
+  } else {
+    p[0] = x;
+    if (count > 1) p[1] = y;
+  }
+}
+WS_DEVICE void store_pair(bf16* p, int count, bool paired, float x, float y) {
+  if (paired) {
+    *reinterpret_cast<uint32_t*>(p) = pack_bf16(x, y);
+  } else {
+    p[0] = round_bf16(x);
+    if (count > 1) p[1] = round_bf16(y);
+  }
 }
 
-WS_DEVICE void store_pair(bf16* p, float x, float y, bool both) {
-  if (both && reinterpret_cast<uintptr_t>(p) % 4 == 0) {
-    *reinterpret_cast<uint32_t*>(p) = pack_bf16(x, y);
-    return;
+/// f(p, count, paired, x, y) for the pairs inside C, with their place in memory. Whole tiles have no edges to test.
+template <class S, class Out, class F>
+WS_DEVICE void each_pair_in(Out* c, int64_t stride, const Corner& at, S& sums, F f) {
+  const bool paired = at.left + S::columns <= at.columns && stride % 2 == 0 &&
+                      reinterpret_cast<uintptr_t>(c) % (2 * sizeof(Out)) == 0;
+  WS_UNROLL
+  for (int i = 0; i < S::rows; ++i) {
+    const int64_t row = at.top + S::row(i);
+    if (row >= at.rows) continue;
+    Out* const line = c + row * stride + at.left;
+    WS_UNROLL
+    for (int s = 0; s < S::strips; ++s) {
+      WS_UNROLL
+      for (int k = 0; k < strip_sums; k += 2) {
+        const int64_t column = S::column(s, k), left = at.columns - at.left - column;
+        if (paired) f(line + column, 2, true, sums.at(i, s, k), sums.at(i, s, k + 1));
+        else if (left > 0) f(line + column, left > 1 ? 2 : 1, false, sums.at(i, s, k), sums.at(i, s, k + 1));
+      }
+    }
   }
-  p[0] = round_bf16(x);
-  if (both) p[1] = round_bf16(y);
 }
-WS_DEVICE void store_pair(float* p, float x, float y, bool both) {
-  if (both && reinterpret_cast<uintptr_t>(p) % 8 == 0) {
-    *reinterpret_cast<Duo*>(p) = {as_bits(x), as_bits(y)};
-    return;
-  }
-  p[0] = x;
-  if (both) p[1] = y;
+
+template <class S, class Out>
+WS_DEVICE void store_sums(Out* c, int64_t stride, const Corner& at, S& sums) {
+  each_pair_in(c, stride, at, sums,
+               [](Out* p, int count, bool paired, float x, float y) { store_pair(p, count, paired, x, y); });
 }
 
 #if WS_HOST
