@@ -207,23 +207,25 @@ struct LogitGradients {
   template <class S>
   static WS_DEVICE void begin(S&, const GradientTail&, const Corner&) {}
 
-  template <class S>
+  template <bool cap, class S>
   static WS_DEVICE void gradients_of_row(S& z, int i, const GradientTail& a, const Corner& at) {
     const int64_t row = at.top + S::row(i), place = a.targets[row] - (a.word + at.left);
-    const float by_logp = a.dlogps[row], lse = a.lse[row], inverse_cap = 1.0f / a.softcap;
+    const float by_logp = a.dlogps[row] * a.inverse_temperature, lse = a.lse[row], inverse_cap = 1.0f / a.softcap;
     float by_entropy = 0, by_mean = 0, entropy = 0;
-    if constexpr (terms) by_entropy = a.dentropy[row], by_mean = a.dmean[row], entropy = a.entropy[row];
+    if constexpr (terms) {
+      by_entropy = a.dentropy[row] * a.inverse_temperature, by_mean = a.dmean[row] * a.inverse_temperature;
+      entropy = a.entropy[row];
+    }
     const bool idle = by_logp == 0.0f && by_entropy == 0.0f && by_mean == 0.0f;
     WS_UNROLL
     for (int s = 0; s < S::strips; ++s) {
       WS_UNROLL
       for (int k = 0; k < strip_sums; ++k) {
         float& x = z.at(i, s, k);
-        const float log_p = x * a.inverse_temperature - lse, p = fast_exponential(log_p);
-        float dz = by_logp * ((S::column(s, k) == place ? 1.0f : 0.0f) - p);
+        const float log_p = x * a.inverse_temperature - lse, p = fast_exponential(log_p), t = x * inverse_cap;
+        float dz = fused(-by_logp, p, S::column(s, k) == place ? by_logp : 0.0f);
         if constexpr (terms) dz = fused(-by_entropy, p * (log_p + entropy), fused(by_mean, a.share - p, dz));
-        dz *= a.inverse_temperature;
-        if (a.softcap > 0) dz *= 1.0f - (x * inverse_cap) * (x * inverse_cap);
+        if constexpr (cap) dz *= fused(-t, t, 1.0f);
         x = idle ? 0.0f : dz;
       }
     }
@@ -233,8 +235,11 @@ struct LogitGradients {
   static WS_DEVICE void end(S& z, const GradientTail& a, const Corner& at) {
     cap_logits(z, a.softcap);
     WS_UNROLL
-    for (int i = 0; i < S::rows; ++i)
-      if (at.top + S::row(i) < at.rows) gradients_of_row(z, i, a, at);
+    for (int i = 0; i < S::rows; ++i) {
+      if (at.top + S::row(i) >= at.rows) continue;
+      if (a.softcap > 0) gradients_of_row<true>(z, i, a, at);
+      else gradients_of_row<false>(z, i, a, at);
+    }
     store_sums(static_cast<T*>(a.dz), a.stride, at, z);
   }
 };
