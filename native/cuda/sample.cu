@@ -230,7 +230,8 @@ WS_KERNEL(sample_row, row_threads, SampleArguments, a) {
     const int64_t id = first_place(a.vocabulary, [&](int64_t i) { return logits[i] == plain.top; });
     return finish(id, log_prob(plain, plain.top), 0.0f);
   }
-  RowStatistics tempered = merge_groups(a.partials + r * a.groups, a.groups);
+  RowStatistics tempered = plain;
+  if (a.partials != a.plain) tempered = merge_groups(a.partials + r * a.groups, a.groups);
   Row row = {logits, a.inverse_temperature, a.vocabulary, tempered.top, {0, a.vocabulary}};
   if (a.top_k > 0 && a.top_k < a.vocabulary) select(row, static_cast<double>(a.top_k), false);
   if (a.top_p < 1) select(row, a.top_p, true);
