@@ -59,12 +59,22 @@ bool has_v2() { return __builtin_cpu_supports("sse4.2") && __builtin_cpu_support
 bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
 }
+#if defined(WS_PORTABLE_SIMD)
+// Functions over AVX2 in place of instructions, for tests; never taken unless named.
+bool has_avx512() { return has_avx2(); }
+bool has_avx512bf16() { return has_avx2(); }
+bool has_wide_vectors() { return false; }
+bool has_fast_dot() { return false; }
+#else
 bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
-
 bool has_avx512bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+bool has_wide_vectors() { return true; }
+/// AMD does two VDPBF16PS per clock, twice the rate of multiply-adds; Intel's first processors do half that rate.
+bool has_fast_dot() { return __builtin_cpu_is("amd"); }
+#endif
 bool always() { return true; }
 
 /// Why this machine cannot have the level `amx`; null when it can. Found out once: the system must let the process use
@@ -94,15 +104,13 @@ bool has_real_tiles() { return false; }
 #else
 bool has_real_tiles() { return true; }
 #endif
-/// AMD does two VDPBF16PS per clock, twice the rate of multiply-adds; Intel's first processors do half that rate.
-bool has_fast_dot() { return __builtin_cpu_is("amd"); }
 
 // From low to high; __builtin_cpu_supports also asks the operating system (xgetbv) for the wide registers. It knows the
 // names x86-64-v2 to -v4 only from clang 18 on, so each level names the features that tell it apart.
 const Level levels[] = {
     {"v2", v2::kernels, v2::peak, has_v2, always},
     {"avx2", avx2::kernels, avx2::peak, has_avx2, always},
-    {"avx512", avx512::kernels, avx512::peak, has_avx512, always},
+    {"avx512", avx512::kernels, avx512::peak, has_avx512, has_wide_vectors},
     {"avx512bf16", avx512bf16::kernels, avx512bf16::peak, has_avx512bf16, has_fast_dot},
     {"amx", amx::kernels, amx::peak, has_amx, has_real_tiles},
 };
