@@ -1,7 +1,8 @@
-// What bounds a row, timed beside it in the same rounds: the fastest product of this build for arithmetic, a copy of
-// as many bytes for memory. The product is our own kernel at its best shape, not a loop of bare instructions: a share
-// of it says how much of our best arithmetic an op or a step keeps.
+// What bounds a row, timed beside it in the same rounds: for arithmetic a loop of the level's densest instructions on
+// registers (native/cpu/peak.cpp), for memory a copy of as many bytes. A GPU has no such loop: there the fastest of some
+// large products by our own kernel stands for it, and a share says how much of our best arithmetic a row keeps.
 
+import { loadAddon } from '../ts/src/native/addon.js'
 import type { Device } from '../ts/src/native/device.js'
 import { copy, linear } from '../ts/src/ops/index.js'
 import { tidy } from '../ts/src/tensor/scope.js'
@@ -87,9 +88,18 @@ async function findFastest(device: Device, dtype: Float): Promise<Product> {
   return best
 }
 
+/** Turns of the loop of instructions: tens of milliseconds. */
+const peakTurns = 4e6
+
+/** The loop of instructions, as long as it takes for 1e9 FLOP. */
+function loopProbe(device: Device, dtype: Float): Probe {
+  const rate = () => loadAddon().cpuPeak(device.level, dtype === 'bf16', device.threads, peakTurns)
+  return probeOf(async () => 1e9 / rate(), 1, 'registers', [])
+}
+
 /** The ceiling of arithmetic in a type, with the device's present number of threads. */
 export const peakProbe = async (device: Device, dtype: Float): Promise<Probe> =>
-  productProbe(device, dtype, await findFastest(device, dtype))
+  device.kind === 'cpu' ? loopProbe(device, dtype) : productProbe(device, dtype, await findFastest(device, dtype))
 
 /** The ceiling of memory: reads half of `bytes` and writes the other half, wherever in caches so many bytes lie. */
 export async function copyProbe(device: Device, bytes: number): Promise<Probe> {
@@ -112,7 +122,10 @@ export async function benchCeilings(device: Device, options: BenchOptions): Prom
   }
   for (const threads of options.threads) {
     device.threads = threads
-    for (const dtype of options.dtypes) await add('peak product', dtype, 'GFLOP/s', await peakProbe(device, dtype))
+    for (const dtype of options.dtypes) {
+      if (device.kind === 'cpu') await add('peak loop', dtype, 'GFLOP/s', await peakProbe(device, dtype))
+      await add('peak product', dtype, 'GFLOP/s', await productProbe(device, dtype, await findFastest(device, dtype)))
+    }
     await add('copy', 'f32', 'GB/s', await copyProbe(device, largeCopyBytes[device.kind]))
   }
 }

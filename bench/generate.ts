@@ -2,11 +2,15 @@
 // per second; no sample stops before its last token. `decode` is one sequence alone: its ceiling is how often a copy as
 // fast as memory could read the weights.
 
+import { mkdtemp } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { sample } from '../ts/src/generate/engine.js'
 import { type Decoder, disposeDecoder } from '../ts/src/models/decoder.js'
 import { type Device, getDevice } from '../ts/src/native/device.js'
 import { disposeFlat, flatBytes, parameterCount } from '../ts/src/nn/parameters.js'
 import { copyProbe } from './ceilings.js'
+import { writeGguf } from './gguf.js'
 import {
   type BenchOptions,
   type BenchRow,
@@ -67,11 +71,20 @@ const runOnce = (model: Decoder, { shape, prompts, promptTokens, newTokens, numG
   return () => sample(model, request)
 }
 
+/** Peers that make their own weights say how many they are; others are given ours as a file. */
 async function peerSide(peer: Peer | undefined, job: Job, model: Decoder): Promise<Sides['peer']> {
+  if (peer === undefined) return undefined
   const { shape, only: _, ...settings } = job
-  const ready = await peer?.prepare({ ...shape, ...settings })
-  if (peer === undefined || ready?.parameters !== parameterCount(model.parameters)) return undefined
-  return { name: peer.name, run: () => peer.run(1), amount: tokensOf(job) }
+  const weights = peer.name.startsWith('llama.cpp') ? await ggufOf(model, shape) : undefined
+  const ready = await peer.prepare({ ...shape, ...settings, weights })
+  const same = weights !== undefined || ready?.parameters === parameterCount(model.parameters)
+  return ready && same ? { name: peer.name, run: () => peer.run(1), amount: tokensOf(job) } : undefined
+}
+
+async function ggufOf(model: Decoder, shape: BenchShape): Promise<string> {
+  const path = join(await mkdtemp(join(tmpdir(), 'whetstone-gguf-')), 'model.gguf')
+  await writeGguf(path, model, shape)
+  return path
 }
 
 /** The same runs in another unit. */

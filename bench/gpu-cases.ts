@@ -1,34 +1,46 @@
 // Cases of ops that fill a GPU: those of the entries are sized for CPUs. Layers of a model of width 4096 on 8192 tokens,
-// heads of 128, a vocabulary of 32768.
+// heads of 128; a product of 8192 cubed; attention as FlashAttention's benchmarks have it (16,384 tokens, width 2048,
+// lengths 2048 and 8192) and over fewer key heads; a head over 32,768 words; sampling from 151,936.
 
 import type { OpName } from '../ts/src/native/ops.gen.js'
 import type { OpCase } from '../ts/src/ops/define.js'
 
 const [tokens, width, inner, vocabulary] = [8192, 4096, 4096, 32768]
 
-/** Causal segments of 2048 tokens: first token of the own one, no shared prefix. */
-const segments = (i: number): number => (i % 3 === 0 ? Math.floor(i / 3 / 2048) * 2048 : 0)
+/** Causal segments of one length: first token of the own one, no shared prefix. */
+const segments =
+  (length: number) =>
+  (i: number): number =>
+    i % 3 === 0 ? Math.floor(i / 3 / length) * length : 0
 
-const attention = ((n: number, heads: number, keyHeads: number, size: number) => {
+const attention = (length: number, n: number, heads: number, keyHeads: number, size: number) => {
   const [q, k] = [
     [n, heads, size],
     [n, keyHeads, size],
   ]
   const p = { scale: size ** -0.5, window: 0, softcap: 0 }
   const shapes = { q, k, v: k, visibility: [n, 3] }
+  const visibility = segments(length)
   return {
-    forward: { in: shapes, p, fill: { visibility: segments } },
+    forward: { in: shapes, p, fill: { visibility } },
     backward: {
       in: { do: q, o: q, lse: [n, heads], ...shapes },
       p,
-      fill: { visibility: segments, lse: (i: number) => 2 + (i % 3) / 2 },
+      fill: { visibility, lse: (i: number) => 2 + (i % 3) / 2 },
     },
   }
-})(4096, 32, 8, 128)
+}
+
+const attentions = [
+  attention(2048, 4096, 32, 8, 128),
+  attention(2048, 16384, 16, 16, 128),
+  attention(8192, 16384, 16, 16, 128),
+  attention(8192, 16384, 32, 32, 64),
+]
 
 const head = { softcap: 0, temperature: 1 }
 const targets = (i: number): number => (i * 7919) % vocabulary
-const headShapes = { h: [2048, 2048], w: [vocabulary, 2048], targets: [2048] }
+const headShapes = { h: [8192, 2048], w: [vocabulary, 2048], targets: [8192] }
 
 /** By op. */
 export const gpuCases: Readonly<Partial<Record<OpName, readonly OpCase[]>>> = {
@@ -38,18 +50,26 @@ export const gpuCases: Readonly<Partial<Record<OpName, readonly OpCase[]>>> = {
     { in: { x: [tokens, width], w: [inner, width] } },
     { in: { x: [16, width], w: [inner, width] } },
     { in: { x: [128, width], w: [inner, width] } },
+    { in: { x: [8192, 8192], w: [8192, 8192] }, dtype: 'bf16' },
   ],
   linear_dx: [{ in: { dy: [tokens, inner], w: [inner, width] } }],
   linear_dw: [{ in: { dw: [inner, width], dy: [tokens, inner], x: [tokens, width] } }],
   rms_norm: [{ in: { x: [tokens, width], w: [width] }, p: { eps: 1e-5, offset: 0 } }],
-  attention: [attention.forward],
-  attention_backward: [attention.backward],
+  attention: attentions.map(({ forward }) => forward),
+  attention_backward: attentions.map(({ backward }) => backward),
   head_logprobs: [{ in: headShapes, p: head, fill: { targets } }],
   head_logprobs_backward: [
     {
-      in: { dw: headShapes.w, dlogps: [2048], ...headShapes, lse: [2048] },
+      in: { dw: headShapes.w, dlogps: [8192], ...headShapes, lse: [8192] },
       p: head,
       fill: { targets, lse: () => Math.log(vocabulary) + 0.5 },
+    },
+  ],
+  head_sample: [
+    {
+      in: { h: [256, 1024], w: [151936, 1024], keys: [256, 4] },
+      p: { softcap: 0, temperature: 0.8, topK: 50, topP: 0.95, minP: 0.02 },
+      fill: { keys: (i: number) => i },
     },
   ],
   adamw: [

@@ -71,8 +71,8 @@ function parseCommand() {
   const device = getDevice({ device: values.device as DeviceOptions['device'] })
   const names = positionals.map((name) => oneOf('suite', Object.keys(suites), name))
   const peer = values.peer === undefined ? undefined : oneOf('--peer', Object.keys(peers), values.peer)
-  const alone = names.find((name) => peer !== undefined && !peers[peer].includes(name))
-  if (peer !== undefined && alone !== undefined) refuse('--peer', `a suite of ${peers[peer].join(', ')}`, alone)
+  const alone = names.find((name) => peer !== undefined && !peers[peer].suites.includes(name))
+  if (peer !== undefined && alone !== undefined) refuse('--peer', `a suite of ${peers[peer].suites.join(', ')}`, alone)
   return {
     names: names.length > 0 ? names : Object.keys(suites),
     peer,
@@ -117,7 +117,7 @@ async function main(): Promise<void> {
   try {
     const { peer, names } = command
     if (peer !== undefined)
-      for (const name of names.filter((suite) => peers[peer].includes(suite)))
+      for (const name of names.filter((suite) => peers[peer].suites.includes(suite)))
         running.set(name, await startPeer(peer, name, getDevice().name))
     await runSuites(command, running)
   } finally {

@@ -1,9 +1,10 @@
 // A peer: another program that does the same work in a process of its own, on request, and tells how long it took by
 // its own clock. One line of JSON each way; the programs are in peers/. None is needed for anything but `--peer`.
 
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync } from 'node:fs'
+import { mkdtemp } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import type { Readable } from 'node:stream'
@@ -22,23 +23,61 @@ export interface Peer {
   close(): Promise<void>
 }
 
-/** Names of peers, and the suites that they have a program for. */
-export const peers: Readonly<Record<string, readonly string[]>> = {
-  torch: ['step', 'kernels', 'generate'],
-  'torch-compile': ['step'],
+/** How the program of a peer is started for a suite. */
+interface Program {
+  readonly suites: readonly string[]
+  readonly command: (suite: string) => readonly string[] | Promise<readonly string[]>
+  /** What a user can do when it does not start. */
+  readonly advice: string
 }
 
-const fail = (message: string, cause?: unknown): WhetstoneError =>
-  new WhetstoneError('E_CONFIG', '--peer', `${message}: name a Python that has it in WHETSTONE_PYTHON`, { cause })
+const peerFile = (name: string): string => join(packageRoot(), 'bench', 'peers', name)
 
-async function startPython(args: readonly string[], device: string) {
-  const python = process.env.WHETSTONE_PYTHON ?? 'python3'
+const python = (program: string, suites: readonly string[], ...flags: string[]): Program => ({
+  suites,
+  command: (suite) => [process.env.WHETSTONE_PYTHON ?? 'python3', '-B', peerFile(`${program}_${suite}.py`), ...flags],
+  advice: 'name a Python that has it in WHETSTONE_PYTHON',
+})
+
+/** A library behind bench/peers/gemm.cpp, compiled for the occasion. */
+const library = (name: string, flags: readonly string[]): Program => ({
+  suites: ['kernels'],
+  command: async () => {
+    const program = join(await mkdtemp(join(tmpdir(), 'whetstone-peer-')), name)
+    const compiler = process.env.CXX ?? 'c++'
+    const result = spawnSync(compiler, ['-O2', '-std=c++17', peerFile('gemm.cpp'), '-o', program, ...flags])
+    if (result.status === 0) return [program]
+    throw new WhetstoneError(
+      'E_CONFIG',
+      '--peer',
+      `${compiler} cannot build against ${name}: ${result.stderr ?? result.error}`,
+    )
+  },
+  advice: `install ${name} with its headers`,
+})
+
+/** The peers by name. */
+export const peers: Readonly<Record<string, Program>> = {
+  torch: python('torch', ['step', 'kernels', 'generate']),
+  'torch-compile': python('torch', ['step', 'kernels'], 'compile'),
+  onednn: library('onednn', ['-DPEER_ONEDNN', '-fopenmp', '-ldnnl']),
+  openblas: library('openblas', ['-DPEER_OPENBLAS', '-lopenblas']),
+  'llama.cpp': {
+    suites: ['generate'],
+    command: () => [process.execPath, peerFile('llama_generate.mjs')],
+    advice: 'install it in a folder and name that in WHETSTONE_LLAMA_CPP',
+  },
+}
+
+async function startProgram([program, ...args]: readonly string[], device: string, advice: string) {
   const env = { ...process.env, WHETSTONE_PEER_DEVICE: device }
-  const child = spawn(python, ['-B', ...args], { stdio: 'pipe', env })
+  const child = spawn(program, args, { stdio: 'pipe', env })
   try {
     await once(child, 'spawn')
   } catch (error) {
-    throw fail(`cannot start '${python}' (${messageOf(error)})`, error)
+    throw new WhetstoneError('E_CONFIG', '--peer', `cannot start '${program}' (${messageOf(error)}): ${advice}`, {
+      cause: error,
+    })
   }
   // A peer that ends too early is reported by the answer that does not come.
   child.stdin.on('error', () => {})
@@ -57,13 +96,11 @@ function tailOf(stream: Readable): () => string {
 /**
  * Starts a peer's program for a suite, on a device by its name (`cpu`, `cuda:0`).
  *
- * @throws WhetstoneError E_CONFIG when there is no Python or it lacks what the program needs
+ * @throws WhetstoneError E_CONFIG when it cannot be started or lacks what it needs
  */
 export async function startPeer(name: string, suite: string, device: string): Promise<Peer> {
-  const [program, ...flags] = name.split('-')
-  const script = join(packageRoot(), 'bench', 'peers', `${program}_${suite}.py`)
-  if (!existsSync(script)) throw new WhetstoneError('E_INTERNAL', '--peer', `there is no peers/${program}_${suite}.py`)
-  const child = await startPython([script, ...flags], device)
+  const { command, advice } = peers[name]
+  const child = await startProgram(await command(suite), device, advice)
   const complaints = tailOf(child.stderr)
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
   const answer = async () => {
@@ -77,7 +114,7 @@ export async function startPeer(name: string, suite: string, device: string): Pr
     return answer()
   }
   const { version, missing } = await answer()
-  if (missing !== undefined) throw fail(`this Python has no ${String(missing)}`)
+  if (missing !== undefined) throw new WhetstoneError('E_CONFIG', '--peer', `there is no ${String(missing)}: ${advice}`)
   return {
     name: `${name} ${String(version)}`,
     prepare: async (job) => {

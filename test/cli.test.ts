@@ -143,6 +143,9 @@ t.test('preview shows rows and what is trained', async (t) => {
     (await run('preview', '--config', 'run.yaml', '--data', 'rows.jsonl', '--limit=2', '--json')).out,
   )
   t.match(limited, { objective: 'sft.v1', summary: { rows: 2 } })
+  const cut = await run('preview', '--model', model, '--data', 'rows.jsonl', '--maxLength', '3')
+  t.equal(cut.code, 1, 'rows without a trained token or an end are an error')
+  t.match(cut.out, /^error: /m)
   t.match((await run('preview', '--data', 'rows.jsonl')).err, /^E_CONFIG \[--model\]/)
   t.match(
     (await run('preview', '--model', model, '--data', 'rows.jsonl', '--objective', 'dpo')).err,

@@ -44,7 +44,17 @@ t.test('names have one meaning in every spelling', async (t) => {
   t.equal(find('dpo.beta')?.path, 'dpo.beta')
   t.equal(find('output_dir')?.path, 'output')
   t.equal(find('model_name_or_path')?.path, 'model')
+  t.equal(find('use_peft')?.path, 'lora')
+  t.equal(find('lora_r')?.path, 'lora.r')
+  t.equal(find('lora_target_modules')?.path, 'lora.targetModules')
   t.equal(find('kappa'), undefined, 'a setting of another objective')
+  const simpo = runCatalogue('simpo')
+  t.equal(simpo.find('simpo_gamma')?.path, 'simpo.gamma')
+  t.equal(simpo.find('cpo_alpha')?.path, 'simpo.sftWeight')
+  t.equal(runCatalogue('cpo').find('cpo_alpha')?.path, 'cpo.cpoAlpha', 'where it has that name')
+  t.equal(find('simpo_gamma'), undefined)
+  t.equal(runCatalogue('gkd').find('teacher_model_name_or_path')?.path, 'reference')
+  t.equal(onlineCatalogue('onlineDpo').find('max_new_tokens')?.path, 'maxCompletionLength')
 })
 
 t.test('a name that two settings have means the one at the top level', async (t) => {

@@ -177,6 +177,10 @@ t.test('what config.json may not say', async (t) => {
       { code: 'E_CONFIG', message: `[config.json: ${key}] expected` },
       JSON.stringify(patch),
     )
+  const gemma2 = { ...raw, model_type: 'gemma2', sliding_window: 8 }
+  t.match(decoderConfig(gemma2), { attentionSoftcap: 50, logitSoftcap: 30 }, "caps that are left out are the family's")
+  const off = { attn_logit_softcapping: null, final_logit_softcapping: null }
+  t.match(decoderConfig({ ...gemma2, ...off }), { attentionSoftcap: 0, logitSoftcap: 0 }, 'null switches them off')
   t.doesNotThrow(() => decoderConfig({ ...raw, head_dim: undefined, torch_dtype: 'x', auto_map: { A: 'b.py' } }))
   const gpt2 = await readJsonObject(join(golden('gpt2'), 'config.json'))
   const badGpt2: [Record<string, unknown>, string][] = [
@@ -352,4 +356,22 @@ t.test('memory', async (t) => {
     await t.rejects(loadModel(golden('llama')), { code: 'E_OOM', message: /asked.*in use.*limit 200000/ })
     t.equal(await liveBytes(device), 0)
   })
+})
+
+t.test('Gemma 3 as it was spelled before Transformers 5', async (t) => {
+  const raw = await readJsonObject(join(golden('gemma3'), 'config.json'))
+  const ropes = raw.rope_parameters as Record<string, { rope_theta: number; factor: number }>
+  t.same(raw.layer_types, ['sliding_attention', 'full_attention'], 'every second layer is a full one')
+  const old = {
+    layer_types: undefined,
+    rope_parameters: undefined,
+    sliding_window_pattern: 2,
+    rope_theta: ropes.full_attention.rope_theta,
+    rope_local_base_freq: ropes.sliding_attention.rope_theta,
+    rope_scaling: { rope_type: 'linear', factor: ropes.full_attention.factor },
+  }
+  const folder = await changedModel(join(await temporaryFolder(t), 'model'), 'gemma3', { config: old })
+  using now = await loadModel(golden('gemma3'))
+  using before = await loadModel(folder)
+  t.same(wordsOf(await before.logProbs(ids)), wordsOf(await now.logProbs(ids)))
 })

@@ -300,7 +300,7 @@ async function headRefusals(t: Test, device: Device): Promise<void> {
 
 // Micro-batches -------------------------------------------------------------------------------------------------------
 
-const sizes = { vocabulary: 50, channels: 16, hidden: 24, tokens: 21 }
+const sizes = { vocabulary: 50, channels: 16, hidden: 24, tokens: 37 }
 const weightShapes = {
   table: [sizes.vocabulary, sizes.channels],
   gain: [sizes.channels],
@@ -351,9 +351,9 @@ async function gradientsOver(
 async function microBatches(t: Test, device: Device): Promise<void> {
   for (const float of ['f32', 'bf16'] as const) {
     const whole = await gradientsOver(device, float, [0, sizes.tokens])
-    // A GPU sums bf16 tokens by sixteens.
-    const bySixteens = device.kind === 'cuda' && float === 'bf16'
-    for (const inner of bySixteens ? [[16]] : [[10], [1, 2]]) {
+    // Some devices sum several bf16 tokens at once.
+    const several = float === 'bf16' && device.tokenAlignment > 1
+    for (const inner of several ? [[device.tokenAlignment]] : [[10], [1, 2]]) {
       const cuts = [0, ...inner, sizes.tokens]
       const parts = await gradientsOver(device, float, cuts)
       for (const [name, gradient] of Object.entries(whole)) {

@@ -203,6 +203,49 @@ t.test('tensors that do not fit', async (t) => {
   t.equal(await liveBytes(), before, 'every failed load gave its memory back')
 })
 
+t.test('matrices of the base that a file repeats', async (t) => {
+  const folder = await temporaryFolder(t)
+  // smollm's head is its embedding; PEFT then saves it under both names.
+  for (const [name, dtype, embedding] of [
+    ['llama', 'bf16', 'model.embed_tokens'],
+    ['smollm', 'f32', 'model.embed_tokens'],
+    ['gpt2', 'f32', 'transformer.wte'],
+  ] as const) {
+    using model = await loadModel(golden(name), { dtype, lora: random })
+    const adapter = join(folder, name)
+    const path = join(adapter, 'adapter_model.safetensors')
+    await saveAdapter(model.decoder, adapter, golden(name))
+    const own = await entriesOfFile(join(golden(name), 'model.safetensors'))
+    const matrix = own.find((entry) => entry.name === `${embedding}.weight`)!
+    const head = own.find((entry) => entry.name === 'lm_head.weight') ?? matrix
+    const saved = await entriesOfFile(path)
+    const write = (repeated: TensorEntry[]) =>
+      writeSafetensors(path, [
+        ...saved,
+        ...repeated.map((entry, i) => ({
+          ...entry,
+          name: `base_model.model.${[embedding, 'lm_head'][i]}.weight`,
+        })),
+      ])
+    await write([matrix, head])
+    {
+      using again = await loadModel(golden(name), { dtype, adapter })
+      t.same(await bitsOf(again), await bitsOf(model), `${name}: equal ones say nothing new`)
+    }
+    const before = await liveBytes()
+    const data = head.data.slice()
+    data[data.length - 1] ^= 0x40
+    await write([matrix, { ...head, data }])
+    const other = { code: 'E_MISMATCH', message: /values of the base, got others in .*lm_head/ }
+    await t.rejects(loadModel(golden(name), { dtype, adapter }), other, `${name}: another head`)
+    const [rows, width] = matrix.shape
+    await write([{ ...matrix, shape: [rows - 1, width], data: matrix.data.slice(0, -4 * width) }, head])
+    const resized = { code: 'E_MISMATCH', message: /misshapen/ }
+    await t.rejects(loadModel(golden(name), { dtype, adapter }), resized, `${name}: a resized embedding`)
+    t.equal(await liveBytes(), before)
+  }
+})
+
 // Merging ------------------------------------------------------------------------------------------------------------
 
 /** Largest difference of log-probs. */

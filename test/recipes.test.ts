@@ -68,7 +68,10 @@ t.test('every method of policy gradients learns', async (t) => {
     const [early, late] = [mean(rewards.slice(0, 3)), mean(rewards.slice(-3))]
     t.ok(late > early + 0.3, `${method}: from ${early.toFixed(2)} to ${late.toFixed(2)}`)
     const [first, second] = steps(events)
-    t.match(first.stats, { ratio: 1, clipRatio: 0, kl: 0 }, 'on policy, at the reference: exactly')
+    t.match(first.stats, { ratio: 1, kl: 0 }, 'on policy, at the reference: exactly')
+    const clips = Object.entries(first.stats).filter(([name]) => name.includes('clip_ratio'))
+    t.equal(clips.length, { reinforce: 0, sapo: 0, cispo: 1 }[method as string] ?? 3, `${method}: what it clips`)
+    t.ok(clips.every(([, share]) => share === 0))
     t.ok(second.stats.kl > 0, 'then the policy leaves the reference')
   }
 })
@@ -91,6 +94,28 @@ t.test('the first ratio of a round is exactly 1', async (t) => {
       `${name}: later passes look back`,
     )
   }
+})
+
+t.test('settings of the objective reach it', async (t) => {
+  const usual = { rounds: 2, beta: 0.5, numIterations: 3, learningRate: 3e-2 }
+  const hashOf = async (options: Readonly<Record<string, unknown>>) =>
+    (await runRecipe('grpo', { base, options: { ...usual, ...options } })).hash
+  const plain = await hashOf({})
+  for (const changed of [
+    { klEstimator: 'rhoK3' },
+    { entropyCoef: 0.1 },
+    { dualClip: 1.001 },
+    { offPolicyMaskThreshold: -1 },
+    { delta: 1.001 },
+    { lossType: 'luspo' },
+    { lossType: 'drGrpo' },
+  ])
+    t.not(await hashOf(changed), plain, JSON.stringify(changed))
+  t.equal(await hashOf({ lossType: 'grpo' }), plain)
+  t.equal(await hashOf({ lossType: 'bnpo' }), await hashOf({ lossType: 'dapo' }), 'over a whole step they are one')
+  const sapo = await hashOf({ method: 'sapo' })
+  for (const temperature of ['sapoTemperaturePos', 'sapoTemperatureNeg'])
+    t.not(await hashOf({ method: 'sapo', [temperature]: 2 }), sapo, temperature)
 })
 
 t.test('micro-batches change nothing', async (t) => {

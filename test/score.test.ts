@@ -232,13 +232,13 @@ t.test('what is written loads again', async (t) => {
     using model = await loadModel(folder, { scoreLabels: 2 })
     const path = join(folder, 'config.json')
     const text = await readFile(path, 'utf8')
-    const written = configJson(model.decoder.config, text)
+    const written = configJson(model.decoder.config, text, 'f32')
     await writeFile(path, written)
     await writeSafetensors(join(folder, 'model.safetensors'), await entriesOf(model.decoder.parameters))
     using again = await loadModel(folder)
     const bits = async (m: LanguageModel) => (await m.scores(sequences)).map(wordsOf)
     t.same(await bits(again), await bits(model), name)
-    t.equal(configJson(again.decoder.config, written), written, 'said once')
+    t.equal(configJson(again.decoder.config, written, 'f32'), written, 'said once')
     const raw = await readJsonObject(path)
     const { architectures, num_labels, id2label, label2id, ...others } = raw
     const { architectures: old, ...before } = JSON.parse(text)
@@ -255,7 +255,14 @@ t.test('what is written loads again', async (t) => {
     'numbers keep their dot',
   )
   using plain = await loadModel(golden('gemma2'))
-  t.equal(configJson(plain.decoder.config, text), text, 'a language model keeps its file')
+  t.equal(configJson(plain.decoder.config, text, 'f32'), text, 'a language model keeps its file')
+  const rounded = JSON.parse(configJson(plain.decoder.config, text, 'bf16'))
+  t.same(rounded, { ...JSON.parse(text), torch_dtype: 'bfloat16' }, 'but for the type of its weights')
+  const now = JSON.stringify({ ...JSON.parse(text), torch_dtype: undefined, dtype: 'float16' })
+  t.equal(JSON.parse(configJson(plain.decoder.config, now, 'f32')).dtype, 'float32', 'under the key that it has')
+  const { torch_dtype: _, ...untyped } = JSON.parse(text)
+  const silent = JSON.stringify(untyped)
+  t.equal(configJson(plain.decoder.config, silent, 'bf16'), silent, 'where nothing is said, the weights say it')
 })
 
 t.test('members of a text', async (t) => {

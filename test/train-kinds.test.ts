@@ -37,7 +37,7 @@ const pairNames = [
   'logps/chosen',
   'logps/rejected',
 ]
-const scoreNames = ['accuracy', 'margin', 'meanReward']
+const scoreNames = ['accuracy', 'margin', 'mean_reward']
 
 /** Statistics by objective: TRL's names where TRL has the trainer. */
 const names: Readonly<Record<string, readonly string[]>> = {
@@ -52,7 +52,7 @@ const names: Readonly<Record<string, readonly string[]>> = {
   apoZeroUnpaired: ['rewards/chosen', 'rewards/rejected', 'logps/chosen', 'logps/rejected'],
   reward: scoreNames,
   listwiseReward: scoreNames,
-  pointwiseReward: ['accuracy', 'meanReward'],
+  pointwiseReward: ['accuracy', 'mean_reward'],
   pairReward: scoreNames,
   gapReward: scoreNames,
   processReward: ['accuracy'],

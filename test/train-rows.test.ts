@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import { loadModel } from '../ts/src/generate/language-model.js'
 import { dpo, kto, listwiseReward, logRatio, type Objective, orpo, reward, sft, srpo } from '../ts/src/index.js'
+import { readJsonObject } from '../ts/src/io/json.js'
 import { trainingOptions } from '../ts/train/config/options.js'
 import { rowKindOf } from '../ts/train/data/encode.js'
 import { checkRow, readData } from '../ts/train/data/rows.js'
@@ -226,4 +227,25 @@ t.test('the first rows of a file', async (t) => {
   ])
   await t.rejects(runKind({ base, objective: sft(), data: named, limit: 2 }), { code: 'E_FORMAT', where: `${named}:2` })
   for (const limit of [0, -1, Number.NaN]) await t.rejects(run(limit), { code: 'E_CONFIG', where: 'limit' })
+})
+
+t.test('a checkpoint says of what type its weights are', async (t) => {
+  for (const [name, key] of [
+    ['mistral', 'torch_dtype'],
+    ['qwen3', 'dtype'],
+  ] as const)
+    for (const [dtype, type] of [
+      ['f32', 'float32'],
+      ['bf16', 'bfloat16'],
+    ] as const) {
+      const output = join(folder, `type-${name}-${dtype}`)
+      const options = { base: golden(name), objective: sft(), load: { dtype }, output, maxSteps: 1 }
+      const { checkpoint = '' } = (await runKind(options)).result
+      const config = await readJsonObject(join(checkpoint, 'config.json'))
+      t.equal(config[key], type, `${name} in ${dtype}`)
+      const { [key]: _, ...others } = await readJsonObject(join(golden(name), 'config.json'))
+      t.match(config, others, 'nothing else has changed')
+      using again = await loadModel(checkpoint)
+      t.equal(again.decoder.parameters.dtype, dtype)
+    }
 })

@@ -1,12 +1,24 @@
 # The ops of native/ops.def in PyTorch, as its users would write them, on inputs of the same shapes and types. A
 # gradient op is autograd's backward over a graph that is kept, so what the forward pass saved is not computed again:
-# for the head that means logits in memory, where Whetstone computes them twice.
+# for the head that means logits in memory, where Whetstone computes them twice. With the argument `compile` every op
+# goes through torch.compile, which writes C++ for a CPU and Triton for a GPU.
+
+import sys
 
 from serve import load_torch, serve
 
 torch = load_torch()
 F = torch.nn.functional
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+COMPILED = sys.argv[1:] == ["compile"]
+if COMPILED:
+    import torch._functorch.config
+
+    torch._functorch.config.donated_buffer = False  # backward runs again and again over one graph
+
+
+def compiled(run):
+    return torch.compile(run) if COMPILED else run
 
 
 class Operands(dict):
@@ -20,7 +32,7 @@ def backward(make, wanted, given):
     """A run of autograd's backward from `make()` to the tensors `wanted` with the gradients `given` of its results."""
     for t in wanted:
         t.requires_grad_()
-    results = make()
+    results = compiled(make)()
     return lambda: torch.autograd.grad(results, wanted, given, retain_graph=True)
 
 
@@ -123,12 +135,17 @@ def head_wanted(t):
 
 
 def head_sample(t, p):
-    if p["topK"] or p["minP"] or not p["temperature"]:
+    if p["minP"] or not p["temperature"]:
         return None
 
     def run():
-        probabilities = torch.softmax(logits(t.h, t.w, p), -1)
+        z = logits(t.h, t.w, p)
+        if p["topK"]:
+            z, kept = z.topk(p["topK"], -1)
+        probabilities = torch.softmax(z, -1)
         ordered, ids = probabilities.sort(-1, descending=True)
+        if p["topK"]:
+            ids = kept.gather(1, ids)
         ordered[ordered.cumsum(-1) - ordered >= p["topP"]] = 0
         return ids.gather(1, torch.multinomial(ordered, 1))
 
@@ -207,7 +224,8 @@ def prepare(job):
     torch.manual_seed(1)
     make = OPS.get(job["op"])
     run = make and make(operands(job), job["parameters"])
-    return run and (run, {})
+    forward = run and not job["op"].endswith(("_backward", "_dx", "_dw"))
+    return run and (compiled(run) if forward else run, {})
 
 
 serve(torch, prepare)

@@ -154,8 +154,8 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
                        });
   }
 
-  /// new Device(level, threads, limitBytes): has `record`, `level` and `threads`. level: an instruction set, "" for the
-  /// best, or "cuda:N".
+  /// new Device(level, threads, limitBytes): has `record`, `level`, `threads` and `tokenAlignment`. level: an instruction
+  /// set, "" for the best, or "cuda:N".
   explicit NativeDevice(const Napi::CallbackInfo& info) : Napi::ObjectWrap<NativeDevice>(info), env_(info.Env()) {
     double threads = 0, limit = 0;
     if (!info[0].IsString() || !whole(info[1], 0, 4096, threads) || !whole(info[2], 0, 9e15, limit)) {
@@ -178,6 +178,7 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
     self.Set("record", record);
     self.Set("level", queue_->device().name());
     self.Set("threads", queue_->device().threads());
+    self.Set("tokenAlignment", queue_->device().token_alignment());
   }
 
   ~NativeDevice() override {
@@ -349,6 +350,19 @@ Napi::Value cpu(const Napi::CallbackInfo& info) {
   return out;
 }
 
+/// cpuPeak(level, bf16, threads, turns) -> FLOP/s: what cpu_peak() measures. Blocks.
+Napi::Value cpu_peak(const Napi::CallbackInfo& info) {
+  double threads = 0, turns = 0;
+  if (!info[0].IsString() || !info[1].IsBoolean() || !whole(info[2], 1, 4096, threads) || !whole(info[3], 1, 1e9, turns)) {
+    refuse(info.Env(), "E_INTERNAL", "expected cpuPeak(level, bf16, threads, turns)");
+    return info.Env().Undefined();
+  }
+  const std::string level = info[0].As<Napi::String>();
+  const DType type = info[1].As<Napi::Boolean>() ? DType::bf16 : DType::f32;
+  return Napi::Number::New(info.Env(), ws::cpu_peak(level.c_str(), type, static_cast<int>(threads),
+                                                    static_cast<int64_t>(turns)));
+}
+
 /// cudaKernels() -> { bytes, toolkit, targets, ops }: what this addon was built with; the driver is not opened.
 Napi::Value cuda_kernels(const Napi::CallbackInfo& info) {
   const CudaKernels report = report_cuda_kernels();
@@ -396,6 +410,7 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   exports.Set("Device", NativeDevice::define(env));
   exports.Set("ops", Napi::Function::New(env, ops, "ops"));
   exports.Set("cpu", Napi::Function::New(env, cpu, "cpu"));
+  exports.Set("cpuPeak", Napi::Function::New(env, cpu_peak, "cpuPeak"));
   exports.Set("cudaKernels", Napi::Function::New(env, cuda_kernels, "cudaKernels"));
   exports.Set("cudaDriver", Napi::Function::New(env, cuda_driver, "cudaDriver"));
   return exports;

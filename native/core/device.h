@@ -33,6 +33,9 @@ struct Device {
   virtual void reset_peak() = 0;
   virtual void set_threads(int threads) = 0;
   virtual int threads() const = 0;
+  /// Tokens that one step of a bf16 weight's gradient sums: calls that add to it have the bits of one call where tokens are
+  /// cut at multiples of this. In f32 they may be cut anywhere.
+  virtual int token_alignment() const { return 1; }
 };
 
 /// CPU device. level: "" for the best that this machine has, else "v2", "avx2", "avx512", "avx512bf16" or "amx".
@@ -47,6 +50,9 @@ const char* cpu_levels();
 const char* cpu_best_level();
 /// Why the level `amx` is not among them; null when it is.
 const char* cpu_amx_refusal();
+/// FLOP/s of a level's densest arithmetic on registers, f32 or bf16, over `turns` turns of a loop on each of some threads;
+/// 0 for a level that this machine lacks. Blocks: for benchmarks.
+double cpu_peak(const char* level, DType type, int threads, int64_t turns);
 /// Physical cores that affinity and the cgroup quota allow.
 int default_threads();
 

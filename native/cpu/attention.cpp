@@ -19,12 +19,17 @@ struct Forward {
   int64_t worker_floats;
 };
 
+/// Scores of so many tiles are computed before an earlier one is folded, so that its products by tiles run beside the
+/// vectors' arithmetic.
+template <class T>
+constexpr int64_t ahead = by_tiles<T> ? 1 : 0;
+
 /// The scratch of one worker, in floats. Tiles of the chunk one after the other; in a tile, rows are the columns.
 struct Scratch {
   float *keys, *values;      // a block, packed
   float *spare, *spare_o;    // for values that are not finite
   float *q, *o, *top, *sum;
-  float *scores, *steps;
+  float *scores, *steps;     // scores of 1 + ahead tiles
   int64_t key_row, q_tile, o_tile;
   bool finite;  // all values of the block are
 };
@@ -32,10 +37,10 @@ struct Scratch {
 /// Number of floats for chunks of `rows`. With `at`, also hands out the parts.
 template <class T>
 int64_t lay_out(const Heads& h, int64_t rows, float* at, Scratch& s) {
-  const int64_t steps = steps_for<T>(h.dim), tiles = (rows + row_tile - 1) / row_tile;
+  const int64_t steps = steps_for<T>(h.dim), tiles = (rows + row_tile<T> - 1) / row_tile<T>;
   s.key_row = round_up(steps, W);
-  s.q_tile = steps * row_tile;
-  s.o_tile = h.padded * row_tile;
+  s.q_tile = steps * row_tile<T>;
+  s.o_tile = h.padded * row_tile<T>;
   const int64_t values = key_block / Steps<T>::per * h.padded;
   const struct {
     float** part;
@@ -43,8 +48,9 @@ int64_t lay_out(const Heads& h, int64_t rows, float* at, Scratch& s) {
   } parts[] = {{&s.keys, key_block * s.key_row}, {&s.values, values},
                {&s.spare, values},               {&s.spare_o, h.padded * W},
                {&s.q, tiles * s.q_tile},         {&s.o, tiles * s.o_tile},
-               {&s.top, tiles * row_tile},       {&s.sum, tiles * row_tile},
-               {&s.scores, key_block * row_tile}, {&s.steps, key_block * row_tile}};
+               {&s.top, tiles * row_tile<T>},    {&s.sum, tiles * row_tile<T>},
+               {&s.scores, (1 + ahead<T>) * key_block * row_tile<T>},
+               {&s.steps, key_block * row_tile<T>}};
   int64_t used = 0;
   for (const auto& p : parts) {
     if (at) *p.part = at + used;
@@ -55,33 +61,35 @@ int64_t lay_out(const Heads& h, int64_t rows, float* at, Scratch& s) {
 
 // Softmax -------------------------------------------------------------------------------------------------------------
 
-void cap_scores(float* scores, const Sight& v, const Heads& h) {
-  const V cap = set1(h.softcap), inverse = set1(h.scale / h.softcap);
+template <class T>
+void prepare_scores(float* scores, const Sight<T>& v, const Preparation<T>& prepared) {
   for (int j = v.first; j < v.limit; ++j) {
     for (int i = 0; i < v.vectors; ++i) {
-      float* at = scores + j * row_tile + i * W;
-      store(at, soft_cap(load(at), cap, inverse));
+      float* at = scores + j * row_tile<T> + i * W;
+      store(at, prepared(load(at)));
     }
   }
 }
 
-/// One vector of rows. The score of key j is at scores + j * row_tile; step k of the probabilities goes to
+/// One vector of rows of a tile. The score of key j is at scores + j * row_tile; step k of the probabilities goes to
 /// steps + k * row_tile.
 struct Rows {
   float *scores, *steps;
   V low, high, exponent;
 };
 
-template <bool Hidden>
+template <class T, bool Hidden>
 V largest(const Rows& r, int first, int limit, V top) {
-  V tops[4] = {top, top, top, top};
+  const V none = set1(nothing), start = by_tiles<T> ? none : top;
+  V tops[4] = {start, start, start, start};
   for (int j = first; j < limit; j += 4) {
     WS_EACH(4) {
-      const V x = mul(load(r.scores + (j + i) * row_tile), r.exponent);
-      tops[i] = max(tops[i], Hidden ? if_seen(j + i, r.low, r.high, x, set1(nothing)) : x);
+      const V score = load(r.scores + (j + i) * row_tile<T>), x = by_tiles<T> ? score : mul(score, r.exponent);
+      tops[i] = max(tops[i], Hidden ? if_seen(j + i, r.low, r.high, x, none) : x);
     }
   }
-  return max(max(tops[0], tops[1]), max(tops[2], tops[3]));
+  const V all = max(max(tops[0], tops[1]), max(tops[2], tops[3]));
+  return by_tiles<T> ? max(top, mul(all, r.exponent)) : all;
 }
 
 /// Leaves 2^(score * exponent - top) in r.steps, for the keys of Q quarters of the block; gives their sum: over keys
@@ -94,11 +102,12 @@ V quarters(const Rows& r, V top) {
   for (int j = 0; j < 16; j += per) {
     V p[per * Q];  // key j + e of quarter i is p[e * Q + i]
     const auto key = [&](int n) { return j + n / Q + 16 * (n % Q); };
-    WS_EACH(per * Q) p[i] = fma(load(r.scores + key(i) * row_tile), r.exponent, minus);
+    WS_EACH(per * Q) p[i] = fma(load(r.scores + key(i) * row_tile<T>), r.exponent, minus);
     exp2(p);
     if (Hidden) WS_EACH(per * Q) p[i] = if_seen(key(i), r.low, r.high, p[i], zero());
     WS_EACH(Q) {
-      store(r.steps + (j + 16 * i) / per * row_tile, together(typename Steps<T>::Unit(), p[i], p[(per - 1) * Q + i]));
+      const V step = together(typename Steps<T>::Unit(), p[i], p[(per - 1) * Q + i]);
+      store(r.steps + (j + 16 * i) / per * row_tile<T>, step);
     }
     WS_EACH(per * Q) sums[j + i / Q] = i % Q ? add(sums[j + i / Q], p[i]) : p[i];
   }
@@ -107,8 +116,35 @@ V quarters(const Rows& r, V top) {
   return sums[0];
 }
 
+/// The same for tiles, Q even: with four chains at a time registers suffice.
+template <class T, int Q, bool Hidden>
+V halves(const Rows& r, V top) {
+  const V minus = sub(zero(), top);
+  V sums[16];
+  for (int j = 0; j < 16; j += 2) {
+    V two[2] = {zero(), zero()};
+    WS_UNROLL
+    for (int half = 0; half < 16 * Q; half += 32) {
+      V p[4];  // key j + e of the half's quarter i is p[2 * i + e]
+      const auto key = [&](int n) { return half + 16 * (n / 2) + j + n % 2; };
+      WS_EACH(4) p[i] = fma(load(r.scores + key(i) * row_tile<T>), r.exponent, minus);
+      exponential<T>(p);
+      if (Hidden) WS_EACH(4) p[i] = if_seen(key(i), r.low, r.high, p[i], zero());
+      WS_EACH(2) {
+        store(r.steps + key(2 * i) / 2 * row_tile<T>, together(typename Steps<T>::Unit(), p[2 * i], p[2 * i + 1]));
+      }
+      WS_EACH(4) two[i % 2] = half + i < 2 ? p[i] : add(two[i % 2], p[i]);
+    }
+    WS_EACH(2) sums[j + i] = two[i];
+  }
+  for (int half = 8; half > 0; half /= 2)
+    for (int j = 0; j < half; ++j) sums[j] = add(sums[j], sums[j + half]);
+  return sums[0];
+}
+
 template <class T, bool Hidden>
 V exponentials(const Rows& r, int limit, V top) {
+  if constexpr (by_tiles<T>) return limit <= 32 ? halves<T, 2, Hidden>(r, top) : halves<T, 4, Hidden>(r, top);
   if (limit <= 16) return quarters<T, 1, Hidden>(r, top);
   if (limit <= 32) return quarters<T, 2, Hidden>(r, top);
   if (limit <= 48) return quarters<T, 3, Hidden>(r, top);
@@ -118,11 +154,13 @@ V exponentials(const Rows& r, int limit, V top) {
 /// Folds a tile's scores into its running maximum and sum; leaves the probabilities, in steps of keys, in s.steps, and
 /// in `factors` what the earlier output is multiplied by.
 template <class T>
-void fold(const Heads& h, const Scratch& s, const Sight& v, float* tops, float* sums, float* factors) {
+void fold(const Heads& h, const Scratch& s, const Sight<T>& v, float* tops, float* sums, float* factors) {
   for (int i = 0; i < v.vectors * W; i += W) {
-    const Rows r = {s.scores + i, s.steps + i, load(v.low + i), load(v.high + i), set1(h.exponent())};
+    const Rows r = {s.scores + i, s.steps + i, load(v.low + i), load(v.high + i),
+                    set1(by_tiles<T> ? h.size() : h.exponent())};
     const V before = load(tops + i);
-    const V top = v.hidden ? largest<true>(r, v.first, v.limit, before) : largest<false>(r, v.first, v.limit, before);
+    const V top = v.hidden ? largest<T, true>(r, v.first, v.limit, before)
+                           : largest<T, false>(r, v.first, v.limit, before);
     // A row that has seen nothing yet keeps -inf, and computes with a finite number in its place.
     const V base = select_less(top, set1(-3e38f), zero(), top);
     V factor[1] = {sub(before, base)};
@@ -136,63 +174,91 @@ void fold(const Heads& h, const Scratch& s, const Sight& v, float* tops, float* 
 
 // A tile against a block ----------------------------------------------------------------------------------------------
 
+/// o += P V. A step of keys is a row of packed values [step][channel], or for tiles a column of [channel][step].
 template <class T>
-Operands value_product(const Heads& h, const Scratch& s, const Sight& v, const float* values, float* o) {
-  const int64_t first = v.first / Steps<T>::per, limit = v.limit / Steps<T>::per;
-  const float* steps = s.steps + first * row_tile;
-  return {values + first * h.padded, 1, h.padded, steps, row_tile, o, row_tile, limit - first, nullptr};
+Operands value_product(const Heads& h, const Scratch& s, const Sight<T>& v, const float* values, float* o) {
+  constexpr int64_t row = by_tiles<T> ? block_steps<T> : 1;
+  const int64_t step = by_tiles<T> ? 1 : h.padded, first = v.first / Steps<T>::per, limit = v.limit / Steps<T>::per;
+  const float* steps = s.steps + first * row_tile<T>;
+  return {values + first * step, row, step, steps, row_tile<T>, o, row_tile<T>, limit - first, nullptr};
 }
 
-/// Zeroes the later or the earlier key in a row of steps; with one key in a step, that one.
-void hide_key(float, float* steps, int64_t n, bool) { std::memset(steps, 0, static_cast<size_t>(n) * sizeof(float)); }
-#if WS_LEVEL == 4
-void hide_key(Pair, float* steps, int64_t n, bool later) {
+template <class T, Start start>
+void add_values(const Heads& h, const Operands& t, int64_t vectors) {
+  constexpr int unit = by_tiles<T> ? W : tile_m;
+  product<typename Steps<T>::Unit, start, by_tiles<T>>(t, round_up(h.dim, unit), vectors);
+}
+
+/// Zeroes the later or the earlier key in `n` steps, `stride` apart; with one key in a step, that one.
+void hide_key(float, float* steps, int64_t n, int64_t stride, bool) {
+  for (int64_t i = 0; i < n; ++i) steps[i * stride] = 0;
+}
+#if WS_LEVEL >= 4
+void hide_key(Pair, float* steps, int64_t n, int64_t stride, bool later) {
   for (int64_t i = 0; i < n; ++i) {
     Pair pair;
-    std::memcpy(&pair, steps + i, sizeof pair);
-    (later ? pair.low : pair.high) = bf16{0};
-    std::memcpy(steps + i, &pair, sizeof pair);
+    std::memcpy(&pair, steps + i * stride, sizeof pair);
+    (later == (WS_LEVEL == 4) ? pair.low : pair.high) = bf16{0};
+    std::memcpy(steps + i * stride, &pair, sizeof pair);
   }
 }
 #endif
 
 /// The product with the values for a block with values that are not finite: row by row, hidden ones zeroed.
 template <class T>
-void add_seen_values(const Heads& h, const Scratch& s, const Sight& v, float* o, const float* factors) {
-  using Unit = typename Steps<T>::Unit;
+void add_seen_values(const Heads& h, const Scratch& s, const Sight<T>& v, float* o, const float* factors) {
   constexpr int per = Steps<T>::per;
+  constexpr int64_t stride = row_tile<T>;
   for (int r = 0; r < v.rows; ++r) {
     const int column = r / W * W;
-    std::memcpy(s.spare, s.values, static_cast<size_t>(key_block / per * h.padded) * sizeof(float));
+    Operands t = value_product<T>(h, s, v, s.spare, s.spare_o);
+    std::memcpy(s.spare, s.values, static_cast<size_t>(block_steps<T> * h.padded) * sizeof(float));
     for (int j = v.first; j < v.limit; ++j) {
       const bool seen = j >= static_cast<int>(v.low[r]) && j < static_cast<int>(v.high[r]);
-      if (!seen) hide_key(Unit(), s.spare + j / per * h.padded, h.padded, j % per != 0);
+      float* steps = s.spare + j / per * t.a_step;
+      if (!seen) hide_key(typename Steps<T>::Unit(), steps, h.padded, t.a_row, j % per != 0);
     }
-    for (int64_t d = 0; d < h.padded; ++d) store(s.spare_o + d * W, load(o + d * row_tile + column));
-    Operands t = value_product<T>(h, s, v, s.spare, s.spare_o);
+    for (int64_t d = 0; d < h.padded; ++d) store(s.spare_o + d * W, load(o + d * stride + column));
     t.b += column;
     t.c_row = W;
     t.factors = factors + column;
-    product<Unit, Start::scaled, false>(t, round_up(h.dim, tile_m), 1);
-    for (int64_t d = 0; d < h.padded; ++d) o[d * row_tile + r] = s.spare_o[d * W + r - column];
+    add_values<T, Start::scaled>(h, t, 1);
+    for (int64_t d = 0; d < h.padded; ++d) o[d * stride + r] = s.spare_o[d * W + r - column];
   }
 }
 
+/// A tile that is worked on: what it sees of the block, and its scores.
 template <class T>
-void forward_tile(const Forward<T>& f, const Scratch& s, const Sight& v, int64_t tile) {
-  using Unit = typename Steps<T>::Unit;
-  const Heads& h = f.h;
-  float factors[row_tile];
-  product<Unit, Start::zero, true>({s.keys + v.first * s.key_row, s.key_row, 1, s.q + tile * s.q_tile, row_tile,
-                              s.scores + v.first * row_tile, row_tile, steps_for<T>(h.dim), nullptr},
-                             v.limit - v.first, v.vectors);
-  if (h.softcap > 0) cap_scores(s.scores, v, h);
-  fold<T>(h, s, v, s.top + tile * row_tile, s.sum + tile * row_tile, factors);
-  float* o = s.o + tile * s.o_tile;
+struct Turn {
+  Sight<T> v;
+  int64_t tile = 0;
+  float* scores = nullptr;
+};
+
+template <class T>
+void score_tile(const Heads& h, const Scratch& s, const Turn<T>& t) {
+  constexpr int64_t stride = row_tile<T>;
+  const int64_t first = t.v.first, keys = t.v.limit - first;
+  product<typename Steps<T>::Unit, Start::zero, true>(
+      {s.keys + first * s.key_row, s.key_row, 1, s.q + t.tile * s.q_tile, stride, t.scores + first * stride, stride,
+       steps_for<T>(h.dim), nullptr},
+      keys, t.v.vectors);
+}
+
+template <class T>
+void finish_tile(const Heads& h, Scratch s, const Turn<T>& turn) {
+  const Sight<T>& v = turn.v;
+  const int64_t row = turn.tile * row_tile<T>;
+  float factors[row_tile<T>];
+  s.scores = turn.scores;
+  const Preparation<T> prepared(h);
+  if (prepared.any) prepare_scores(s.scores, v, prepared);
+  fold<T>(h, s, v, s.top + row, s.sum + row, factors);
+  float* o = s.o + turn.tile * s.o_tile;
   if (v.hidden && !s.finite) return add_seen_values<T>(h, s, v, o, factors);
   Operands t = value_product<T>(h, s, v, s.values, o);
   t.factors = factors;
-  product<Unit, Start::scaled, false>(t, round_up(h.dim, tile_m), v.vectors);
+  add_values<T, Start::scaled>(h, t, v.vectors);
 }
 
 // A chunk of queries --------------------------------------------------------------------------------------------------
@@ -207,9 +273,9 @@ void begin_tile(const Forward<T>& f, const Scratch& s, const RowSpan& span, int6
       const int64_t row = span.first + i + r;
       rows[r] = row < span.last ? f.q + row_index(h, span.token, row, head) * h.dim : nullptr;
     }
-    pack_columns(rows, h.dim, row_tile, s.q + tile * s.q_tile + i);
-    store(s.top + tile * row_tile + i, set1(nothing));
-    store(s.sum + tile * row_tile + i, zero());
+    pack_columns(rows, h.dim, row_tile<T>, s.q + tile * s.q_tile + i);
+    store(s.top + tile * row_tile<T> + i, set1(nothing));
+    store(s.sum + tile * row_tile<T> + i, zero());
   }
   std::memset(s.o + tile * s.o_tile, 0, static_cast<size_t>(s.o_tile) * sizeof(float));
 }
@@ -218,35 +284,43 @@ void begin_tile(const Forward<T>& f, const Scratch& s, const RowSpan& span, int6
 template <class T>
 void end_tile(const Forward<T>& f, const Scratch& s, const RowSpan& span, int64_t tile, int64_t head) {
   const Heads& h = f.h;
-  const float *top = s.top + tile * row_tile, *sum = s.sum + tile * row_tile, *o = s.o + tile * s.o_tile;
+  const float *top = s.top + tile * row_tile<T>, *sum = s.sum + tile * row_tile<T>, *o = s.o + tile * s.o_tile;
   const auto inverse = [&](int i) { return div(set1(1.0f), load(sum + i)); };
-  store_columns(h, o, span, inverse, [&](int64_t row) { return f.o + row_index(h, span.token, row, head) * h.dim; });
+  store_columns<T>(h, o, span, inverse, [&](int64_t row) { return f.o + row_index(h, span.token, row, head) * h.dim; });
   for (int64_t r = 0; r < span.last - span.first; ++r) {
     f.lse[row_index(h, span.token, span.first + r, head)] =
         static_cast<float>(static_cast<double>(top[r]) * M_LN2 + std::log(static_cast<double>(sum[r])));
   }
 }
 
+/// Packs the values of a block's keys and tells whether they are finite.
+template <class T>
+bool pack_values(const Heads& h, const T* const* rows, int keys, float* to) {
+  using Unit = typename Steps<T>::Unit;
+  constexpr int per = Steps<T>::per;
+  pack_steps(h, rows, keys, to);
+  const int64_t row = by_tiles<T> ? block_steps<T> : h.padded, used = by_tiles<T> ? keys / per : h.padded;
+  const int64_t count = by_tiles<T> ? h.padded : keys / per;
+  V nought[2] = {zero(), zero()};
+  for (int64_t i = 0; i < count; ++i, to += row) {
+    for (int64_t x = 0; x < used; x += W) {
+      V& sum = nought[x / W % 2];
+      sum = multiply_add(Unit(), load(reinterpret_cast<const Unit*>(to + x)), zero(), sum);
+    }
+  }
+  return sum_lanes(add(nought[0], nought[1])) == 0.0f;
+}
+
 /// Packs the keys and values of a block.
 template <class T>
 void pack_block(const Forward<T>& f, Scratch& s, const Segment& segment, int64_t block, int64_t high, int64_t head) {
-  using Unit = typename Steps<T>::Unit;
-  constexpr int per = Steps<T>::per;
   const Heads& h = f.h;
   const int64_t stride = h.kv_heads * h.dim;
   const T* rows[key_block];
   const int keys = block_rows(segment, block, high, f.k + head * h.dim, stride, rows);
   for (int j = 0; j < keys; ++j) pack_row(rows[j], h.dim, s.keys + j * s.key_row);
   block_rows(segment, block, high, f.v + head * h.dim, stride, rows);
-  V nought = zero();
-  for (int j = 0; j < keys; j += per) {
-    float* to = s.values + j / per * h.padded;
-    pack_together<T>(rows[j], per > 1 ? rows[j + 1] : nullptr, h.dim, h.padded, to);
-    for (int64_t d = 0; d < h.padded; d += W) {
-      nought = multiply_add(Unit(), load(reinterpret_cast<const Unit*>(to + d)), zero(), nought);
-    }
-  }
-  s.finite = sum_lanes(nought) == 0.0f;
+  s.finite = pack_values(h, rows, keys, s.values);
 }
 
 /// One chunk of queries of one segment and one key/value head.
@@ -255,20 +329,28 @@ void forward_task(const Forward<T>& f, const Segment& segment, int64_t chunk, in
   const Heads& h = f.h;
   Scratch s;
   lay_out<T>(h, f.chunk * h.group, scratch, s);
+  const TilesFor<T> tiles;
   const int64_t token = segment.start + chunk * f.chunk, end = at_most(segment.end, token + f.chunk);
   const int64_t rows = (end - token) * h.group;
   const auto for_tiles = [&](auto&& body) {
-    for (int64_t row = 0; row < rows; row += row_tile) {
-      body(RowSpan{token, row, at_most(rows, row + row_tile)}, row / row_tile);
+    for (int64_t row = 0; row < rows; row += row_tile<T>) {
+      body(RowSpan{token, row, at_most(rows, row + row_tile<T>)}, row / row_tile<T>);
     }
   };
   for_tiles([&](const RowSpan& span, int64_t tile) { begin_tile(f, s, span, tile, head); });
   for_blocks(h, segment, token, end, [&](int64_t block) {
     pack_block(f, s, segment, block, segment.high(end - 1), head);
+    Turn<T> turns[1 + ahead<T>];
+    int64_t scored = 0, finished = 0;
+    const auto turn = [&](int64_t i) -> Turn<T>& { return turns[i % (1 + ahead<T>)]; };
     for_tiles([&](const RowSpan& span, int64_t tile) {
-      const Sight v = look(h, segment, span, block);
-      if (v.limit > 0) forward_tile(f, s, v, tile);
+      Turn<T>& t = turn(scored);
+      t = {look<T>(h, segment, span, block), tile, s.scores + scored % (1 + ahead<T>) * key_block * row_tile<T>};
+      if (t.v.limit == 0) return;
+      score_tile(h, s, t);
+      if (++scored - finished > ahead<T>) finish_tile(h, s, turn(finished++));
     });
+    while (finished < scored) finish_tile(h, s, turn(finished++));
   });
   for_tiles([&](const RowSpan& span, int64_t tile) { end_tile(f, s, span, tile, head); });
 }
@@ -283,7 +365,8 @@ Status run_forward(const Call& c, const Heads& h, int64_t count) {
   f.v = c.t[2].as<T>();
   f.o = c.t[4].as<T>();
   f.lse = c.t[5].as<float>();
-  f.chunk = chunk_tokens(f.h);
+  // Packing values for tiles costs more: more rows share it.
+  f.chunk = chunk_tokens(f.h) * (by_tiles<T> ? 2 : 1);
   Scratch sizes;
   f.worker_floats = lay_out<T>(f.h, f.chunk * f.h.group, nullptr, sizes);
   const int64_t list_bytes = round_up(f.count * static_cast<int64_t>(sizeof(Segment)), 64);

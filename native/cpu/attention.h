@@ -4,7 +4,9 @@
 //   a score is one chain over D, x = score * scale (or the capped score) is an exponent of e, taken as one of two;
 //   the probabilities of a block are summed over positions equal modulo 16, ascending, then by halving;
 //   the output is one chain over the keys of the block, continued from the earlier output times the factor that the new
-//   maximum asks for. On WS_LEVEL 4 probabilities of bf16 operands are rounded to bf16 for this chain, not for the sum.
+//   maximum asks for. From WS_LEVEL 4 on probabilities of bf16 operands are rounded to bf16 for this chain, not for the sum.
+// bf16 on WS_LEVEL 5 goes by tiles, and a link of the chains over D and over keys is then a tile instruction for 32
+// elements (attention_amx.h): 32 channels from 0, the last ones filled up with zeros, or 32 keys, half a block.
 // A hidden key has probability 0, which leaves every chain as it is: so it may be skipped or not, but its value must be
 // finite. Exact zeros of the output are made positive, because their sign may depend on hidden keys.
 #pragma once
@@ -26,7 +28,30 @@ struct Heads {
   int64_t window;
   /// What a score, capped if there is a cap, is multiplied by on its way to an exponent of two.
   float exponent() const { return (softcap > 0 ? 1.0f : scale) * 1.44269504088896341f; }
+  /// The same above zero, for scores that were multiplied by sign(): their maximum can be taken first.
+  float size() const { return exponent() == 0 ? 1.0f : std::fabs(exponent()); }
+  float sign() const { return exponent() > 0 ? 1.0f : exponent() < 0 ? -1.0f : 0.0f; }
 };
+
+/// What happens to scores on their way to the softmax, if anything does: the cap, and for tiles the sign.
+template <class T>
+struct Preparation {
+  V cap, inverse, sign;
+  bool capped, any;
+  explicit Preparation(const Heads& h)
+      : cap(set1(h.softcap)), inverse(set1(h.softcap > 0 ? h.scale / h.softcap : 0)), sign(set1(h.sign())),
+        capped(h.softcap > 0), any(capped || (by_tiles<T> && h.sign() < 1)) {}
+  V operator()(V x) const { return capped ? soft_cap(x, cap, inverse) : mul(x, sign); }
+};
+
+/// 2^x for N vectors of scores of T that were multiplied by the exponent and moved below about zero.
+template <class T, int N>
+static inline void exponential(V (&x)[N]) {
+#if WS_LEVEL >= 5
+  if constexpr (by_tiles<T>) return exp2_scores(x);
+#endif
+  exp2(x);
+}
 
 /// Shape of q [N,H,D] for keys of `kv_heads` heads of size `dim`; parameters scale, window, softcap.
 static inline Status read_sizes(const Call& c, const View& q, int64_t kv_heads, int64_t dim, Heads& h) {
@@ -173,12 +198,12 @@ static inline void for_blocks(const Heads& h, const Segment& segment, int64_t to
   for (int64_t block = segment.low(token, h.window) / key_block; block * key_block < high; ++block) body(block);
 }
 
-/// Rows of x for the keys of a block, null from `high` on; gives how many are worth packing, a multiple of tile_m.
+/// Rows of x for the keys of a block, null from `high` on; gives how many are worth packing, a multiple of Steps::keys.
 /// x has `stride` elements from token to token.
 template <class T>
 static inline int block_rows(const Segment& s, int64_t block, int64_t high, const T* x, int64_t stride,
                              const T** rows) {
-  const int count = static_cast<int>(round_up(at_most(key_block, high - block * key_block), tile_m));
+  const int count = static_cast<int>(round_up(at_most(key_block, high - block * key_block), Steps<T>::keys));
   for (int j = 0; j < count; ++j) {
     const int64_t position = block * key_block + j;
     rows[j] = position < high ? x + s.token(position) * stride : nullptr;
@@ -186,18 +211,34 @@ static inline int block_rows(const Segment& s, int64_t block, int64_t high, cons
   return count;
 }
 
+/// Steps of a block's keys.
+template <class T>
+constexpr int64_t block_steps = key_block / Steps<T>::per;
+
+/// Packs rows of keys as steps of keys: [step][channel], or for tiles [channel][step], a whole block per channel.
+template <class T>
+static inline void pack_steps(const Heads& h, const T* const* rows, int keys, float* to) {
+  constexpr int per = Steps<T>::per;
+  for (int j = 0; j < keys; j += by_tiles<T> ? W * per : per) {
+    if constexpr (by_tiles<T>) pack_across<T>(rows + j, h.dim, h.padded, block_steps<T>, to + j / per);
+    else pack_together<T>(rows[j], per > 1 ? rows[j + 1] : nullptr, h.dim, h.padded, to + j / per * h.padded);
+  }
+}
+
 // A tile of query rows ------------------------------------------------------------------------------------------------
 
-/// Rows of a tile: one in each lane of tile_n vectors.
-constexpr int row_tile = tile_columns;
+/// Rows of a tile: one in each lane of its vectors.
+template <class T>
+constexpr int row_tile = Steps<T>::columns;
 
 /// Up to row_tile query rows against one block of keys. A row sees the keys [low, high) of the block. [first, limit)
-/// are the keys that are worked on, multiples of tile_m. Not hidden: they are whole quarters, seen by all rows.
+/// are the keys that are worked on, multiples of Steps::keys. Not hidden: they are whole quarters, seen by all rows.
+template <class T>
 struct Sight {
   int rows = 0, vectors = 0;
   int first = 0, limit = 0;
   bool hidden = false;
-  float low[row_tile] = {0}, high[row_tile] = {0};
+  float low[row_tile<T>] = {0}, high[row_tile<T>] = {0};
 };
 
 /// Rows [first, last) of a task whose row 0 belongs to `token`.
@@ -206,8 +247,10 @@ struct RowSpan {
 };
 
 /// What the rows of a tile see of a block. limit is 0 when that is nothing.
-static inline Sight look(const Heads& h, const Segment& segment, const RowSpan& s, int64_t block) {
-  Sight v;
+template <class T>
+static inline Sight<T> look(const Heads& h, const Segment& segment, const RowSpan& s, int64_t block) {
+  constexpr int unit = Steps<T>::keys;
+  Sight<T> v;
   const int64_t start = block * key_block;
   const int64_t top = s.token + s.first / h.group, bottom = s.token + (s.last - 1) / h.group;
   const int64_t first = at_least(0, segment.low(top, h.window) - start);
@@ -215,8 +258,8 @@ static inline Sight look(const Heads& h, const Segment& segment, const RowSpan& 
   if (first >= limit) return v;
   v.rows = static_cast<int>(s.last - s.first);
   v.vectors = (v.rows + W - 1) / W;
-  v.first = static_cast<int>(first / tile_m * tile_m);
-  v.limit = static_cast<int>(round_up(limit, tile_m));
+  v.first = static_cast<int>(first / unit * unit);
+  v.limit = static_cast<int>(round_up(limit, unit));
   const bool quarters = v.first == 0 && v.limit % 16 == 0;
   v.hidden = !quarters || segment.low(bottom, h.window) > start || segment.high(top) < start + v.limit;
   for (int r = 0; r < v.rows && v.hidden; ++r) {
@@ -229,17 +272,17 @@ static inline Sight look(const Heads& h, const Segment& segment, const RowSpan& 
 
 /// Writes a tile, rows as columns of x, times a factor for each of its vectors: factor(i) for rows i .. i + W - 1.
 /// to(row) is where a row of the task goes. Exact zeros come out positive.
-template <class F, class G>
+template <class T, class F, class G>
 static inline void store_columns(const Heads& h, const float* x, const RowSpan& s, F&& factor, G&& to) {
   for (int i = 0; s.first + i < s.last; i += W) {
     const int rows = static_cast<int>(at_most(W, s.last - s.first - i));
-    decltype(to(s.first)) lines[W];
+    T* lines[W];
     for (int r = 0; r < rows; ++r) lines[r] = to(s.first + i + r);
     const V f = factor(i);
     for (int64_t d = 0; d < h.dim; d += W) {
       V y[W];
       WS_UNROLL
-      for (int j = 0; j < W; ++j) y[j] = add(mul(load(x + (d + j) * row_tile + i), f), zero());
+      for (int j = 0; j < W; ++j) y[j] = add(mul(load(x + (d + j) * row_tile<T> + i), f), zero());
       transpose(y);
       const int n = static_cast<int>(at_most(W, h.dim - d));
       for (int r = 0; r < rows; ++r) {

@@ -38,12 +38,12 @@ struct Scratch {
 template <class T>
 int64_t lay_out(const Backward<T>& b, float* at, Scratch& s) {
   const Heads& h = b.h;
-  constexpr int64_t per = Steps<T>::per, area = key_block * row_tile;
-  const int64_t tiles = (b.chunk * h.group + row_tile - 1) / row_tile;
+  constexpr int64_t per = Steps<T>::per, area = key_block * row_tile<T>;
+  const int64_t tiles = (b.chunk * h.group + row_tile<T> - 1) / row_tile<T>;
   s.key_row = round_up(steps_for<T>(h.dim), W);
-  s.q_tile = steps_for<T>(h.dim) * row_tile;
-  s.row_tile_floats = row_tile / per * h.padded;
-  s.dq_tile = h.padded * row_tile;
+  s.q_tile = steps_for<T>(h.dim) * row_tile<T>;
+  s.row_tile_floats = row_tile<T> / per * h.padded;
+  s.dq_tile = h.padded * row_tile<T>;
   const int64_t keys = b.longest * key_block * h.padded, root_keys = b.longest_root * key_block * h.padded;
   // One-element steps need no copies: p_rows is p, ds_rows and ds_steps are ds.
   const int64_t rounded = per > 1 ? area / per : 0;
@@ -58,8 +58,8 @@ int64_t lay_out(const Backward<T>& b, float* at, Scratch& s) {
                {&s.q_rows, tiles * s.row_tile_floats},
                {&s.dout_rows, tiles * s.row_tile_floats},
                {&s.dq, tiles * s.dq_tile},
-               {&s.lse, tiles * row_tile},
-               {&s.delta, tiles * row_tile},
+               {&s.lse, tiles * row_tile<T>},
+               {&s.delta, tiles * row_tile<T>},
                {&s.p, area},
                {&s.ds, area},
                {&s.p_rows, rounded},
@@ -99,12 +99,12 @@ struct TileRows {
 /// p = 2^(score * exponent - lse), ds = p (dp - delta) [times the cap's slope] of the keys [first, limit); 0 where
 /// hidden.
 template <class T, bool Capped>
-void column_gradient(const Scratch& s, const Sight& v, const Column& c, int i) {
+void column_gradient(const Scratch& s, const Sight<T>& v, const Column& c, int i) {
   using Unit = typename Steps<T>::Unit;
-  constexpr int per = Steps<T>::per, row_steps = row_tile / per;
+  constexpr int per = Steps<T>::per, stride = row_tile<T>, row_steps = stride / per;
   for (int j = v.first; j < v.limit; j += 4) {
     V x[4], ds[4];
-    const auto at = [&](int n) { return (j + n) * row_tile + i; };
+    const auto at = [&](int n) { return (j + n) * stride + i; };
     WS_UNROLL
     for (int n = 0; n < 4; ++n) {
       x[n] = load(s.p + at(n));
@@ -115,7 +115,7 @@ void column_gradient(const Scratch& s, const Sight& v, const Column& c, int i) {
     }
     WS_UNROLL
     for (int n = 0; n < 4; ++n) x[n] = fma(x[n], c.exponent, c.minus_lse);
-    exp2(x);
+    exponential<T>(x);
     WS_UNROLL
     for (int n = 0; n < 4; ++n) {
       ds[n] = mul(x[n], ds[n]);
@@ -128,12 +128,12 @@ void column_gradient(const Scratch& s, const Sight& v, const Column& c, int i) {
     }
     if (per == 1) continue;
     WS_UNROLL
-    for (int n = 0; n < 4; n += 2) store(s.ds_steps + (j + n) / 2 * row_tile + i, together(Unit(), ds[n], ds[n + 1]));
+    for (int n = 0; n < 4; n += 2) store(s.ds_steps + (j + n) / 2 * stride + i, together(Unit(), ds[n], ds[n + 1]));
   }
 }
 
 template <class T>
-void tile_gradients(const Heads& h, const Scratch& s, const Sight& v, const TileRows& t) {
+void tile_gradients(const Heads& h, const Scratch& s, const Sight<T>& v, const TileRows& t) {
   const bool capped = h.softcap > 0;
   Column c;
   c.exponent = set1(h.exponent());
@@ -156,28 +156,29 @@ struct Wanted {
 };
 
 template <class T>
-void backward_tile(const Heads& h, const Scratch& s, const Sight& v, const TileRows& t, int64_t key, Wanted wanted) {
+void backward_tile(const Heads& h, const Scratch& s, const Sight<T>& v, const TileRows& t, int64_t key, Wanted wanted) {
   using Unit = typename Steps<T>::Unit;
-  constexpr int64_t per = Steps<T>::per, row_steps = row_tile / per;
+  constexpr int64_t per = Steps<T>::per, stride = row_tile<T>, row_steps = stride / per;
   const int64_t keys = v.limit - v.first, steps = steps_for<T>(h.dim);
   const auto scores = [&](const float* a, const float* b, float* c) {
     product<Unit, Start::zero, true>(
-        {a + v.first * s.key_row, s.key_row, 1, b, row_tile, c + v.first * row_tile, row_tile, steps, nullptr}, keys,
+        {a + v.first * s.key_row, s.key_row, 1, b, stride, c + v.first * stride, stride, steps, nullptr}, keys,
         v.vectors);
   };
   scores(s.keys, t.q, s.p);
   scores(s.values, t.dout, s.ds);
   tile_gradients<T>(h, s, v, t);
   if (wanted.dq) {
-    const int64_t first = v.first / per;
-    product<Unit, Start::sum, false>({s.key_steps + first * h.padded, 1, h.padded, s.ds_steps + first * row_tile,
-                                      row_tile, t.dq, row_tile, keys / per, nullptr},
-                                     round_up(h.dim, tile_m), v.vectors);
+    constexpr int64_t row = by_tiles<T> ? block_steps<T> : 1, unit = by_tiles<T> ? W : tile_m;
+    const int64_t first = v.first / per, step = by_tiles<T> ? 1 : h.padded;
+    product<Unit, Start::sum, by_tiles<T>>({s.key_steps + first * step, row, step, s.ds_steps + first * stride, stride,
+                                            t.dq, stride, keys / per, nullptr},
+                                           round_up(h.dim, unit), v.vectors);
   }
   if (!wanted.keys) return;
   const auto sum_rows = [&](const float* a, const float* b, float* c) {
     product<Unit, Start::sum, true>({a + v.first * row_steps, row_steps, 1, b, h.padded,
-                                     c + (key + v.first) * h.padded, h.padded, (v.rows + per - 1) / per, nullptr},
+                                     c + (key + v.first) * h.padded, h.padded, steps_for<T>(v.rows), nullptr},
                                     keys, h.padded / W);
   };
   sum_rows(s.p_rows, t.dout_rows, s.dv);
@@ -193,11 +194,11 @@ float dot(const T* a, const T* b, int64_t dim) {
   return sum_lanes(sum);
 }
 
+template <class T>
 TileRows tile_of(const Scratch& s, int64_t tile) {
-  return {s.q + tile * s.q_tile,        s.dout + tile * s.q_tile,
-          s.q_rows + tile * s.row_tile_floats, s.dout_rows + tile * s.row_tile_floats,
-          s.lse + tile * row_tile,      s.delta + tile * row_tile,
-          s.dq + tile * s.dq_tile};
+  const int64_t row = tile * row_tile<T>, steps = tile * s.row_tile_floats;
+  return {s.q + tile * s.q_tile, s.dout + tile * s.q_tile, s.q_rows + steps, s.dout_rows + steps,
+          s.lse + row,           s.delta + row,            s.dq + tile * s.dq_tile};
 }
 
 /// Packs the query rows of a tile.
@@ -205,15 +206,16 @@ template <class T>
 void begin_tile(const Backward<T>& b, const Scratch& s, const RowSpan& span, int64_t tile, int64_t head) {
   constexpr int per = Steps<T>::per;
   const Heads& h = b.h;
-  const T *q[row_tile], *dout[row_tile], *out[row_tile];
-  const int rows = static_cast<int>(round_up(span.last - span.first, W));
+  constexpr int stride = row_tile<T>;
+  const T *q[stride], *dout[stride], *out[stride];
+  const int rows = static_cast<int>(round_up(span.last - span.first, by_tiles<T> ? stride : W));
   for (int r = 0; r < rows; ++r) {
     const bool exists = span.first + r < span.last;
     const int64_t row = exists ? row_index(h, span.token, span.first + r, head) : 0;
     q[r] = exists ? b.q + row * h.dim : nullptr;
     dout[r] = exists ? b.dout + row * h.dim : nullptr;
     out[r] = b.out + row * h.dim;
-    s.lse[tile * row_tile + r] = exists ? b.lse[row] * 1.44269504088896341f : 0.0f;
+    s.lse[tile * stride + r] = exists ? b.lse[row] * 1.44269504088896341f : 0.0f;
     // Rows are far apart: the processor does not foresee them.
     for (int64_t d = 0; exists && d < h.dim; d += 64 / static_cast<int64_t>(sizeof(T))) {
       __builtin_prefetch(dout[r] + d);
@@ -221,10 +223,10 @@ void begin_tile(const Backward<T>& b, const Scratch& s, const RowSpan& span, int
       __builtin_prefetch(q[r] + d);
     }
   }
-  for (int r = 0; r < rows; ++r) s.delta[tile * row_tile + r] = dout[r] ? dot(dout[r], out[r], h.dim) : 0.0f;
+  for (int r = 0; r < rows; ++r) s.delta[tile * stride + r] = dout[r] ? dot(dout[r], out[r], h.dim) : 0.0f;
   for (int r = 0; r < rows; r += W) {
-    pack_columns(q + r, h.dim, row_tile, s.q + tile * s.q_tile + r);
-    pack_columns(dout + r, h.dim, row_tile, s.dout + tile * s.q_tile + r);
+    pack_columns(q + r, h.dim, stride, s.q + tile * s.q_tile + r);
+    pack_columns(dout + r, h.dim, stride, s.dout + tile * s.q_tile + r);
   }
   for (int r = 0; r < rows; r += per) {
     const int64_t at = tile * s.row_tile_floats + r / per * h.padded;
@@ -237,7 +239,7 @@ void begin_tile(const Backward<T>& b, const Scratch& s, const RowSpan& span, int
 template <class T>
 void end_tile(const Backward<T>& b, const Scratch& s, const RowSpan& span, int64_t tile, int64_t head) {
   const Heads& h = b.h;
-  store_columns(h, s.dq + tile * s.dq_tile, span, [&](int) { return set1(h.scale); }, [&](int64_t row) {
+  store_columns<T>(h, s.dq + tile * s.dq_tile, span, [&](int) { return set1(h.scale); }, [&](int64_t row) {
     return b.dq + row_index(h, span.token, row, head) * h.dim;
   });
 }
@@ -245,7 +247,6 @@ void end_tile(const Backward<T>& b, const Scratch& s, const RowSpan& span, int64
 template <class T>
 void pack_block(const Backward<T>& b, const Scratch& s, const Segment& segment, int64_t block, int64_t high,
                 int64_t head) {
-  constexpr int per = Steps<T>::per;
   const Heads& h = b.h;
   const int64_t stride = h.kv_heads * h.dim;
   const T *keys[key_block], *values[key_block];
@@ -255,9 +256,7 @@ void pack_block(const Backward<T>& b, const Scratch& s, const Segment& segment, 
     pack_row(keys[j], h.dim, s.keys + j * s.key_row);
     pack_row(values[j], h.dim, s.values + j * s.key_row);
   }
-  for (int j = 0; j < count; j += per) {
-    pack_together<T>(keys[j], per > 1 ? keys[j + 1] : nullptr, h.dim, h.padded, s.key_steps + j / per * h.padded);
-  }
+  pack_steps(h, keys, count, s.key_steps);
 }
 
 /// Queries [token, end) of a segment against its key blocks [begin, limit).
@@ -276,16 +275,17 @@ void sweep_chunk(const Backward<T>& b, const Scratch& s, const Segment& segment,
   const int64_t last = at_most(w.limit, (high + key_block - 1) / key_block);
   if (first >= last && !w.wanted.dq) return;
   const auto for_tiles = [&](auto&& body) {
-    for (int64_t row = 0; row < rows; row += row_tile) {
-      body(RowSpan{w.token, row, at_most(rows, row + row_tile)}, row / row_tile);
+    for (int64_t row = 0; row < rows; row += row_tile<T>) {
+      body(RowSpan{w.token, row, at_most(rows, row + row_tile<T>)}, row / row_tile<T>);
     }
   };
   for_tiles([&](const RowSpan& span, int64_t tile) { begin_tile(b, s, span, tile, head); });
   for (int64_t block = first; block < last; ++block) {
     pack_block(b, s, segment, block, high, head);
     for_tiles([&](const RowSpan& span, int64_t tile) {
-      const Sight v = look(h, segment, span, block);
-      if (v.limit > 0) backward_tile<T>(h, s, v, tile_of(s, tile), (block - w.begin) * key_block, w.wanted);
+      Sight<T> v = look<T>(h, segment, span, block);
+      if (by_tiles<T>) v.vectors = row_tile<T> / W;  // probabilities of all rows are multiplied
+      if (v.limit > 0) backward_tile<T>(h, s, v, tile_of<T>(s, tile), (block - w.begin) * key_block, w.wanted);
     });
   }
   if (w.wanted.dq) for_tiles([&](const RowSpan& span, int64_t tile) { end_tile(b, s, span, tile, head); });
@@ -425,6 +425,7 @@ void run_pieces(const Backward<T>& b, Runtime& rt, float* workers, int64_t float
     parallel_for(rt, tasks, [&](int64_t task, int worker) {
       Scratch s;
       lay_out(b, workers + worker * floats, s);
+      const TilesFor<T> tiles;
       const Segment& segment = segment_of_task(b.segments, b.count, task);
       const int64_t local = task - segment.first_task;
       body(s, segment, local / heads, local % heads);
@@ -485,6 +486,7 @@ Status run_backward(const Call& c, const Heads& h, int64_t count) {
   parallel_for(*c.rt, plan.roots * h.kv_heads, [&](int64_t task, int worker) {
     Scratch s;
     lay_out(b, workers + worker * floats, s);
+    const TilesFor<T> tiles;
     run_group(b, s, b.segments[roots[task / h.kv_heads]], task % h.kv_heads);
   });
   return {};
@@ -496,9 +498,9 @@ Status run_backward(const Call& c, const Heads& h, int64_t count) {
 /// ds = p (dp - delta) (1 - (s / c)^2); dv = p^T do, dk = scale ds^T q, dq = scale ds k. f32 sums, one rounding.
 /// FLOPs 10 D per visible pair and head, 14 D when tasks are few. Scratch per worker: about 2 D floats per position of
 /// the longest segment, twice that when prefixes are shared; nothing of the kind when tasks are few.
-/// Tolerance against f64: 1e-5 of the largest gradient (f32); WS_LEVEL 4 rounds p and ds of bf16 operands to bf16.
-/// What must stay: dq sums blocks of keys in order, dk and dv query rows in order of the segment's tokens, sharers in
-/// order after the root; a hidden pair counts as zero.
+/// Tolerance against f64: 1e-5 of the largest gradient (f32); from WS_LEVEL 4 on p and ds of bf16 operands are rounded
+/// to bf16. What must stay: dq sums blocks of keys in order, dk and dv query rows in order of the segment's tokens (by
+/// tiles 32 at a time, from the first of a chunk), sharers in order after the root; a hidden pair counts as zero.
 Status attention_backward(const Call& c) {
   const View &lse = c.t[2], &q = c.t[3], &k = c.t[4];
   Heads h = {};

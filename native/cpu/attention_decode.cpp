@@ -23,7 +23,7 @@ struct Decode {
 /// Query rows that go through a page together; a group of sequences has at most so many.
 constexpr int most_rows = 16;
 
-/// Rows of one key/value head with their running softmax: q[step][row], o[row][padded].
+/// Rows of one key/value head with their running softmax: q[step][row], or for tiles q[row][step]; o[row][padded].
 struct Rows {
   float *q, *o, *top, *sum;
   int count;
@@ -41,18 +41,25 @@ struct Scratch {
   Rows rows;
   float *scores, *steps;  // [row][64] and the probabilities of it in steps of keys
   float* spare;           // values of two pages, hidden ones zeroed
+  float *keys, *values;   // for tiles: a block as [step of channels][64] and [step of keys][padded]
 };
 
 /// Number of floats. With `at`, also hands out the parts.
+template <class T>
 int64_t lay_out(const Heads& h, float* at, Scratch& s) {
   constexpr int64_t rows = most_rows + W;  // whole vectors may be written from any row on
-  const int64_t sizes[7] = {most_rows * h.padded, rows * h.padded, rows, rows, rows * key_block, rows * key_block,
-                            key_block * h.dim + W};
-  float** const parts[7] = {&s.rows.q, &s.rows.o, &s.rows.top, &s.rows.sum, &s.scores, &s.steps, &s.spare};
+  const int64_t keys = by_tiles<T> ? steps_for<T>(h.dim) * key_block : 0;
+  const int64_t values = by_tiles<T> ? block_steps<T> * h.padded : 0;
+  const struct {
+    float** part;
+    int64_t size;
+  } parts[] = {{&s.rows.q, most_rows * h.padded}, {&s.rows.o, rows * h.padded}, {&s.rows.top, rows},
+               {&s.rows.sum, rows},               {&s.scores, rows * key_block}, {&s.steps, rows * key_block},
+               {&s.spare, key_block * h.dim + W}, {&s.keys, keys},               {&s.values, values}};
   int64_t used = 0;
-  for (int i = 0; i < 7; ++i) {
-    if (at) *parts[i] = at + used;
-    used += round_up(sizes[i], 16);
+  for (const auto& p : parts) {
+    if (at) *p.part = at + used;
+    used += round_up(p.size, 16);
   }
   return used;
 }
@@ -156,11 +163,11 @@ void by_rows(int count, F&& body) {
 void round_row(float, const float* p, float* to) {
   for (int v = 0; v < key_block; v += W) store(to + v, load(p + v));
 }
-#if WS_LEVEL == 4
+#if WS_LEVEL >= 4
 void round_row(Pair, const float* p, float* to) {
   for (int v = 0; v < key_block; v += 2 * W, to += W) {
-    const __m512i row = (__m512i)_mm512_cvtne2ps_pbh(load(p + v + W).v, load(p + v).v);
-    store(to, pairs(_mm512_rol_epi32(row, 16)));
+    const __m512i row = round_two(load(p + v), load(p + v + W));
+    store(to, pairs(WS_LEVEL == 4 ? _mm512_rol_epi32(row, 16) : row));
   }
 }
 #endif
@@ -173,7 +180,7 @@ float exponentials(float* scores, V exponent, float top, const Block<T>& b) {
   for (int v = 0; v < key_block; v += 4 * W) {
     V p[4];
     WS_EACH(4) p[i] = fma(load(scores + v + i * W), exponent, minus);
-    exp2(p);
+    exponential<T>(p);
     WS_EACH(4) {
       const int first = v + i * W;
       p[i] = in_range(p[i], zero(), 0, b.low - first, b.high - first);
@@ -191,13 +198,14 @@ float exponentials(float* scores, V exponent, float top, const Block<T>& b) {
 template <class T>
 void fold(const Heads& h, const Scratch& s, const Rows& rows, const Block<T>& b, float* factors) {
   float change[most_rows], sums[most_rows];
-  const V nothing = set1(-__builtin_inff()), exponent = set1(h.exponent());
+  const V nothing = set1(-__builtin_inff()), exponent = set1(by_tiles<T> ? h.size() : h.exponent());
   for (int r = 0; r < rows.count; ++r) {
     V top = nothing;
     for (int v = 0; v < key_block; v += W) {
-      const V x = mul(load(s.scores + r * key_block + v), exponent);
+      const V score = load(s.scores + r * key_block + v), x = by_tiles<T> ? score : mul(score, exponent);
       top = max(top, in_range(x, nothing, 0, b.low - v, b.high - v));
     }
+    if (by_tiles<T>) top = mul(top, exponent);
     const float largest = max_lanes(top), now = rows.top[r] > largest ? rows.top[r] : largest;
     change[r] = rows.top[r] - now;
     rows.top[r] = now;
@@ -213,11 +221,68 @@ void fold(const Heads& h, const Scratch& s, const Rows& rows, const Block<T>& b,
   }
 }
 
-/// Attends the rows to one block of keys.
+#if WS_LEVEL >= 5
+/// to[step][key of 64] from keys [dim][32], zeros up to whole groups of steps.
+void pack_key_page(const bf16* keys, int64_t dim, float* to) {
+  const int64_t steps = steps_for<bf16>(dim);
+  for (int64_t step = 0, d = 0; step < steps; ++step, d += 2, to += key_block) {
+    V x[2] = {zero(), zero()};
+    if (d < dim) PairsInOrder::columns(keys + d * page_keys, page_keys, d + 1 < dim, x);
+    store(to, x[0]);
+    store(to + W, x[1]);
+  }
+}
+
+/// to[step][padded] from values [32][dim].
+void pack_value_page(const bf16* values, int64_t dim, int64_t padded, float* to) {
+  for (int key = 0; key < page_keys; key += 2, values += 2 * dim, to += padded) {
+    int64_t d = 0;
+    for (; d + 2 * W <= dim; d += 2 * W) {
+      V x[2];
+      PairsInOrder::columns(values + d, dim, true, x);
+      store(to + d, x[0]);
+      store(to + d + W, x[1]);
+    }
+    if (d < dim) pack_together(values + d, values + d + dim, dim - d, padded - d, to + d);
+  }
+}
+
+/// scores[row][64] of the pages that are seen: a tile has the rows and 32 channels of q, or 32 channels and 16 keys.
+void score_block(const Heads& h, const Scratch& s, const Rows& rows, const Block<bf16>& b) {
+  const int64_t steps = steps_for<bf16>(h.dim);
+  for (int page = 0; page < 2; ++page) {
+    if (!b.keys[page]) continue;
+    float *keys = s.keys + page * page_keys, *scores = s.scores + page * page_keys;
+    pack_key_page(b.keys[page], h.dim, keys);
+    const Operands t = {rows.q, steps, 1, keys, key_block, scores, key_block, steps, nullptr};
+    product<Pair, Start::zero, true>(t, rows.count, page_keys / W);
+  }
+}
+
+/// o = o * factor + P V: a tile has the rows and 32 keys of P, or 32 keys and 16 channels.
+void add_values(const Heads& h, const Scratch& s, const Rows& rows, const Block<bf16>& b, const float* factors) {
+  constexpr int64_t page_steps = page_keys / 2;
+  for (int r = 0; r < rows.count; ++r) {
+    float* o = rows.o + r * h.padded;
+    if (factors[r] == 1.0f) continue;
+    for (int64_t d = 0; d < h.padded; d += W) store(o + d, mul(load(o + d), set1(factors[r])));
+  }
+  int64_t first = 1, limit = 0;
+  for (int page = 0; page < 2; ++page) {
+    if (!b.values[page]) continue;
+    pack_value_page(b.values[page], h.dim, h.padded, s.values + page * page_steps * h.padded);
+    first = at_most(first, page);
+    limit = page + 1;
+  }
+  const int64_t at = first * page_steps;
+  product<Pair, Start::sum, true>({s.steps + at, key_block, 1, s.values + at * h.padded, h.padded, rows.o, h.padded,
+                                   limit * page_steps - at, nullptr},
+                                  rows.count, h.padded / W);
+}
+#endif
+
 template <class T>
-void attend(const Heads& h, Scratch s, const Rows& rows, const Block<T>& b) {
-  float factors[most_rows];
-  s.rows = rows;
+void score_block(const Heads& h, const Scratch& s, const Rows& rows, const Block<T>& b) {
   // With few registers one page at a time.
   const bool both = WS_LEVEL >= 3 && b.keys[0] && b.keys[1];
   by_rows(rows.count, [&](int row, auto m) {
@@ -227,12 +292,25 @@ void attend(const Heads& h, Scratch s, const Rows& rows, const Block<T>& b) {
       if (b.keys[page]) score_pages<M, 1>(rows, row, h.dim, b.keys + page, s.scores + page * page_keys);
     }
   });
-  if (h.softcap > 0) {
-    const V cap = set1(h.softcap), inverse = set1(h.scale / h.softcap);
-    for (int i = 0; i < rows.count * key_block; i += W) store(s.scores + i, soft_cap(load(s.scores + i), cap, inverse));
+}
+
+template <class T>
+void add_values(const Heads& h, const Scratch& s, const Rows& rows, const Block<T>& b, const float* factors) {
+  by_rows(rows.count, [&](int row, auto m) { add_rows_values<decltype(m)::value>(h, s, row, b, factors); });
+}
+
+/// Attends the rows to one block of keys.
+template <class T>
+void attend(const Heads& h, Scratch s, const Rows& rows, const Block<T>& b) {
+  float factors[most_rows];
+  s.rows = rows;
+  score_block(h, s, rows, b);
+  const Preparation<T> prepared(h);
+  for (int i = 0; prepared.any && i < rows.count * key_block; i += W) {
+    store(s.scores + i, prepared(load(s.scores + i)));
   }
   fold(h, s, rows, b, factors);
-  by_rows(rows.count, [&](int row, auto m) { add_rows_values<decltype(m)::value>(h, s, row, b, factors); });
+  add_values(h, s, rows, b, factors);
 }
 
 /// to = o / sum; exact zeros are positive.
@@ -294,30 +372,44 @@ int64_t common_blocks(const Decode& d, const Cluster& k) {
   return pages * page_keys / key_block;
 }
 
+/// Packs the query rows q(0), q(1), ...
+template <class T, class F>
+void pack_queries(const Heads& h, const Rows& rows, F&& q) {
+  for (int first = 0; first < (by_tiles<T> ? rows.count : most_rows); first += by_tiles<T> ? 1 : W) {
+    if constexpr (by_tiles<T>) {
+      pack_row(q(first), h.dim, rows.q + first * steps_for<T>(h.dim));
+    } else {
+      const T* x[W];
+      for (int r = 0; r < W; ++r) x[r] = first + r < rows.count ? q(first + r) : nullptr;
+      pack_columns(x, h.dim, most_rows, rows.q + first);
+    }
+  }
+}
+
 /// Blocks that sequences share are read once for all of them; a row's order of blocks is that of its own sequence.
 template <class T>
 void decode_cluster(const Call& c, const Decode& d, const Cluster& k, float* scratch) {
   const Heads& h = d.h;
   Scratch s;
-  lay_out(h, scratch, s);
+  lay_out<T>(h, scratch, s);
   Rows all = s.rows;
   all.count = static_cast<int>((k.end - k.begin) * k.count);
   const auto place = [&](int r) {
     return ((k.begin + r / k.count) * h.heads + k.head * h.group + k.first + r % k.count) * h.dim;
   };
+  pack_queries<T>(h, all, [&](int r) { return c.t[0].as<T>() + place(r); });
   for (int first = 0; first < most_rows; first += W) {
-    const T* q[W];
-    for (int r = 0; r < W; ++r) q[r] = first + r < all.count ? c.t[0].as<T>() + place(first + r) : nullptr;
-    pack_columns(q, h.dim, most_rows, all.q + first);
     store(all.top + first, set1(-__builtin_inff()));
     store(all.sum + first, zero());
   }
   std::memset(all.o, 0, static_cast<size_t>(all.count * h.padded) * sizeof(float));
+  TilesFor<T> tiles(all.count);
   const int64_t common = common_blocks(d, k);
   for (int64_t block = 0; block < common; ++block) decode_block<T>(d, s, all, k.begin, k.head, block);
+  tiles.expect(static_cast<int>(k.count));
   for (int64_t i = k.begin; i < k.end; ++i) {
-    const int64_t row = (i - k.begin) * k.count;
-    const Rows own = {all.q + row, all.o + row * h.padded, all.top + row, all.sum + row, static_cast<int>(k.count)};
+    const int64_t row = (i - k.begin) * k.count, q_row = by_tiles<T> ? steps_for<T>(h.dim) : 1;
+    const Rows own = {all.q + row * q_row, all.o + row * h.padded, all.top + row, all.sum + row, static_cast<int>(k.count)};
     for (int64_t block = at_least(common, d.first_key(i) / key_block); block * key_block < d.lengths[i]; ++block) {
       decode_block<T>(d, s, own, i, k.head, block);
     }
@@ -405,7 +497,7 @@ Status attention_decode(const Call& c) {
   d.keys = keys.data;
   d.values = c.t[2].data;
   Scratch sizes;
-  d.worker_floats = lay_out(d.h, nullptr, sizes);
+  d.worker_floats = q.dtype == DType::f32 ? lay_out<float>(d.h, nullptr, sizes) : lay_out<bf16>(d.h, nullptr, sizes);
   d.scratch = static_cast<float*>(c.rt->scratch(c.rt->threads() * d.worker_floats * 4));
   WS_CHECK(d.scratch != nullptr, oom, "no memory for scratch");
   if (q.dtype == DType::f32) run_decode<float>(c, d);

@@ -3,9 +3,15 @@
 // Included by attention's kernel files only.
 //
 // What must stay: an element of C is one chain c = multiply_add(a[k], b[k], c), k ascending, whatever tile it lies in;
-// for bf16 on WS_LEVEL 4 a step is the pair of gemm_step.h, else one element.
+// for bf16 on WS_LEVEL 4 a step is the pair of gemm_step.h, else one element. bf16 on WS_LEVEL 5 goes by the tiles of
+// attention_amx.h, whose link is a group of 32 elements, counted from the start of the operands.
 #pragma once
+#include <type_traits>
+
 #include "gemm_step.h"
+#if WS_LEVEL >= 5
+#include "attention_amx.h"
+#endif
 
 namespace ws::WS_NS {
 
@@ -13,31 +19,55 @@ static inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
 
+/// The register tile: tile_m x tile_n vectors.
+constexpr int tile_m = WS_LEVEL >= 3 ? 8 : 4;
+constexpr int tile_n = WS_LEVEL >= 2 ? 3 : 2;
+
 /// How matrices of T are multiplied: Source reads them, Unit (four bytes) is what packed memory holds for a step.
 template <class T>
 struct Steps {
   using Source = Singles<T>;
   using Unit = float;
-  static constexpr int per = 1;
+  static constexpr int per = 1;                // elements of a step
+  static constexpr int group = 1;              // steps that are added at once
+  static constexpr int keys = tile_m;          // keys are worked on in multiples of this
+  static constexpr int columns = tile_n * W;   // of a tile of query rows
 };
 #if WS_LEVEL == 4
 template <>
-struct Steps<bf16> {
+struct Steps<bf16> : Steps<float> {
   using Source = Pairs;
   using Unit = Pair;
   static constexpr int per = 2;
 };
+#elif WS_LEVEL == 5
+template <>
+struct Steps<bf16> {
+  using Source = PairsInOrder;
+  using Unit = Pair;
+  static constexpr int per = 2, group = 16, keys = 32, columns = 32;
+};
+#endif
+template <class T>
+constexpr bool by_tiles = Steps<T>::group > 1;
+
+/// What a task that multiplies matrices of T holds while it runs.
+struct NoTiles {
+  explicit NoTiles(int = 16) {}
+  void expect(int) {}
+};
+#if WS_LEVEL >= 5
+template <class T>
+using TilesFor = std::conditional_t<by_tiles<T>, TileTask, NoTiles>;
+#else
+template <class T>
+using TilesFor = NoTiles;
 #endif
 
 template <class T>
 static inline int64_t steps_for(int64_t elements) {
-  return (elements + Steps<T>::per - 1) / Steps<T>::per;
+  return round_up((elements + Steps<T>::per - 1) / Steps<T>::per, Steps<T>::group);
 }
-
-/// The register tile: tile_m x tile_n vectors.
-constexpr int tile_m = WS_LEVEL >= 3 ? 8 : 4;
-constexpr int tile_n = WS_LEVEL >= 2 ? 3 : 2;
-constexpr int tile_columns = tile_n * W;
 
 /// Where the chains of a product start: at zero, at C, or at C times a factor per column.
 enum class Start { zero, sum, scaled };
@@ -102,6 +132,7 @@ static inline void tile_rows_of(Operands t, int64_t rows) {
 
 /// C of `rows` rows (a multiple of tile_m) and `vectors` vectors. Along: a_step is 1; else a_row is.
 template <class Unit, Start start, bool Along>
+  requires(WS_LEVEL < 5 || std::is_same_v<Unit, float>)
 static inline void product(Operands t, int64_t rows, int64_t vectors) {
   while (vectors > 0) {
     // Four vectors are two and two: a tile of one vector is slow.
@@ -116,6 +147,34 @@ static inline void product(Operands t, int64_t rows, int64_t vectors) {
   }
 }
 
+#if WS_LEVEL >= 5
+/// C times a factor per column, unless all factors are one.
+static inline void scale_columns(const Operands& t, int64_t rows, int64_t vectors) {
+  for (int64_t i = 0; i < W * vectors; i += W) {
+    const V factor = load(t.factors + i);
+    if (_mm512_cmp_ps_mask(factor.v, set1(1.0f).v, _CMP_NEQ_UQ) == 0) continue;
+    for (int64_t m = 0; m < rows; m += 8) {
+      float* at = t.c + m * t.c_row + i;
+      WS_UNROLL
+      for (int r = 0; r < 8; ++r, at += t.c_row) store(at, mul(load(at), factor));
+    }
+  }
+}
+
+/// The same by tiles; the task holds a TileTask. rows and 16 * vectors are multiples of 16, t.steps of 16.
+template <class Unit, Start start, bool Along>
+  requires std::is_same_v<Unit, Pair>
+static inline void product(Operands t, int64_t rows, int64_t vectors) {
+  static_assert(Along, "rows of A are tiles");
+  if constexpr (start == Start::scaled) scale_columns(t, rows, vectors);
+  const TileBlock block = {static_cast<const char*>(t.a), reinterpret_cast<const char*>(t.b),
+                           reinterpret_cast<char*>(t.c),  4 * t.a_row,
+                           4 * t.b_step,                  4 * t.c_row,
+                           64 * t.b_step,                 t.steps / 16};
+  multiply_blocks<start == Start::zero>(block, rows, 16 * vectors);
+}
+#endif
+
 // Packing -------------------------------------------------------------------------------------------------------------
 
 /// to[step] = the steps of one row, zeros up to whole vectors; a row that does not exist (null) is zero.
@@ -127,7 +186,7 @@ static inline void pack_row(const T* x, int64_t dim, float* to) {
   for (; d < dim; d += whole, to += W) store(to, x ? Steps<T>::Source::along(x + d, at_most(whole, dim - d)) : zero());
 }
 
-/// to[step * stride + i] = step of row i, for the W rows x[i] (null: zero).
+/// to[step * stride + i] = step of row i, for the W rows x[i] (null: zero). Steps beyond dim are zero.
 template <class T>
 static inline void pack_columns(const T* const* x, int64_t dim, int64_t stride, float* to) {
   constexpr int64_t per = Steps<T>::per, whole = W * per;
@@ -157,21 +216,43 @@ static inline void pack_together(const T* x, const T* y, int64_t dim, int64_t pa
   }
 }
 
+/// to[channel * stride + i / per], for W steps of keys i: the rows x[i] (null: zero) as columns, `padded` channels.
+template <class T>
+static inline void pack_across(const T* const* x, int64_t dim, int64_t padded, int64_t stride, float* to) {
+  constexpr int per = Steps<T>::per;
+  for (int64_t d = 0; d < padded; d += W) {
+    const int n = static_cast<int>(at_most(W, dim - d));
+    V r[W];
+    for (int i = 0; i < W; ++i) {
+      const T *first = x[per * i], *last = x[per * i + per - 1];
+      const int64_t next = last ? last - first : 0;
+      if (!first) r[i] = zero();
+      else if (n == W) r[i] = Steps<T>::Source::across(first + d, next, last != nullptr);
+      else r[i] = Steps<T>::Source::across(first + d, next, last != nullptr, n);
+    }
+    transpose(r);
+    for (int i = 0; i < W; ++i) store(to + (d + i) * stride, r[i]);
+  }
+}
+
 // Rounding to steps ---------------------------------------------------------------------------------------------------
 
 /// The step that the columns x (earlier) and y make together.
 static inline V together(float, V x, V) { return x; }
 /// The steps that neighbouring columns of x make, the earlier with the later.
 static inline void store_steps(float, float* to, V x) { store(to, x); }
-#if WS_LEVEL == 4
+#if WS_LEVEL >= 4
+/// 32 numbers rounded to bf16, x before y.
+static inline __m512i round_two(V x, V y) { return (__m512i)_mm512_cvtne2ps_pbh(y.v, x.v); }
 static inline V together(Pair, V x, V y) {
-  const __m512i order = _mm512_set_epi16(15, 31, 14, 30, 13, 29, 12, 28, 11, 27, 10, 26, 9, 25, 8, 24, 7, 23, 6, 22, 5,
-                                         21, 4, 20, 3, 19, 2, 18, 1, 17, 0, 16);
-  return pairs(_mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(y.v, x.v)));
+  // Words of x and y in turn, those of x in the half of the earlier element.
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
+                                         5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  return pairs(_mm512_permutexvar_epi16(order, WS_LEVEL == 4 ? round_two(y, x) : round_two(x, y)));
 }
 static inline void store_steps(Pair, float* to, V x) {
   const __m256i row = (__m256i)_mm512_cvtneps_pbh(x.v);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_rol_epi32(row, 16));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), WS_LEVEL == 4 ? _mm256_rol_epi32(row, 16) : row);
 }
 #endif
 

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -23,18 +24,23 @@ namespace ws {
 #if defined(__x86_64__)
 namespace v2 {
 extern const Kernel kernels[op_count];
+double peak(DType type, int64_t turns);
 }
 namespace avx2 {
 extern const Kernel kernels[op_count];
+double peak(DType type, int64_t turns);
 }
 namespace avx512 {
 extern const Kernel kernels[op_count];
+double peak(DType type, int64_t turns);
 }
 namespace avx512bf16 {
 extern const Kernel kernels[op_count];
+double peak(DType type, int64_t turns);
 }
 namespace amx {
 extern const Kernel kernels[op_count];
+double peak(DType type, int64_t turns);
 const char* check_tiles();
 }
 #endif
@@ -44,20 +50,32 @@ namespace {
 struct Level {
   const char* name;
   const Kernel* kernels;
+  double (*peak)(DType type, int64_t turns);
   bool (*available)();
   bool (*preferred)();  // over the levels below it, when none is named
+  int token_alignment;  // of the device
 };
 
 bool has_v2() { return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt"); }
 bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
 }
+#if defined(WS_PORTABLE_SIMD)
+// Functions over AVX2 in place of instructions, for tests; never taken unless named.
+bool has_avx512() { return has_avx2(); }
+bool has_avx512bf16() { return has_avx2(); }
+bool has_wide_vectors() { return false; }
+bool has_fast_dot() { return false; }
+#else
 bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
-
 bool has_avx512bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+bool has_wide_vectors() { return true; }
+/// AMD does two VDPBF16PS per clock, twice the rate of multiply-adds; Intel's first processors do half that rate.
+bool has_fast_dot() { return __builtin_cpu_is("amd"); }
+#endif
 bool always() { return true; }
 
 /// Why this machine cannot have the level `amx`; null when it can. Found out once: the system must let the process use
@@ -87,17 +105,15 @@ bool has_real_tiles() { return false; }
 #else
 bool has_real_tiles() { return true; }
 #endif
-/// AMD does two VDPBF16PS per clock, twice the rate of multiply-adds; Intel's first processors do half that rate.
-bool has_fast_dot() { return __builtin_cpu_is("amd"); }
 
 // From low to high; __builtin_cpu_supports also asks the operating system (xgetbv) for the wide registers. It knows the
 // names x86-64-v2 to -v4 only from clang 18 on, so each level names the features that tell it apart.
 const Level levels[] = {
-    {"v2", v2::kernels, has_v2, always},
-    {"avx2", avx2::kernels, has_avx2, always},
-    {"avx512", avx512::kernels, has_avx512, always},
-    {"avx512bf16", avx512bf16::kernels, has_avx512bf16, has_fast_dot},
-    {"amx", amx::kernels, has_amx, has_real_tiles},
+    {"v2", v2::kernels, v2::peak, has_v2, always, 1},
+    {"avx2", avx2::kernels, avx2::peak, has_avx2, always, 1},
+    {"avx512", avx512::kernels, avx512::peak, has_avx512, has_wide_vectors, 1},
+    {"avx512bf16", avx512bf16::kernels, avx512bf16::peak, has_avx512bf16, has_fast_dot, 1},
+    {"amx", amx::kernels, amx::peak, has_amx, has_real_tiles, 32},
 };
 
 const Level* find_level(const std::string& wanted) {
@@ -148,6 +164,7 @@ class CpuDevice final : public Device, public Runtime {
   }
 
   const char* name() const override { return level_.name; }
+  int token_alignment() const override { return level_.token_alignment; }
   bool has_kernel(Op op) const override { return level_.kernels[static_cast<int>(op)] != nullptr; }
 
   void* allocate(int64_t bytes) override {
@@ -269,6 +286,25 @@ int default_threads() {
   const int physical = cores.empty() ? 1 : static_cast<int>(cores.size());
   const int quota = quota_cpus();
   return quota > 0 && quota < physical ? quota : physical;
+}
+
+double cpu_peak(const char* wanted, DType type, int threads, int64_t turns) {
+  const Level* level = find_level(wanted);
+  if (level == nullptr) return 0;
+  struct Work {
+    const Level* level;
+    DType type;
+    int64_t turns;
+    std::atomic<double> flops{0};
+  } work{level, type, turns, {}};
+  Pool pool(threads);
+  const auto start = std::chrono::steady_clock::now();
+  pool.run(threads, [](void* context, int64_t, int) {
+    Work& w = *static_cast<Work*>(context);
+    w.flops.fetch_add(w.level->peak(w.type, w.turns));
+  }, &work);
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  return work.flops / seconds.count();
 }
 
 std::unique_ptr<Device> open_cpu(const char* wanted, int threads, int64_t limit_bytes, Status& status) {

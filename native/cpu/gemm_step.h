@@ -87,14 +87,15 @@ struct PairsOf {
   }
   static void columns(const bf16* p, int64_t next, bool both, V (&x)[1]) { x[0] = across(p, next, both); }
   static void columns(const bf16* p, int64_t next, bool both, V (&x)[2]) {
-    // Words 0-15 and 16-31 of both rows in turn, the second row's word below the first's.
+    // Words 0-15 and 16-31 of both rows in turn, b's word below a's.
     const __m512i low = _mm512_set_epi32(0x000f002f, 0x000e002e, 0x000d002d, 0x000c002c, 0x000b002b, 0x000a002a,
                                          0x00090029, 0x00080028, 0x00070027, 0x00060026, 0x00050025, 0x00040024,
                                          0x00030023, 0x00020022, 0x00010021, 0x00000020);
     const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
     const __m512i first = _mm512_loadu_si512(p), second = both ? _mm512_loadu_si512(p + next) : _mm512_setzero_si512();
-    x[0] = pairs(_mm512_permutex2var_epi16(first, low, second));
-    x[1] = pairs(_mm512_permutex2var_epi16(first, high, second));
+    const __m512i a = Earlier == 1 ? first : second, b = Earlier == 1 ? second : first;
+    x[0] = pairs(_mm512_permutex2var_epi16(a, low, b));
+    x[1] = pairs(_mm512_permutex2var_epi16(a, high, b));
   }
 };
 using Pairs = PairsOf<1>;

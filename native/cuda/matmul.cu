@@ -1,7 +1,8 @@
 // Matrix products on the GPU: those of a linear layer, y = x w^T, dx = dy w, dw += dy^T x, with x [N,C], w [O,C], y [N,O],
 // and the same for the gradients of the head. Each element is one sum over C, over O, or over tokens starting from the value
-// in dw. In f32 these are the CPU's bits; in bf16 tokens are summed 16 at a time, so micro-batches add up to the bits of one
-// batch where they are cut at multiples of 16 tokens. bf16 has two loops: gemm.h, and gemm_hopper.h on sm_90a.
+// in dw. In f32 these are the CPU's bits; in bf16 tokens are summed 16 at a time (Device::token_alignment), so micro-batches
+// add up to the bits of one batch where they are cut at multiples of 16 tokens. bf16 has two loops: gemm.h, and
+// gemm_hopper.h on sm_90a.
 #include "gemm_start.h"
 
 namespace ws::cuda {

@@ -73,6 +73,7 @@ const suite = (name: string, seconds: number): Section => ({
   name: `suite ${name}`,
   command: [process.execPath, `dist/test/${name}.test.js`],
   seconds,
+  env: { TAP_TIMEOUT: String(seconds) },
   read: readTap,
 })
 
@@ -96,6 +97,7 @@ function sectionsOf(rehearsal: boolean): Section[] {
     own('trace', 45),
     { ...own('trace', 45), name: 'trace on the CPU', env: { WHETSTONE_DEVICE: 'cpu' } },
     own('resume', 45),
+    own('cuts', 45),
     suite('golden', 90),
     own('repeat', 90),
     ...(sanitizer === undefined ? [] : watched),

@@ -53,7 +53,8 @@ inline Layout packed(const std::vector<Part>& parts) { return Layout(parts); }
 struct Setting {
   int64_t heads, kv_heads, dim;
   double window = 0, softcap = 0;
-  double scale() const { return 1.0 / std::sqrt(static_cast<double>(dim)); }
+  double factor = 1;  // of the usual scale
+  double scale() const { return factor / std::sqrt(static_cast<double>(dim)); }
 };
 
 struct Batch {

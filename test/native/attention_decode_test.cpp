@@ -172,6 +172,13 @@ void test_level(const Kernels& kernels) {
     for (const int64_t dim : {5, 80, 96, 128, 256}) {
       test_decode(kernels, Batch(packed({{70}, {40, 0, 33}}), {5, 1, dim}, type, 22));
     }
+    test_decode(kernels, Batch(packed({{70}, {40, 0, 33}}), {4, 2, 40, 0, 0, -1}, type, 22));
+    test_decode(kernels, Batch(packed({{70}, {40, 0, 33}}), {4, 2, 40, 0, 0, 0}, type, 22));
+    for (const double tiny : {1e-37, 1e-38, 1e-40}) {
+      Batch b(packed({{70}, {40, 0, 33}}), {4, 2, 40}, type, 22);
+      for (int64_t i = 0; i < b.v.size(); ++i) b.v.set(i, b.v.at(i) * tiny);
+      test_decode(kernels, b);
+    }
     test_decode_shared(kernels.decode, type);
   }
   test_decode_threads(kernels);

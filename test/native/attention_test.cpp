@@ -154,6 +154,11 @@ std::vector<Known> known_batches() {
   add({{450}}, {9, 3, 64}, DType::f32);
   add({{5}}, {40, 1, 20}, DType::f32);
   add({{31}, {32}, {33}}, {1, 1, 1}, DType::f32);
+  for (const DType type : {DType::f32, DType::bf16}) {
+    for (const double factor : {-1.0, 0.0}) add(mixed, {4, 2, 40, 0, 0, factor}, type);
+    add(mixed, {4, 1, 24, 40, 5, -1}, type);
+    add({{300}, {9}}, {6, 2, 33, 70}, type);
+  }
   return list;
 }
 
@@ -317,6 +322,22 @@ void test_edges(const Level& forward, Kernel backward, DType type) {
   CHECK(all);
   Backward g(b);
   CHECK_OK(backward(g.call(rt, b, bad)));
+
+  // The same where hidden keys share tiles with seen ones; the values alone have an infinity.
+  for (const int64_t place : {63, 100, 129}) {
+    Batch endless(packed({{150}, {60, 0, 120}}), {4, 2, 40}, type, 8);
+    const Batch finite = endless;
+    endless.v.set((place * 2 + 1) * 40 + 7, -HUGE_VAL);
+    Forward one(endless), other(finite);
+    CHECK_OK(forward.kernel(one.call(rt, endless)));
+    CHECK_OK(forward.kernel(other.call(rt, finite)));
+    std::vector<int64_t> before;
+    for (int64_t i = 0; i < 210; ++i)
+      if (i < place || (i >= 150 && place >= 120)) before.push_back(i);
+    CHECK_SAME(take(one.o, before), take(other.o, before));
+    CHECK(one.o.at((place * 4 + 2) * 40 + 7) == -HUGE_VAL);
+    CHECK_SAME(one.lse, other.lse);
+  }
 
   // What the window has left behind is never read, not even with weight zero.
   Batch passed_by(packed({{45}}), {3, 1, 20, 6}, type, 8);

@@ -66,12 +66,16 @@ struct Level {
 };
 
 inline bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+#if defined(WS_PORTABLE_SIMD)
+inline bool has_avx512() { return has_avx2(); }
+inline bool has_avx512bf16() { return has_avx2(); }
+#else
 inline bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
-
 inline bool has_avx512bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+#endif
 /// Test builds have a model of AMX in its place.
 inline bool has_amx() { return has_avx512bf16(); }
 /// Of WS_LEVEL, in tests that are compiled once per instruction set.

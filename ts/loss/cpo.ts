@@ -8,8 +8,8 @@ import { z } from 'zod'
 import { add, mul, relu, sub, type Vector } from './autodiff.js'
 import { nonNegative, oneOf, positive, smoothing } from './config.js'
 import { hinge, logistic, squareTo } from './log-ratio.js'
-import { defineObjective } from './objective.js'
-import { nllOf, type Pair, pairFormula, pairOf, pairRoles } from './pair.js'
+import { defineObjective, type Formula, statistic } from './objective.js'
+import { byMean, type Logged, nllOf, type Pair, pairFormula, pairOf, pairRoles } from './pair.js'
 import type { View } from './view.js'
 
 const settings = z.strictObject({
@@ -40,16 +40,21 @@ const contrasts: Readonly<Record<z.output<typeof settings>['lossType'], Contrast
   ipo: ({ chosen, rejected }, { beta }) => squareTo(sub(chosen.mean, rejected.mean), 1 / (2 * beta)),
 }
 
-const withNll = (view: View, losses: Vector, weight: number): Vector =>
-  weight === 0 ? losses : add(losses, mul(nllOf(view, 'chosen'), weight))
+/** The contrast next to the likelihood of the chosen side. */
+function withNll(view: View, losses: Vector, weight: number, pair: Pair, beta: number, logged: Logged = {}): Formula {
+  if (weight === 0) return pairFormula(view, losses, pair, beta, logged)
+  const nll = nllOf(view, 'chosen')
+  const stats = { nll_loss: statistic(nll.value) }
+  return pairFormula(view, add(losses, mul(nll, weight)), pair, beta, { ...logged, stats })
+}
 
 /** The CPO objective. */
 export const cpo = defineObjective('cpo.v1', settings, (config) => ({
   needs: { rows: 'preference', reference: false, roles: pairRoles },
   formula: (view) => {
     const pair = pairOf(view)
-    const losses = withNll(view, contrasts[config.lossType](pair, config), config.cpoAlpha)
-    return pairFormula(view, losses, pair, config.beta)
+    const losses = contrasts[config.lossType](pair, config)
+    return withNll(view, losses, config.cpoAlpha, pair, config.beta, config.lossType === 'ipo' ? byMean : {})
   },
 }))
 
@@ -58,6 +63,6 @@ export const slic = defineObjective('slic.v1', slicSettings, ({ beta, weight }) 
   needs: { rows: 'preference', reference: false, roles: pairRoles },
   formula: (view) => {
     const pair = pairOf(view)
-    return pairFormula(view, withNll(view, relu(sub(beta, sums(pair))), weight), pair, 1)
+    return withNll(view, relu(sub(beta, sums(pair))), weight, pair, 1)
   },
 }))

@@ -7,8 +7,8 @@
 import { z } from 'zod'
 import { clamp, log1mExp, logSigmoid, mul, sub, type Vector } from './autodiff.js'
 import { nonNegative, oneOf } from './config.js'
-import { defineObjective } from './objective.js'
-import { nllOf, pairFormula, pairOf, pairRoles } from './pair.js'
+import { defineObjective, statistic } from './objective.js'
+import { byMean, nllOf, pairFormula, pairOf, pairRoles } from './pair.js'
 
 const settings = z.strictObject({
   beta: nonNegative(0.1).describe('weight of the odds ratio'),
@@ -33,8 +33,14 @@ export const orpo = defineObjective('orpo.v1', settings, ({ beta, nllOver }) => 
     formula: (view) => {
       const pair = pairOf(view)
       const odds = sub(logOdds(pair.chosen.mean), logOdds(pair.rejected.mean))
-      const losses = sub(nllOf(view, 'chosen', ...prompt), mul(logSigmoid(odds), beta))
-      return pairFormula(view, losses, pair, beta)
+      const nll = nllOf(view, 'chosen', ...prompt)
+      const ratio = logSigmoid(odds)
+      const stats = {
+        nll_loss: statistic(nll.value),
+        log_odds_ratio: statistic(ratio.value),
+        log_odds_chosen: statistic(odds.value),
+      }
+      return pairFormula(view, sub(nll, mul(ratio, beta)), pair, beta, { ...byMean, stats })
     },
   }
 })

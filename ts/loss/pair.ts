@@ -72,10 +72,29 @@ export function nllOf(view: View, ...roles: readonly Role[]): Vector {
 export const spreadMean = (view: View, perExample: Vector): Vector =>
   gather(overExamples(view, perExample), new Int32Array(view.examples.length))
 
+/** What a loss logs where it does not compare sums. */
+export interface Logged {
+  /** Log-prob of a side; default the sum over its tokens. */
+  readonly logps?: (side: Side) => Vector
+  /** Reward of a side before beta; default its log-ratio, or without a reference its log-prob. */
+  readonly score?: (side: Side) => Vector
+  readonly stats?: Formula['stats']
+}
+
+/** Losses that compare means over tokens. */
+export const byMean: Logged = { logps: ({ mean }) => mean }
+
 /** A loss that is the mean of one number per pair, with TRL's statistics; rewards are beta x log-ratio. */
-export function pairFormula(view: View, losses: Vector, { chosen, rejected }: Pair, beta: number): Formula {
+export function pairFormula(
+  view: View,
+  losses: Vector,
+  { chosen, rejected }: Pair,
+  beta: number,
+  { logps = ({ sum }) => sum, score, stats }: Logged = {},
+): Formula {
   const reference = view.batch.sequences.some((terms) => terms.reference !== undefined)
-  const reward = (side: Side): Float64Array => (reference ? side.ratio : side.sum).value.map((r) => beta * r)
+  const scoreOf = score ?? (reference ? ({ ratio }: Side) => ratio : logps)
+  const reward = (side: Side): Float64Array => scoreOf(side).value.map((r) => beta * r)
   const [won, lost] = [reward(chosen), reward(rejected)]
   const margins = won.map((r, i) => r - lost[i])
   return {
@@ -85,8 +104,9 @@ export function pairFormula(view: View, losses: Vector, { chosen, rejected }: Pa
       'rewards/rejected': statistic(lost),
       'rewards/margins': statistic(margins),
       'rewards/accuracies': statistic(margins.map((margin) => Number(margin > 0))),
-      'logps/chosen': statistic(chosen.sum.value),
-      'logps/rejected': statistic(rejected.sum.value),
+      'logps/chosen': statistic(logps(chosen).value),
+      'logps/rejected': statistic(logps(rejected).value),
+      ...stats,
     },
     perExample: { loss: losses.value, 'rewards/chosen': won, 'rewards/rejected': lost },
   }

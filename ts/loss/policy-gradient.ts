@@ -14,7 +14,7 @@ import { nonNegative, oneOf, positive, refuse, withDefaults } from './config.js'
 import type { SequenceTerms } from './define.js'
 import { klEstimators } from './kl.js'
 import { defineObjective, statistic } from './objective.js'
-import { importanceCaps, offPolicyMask, type PolicyTokens, ratioLevels, surrogates } from './surrogates.js'
+import { clipped, importanceCaps, offPolicyMask, type PolicyTokens, ratioLevels, surrogates } from './surrogates.js'
 import { ofRole, overExamples, scoresOf, sequenceSums, tokensOf, type View, weightsOf } from './view.js'
 
 const settings = z.strictObject({
@@ -32,7 +32,9 @@ const settings = z.strictObject({
   dualClip: z.number().gt(1).optional().describe('clip: bound of the loss where the advantage is negative'),
   beta: nonNegative(0).describe('weight of the KL estimate; 0: no reference is needed'),
   entropyCoef: nonNegative(0).describe('weight of the entropy, which is a bonus'),
-  klEstimator: oneOf('k3', 'k1', 'k2', 'rhoK3', 'k3StraightThrough').describe('see kl.ts'),
+  klEstimator: oneOf('k3', 'k1', 'k2', 'rhoK3', 'k3StraightThrough').describe(
+    'estimate of the KL (kl.ts); TRL multiplies k3 with the ratio: rhoK3',
+  ),
   offPolicyMaskThreshold: z.number().optional().describe('drop sequences with A < 0 and mean(old - l) above this'),
   importanceSamplingMode: oneOf('none', 'tokenTruncate', 'tokenMask', 'sequenceTruncate', 'sequenceMask').describe(
     'weight by old / sampler where sampling ran elsewhere',
@@ -41,6 +43,20 @@ const settings = z.strictObject({
   sapoTemperaturePos: positive(1).describe('sapo: temperature for positive advantages'),
   sapoTemperatureNeg: positive(1.05).describe('sapo: temperature for the others'),
 })
+
+/** Settings that have one default in every method. */
+export const methodSettings = settings
+  .pick({
+    beta: true,
+    delta: true,
+    dualClip: true,
+    klEstimator: true,
+    entropyCoef: true,
+    offPolicyMaskThreshold: true,
+    sapoTemperaturePos: true,
+    sapoTemperatureNeg: true,
+  })
+  .strip()
 
 type Settings = z.output<typeof settings>
 
@@ -85,18 +101,11 @@ const aggregations: Readonly<Record<Settings['aggregation'], (view: View, maxCom
   constant: (_, maxCompletionLength) => 1 / maxCompletionLength,
 }
 
-/** Share of tokens whose gradient the clip takes away. */
-function clipped({ advantages, rho }: PolicyTokens, { epsilon, epsilonHigh = epsilon }: Settings): Float64Array {
-  return rho.value.map((r, t) => {
-    const a = advantages.value[t]
-    return Number((a > 0 && r > 1 + epsilonHigh) || (a < 0 && r < 1 - epsilon))
-  })
-}
-
 function formulaOf(view: View, config: Settings) {
   const tokens = tokensOfPolicy(view, config)
   const { epsilon, epsilonHigh = epsilon, offPolicyMaskThreshold, beta, entropyCoef } = config
-  let losses = mul(weightsOf(view), surrogates[config.lossType](tokens, { ...config, epsilonHigh }))
+  const clip = { ...config, epsilonHigh }
+  let losses = mul(weightsOf(view), surrogates[config.lossType](tokens, clip))
   if (offPolicyMaskThreshold !== undefined) losses = mul(offPolicyMask(tokens, offPolicyMaskThreshold), losses)
   if (config.importanceSamplingMode !== 'none') losses = mul(samplerWeights(view, config), losses)
   const drift = sub(
@@ -111,8 +120,10 @@ function formulaOf(view: View, config: Settings) {
     loss: overExamples(view, perCompletion),
     stats: {
       ratio: statistic(tokens.rho.value),
-      clipRatio: statistic(clipped(tokens, config)),
       kl: statistic(klEstimators.k3(drift).value),
+      ...Object.fromEntries(
+        Object.entries(clipped[config.lossType](tokens, clip)).map(([name, own]) => [name, statistic(own)]),
+      ),
       ...(entropyCoef > 0 && { entropy: statistic(view.entropy.value) }),
     },
     perExample: { loss: perCompletion.value },

@@ -58,7 +58,7 @@ function comparison(view: View, losses: Vector, better: Float64Array, worse: Flo
     stats: {
       accuracy: statistic(margins.map((margin) => Number(margin > 0))),
       margin: statistic(margins),
-      meanReward: statistic(view.values.value),
+      mean_reward: statistic(view.values.value),
     },
     perExample: { loss: losses.value, margin: margins },
   }
@@ -87,7 +87,7 @@ export const pointwiseReward = defineObjective('pointwiseReward.v1', pointwiseSe
     const right = scores.value.map((score, i) => Number(score > middle === labels[i] > 0.5))
     return {
       loss: overExamples(view, losses),
-      stats: { accuracy: statistic(right), meanReward: statistic(scores.value) },
+      stats: { accuracy: statistic(right), mean_reward: statistic(scores.value) },
       perExample: { loss: losses.value },
     }
   },

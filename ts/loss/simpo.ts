@@ -8,8 +8,8 @@ import { z } from 'zod'
 import { add, div, exp, mul, sub, type Vector } from './autodiff.js'
 import { nonNegative, positive, smoothing } from './config.js'
 import { logistic } from './log-ratio.js'
-import { defineObjective } from './objective.js'
-import { nllOf, pairFormula, pairOf, pairRoles } from './pair.js'
+import { defineObjective, statistic } from './objective.js'
+import { byMean, nllOf, pairFormula, pairOf, pairRoles, type Side } from './pair.js'
 
 const settings = z.strictObject({
   beta: positive(2).describe('scale of the mean log-probs'),
@@ -28,9 +28,12 @@ export const simpo = defineObjective('simpo.v1', settings, ({ beta, gamma, alpha
   formula: (view) => {
     const pair = pairOf(view)
     const shaped = (x: Vector): Vector => (alpha === 0 ? x : div(sub(1, exp(mul(x, -alpha))), alpha))
-    const margin = sub(shaped(pair.chosen.mean), shaped(pair.rejected.mean))
+    const score = ({ mean }: Side): Vector => shaped(mean)
+    const margin = sub(score(pair.chosen), score(pair.rejected))
     const losses = logistic(sub(mul(margin, beta), gamma), labelSmoothing)
-    const all = sftWeight === 0 ? losses : add(losses, mul(nllOf(view, 'chosen'), sftWeight))
-    return pairFormula(view, all, pair, beta)
+    if (sftWeight === 0) return pairFormula(view, losses, pair, beta, { ...byMean, score })
+    const nll = nllOf(view, 'chosen')
+    const logged = { ...byMean, score, stats: { nll_loss: statistic(nll.value) } }
+    return pairFormula(view, add(losses, mul(nll, sftWeight)), pair, beta, logged)
   },
 }))

@@ -92,6 +92,33 @@ export const surrogates = { clip, reinforce, cispo, sapo, gmpo } as const satisf
   (tokens: PolicyTokens, settings: SurrogateSettings) => Vector
 >
 
+/** Where a clip takes the gradient of a token away: 1, else 0; under the names of TRL's means. */
+function clippedAt({ advantages }: PolicyTokens, { value }: Vector, low: number, high: number) {
+  const lows = value.map((x, t) => Number(x < low && advantages.value[t] < 0))
+  const highs = value.map((x, t) => Number(x > high && advantages.value[t] > 0))
+  return {
+    'clip_ratio/low_mean': lows,
+    'clip_ratio/high_mean': highs,
+    'clip_ratio/region_mean': lows.map((x, t) => x + highs[t]),
+  }
+}
+
+/** Which tokens a surrogate clips. */
+export const clipped: Readonly<
+  Record<
+    keyof typeof surrogates,
+    (tokens: PolicyTokens, settings: SurrogateSettings) => Readonly<Record<string, Float64Array>>
+  >
+> = {
+  clip: (tokens, { epsilon, epsilonHigh }) => clippedAt(tokens, tokens.rho, 1 - epsilon, 1 + epsilonHigh),
+  reinforce: () => ({}),
+  cispo: (tokens, { epsilonHigh }) => ({
+    cispo_clip_ratio: clippedAt(tokens, tokens.rho, 0, epsilonHigh)['clip_ratio/high_mean'],
+  }),
+  sapo: () => ({}),
+  gmpo: (tokens, { epsilon, epsilonHigh }) => clippedAt(tokens, tokens.logRatio, -epsilon, epsilonHigh),
+}
+
 /** 1 where a sequence may train; 0 where A < 0 and mean(old - l) is above the threshold (DeepSeek-V3.2). */
 export function offPolicyMask({ view, logRatio, advantages }: PolicyTokens, threshold: number): Vector {
   const drift = toTokens(view, neg(sequenceMeans(view, detach(logRatio)))).value

@@ -10,7 +10,7 @@ import { createRandom, deriveKey } from '../src/base/rng.js'
 import { type LanguageModel, languageModel, loadModel, tokenizerFolder } from '../src/generate/language-model.js'
 import { bf16FromF32 } from '../src/io/dtype.js'
 import { attempt, ensureDirectory, exists, writeAtomic } from '../src/io/files.js'
-import { parseJson, readText, replaceMembers } from '../src/io/json.js'
+import { readText } from '../src/io/json.js'
 import { openWeights, type TensorEntry, writeSafetensors } from '../src/io/safetensors.js'
 import { mergeAdapter } from '../src/models/adapter.js'
 import type { Decoder } from '../src/models/decoder.js'
@@ -151,8 +151,8 @@ async function publish(
     const stored = dtype === 'bf16' ? entries.map(inBf16) : entries
     await writeSafetensors(join(temporary, 'model.safetensors'), stored, { format: 'pt' })
     await copyTokenizer(tokenizer, temporary)
-    const config = configJson(decoder.config, await readText(join(directory, 'config.json')))
-    await writeAtomic(join(temporary, 'config.json'), replaceMembers(config, typeNames(config, dtype)))
+    const config = await readText(join(directory, 'config.json'))
+    await writeAtomic(join(temporary, 'config.json'), configJson(decoder.config, config, dtype))
     const generation = join(directory, 'generation_config.json')
     if (await exists(generation))
       await writeAtomic(join(temporary, 'generation_config.json'), await readText(generation))
@@ -161,11 +161,4 @@ async function publish(
     await rm(temporary, { recursive: true, force: true }).catch(() => undefined)
     throw error
   }
-}
-
-/** The type by the key that the configuration has for it: `dtype` since Transformers 5, `torch_dtype` before. */
-function typeNames(config: string, dtype: 'f32' | 'bf16'): Record<string, string> {
-  const raw = parseJson(config, 'config.json') as Record<string, unknown>
-  const keys = ['dtype', 'torch_dtype'].filter((key) => Object.hasOwn(raw, key))
-  return Object.fromEntries(keys.map((key) => [key, dtype === 'f32' ? 'float32' : 'bfloat16']))
 }

@@ -73,8 +73,9 @@ export async function policyFiles(policy: Decoder, base: string, folder: string)
     return { weights, texts: { 'adapter_config.json': `${JSON.stringify(adapter, null, 2)}\n` }, copied: 'tokenizer' }
   }
   const file = join(base, 'config.json')
-  if (policy.config.scoreLabels === undefined || !(await exists(file))) return { weights, texts: {}, copied: 'all' }
-  return { weights, texts: { 'config.json': configJson(policy.config, await readText(file)) }, copied: 'all' }
+  if (!(await exists(file))) return { weights, texts: {}, copied: 'all' }
+  const config = configJson(policy.config, await readText(file), policy.parameters.dtype)
+  return { weights, texts: { 'config.json': config }, copied: 'all' }
 }
 
 /** The optimizer's tensors: masters (of a bf16 model) and moments. */

@@ -71,6 +71,8 @@ interface Family {
   readonly gemma?: boolean
   readonly tied?: boolean
   readonly activation?: string
+  /** Where the file has none. */
+  readonly softcaps?: { readonly attention: number; readonly logits: number }
   /** Keys that switch sliding windows on, and which layers slide without `layer_types`. */
   readonly windows: (raw: Json, layer: number) => boolean
 }
@@ -87,7 +89,7 @@ const families: Readonly<Record<string, Family>> = {
   mistral: { windows: always },
   qwen2: { qkvBias: true, windows: fromLayer },
   qwen3: { qkNorm: true, windows: fromLayer },
-  gemma2: { ...gemma, windows: (_, layer) => layer % 2 === 0 },
+  gemma2: { ...gemma, windows: (_, layer) => layer % 2 === 0, softcaps: { attention: 50, logits: 30 } },
   gemma3_text: {
     ...gemma,
     qkNorm: true,
@@ -182,6 +184,9 @@ const tokensOf = (raw: Json, generation: Json): Pick<DecoderConfig, TokenKeys> =
   padTokenId: tokenIds(raw.pad_token_id, 'pad_token_id')[0],
 })
 
+/** A cap that the file leaves out is the family's, as in Transformers; null switches it off. */
+const softcap = (raw: Json, key: string, fallback = 0): number => (raw[key] === null ? 0 : real(raw, key, fallback))
+
 /** Llama and what descends from it: rotary angles, RMS norm, gated MLP, no biases unless asked for. */
 function llamaConfig(name: string, family: Family, raw: Json, generation: Json): DecoderConfig {
   const size = dimensions(raw)
@@ -213,8 +218,8 @@ function llamaConfig(name: string, family: Family, raw: Json, generation: Json):
     ),
     embeddingScale: gemmaLike ? Math.sqrt(size.hiddenSize) : 1,
     attentionScale: gemmaLike ? positive(raw, 'query_pre_attn_scalar', 256) ** -0.5 : size.headDim ** -0.5,
-    attentionSoftcap: real(raw, 'attn_logit_softcapping', 0),
-    logitSoftcap: real(raw, 'final_logit_softcapping', 0),
+    attentionSoftcap: softcap(raw, 'attn_logit_softcapping', family.softcaps?.attention),
+    logitSoftcap: softcap(raw, 'final_logit_softcapping', family.softcaps?.logits),
     ...headOf(raw, family.tied ?? false),
     windows: sliding.map((slides) => (slides ? window : 0)),
     ...ropes(raw, sliding, size.headDim),

@@ -10,7 +10,9 @@ import { ensureDirectory, exists, writeAtomic } from '../io/files.js'
 import { isJsonObject, readJsonObject } from '../io/json.js'
 import { openWeights, type TensorEntry, type TensorFile, writeSafetensors } from '../io/safetensors.js'
 import { isNamed, type LoraConfig, loraConfig } from '../nn/lora.js'
+import { parameter } from '../nn/parameters.js'
 import { sameShape, shapeText } from '../tensor/shape.js'
+import type { Tensor } from '../tensor/tensor.js'
 import {
   type AdaptedDecoder,
   adapterIn,
@@ -19,7 +21,7 @@ import {
   linearModules,
   withEmptyAdapter,
 } from './adapter.js'
-import { type Decoder, decoderKind } from './decoder.js'
+import { type Decoder, decoderKind, headWeight } from './decoder.js'
 
 const configFile = 'adapter_config.json'
 const stem = 'adapter_model'
@@ -165,18 +167,46 @@ const modulesIn = (file: TensorFile, m: Decoder): string[] =>
     [...file.tensors.keys()].some((name) => name.includes(`.${module}.lora_`)),
   )
 
+/**
+ * The base's matrices that a file may repeat, by their names there: PEFT saves embedding and head too when the vocabulary
+ * is not of the size that its base's name leads it to expect. A tied matrix then stands under both names.
+ */
+function repeatable(m: Decoder): Map<string, Tensor> {
+  const { layout, scoreLabels } = m.config
+  const embedding = [
+    `base_model.model.${layout.embedding}.weight`,
+    parameter(m.parameters, `${layout.embedding}.weight`),
+  ]
+  const head = scoreLabels === undefined ? [['base_model.model.lm_head.weight', headWeight(m)]] : []
+  return new Map([embedding, ...head] as [string, Tensor][])
+}
+
+/** What a file repeats of the base must be the base's: PEFT would put it in its place. */
+async function checkRepeated(file: TensorFile, m: Decoder, where: string): Promise<void> {
+  for (const [name, t] of repeatable(m)) {
+    const info = file.tensors.get(name)
+    if (info === undefined) continue
+    const values = toDeviceType(await file.read(name), info.dtype, m.parameters.dtype, `${where}: ${name}`)
+    const own = await t.bits()
+    if (values.every((value, i) => value === own[i])) continue
+    const text = `expected the values of the base, got others in ${name}: an embedding or a head that was trained or resized is not supported`
+    throw new WhetstoneError('E_MISMATCH', where, text)
+  }
+}
+
 function checkTensors(file: TensorFile, m: Decoder, { lora }: AdapterDescription, where: string): string[] {
   const targets = modulesIn(file, m)
   const wanted = new Map(adapterSpecs(m.config, lora, targets).map(({ name, shape }) => [name, shape]))
+  const known = new Map([...wanted, ...[...repeatable(m)].map(([name, { shape }]) => [name, shape] as const)])
   const missing = [...wanted.keys()].filter((name) => !file.tensors.has(name))
   const { targetModules } = lora
   if (typeof targetModules !== 'string')
     for (const module of linearModules(m.config).keys())
       if (targetModules.some((name) => isNamed(module, name)) && !targets.includes(module))
         missing.push(`${module} (all)`)
-  const unexpected = [...file.tensors.keys()].filter((name) => !wanted.has(name))
+  const unexpected = [...file.tensors.keys()].filter((name) => !known.has(name))
   const misshapen = [...file.tensors].flatMap(([name, { shape }]) => {
-    const expected = wanted.get(name)
+    const expected = known.get(name)
     return expected === undefined || sameShape(shape, expected)
       ? []
       : [`${name} (expected ${shapeText(expected)}, got ${shapeText(shape)})`]
@@ -200,7 +230,9 @@ export async function loadAdapter(m: Decoder, directory: string): Promise<Adapte
   const description = await readAdapterConfig(directory)
   const file = await openWeights(directory, stem)
   try {
-    const adapted = withEmptyAdapter(m, description.lora, checkTensors(file, m, description, directory))
+    const targets = checkTensors(file, m, description, directory)
+    await checkRepeated(file, m, directory)
+    const adapted = withEmptyAdapter(m, description.lora, targets)
     try {
       await readTensors(file, adapted, directory)
       return adapted

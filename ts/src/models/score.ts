@@ -74,21 +74,36 @@ const classNames: Readonly<Record<string, string>> = {
   gpt2: 'GPT2',
 }
 
-/**
- * Text of config.json for a model whose folder has `text` there: the same, but that a score head which it does not know
- * of is written into it, so that Transformers loads the weights as a sequence classifier.
- *
- * @throws WhetstoneError E_FORMAT, E_CONFIG for a text that is no configuration
- */
-export function configJson(c: DecoderConfig, text: string): string {
-  const { scoreLabels } = c
-  const raw = parseJson(text, 'config.json')
-  if (scoreLabels === undefined || !isJsonObject(raw) || decoderConfig(raw).scoreLabels === scoreLabels) return text
+/** What says in config.json that a model is a sequence classifier. */
+function classifierMembers({ family }: DecoderConfig, scoreLabels: number): Record<string, unknown> {
   const labels = Array.from({ length: scoreLabels }, (_, i) => `LABEL_${i}`)
-  return replaceMembers(text, {
-    architectures: [`${classNames[c.family]}ForSequenceClassification`],
+  return {
+    architectures: [`${classNames[family]}ForSequenceClassification`],
     num_labels: scoreLabels,
     id2label: Object.fromEntries(labels.map((label, i) => [String(i), label])),
     label2id: Object.fromEntries(labels.map((label, i) => [label, i])),
+  }
+}
+
+/** Transformers' names of types. */
+const typeNames = { f32: 'float32', bf16: 'bfloat16' } as const
+
+/**
+ * Text of config.json for a model whose folder has `text` there and whose weights are written in `dtype`: the same, but
+ * that Transformers must load the weights in their own type, and with a score head, if there is one, as a sequence
+ * classifier. The type stands under `dtype` since Transformers 5, `torch_dtype` before.
+ *
+ * @throws WhetstoneError E_FORMAT, E_CONFIG for a text that is no configuration
+ */
+export function configJson(c: DecoderConfig, text: string, dtype: keyof typeof typeNames): string {
+  const raw = parseJson(text, 'config.json')
+  if (!isJsonObject(raw)) return text
+  const { scoreLabels } = c
+  const asClassifier = scoreLabels !== undefined && decoderConfig(raw).scoreLabels !== scoreLabels
+  const types = ['dtype', 'torch_dtype'].filter((key) => Object.hasOwn(raw, key) && raw[key] !== typeNames[dtype])
+  if (!asClassifier && types.length === 0) return text
+  return replaceMembers(text, {
+    ...Object.fromEntries(types.map((key) => [key, typeNames[dtype]])),
+    ...(asClassifier && classifierMembers(c, scoreLabels)),
   })
 }

@@ -35,6 +35,7 @@ export interface NativeDevice {
   readonly record: Float64Array
   readonly level: string
   readonly threads: number
+  readonly tokenAlignment: number
   /** Queues the commands in the first `length` numbers of the record. */
   submit(length: number): void
   write(id: number, values: NumberArray): void
@@ -111,6 +112,8 @@ export interface Addon {
   ) => NativeDevice
   ops(): { name: string; family: string; signature: string; parameters: string }[]
   cpu(): NativeCpu
+  /** FLOP/s of a level's densest arithmetic, on registers alone; for benchmarks: the call returns when it has been measured. */
+  cpuPeak(level: string, bf16: boolean, threads: number, turns: number): number
   /** Looks at no driver. */
   cudaKernels(): CudaKernels
   /** Opens the driver, which may end the process: child processes only. Looks at the free memory of one GPU. */

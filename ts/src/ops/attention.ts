@@ -143,6 +143,7 @@ const attentionCases: readonly AttentionCase[] = [
   { tokens: 40, heads: [8, 1], size: 128, visibility: causal(31, 9) },
   { tokens: 36, heads: [1, 1], size: 256, visibility: causal(36) },
   { tokens: 1024, heads: [16, 4], size: 64, visibility: causal(512, 512), bench: true },
+  { tokens: 2048, heads: [14, 14], size: 64, visibility: causal(2048), bench: true },
   { tokens: 2048, heads: [8, 8], size: 128, visibility: causal(2048), bench: true },
 ]
 

@@ -179,7 +179,7 @@ const gluOp = defineOp({
     { in: { gate: [0, 7], up: [0, 7] }, p: { activation: 0 } },
     { in: { gate: [3, 7], up: [3, 6] }, p: { activation: 0 }, fails: 'E_SHAPE' },
     { in: { gate: [3, 7], up: [3, 7] }, p: { activation: 2 }, fails: 'E_CONFIG' },
-    { in: { gate: [2048, 1536], up: [2048, 1536] }, p: { activation: 0 }, bench: true },
+    { in: { gate: [8192, 4864], up: [8192, 4864] }, p: { activation: 0 }, bench: true },
   ],
 })
 

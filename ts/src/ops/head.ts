@@ -56,6 +56,7 @@ const headLogProbsOp = defineOp({
       fails: 'E_CONFIG',
     },
     logProbsCase(benchSizes, plain, true),
+    logProbsCase([1024, 896, 32768], plain, true),
   ],
 })
 
@@ -101,6 +102,7 @@ const headLogProbsBackwardOp = defineOp({
       fails: 'E_SHAPE',
     },
     { ...logProbsBackwardCase(benchSizes, plain), bench: true },
+    { ...logProbsBackwardCase([1024, 896, 32768], plain), bench: true },
   ],
 })
 

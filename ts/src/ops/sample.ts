@@ -162,6 +162,7 @@ const headSampleOp = defineOp({
       fails: 'E_CONFIG',
     },
     { ...sampleCase(32, 576, 49152, { temperature: 0.8, topP: 0.95 }), bench: true },
+    { ...sampleCase(256, 64, 32000, { temperature: 0.8, topK: 50, topP: 0.95 }), bench: true },
   ],
 })
 

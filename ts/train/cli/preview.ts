@@ -25,7 +25,9 @@ const catalogue = catalogueOf([
 export const previewCommand: AddCommand = (program) => {
   const command = program
     .command('preview')
-    .description('show rows as the model will see them, with the trained tokens marked')
+    .description(
+      'show rows as the model will see them, with the trained tokens marked; exit code 1 for rows that spoil a run',
+    )
     .option('--objective <name>', `whose rows they are (${rowTrainers.join(', ')}) [sft]`)
     .option('--count <n>', 'rows to show [3]')
     .option('--config <file>', 'settings of a training run as .yaml or .json; flags win')
@@ -47,6 +49,7 @@ async function runPreview(options: Options): Promise<void> {
   const { rows } = await readData(file, rowKindOf(objective), run.limit)
   const tokenizer = await loadTokenizer(run.model)
   const shown = preview(tokenizer, objective, rows, training, count)
+  if (shown.errors.length > 0) process.exitCode = 1
   if (options.json === true) return print(JSON.stringify(shown))
   const colours = process.stdout.isTTY === true && process.env.NO_COLOR === undefined
   print(previewText(shown, { colours }).trimEnd())

@@ -54,6 +54,11 @@ export interface Catalogue {
 const aliases: Readonly<Record<string, string>> = {
   modelnameorpath: 'model',
   outputdir: 'output',
+  teachermodelnameorpath: 'reference',
+  simpogamma: 'gamma',
+  cpoalpha: 'sftweight',
+  maxnewtokens: 'maxcompletionlength',
+  usepeft: 'lora',
 }
 
 interface JsonField {

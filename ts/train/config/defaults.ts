@@ -19,7 +19,7 @@ const preference = (description: string, learningRate = 1e-6, loraRate = 1e-5): 
   loraDefaults: { learningRate: loraRate },
 })
 
-/** RewardConfig: one epoch; PRMConfig: 1e-5. */
+/** One epoch, where TRL has three: they overfit in the second (InstructGPT). PRMConfig: 1e-5. */
 const rewardModel = (description: string, learningRate = 1e-4, loraRate = 1e-3): TrainerDefaults => ({
   description,
   defaults: { learningRate, numTrainEpochs: 1 },

@@ -37,7 +37,7 @@ export const onlineShape = {
   promptsPerRound: count(1).default(8).describe('prompts of a round; each is sampled numGenerations times'),
   trainTasks: count(1).optional().describe('task sources: how many of their tasks to use; default all new ones'),
   numGenerations: count(2).default(8).describe('samples per prompt'),
-  maxCompletionLength: count(1).default(256).describe('most new tokens of a sample'),
+  maxCompletionLength: count(1).default(256).describe('most new tokens of a sample (TRL: 512)'),
   temperature: z.number().positive().default(1).describe('sampling temperature'),
   topP: z.number().positive().max(1).default(1).describe('sampling: smallest set of tokens with this mass'),
   topK: count().default(0).describe('sampling: most probable tokens to choose from; 0: all'),

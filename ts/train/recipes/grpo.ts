@@ -8,6 +8,7 @@
 import { z } from 'zod'
 import type { Advantages } from '../../loss/advantages.js'
 import * as losses from '../../loss/index.js'
+import { methodSettings } from '../../loss/policy-gradient.js'
 import { resolveConfig } from '../config/resolve.js'
 import type { Run } from '../events.js'
 import { countUntied, credit, untiedFirst } from '../loop/credit.js'
@@ -31,8 +32,14 @@ const byScale = {
   none: losses.advantages.drGrpo,
 } as const
 
-/** Aggregations by TRL's `loss_type`. */
-const byLossType = { grpo: 'sequenceMean', dapo: 'tokenMean', drGrpo: 'constant', luspo: 'sequenceSum' } as const
+/** Aggregations by TRL's `loss_type`; bnpo, there a mean over a micro-batch, is dapo when it is one over the step. */
+const byLossType = {
+  grpo: 'sequenceMean',
+  bnpo: 'tokenMean',
+  dapo: 'tokenMean',
+  drGrpo: 'constant',
+  luspo: 'sequenceSum',
+} as const
 
 /** Methods: their objective, how rewards are scaled, and what else they are known for. */
 const methods = {
@@ -63,10 +70,9 @@ const lossTypes = Object.keys(byLossType) as [keyof typeof byLossType, ...(keyof
 export const grpoOptions = z.strictObject({
   ...onlineShape,
   method: z.enum(names).default('grpo').describe('objective, advantages and defaults'),
-  beta: z.number().min(0).default(0).describe('weight of the KL to the reference; 0: no reference is needed'),
+  ...methodSettings.shape,
   epsilon: z.number().positive().optional().describe('clip below 1 - epsilon; default the method’s'),
   epsilonHigh: z.number().positive().optional().describe('clip above 1 + epsilonHigh; cispo: the cap'),
-  delta: z.number().positive().optional().describe('largest ratio of the unclipped branch'),
   importanceSamplingLevel: z.enum(['token', 'sequence', 'sequenceSum']).optional().describe('ratio of what to what'),
   lossType: z.enum(lossTypes).optional().describe('from tokens to one loss; default the method’s'),
   scaleRewards: z.enum(scales).optional().describe('divide advantages by the deviation of group, batch, or nothing'),
@@ -88,12 +94,11 @@ function methodOf(values: Settings): OnlineMethod {
   const { maskTruncatedCompletions: mask = method.maskTruncatedCompletions ?? false } = values
   const scaled = byScale[values.scaleRewards ?? method.scale ?? 'group']
   const advantages = credit(values.scaleRewards === undefined ? (method.advantages ?? scaled) : scaled)
-  const { beta, epsilon, epsilonHigh, delta, importanceSamplingLevel, lossType } = values
-  const clip = { epsilon, epsilonHigh, delta }
-  const aggregation = lossType && byLossType[lossType]
+  const { epsilon, epsilonHigh, importanceSamplingLevel, lossType } = values
+  const own = { ...methodSettings.parse(values), epsilon, epsilonHigh, importanceSamplingLevel, maxCompletionLength }
   const tempered = isUntruncated(values)
   return {
-    objective: method.objective({ ...clip, beta, importanceSamplingLevel, aggregation, maxCompletionLength }),
+    objective: method.objective({ ...own, aggregation: lossType && byLossType[lossType] }),
     explore: sampleGroup({ ...samplingOf(values), logps: tempered ? 'sampling' : 'model' }),
     temperature: tempered ? values.temperature : 1,
     rewards: softPunishCache > 0 ? [overlongReward(maxCompletionLength, softPunishCache)] : [],
