@@ -41,7 +41,7 @@ function kernelsOf(text) {
 
 const count = (names, ...families) => names.filter((name) => families.includes(name.split('.')[0])).length
 
-/** Instructions on the shortest of the ways through [first, last] that do most tensor work; jumps back are not taken. */
+/** The shortest of the ways through [first, last] that do most tensor work; jumps back are not taken. */
 function shortestPath({ instructions, labels }, [first, last]) {
   const best = new Array(last + 1).fill(undefined)
   const reach = (at, way) => {
@@ -58,18 +58,18 @@ function shortestPath({ instructions, labels }, [first, last]) {
     if (!ends) reach(at + 1, way)
     if (target !== undefined && labels.get(target) > at) reach(labels.get(target), way)
   }
-  return (best[last]?.length ?? Number.NaN) + 1
+  return { cycles: best[last]?.cycles ?? Number.NaN, path: (best[last]?.length ?? Number.NaN) + 1 }
 }
 
 /** The loop densest in tensor work among those with at least a quarter of the most: the inner one, not what is around it. */
 function mainLoop(kernel) {
   const rows = kernel.loops.map((loop) => {
     const body = kernel.instructions.slice(loop[0], loop[1] + 1).map(({ name }) => name)
-    const cycles = body.reduce((sum, each) => sum + tensorCycles(each), 0)
-    return { name: kernel.name, body, cycles, path: shortestPath(kernel, loop) }
+    const work = body.reduce((sum, each) => sum + tensorCycles(each), 0)
+    return { name: kernel.name, body, work, ...shortestPath(kernel, loop) }
   })
-  const most = Math.max(...rows.map(({ cycles }) => cycles))
-  return rows.filter(({ cycles }) => 4 * cycles >= most).sort((a, b) => a.path / a.cycles - b.path / b.cycles)[0]
+  const most = Math.max(...rows.map(({ work }) => work))
+  return rows.filter(({ work }) => 4 * work >= most).sort((a, b) => a.path / a.cycles - b.path / b.cycles)[0]
 }
 
 const columns = [

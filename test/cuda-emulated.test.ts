@@ -1,4 +1,4 @@
-// The CUDA kernels on the emulated GPU: the same bits in every order of threads and of asynchronous copies, no races, and a
+// The CUDA kernels on the emulated GPU, at both levels: the same bits in every order of threads and of asynchronous copies, no races, and a
 // barrier or wait that is taken out is a race, or changes bits, or ends the launch. What the kernels compute is tested by
 // the op suite, which runs on this device too.
 
@@ -24,8 +24,8 @@ async function hashWith(file: string, env: Readonly<Record<string, string>>): Pr
   )
 }
 
-/** Orders of threads: upwards, downwards, shuffled with copies that arrive early. */
-const seeds = ['0', '1', '7', '8']
+/** Orders of threads beside the upward one: downwards, shuffled with copies that arrive early. */
+const seeds = ['1', '7', '8']
 
 /** The waits that kernels of a level come to. */
 async function sitesOf(file: string): Promise<string[]> {
@@ -37,12 +37,14 @@ const skip = [library, watching].every((file) => existsSync(file)) ? false : 'it
 t.test('kernels on the emulated GPU', { skip }, async (t) => {
   const folder = await temporaryFolder(t)
   const sites = new Map<string, string>()
-  const right = await hashWith(library, {})
-  t.match(right, /^[0-9a-f]{64}$/)
+  const hashes = new Map<string, string>() // of the levels, which take sums of attention in another order
   for (const WHETSTONE_EMULATED_LEVEL of ['90', '80']) {
     const level = { WHETSTONE_EMULATED_LEVEL }
     const WHETSTONE_EMULATED_SITES = join(folder, WHETSTONE_EMULATED_LEVEL)
     const watched = hashWith(watching, { ...level, WHETSTONE_EMULATED_SITES })
+    const right = await hashWith(library, level)
+    t.match(right, /^[0-9a-f]{64}$/)
+    hashes.set(WHETSTONE_EMULATED_LEVEL, right)
     for (const WHETSTONE_EMULATED_SEED of seeds)
       t.equal(await hashWith(library, { ...level, WHETSTONE_EMULATED_SEED }), right, `order ${WHETSTONE_EMULATED_SEED}`)
     t.equal(await watched, right, 'no races')
@@ -54,7 +56,7 @@ t.test('kernels on the emulated GPU', { skip }, async (t) => {
     for (let next = left.pop(); next !== undefined; next = left.pop()) {
       const [WHETSTONE_EMULATED_SKIP, WHETSTONE_EMULATED_LEVEL] = next
       const got = await hashWith(watching, { WHETSTONE_EMULATED_LEVEL, WHETSTONE_EMULATED_SKIP })
-      t.not(got, right, `without the wait at ${WHETSTONE_EMULATED_SKIP}`)
+      t.not(got, hashes.get(WHETSTONE_EMULATED_LEVEL), `without the wait at ${WHETSTONE_EMULATED_SKIP}`)
     }
   }
   await Promise.all([worker(), worker()])

@@ -27,9 +27,11 @@ const device = openDevice({ device: process.env.WHETSTONE_DEVICE as DeviceOption
 const scope = new Scope()
 type Dtype = 'f32' | 'bf16'
 
-function normal(name: string, shape: readonly [number, ...number[]], dtype: Dtype): Tensor {
+/** Normal numbers; the one at `odd` is none. */
+function normal(name: string, shape: readonly [number, ...number[]], dtype: Dtype, odd = -1): Tensor {
   const random = randomOf(name)
   const values = Float32Array.from({ length: shape.reduce((a, b) => a * b) }, () => random.normal())
+  if (odd >= 0) values[odd] = Number.NaN
   return dtype === 'f32'
     ? tensor(device, values, shape)
     : tensor(device, Uint16Array.from(values, bf16FromFloat), shape)
@@ -54,6 +56,15 @@ function attentionResults(dtype: Dtype, size: number): Tensor[] {
   const o = tape.record(() => attention(q, k, v, who, { scale: size ** -0.5 }))
   tape.backward([[o, dOut]])
   return [o, ...[q, k, v].map((x) => tape.gradientOf(x) as Tensor)]
+}
+
+/** Output alone, with a value that is no number where some queries see it and others do not. */
+function strangeResult(dtype: Dtype, size: number): Tensor {
+  const [n, second] = [180, 20]
+  const [q, k] = [normal('q', [n, 2, size], dtype), normal('k', [n, 1, size], dtype)]
+  const v = normal('v', [n, 1, size], dtype, 70 * size)
+  const who = integers(3 * n, (i) => (i < 3 * second ? 0 : second), [n, 3])
+  return attention(q, k, v, who, { scale: size ** -0.5 })
 }
 
 /** One new token of sequences that lie in mixed blocks of the cache, many and few. */
@@ -111,6 +122,7 @@ function results(dtype: Dtype): Tensor[] {
     ...[...divergences, ...drawn],
     ...[48, 128].flatMap((size) => [...attentionResults(dtype, size), decodeResult(dtype, size)]),
     decodeResult(dtype, 256),
+    ...[96, 256].map((size) => strangeResult(dtype, size)),
   ]
 }
 

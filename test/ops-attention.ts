@@ -185,11 +185,16 @@ async function hiddenKeysAreNotRead(t: Test, device: Device, variant: Variant): 
     const { window = 0 } = variant.options
     return visibility[3 * query] <= token && token <= query && (window === 0 || token > query - window)
   }
+  const all = Array.from({ length: total }, (_, i) => i)
   for (const token of [0, 20, 45, 69, 77]) {
-    const [o] = await attentionBits(device, spoil(token), visibility, variant.options)
-    const blind = Array.from({ length: total }, (_, i) => i).filter((query) => !sees(query, token))
-    const same = blind.every((i) => sameBits(rowsOf(o, total, i, i + 1), rowsOf(clean[0], total, i, i + 1)))
-    t.ok(same, `${textOf(variant)}: NaN at token ${token}`)
+    const spoilt = await attentionBits(device, spoil(token), visibility, variant.options)
+    const blind = all.filter((query) => !sees(query, token))
+    // Gradients of keys that the spoilt token does not see, and that nobody sees who sees it.
+    const apart = all.filter((key) => !sees(token, key) && all.every((i) => !sees(i, key) || !sees(i, token)))
+    for (const [j, [name, rows]] of Object.entries({ o: blind, dq: blind, dk: apart, dv: apart }).entries()) {
+      const same = rows.every((i) => sameBits(rowsOf(spoilt[j], total, i, i + 1), rowsOf(clean[j], total, i, i + 1)))
+      t.ok(same, `${textOf(variant)}: NaN at token ${token}, ${name}`)
+    }
   }
 }
 

@@ -1,7 +1,7 @@
 // Rotary positions, and attention forward over packed tokens. The backward pass is in attention_backward.cu, decode and
 // the paged cache in attention_decode.cu; what they share, and the order of arithmetic, is in attention.h.
 // Semantics: native/cpu/attention.cpp.
-#include "attention.h"
+#include "attention_hopper.h"
 
 namespace ws::cuda {
 namespace {
@@ -134,20 +134,36 @@ WS_DEVICE void attend_rows(const AttentionArguments& a, const Segment& segment, 
   barrier();  // before the next segment's rows
 }
 
-/// Grid: tiles of tokens, the last first (late ones have the most keys); key/value heads x parts of their groups.
-template <class T, int D>
-WS_DEVICE void attend_tokens(const AttentionArguments& a) {
-  const int tokens = at_least(1, ForwardTile<T, D>::rows / a.members);
-  const int first = (blocks().x - 1 - block().x) * tokens, end = at_most(a.h.tokens, first + tokens);
-  if (!check_visibility(a.fault, Op::attention, 3, a.visibility, first, end)) return;
+/// Tokens of a tile of `rows` rows; those of this block, the last first (late ones have the most keys).
+struct TileTokens {
+  int first, end;
+};
+WS_DEVICE TileTokens tile_tokens(const AttentionArguments& a, int rows) {
+  const int tokens = at_least(1, rows / a.members), first = (blocks().x - 1 - block().x) * tokens;
+  return {first, at_most(a.h.tokens, first + tokens)};
+}
+
+/// f(segment, its rows in the tile, key/value head) for every segment of the tile.
+template <class F>
+WS_DEVICE void each_segment(const AttentionArguments& a, const TileTokens& tile, F f) {
   const int kv_head = block().y / a.parts, member = block().y % a.parts * a.members;
   const int members = at_most(a.members, a.h.group - member);
-  for (int token = first; token < end;) {
-    const int stop = run_end(a.visibility, token, end);
+  for (int token = tile.first; token < tile.end;) {
+    const int stop = run_end(a.visibility, token, tile.end);
     const QueryRows q = {token, kv_head * a.h.group + member, members, (stop - token) * members};
-    attend_rows<T, D>(a, segment_at(a.visibility, token), q, kv_head);
+    f(segment_at(a.visibility, token), q, kv_head);
     token = stop;
   }
+}
+
+/// Grid: tiles of tokens; key/value heads x parts of their groups.
+template <class T, int D>
+WS_DEVICE void attend_tokens(const AttentionArguments& a) {
+  const TileTokens tile = tile_tokens(a, ForwardTile<T, D>::rows);
+  if (!check_visibility(a.fault, Op::attention, 3, a.visibility, tile.first, tile.end)) return;
+  each_segment(a, tile, [&](const Segment& segment, const QueryRows& q, int kv_head) {
+    attend_rows<T, D>(a, segment, q, kv_head);
+  });
 }
 
 #define FORWARD(T, D)                                                                                  \
@@ -165,6 +181,91 @@ FORWARD(f32, 128)
 FORWARD(f32, 256)
 #undef FORWARD
 
+// Forward on sm_90a ----------------------------------------------------------------------------------------------------
+
+struct TiledAttentionArguments {
+  KeyMaps maps;
+  AttentionArguments a;
+};
+
+constexpr int wide_groups = 2;
+
+template <int D>
+constexpr int wide_stages = D <= 64 ? 6 : D <= 128 ? 4 : 2;
+
+#if WS_HOPPER
+
+template <int D>
+using WideForward = WideTile<D, wide_groups, wide_stages<D>>;
+
+/// A group's rows of one segment in the tile.
+template <int D>
+WS_DEVICE void attend_group(const AttentionArguments& a, const Segment& segment, const QueryRows& q,
+                            Parts<WideForward<D>>& parts) {
+  using S = WideForward<D>;
+  const Heads& h = a.h;
+  const GroupRows rows = packed_rows(segment, q, h.window);
+  const int first = own_group() * group_rows;
+  const int begin = segment.low(q.token, h.window) / wide_block;
+  const int end = (segment.high(q.token_of(q.rows - 1)) + wide_block - 1) / wide_block;
+  if (rows.begin == rows.end) return pass_blocks<S, Asked::values>(rows, begin, end, parts);
+  stage_strip<S>(static_cast<const bf16*>(a.q), h.dim, [&](int row) { return query_offset(q, h, first + row); },
+                 own_area<S>());
+  await_strips<S>();
+  Queries<D, S::held> queries;
+  queries.read(own_area<S>());
+  pass_blocks<S, Asked::values>(rows, begin, rows.begin, parts);
+  Running running = nothing_yet();
+  float o[D / 8][4] = {};
+  attend_blocks<S, false, true>(h, rows, parts, queries, running, o);
+  complete(running);
+  const float factor[2] = {1.0f / running.sum[0], 1.0f / running.sum[1]};
+  const int own = first + warp() % 4 * strip;
+  free_strips<S>();
+  store_strip<S>(o, factor, rows.here, h.dim, [&](int row) {
+    return static_cast<bf16*>(a.o) + q.index(own + row, h.heads) * h.dim;
+  });
+  for (int half = 0; half < 2; ++half) {
+    const int row = lane() / 4 + 8 * half;
+    if (lane() % 4 == 0 && row < rows.here)
+      a.lse[q.index(own + row, h.heads)] = running.top[half] * ln_2 + logarithm(running.sum[half]);
+  }
+  pass_blocks<S, Asked::values>(rows, rows.end, end, parts);
+}
+
+/// Grid: as of attend_tokens().
+template <int D>
+WS_DEVICE void attend_widely(const TiledAttentionArguments& t) {
+  using S = WideForward<D>;
+  const TileTokens tile = tile_tokens(t.a, S::rows);
+  if (!check_visibility(t.a.fault, Op::attention, 3, t.a.visibility, tile.first, tile.end)) return;
+  open_ring<S>();
+  if (warp() < 4) {
+    fewer_registers<56>();
+    Loader<S> loader;
+    each_segment(t.a, tile, [&](const Segment& segment, const QueryRows& q, int kv_head) {
+      load_blocks(t.maps, keys_of(t.a.h, t.a.k, t.a.v, kv_head, segment, q), segment, t.a.h.dim, loader);
+    });
+    loader.finish();
+  } else {
+    more_registers<224>();
+    Parts<S> parts;
+    each_segment(t.a, tile, [&](const Segment& segment, const QueryRows& q, int) {
+      attend_group<D>(t.a, segment, q, parts);
+    });
+  }
+}
+
+#define FORWARD(D) \
+  WS_KERNEL(attention_wide_##D, WideForward<D>::threads, TiledAttentionArguments, a) { attend_widely<D>(a); }
+FORWARD(64)
+FORWARD(96)
+FORWARD(128)
+FORWARD(256)
+#undef FORWARD
+
+#endif
+
 }  // namespace
 
 #if WS_HOST
@@ -175,6 +276,9 @@ namespace {
 const SizedKernel forward_kernels[2][head_sizes] = {
     {FORWARD(f32, 64), FORWARD(f32, 96), FORWARD(f32, 128), FORWARD(f32, 256)},
     {FORWARD(bf16, 64), FORWARD(bf16, 96), FORWARD(bf16, 128), FORWARD(bf16, 256)}};
+#undef FORWARD
+#define FORWARD(D) {&attention_wide_##D, WideForward<D>::shared_bytes, WideForward<D>::rows}
+const SizedKernel wide_kernels[head_sizes] = {FORWARD(64), FORWARD(96), FORWARD(128), FORWARD(256)};
 #undef FORWARD
 
 }  // namespace
@@ -202,13 +306,18 @@ Status attention(const Call& c, Launcher& on) {
   WS_TRY(same_shape(v, "v", k, "k"));
   WS_TRY(same_shape(c.t[4], "o", q, "q"));
   WS_TRY(check_lse(lse, h));
-  const SizedKernel& kernel = forward_kernels[q.dtype == DType::bf16][head_size_index(h.dim)];
+  const bool wide = on.hopper() && q.dtype == DType::bf16;
+  const int size = head_size_index(h.dim);
+  const SizedKernel& kernel = wide ? wide_kernels[size] : forward_kernels[q.dtype == DType::bf16][size];
   const int members = h.group < kernel.rows ? h.group : kernel.rows, parts = (h.group + members - 1) / members;
   const AttentionArguments a = {q.data, k.data, v.data, c.t[3].as<int32_t>(), c.t[4].data, lse.as<float>(), h, members,
                               parts, on.fault()};
   const int tokens = kernel.rows / members;
   const Extent grid = {blocks_for(h.tokens, tokens), static_cast<uint32_t>(h.kv_heads * parts), 1};
-  return start(on, *kernel.kernel, grid, kernel.shared_bytes, a);
+  if (!wide) return start(on, *kernel.kernel, grid, kernel.shared_bytes, a);
+  TiledAttentionArguments t = {{}, a};
+  WS_TRY(map_keys(k, v, on, t.maps));
+  return start(on, *kernel.kernel, grid, kernel.shared_bytes, t);
 }
 
 #endif

@@ -1,7 +1,7 @@
 // What attention forward, decode and backward share on a GPU: the walk over blocks of keys, the online softmax, who
 // sees whom, and the checks of their entries. Products are in attention_tile.h. Included by kernel files only.
 //
-// The order of arithmetic, which training and decode must have in common bit for bit: keys are taken in blocks of 32
+// The order of arithmetic of mma.sync, which training and decode must have in common bit for bit: keys are taken in blocks of 32
 // LOGICAL positions (the shared prefix first, then the own segment), in order; a score is one sum over D, 16 at a time
 // by mma (bf16) or one by one (f32); a lane adds its eight probabilities of a block, four lanes are added at the end;
 // the output is a chain over blocks, 16 keys at a time (bf16) or one by one (f32). A row's bits depend on no other row.
@@ -45,15 +45,16 @@ WS_DEVICE void walk(int begin, int end, char* memory, int stage_bytes, Fetch fet
 // The online softmax -------------------------------------------------------------------------------------------------
 
 /// Products become scores, in powers of two.
-WS_DEVICE void score(const Heads& h, float (&s)[4][4]) {
+template <int n>
+WS_DEVICE void score(const Heads& h, float (&s)[n][4]) {
   WS_UNROLL
-  for (int j = 0; j < 4; ++j) {
+  for (int j = 0; j < n; ++j) {
     WS_UNROLL
     for (int e = 0; e < 4; ++e) s[j][e] *= h.inner;
   }
   if (h.outer == 0) return;
   WS_UNROLL
-  for (int j = 0; j < 4; ++j) {
+  for (int j = 0; j < n; ++j) {
     WS_UNROLL
     for (int e = 0; e < 4; ++e) s[j][e] = h.outer * hyperbolic_tangent(s[j][e]);
   }
@@ -70,9 +71,10 @@ WS_DEVICE Running nothing_yet() {
 }
 
 /// Scores that a row does not see become minus infinity.
-WS_DEVICE void hide(float (&s)[4][4], const Seen& seen) {
+template <int n>
+WS_DEVICE void hide(float (&s)[n][4], const Seen& seen) {
   WS_UNROLL
-  for (int j = 0; j < 4; ++j) {
+  for (int j = 0; j < n; ++j) {
     WS_UNROLL
     for (int e = 0; e < 4; ++e)
       if (!seen.sees(e / 2, 8 * j + lane() % 4 * 2 + e % 2)) s[j][e] = as_float(0xff800000u);
@@ -80,11 +82,12 @@ WS_DEVICE void hide(float (&s)[4][4], const Seen& seen) {
 }
 
 /// Scores of a block become probabilities relative to the new maximum; earlier output is to be multiplied by factor.
-WS_DEVICE void fold(float (&s)[4][4], Running& r, float (&factor)[2]) {
+template <int n>
+WS_DEVICE void fold(float (&s)[n][4], Running& r, float (&factor)[2]) {
   const float none = as_float(0xff800000u);
   float top[2] = {none, none};
   WS_UNROLL
-  for (int j = 0; j < 4; ++j) {
+  for (int j = 0; j < n; ++j) {
     WS_UNROLL
     for (int e = 0; e < 4; ++e) top[e / 2] = larger(top[e / 2], s[j][e]);
   }
@@ -99,7 +102,7 @@ WS_DEVICE void fold(float (&s)[4][4], Running& r, float (&factor)[2]) {
     r.top[half] = now;
     float sum = 0.0f;
     WS_UNROLL
-    for (int j = 0; j < 4; ++j) {
+    for (int j = 0; j < n; ++j) {
       WS_UNROLL
       for (int e = 2 * half; e < 2 * half + 2; ++e) {
         s[j][e] = fast_exp2(s[j][e] - zero_point);

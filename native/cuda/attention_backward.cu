@@ -4,25 +4,12 @@
 //
 // Queries are met 32 rows (tokens x heads of a group) at a time, counted from their segment's first: a gradient does
 // not depend on where in the batch a segment lies. delta = sum(do o) per row and a plan of the segments come first.
-#include "attention.h"
+#include "attention_backward_hopper.h"
 
 namespace ws::cuda {
 namespace {
 
 // Plan ---------------------------------------------------------------------------------------------------------------
-
-/// A segment with its end, and the next one with the same root (the segment that its prefix begins), or -1.
-struct Planned {
-  Segment segment;
-  int end, next;
-};
-
-/// What is known of a packed batch: on the device, one block of scratch.
-struct Plan {
-  int32_t* good;        // one number; zero: the visibility breaks a rule
-  int32_t* segment_of;  // per token
-  Planned* segments;
-};
 
 constexpr int plan_threads = 1024, plan_warps = plan_threads / warp_size;
 
@@ -89,17 +76,6 @@ WS_KERNEL(attention_plan, plan_threads, PlanArguments, a) {
 
 // delta --------------------------------------------------------------------------------------------------------------
 
-struct AttentionGradients {
-  const void *dout, *out, *q, *k, *v;
-  const float* lse;
-  float* delta;
-  const int32_t* visibility;
-  void *dq, *dk, *dv;
-  Heads h;
-  int32_t members, parts;  // of a group's heads in a tile of queries
-  Plan plan;
-};
-
 constexpr int delta_rows = 4;  // of a block, a warp each
 
 template <class T>
@@ -135,40 +111,6 @@ struct BackwardTile {
   static constexpr int shared_bytes = 2 * tile_bytes + stages * 2 * part_bytes;
   static constexpr int columns = D <= 128 ? D : D / 2;  // of dK and dV that a block makes
 };
-
-template <bool capped, class F>
-WS_DEVICE void differentiate_scores(const Heads& h, float (&s)[4][4], float (&ds)[4][4], F of) {
-  WS_UNROLL
-  for (int j = 0; j < 4; ++j) {
-    WS_UNROLL
-    for (int e = 0; e < 4; ++e) {
-      const Two row = of(j, e);
-      float scaled = s[j][e] * h.inner, slope = 1.0f;
-      if constexpr (capped) {
-        const float t = hyperbolic_tangent(scaled);
-        scaled = h.outer * t;
-        slope = 1.0f - t * t;
-      }
-      s[j][e] = fast_exp2(scaled - row.at[0]);
-      ds[j][e] = s[j][e] * (ds[j][e] - row.at[1]) * slope;
-    }
-  }
-}
-
-/// Products s become probabilities p = exp(score - lse), products ds = do v become gradients of the scaled products,
-/// p (ds - delta) [times the cap's slope]; both 0 where nothing is seen. of(j, e): a number's lse log2 e and delta.
-template <class F>
-WS_DEVICE void differentiate(const Heads& h, float (&s)[4][4], float (&ds)[4][4], bool mixed, const Seen& seen, F of) {
-  if (h.outer > 0) differentiate_scores<true>(h, s, ds, of);
-  else differentiate_scores<false>(h, s, ds, of);
-  if (!mixed) return;
-  WS_UNROLL
-  for (int j = 0; j < 4; ++j) {
-    WS_UNROLL
-    for (int e = 0; e < 4; ++e)
-      if (!seen.sees(e / 2, 8 * j + lane() % 4 * 2 + e % 2)) s[j][e] = ds[j][e] = 0.0f;
-  }
-}
 
 // dQ -----------------------------------------------------------------------------------------------------------------
 
@@ -240,44 +182,6 @@ WS_DEVICE void backward_queries(const AttentionGradients& a) {
 
 // dK, dV -------------------------------------------------------------------------------------------------------------
 
-/// Tokens [first, end) whose keys a tile has.
-struct KeyTile {
-  int first, end, kv_head;
-};
-
-/// Query rows of one segment that meet a tile's keys: all of the segment's, and which of them meet any of the keys.
-struct QuerySpan {
-  QueryRows q;
-  int begin, end;
-};
-
-/// The rows of `own` that see tokens [first, end) of its own or of its prefix.
-WS_DEVICE QuerySpan span_of(const Heads& h, const Planned& own, const KeyTile& tile, bool shared_keys) {
-  const Segment& s = own.segment;
-  const int length = own.end - s.start, last = (shared_keys ? at_most(tile.end, s.p1) : tile.end) - 1;
-  // Positions of the first and last key, counted from the segment's first token; those of a prefix are negative.
-  const int from = shared_keys ? tile.first - s.p0 - s.prefix() : tile.first - s.start;
-  const int to = shared_keys ? last - s.p0 - s.prefix() : last - s.start;
-  const int window = h.window > 0 ? at_most(h.window, h.tokens) : h.tokens;
-  const int begin = at_least(0, from), end = at_most(length, to + window);
-  return {{s.start, tile.kv_head * h.group, h.group, length * h.group}, begin * h.group, end * h.group};
-}
-
-/// Query rows that see this lane's two keys.
-WS_DEVICE Seen rows_that_see(const Heads& h, const Planned& own, const KeyTile& tile, bool shared_keys) {
-  const Segment& s = own.segment;
-  const int length = own.end - s.start, window = h.window > 0 ? at_most(h.window, h.tokens) : h.tokens;
-  Seen seen = {};
-  for (int half = 0; half < 2; ++half) {
-    const int key = tile.first + warp() * strip + lane() / 4 + 8 * half;
-    if (key >= (shared_keys ? at_most(tile.end, s.p1) : tile.end)) continue;
-    const int at = shared_keys ? key - s.p1 : key - s.start;
-    seen.low[half] = at_least(0, at) * h.group;
-    seen.high[half] = at_least(0, at_most(length, at + window)) * h.group;
-  }
-  return seen;
-}
-
 template <class T, int D>
 struct KeySums {
   static constexpr int n = BackwardTile<T, D>::columns / 8;
@@ -292,7 +196,7 @@ WS_DEVICE void add_segment(const AttentionGradients& a, const Planned& own, cons
   const Heads& h = a.h;
   const QuerySpan m = span_of(h, own, tile, shared_keys);
   if (m.begin >= m.end) return;
-  const Seen all = rows_that_see(h, own, tile, shared_keys);
+  const Seen all = rows_that_see(h, own, tile, shared_keys, tile.first + warp() * strip);
   const int first_column = block().z * S::columns * static_cast<int>(sizeof(T));
   char *own_rows = shared() + warp() * strip * pitch<T, D>, *stages = shared() + 2 * S::tile_bytes;
   Left<T, D, S::held> keys = {}, values = {};
@@ -404,6 +308,21 @@ BACKWARD(f32, 128)
 BACKWARD(f32, 256)
 #undef BACKWARD
 
+#if WS_HOPPER
+#define BACKWARD(D)                                                                        \
+  WS_KERNEL(attention_dq_wide_##D, WideQueries<D>::threads, TiledGradients, a) {           \
+    backward_queries_widely<D>(a);                                                         \
+  }                                                                                        \
+  WS_KERNEL(attention_dkv_wide_##D, WideKeys<D>::threads, AttentionGradients, a) {         \
+    backward_keys_widely<D>(a);                                                            \
+  }
+BACKWARD(64)
+BACKWARD(96)
+BACKWARD(128)
+BACKWARD(256)
+#undef BACKWARD
+#endif
+
 }  // namespace
 
 #if WS_HOST
@@ -411,18 +330,24 @@ BACKWARD(f32, 256)
 namespace {
 
 struct BackwardKernels {
-  SizedKernel queries;
-  const HostKernel* keys;
+  SizedKernel queries, keys;
   int column_parts;
 };
 
-#define BACKWARD(T, D)                                                                      \
-  {{&attention_dq_##T##_##D, BackwardTile<T, D>::shared_bytes, BackwardTile<T, D>::rows},           \
-   &attention_dkv_##T##_##D, D / BackwardTile<T, D>::columns}
-const BackwardKernels backward_kernels[2][head_sizes] = {
+#define BACKWARD(T, D)                                                                                             \
+  {{&attention_dq_##T##_##D, BackwardTile<T, D>::shared_bytes, BackwardTile<T, D>::rows},                          \
+   {&attention_dkv_##T##_##D, BackwardTile<T, D>::shared_bytes, BackwardTile<T, D>::rows},                         \
+   D / BackwardTile<T, D>::columns}
+#define WIDE(D)                                                                            \
+  {{&attention_dq_wide_##D, WideQueries<D>::shared_bytes, WideQueries<D>::rows},           \
+   {&attention_dkv_wide_##D, WideKeys<D>::shared_bytes_with_pairs, group_rows},            \
+   D / gradient_columns<D>}
+const BackwardKernels backward_kernels[3][head_sizes] = {
     {BACKWARD(f32, 64), BACKWARD(f32, 96), BACKWARD(f32, 128), BACKWARD(f32, 256)},
-    {BACKWARD(bf16, 64), BACKWARD(bf16, 96), BACKWARD(bf16, 128), BACKWARD(bf16, 256)}};
+    {BACKWARD(bf16, 64), BACKWARD(bf16, 96), BACKWARD(bf16, 128), BACKWARD(bf16, 256)},
+    {WIDE(64), WIDE(96), WIDE(128), WIDE(256)}};
 #undef BACKWARD
+#undef WIDE
 
 /// Room for the plan and the deltas.
 Status take_scratch(Launcher& on, const Heads& h, Plan& plan, float*& delta) {
@@ -453,7 +378,8 @@ Status attention_backward(const Call& c, Launcher& on) {
   WS_TRY(check_lse(c.t[2], h));
   if (h.tokens == 0) return {};
   const bool two_bytes = q.dtype == DType::bf16;
-  const BackwardKernels& kernels = backward_kernels[two_bytes][head_size_index(h.dim)];
+  const bool wide = two_bytes && on.hopper();
+  const BackwardKernels& kernels = backward_kernels[two_bytes + wide][head_size_index(h.dim)];
   const int rows = kernels.queries.rows, members = h.group < rows ? h.group : rows;
   const int parts = (h.group + members - 1) / members;
   AttentionGradients a = {c.t[0].data, c.t[1].data, q.data, k.data, c.t[5].data, c.t[2].as<float>(), nullptr,
@@ -464,10 +390,13 @@ Status attention_backward(const Call& c, Launcher& on) {
   const uint32_t delta_blocks = blocks_for(static_cast<int64_t>(h.tokens) * h.heads, delta_rows);
   WS_TRY(start(on, two_bytes ? attention_delta_bf16 : attention_delta_f32, {delta_blocks, 1, 1}, 0, a));
   const Extent queries = {blocks_for(h.tokens, rows / members), static_cast<uint32_t>(h.kv_heads * parts), 1};
-  WS_TRY(start(on, *kernels.queries.kernel, queries, kernels.queries.shared_bytes, a));
-  const Extent keys = {blocks_for(h.tokens, rows), static_cast<uint32_t>(h.kv_heads),
+  TiledGradients t = {{}, a};
+  if (wide) WS_TRY(map_keys(k, c.t[5], on, t.maps));
+  WS_TRY(wide ? start(on, *kernels.queries.kernel, queries, kernels.queries.shared_bytes, t)
+              : start(on, *kernels.queries.kernel, queries, kernels.queries.shared_bytes, a));
+  const Extent keys = {blocks_for(h.tokens, kernels.keys.rows), static_cast<uint32_t>(h.kv_heads),
                        static_cast<uint32_t>(kernels.column_parts)};
-  return start(on, *kernels.keys, keys, kernels.queries.shared_bytes, a);
+  return start(on, *kernels.keys.kernel, keys, kernels.keys.shared_bytes, a);
 }
 
 #endif

@@ -3,7 +3,7 @@
 //
 // Decode: four warps have one key/value head of one sequence, its query heads as the rows of one strip. The warps share
 // the scores of several blocks of keys; then each folds all of them, and makes a quarter of the output's columns.
-#include "attention.h"
+#include "attention_hopper.h"
 
 namespace ws::cuda {
 namespace {
@@ -257,6 +257,109 @@ DECODE(f32, 128)
 DECODE(f32, 256)
 #undef DECODE
 
+// Decode on sm_90a -----------------------------------------------------------------------------------------------------
+
+#if WS_HOPPER
+
+template <int D>
+using WideDecode = WideTile<D, 1, (D <= 64 ? 5 : 3)>;
+template <int D>
+constexpr int wide_resident = D <= 128 ? 2 : 1;
+
+/// Blocks [low, high) of 64 positions of a sequence, each two of the cache: keys as they lie, side by side; of the values
+/// those of positions that are seen, else zeros.
+template <int D>
+WS_DEVICE void load_cache(const DecodeArguments& a, int sequence, int kv_head, int low, int high) {
+  const int dim = a.h.dim;
+  const int64_t slab = static_cast<int64_t>(dim) * key_block;
+  const int32_t* table = a.table + static_cast<int64_t>(sequence) * a.table_width;
+  const auto id_of = [&](int position) {
+    return position < high && position + key_block > low ? table[position / key_block] : -1;
+  };
+  Loader<WideDecode<D>> loader;
+  int base = low / wide_block * wide_block, ids[2] = {id_of(base), id_of(base + key_block)};
+  for (; base < high; base += wide_block) {
+    const int64_t at[2] = {(int64_t{ids[0]} * a.h.kv_heads + kv_head) * slab,
+                           (int64_t{ids[1]} * a.h.kv_heads + kv_head) * slab};
+    const bool there[2] = {ids[0] >= 0, ids[1] >= 0};
+    for (int half = 0; half < 2; ++half) ids[half] = id_of(base + wide_block + half * key_block);
+    loader.copy([&](char* to) {
+      for (int half = 0; half < 2; ++half) {
+        if (!there[half]) continue;
+        stage_pieces<bf16, key_block, group_threads, 2>(
+            {static_cast<const bf16*>(a.keys) + at[half]}, thread(), D, key_block,
+            [=](int d) { return d < dim ? int64_t{d} * key_block : -1; },
+            [=](int, int d, int piece) { return to + d * 128 + (((half * 4 + piece) ^ d) & 7) * 16; });
+      }
+    });
+    loader.copy([&](char* to) {
+      for (int half = 0; half < 2; ++half) {
+        const int first = base + half * key_block;
+        stage_pieces<bf16, D, group_threads, 2>(
+            {static_cast<const bf16*>(a.values) + (there[half] ? at[half] : 0)}, thread(), key_block, dim,
+            [=](int j) { return first + j >= low && first + j < high ? int64_t{j} * dim : -1; },
+            [=](int, int j, int piece) { return in_boxes(to, half * key_block + j, piece); });
+      }
+    });
+  }
+  loader.finish();
+}
+
+/// Up to 64 query heads that see positions [low, high).
+template <int D>
+WS_DEVICE void attend_cache(const DecodeArguments& a, int64_t first_row, int here, int low, int high) {
+  using S = WideDecode<D>;
+  const Heads& h = a.h;
+  GroupRows rows = {at_most(strip, at_least(0, here - warp() % 4 * strip)), {low, low}, {high, high}, low / wide_block,
+                    (high + wide_block - 1) / wide_block, low, high};
+  stage_strip<S>(static_cast<const bf16*>(a.q), h.dim,
+                 [&](int row) { return row < here ? (first_row + row) * h.dim : int64_t{-1}; }, own_area<S>());
+  await_strips<S>();
+  Queries<D, S::held> queries;
+  queries.read(own_area<S>());
+  Parts<S> parts;
+  Running running = nothing_yet();
+  float o[D / 8][4] = {};
+  attend_blocks<S, true, false>(h, rows, parts, queries, running, o);
+  complete(running);
+  const float factor[2] = {1.0f / running.sum[0], 1.0f / running.sum[1]};
+  const int64_t own = first_row + warp() % 4 * strip;
+  free_strips<S>();
+  store_strip<S>(o, factor, rows.here, h.dim,
+                 [&](int row) { return static_cast<bf16*>(a.o) + (own + row) * h.dim; });
+}
+
+/// Grid: as of decode_sequence().
+template <int D>
+WS_DEVICE void decode_widely(const DecodeArguments& a) {
+  using S = WideDecode<D>;
+  const Heads& h = a.h;
+  const int sequence = block().x, kv_head = block().y / a.parts, member = block().y % a.parts * group_rows;
+  const int here = at_most(group_rows, h.group - member), length = checked_length(a, sequence);
+  if (length == 0) return;
+  const int low = h.window > 0 ? at_least(0, length - h.window) : 0;
+  open_ring<S>();
+  if (warp() < 4) {
+    if constexpr (wide_resident<D> == 2) fewer_registers<56>();
+    load_cache<D>(a, sequence, kv_head, low, length);
+  } else {
+    if constexpr (wide_resident<D> == 2) more_registers<200>();
+    attend_cache<D>(a, static_cast<int64_t>(sequence) * h.heads + kv_head * h.group + member, here, low, length);
+  }
+}
+
+#define DECODE(D)                                                                                               \
+  WS_KERNEL_RESIDENT(attention_decode_wide_##D, WideDecode<D>::threads, wide_resident<D>, DecodeArguments, a) { \
+    decode_widely<D>(a);                                                                                        \
+  }
+DECODE(64)
+DECODE(96)
+DECODE(128)
+DECODE(256)
+#undef DECODE
+
+#endif
+
 }  // namespace
 
 #if WS_HOST
@@ -267,6 +370,9 @@ namespace {
 const SizedKernel decode_kernels[2][head_sizes] = {
     {DECODE(f32, 64), DECODE(f32, 96), DECODE(f32, 128), DECODE(f32, 256)},
     {DECODE(bf16, 64), DECODE(bf16, 96), DECODE(bf16, 128), DECODE(bf16, 256)}};
+#undef DECODE
+#define DECODE(D) {&attention_decode_wide_##D, WideDecode<D>::shared_bytes, group_rows}
+const SizedKernel wide_decode_kernels[head_sizes] = {DECODE(64), DECODE(96), DECODE(128), DECODE(256)};
 #undef DECODE
 
 /// keys [blocks,G,D,32] and values [blocks,G,32,D].
@@ -320,8 +426,10 @@ Status attention_decode(const Call& c, Launcher& on) {
   WS_TRY(same_shape(c.t[5], "o", q, "q"));
   WS_CHECK(table.dims[1] < 0x7fffffff / key_block && keys.dims[0] < 0x7fffffff, shape, "table: too many blocks: %s",
            shape_text(table).text);
-  const SizedKernel& kernel = decode_kernels[q.dtype == DType::bf16][head_size_index(h.dim)];
-  const int parts = (h.group + strip - 1) / strip;
+  const bool half = q.dtype == DType::bf16;
+  const int size = head_size_index(h.dim);
+  const SizedKernel& kernel = half && on.hopper() ? wide_decode_kernels[size] : decode_kernels[half][size];
+  const int parts = (h.group + kernel.rows - 1) / kernel.rows;
   const DecodeArguments a = {q.data, keys.data, c.t[2].data, table.as<int32_t>(), lengths.as<int32_t>(), c.t[5].data,
                              h, static_cast<int32_t>(table.dims[1]), static_cast<int32_t>(keys.dims[0]), parts,
                              on.fault()};

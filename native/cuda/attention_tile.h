@@ -24,43 +24,50 @@ WS_DEVICE int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
 template <class T, int columns>
 constexpr int pitch = columns * static_cast<int>(sizeof(T)) + 16;
 
-/// f(row, column) for the pieces of 16 bytes of `rows` rows; a thread stays in its column. All `threads` come.
+/// f(row, column) for the pieces of 16 bytes of `rows` rows; a thread, `own` of `threads`, stays in its column. All come.
 template <int unroll, int pieces, int threads, class F>
-WS_DEVICE void each_piece(int rows, F f) {
+WS_DEVICE void each_piece(int own, int rows, F f) {
   constexpr int wide = pieces <= 4 ? 4 : pieces <= 8 ? 8 : pieces <= 16 ? 16 : pieces <= 32 ? 32 : 64;
   constexpr int across = wide < threads ? wide : threads;
   static_assert(pieces <= wide && threads % across == 0);
-  for (int column = thread() % across; column < pieces; column += across) {
+  for (int column = own % across; column < pieces; column += across) {
     WS_UNROLL_BY(unroll)
-    for (int row = thread() / across; row < rows; row += threads / across) f(row, column);
+    for (int row = own / across; row < rows; row += threads / across) f(row, column);
   }
 }
 
-/// `rows` rows of `columns` elements, of which `dim` exist, from each of n tensors; their parts of shared memory are
-/// part_bytes apart. offset_of gives where a row begins in all of them, a multiple of dim; negative: zeros.
-template <class T, int columns, int threads, int n, class F>
-WS_DEVICE void stage_rows(const T* const (&from)[n], char* to, int part_bytes, int rows, int dim, F offset_of) {
+/// `rows` rows of `columns` elements, of which `dim` exist, from each of n tensors to the places that
+/// place(tensor, row, piece) tells. offset_of gives where a row begins in all of them, a multiple of dim; negative: zeros.
+template <class T, int columns, int threads, int unroll, int n, class F, class Place>
+WS_DEVICE void stage_pieces(const T* const (&from)[n], int own, int rows, int dim, F offset_of, Place place) {
   constexpr int size = static_cast<int>(sizeof(T)), piece = 16 / size, pieces = columns / piece;
   bool fits = dim % piece == 0;
   for (int i = 0; i < n; ++i) fits = fits && aligned(from[i]);
   if (fits) {
-    each_piece<4, pieces, threads>(rows, [&](int row, int column) {
+    each_piece<unroll, pieces, threads>(own, rows, [&](int row, int column) {
       const int64_t offset = offset_of(row);
       const int bytes = offset >= 0 && column * piece < dim ? 16 : 0;
       WS_UNROLL
       for (int i = 0; i < n; ++i)
-        copy_async(to + i * part_bytes + row * pitch<T, columns> + column * 16,
-                   from[i] + (bytes > 0 ? offset + column * piece : 0), bytes);
+        copy_async(place(i, row, column), from[i] + (bytes > 0 ? offset + column * piece : 0), bytes);
     });
     return;
   }
-  each_piece<1, pieces, threads>(rows, [&](int row, int column) {
+  each_piece<1, pieces, threads>(own, rows, [&](int row, int column) {
     const int64_t offset = offset_of(row);
     for (int i = 0; i < n * piece; ++i) {
       const int tensor = i / piece, at = column * piece + i % piece;
-      T* place = reinterpret_cast<T*>(to + tensor * part_bytes + row * pitch<T, columns>) + at;
-      *place = offset >= 0 && at < dim ? from[tensor][offset + at] : T{};
+      T* to = reinterpret_cast<T*>(place(tensor, row, column)) + i % piece;
+      *to = offset >= 0 && at < dim ? from[tensor][offset + at] : T{};
     }
+  });
+}
+
+/// The same by all threads, rows a pitch apart, the parts of the n tensors part_bytes.
+template <class T, int columns, int threads, int n, class F>
+WS_DEVICE void stage_rows(const T* const (&from)[n], char* to, int part_bytes, int rows, int dim, F offset_of) {
+  stage_pieces<T, columns, threads, 4>(from, thread(), rows, dim, offset_of, [=](int tensor, int row, int piece) {
+    return to + tensor * part_bytes + row * pitch<T, columns> + piece * 16;
   });
 }
 
@@ -79,21 +86,29 @@ WS_DEVICE void park(char* to, int first_column, const float (&sums)[n][4], const
   }
 }
 
-/// What is parked to global memory: `width` columns from `from` on, of which `dim` exist; thread `own` of `threads`.
-template <class T, int columns, int width, class F>
-WS_DEVICE void unpark(const char* from, int rows, int dim, int own, int threads, F row_of) {
-  constexpr int piece = 16 / static_cast<int>(sizeof(T)), pieces = width / piece;
+/// Rows of `pieces` pieces of 16 bytes at place(row, piece) to global memory; of their elements `dim` exist. Thread `own`
+/// of `threads`.
+template <class T, int pieces, class Place, class F>
+WS_DEVICE void store_pieces(int rows, int dim, int own, int threads, Place place, F row_of) {
+  constexpr int piece = 16 / static_cast<int>(sizeof(T));
   WS_UNROLL_BY(2)
   for (int at = own; at < rows * pieces; at += threads) {
     const int row = at / pieces, column = at % pieces * piece, left = dim - column;
-    const char* place = from + row * pitch<T, columns> + column * static_cast<int>(sizeof(T));
+    const char* from = place(row, at % pieces);
     T* to = row_of(row) + column;
     if (left >= piece && aligned(to)) {
-      *reinterpret_cast<Quad*>(to) = *reinterpret_cast<const Quad*>(place);
+      *reinterpret_cast<Quad*>(to) = *reinterpret_cast<const Quad*>(from);
     } else {
-      for (int i = 0; i < at_most(left, piece); ++i) to[i] = reinterpret_cast<const T*>(place)[i];
+      for (int i = 0; i < at_most(left, piece); ++i) to[i] = reinterpret_cast<const T*>(from)[i];
     }
   }
+}
+
+/// What is parked to global memory: `width` columns from `from` on, of which `dim` exist; thread `own` of `threads`.
+template <class T, int columns, int width, class F>
+WS_DEVICE void unpark(const char* from, int rows, int dim, int own, int threads, F row_of) {
+  store_pieces<T, width * static_cast<int>(sizeof(T)) / 16>(
+      rows, dim, own, threads, [=](int row, int piece) { return from + row * pitch<T, columns> + piece * 16; }, row_of);
 }
 
 // Products -----------------------------------------------------------------------------------------------------------

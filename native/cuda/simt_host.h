@@ -86,6 +86,7 @@ inline uint32_t ballot(bool b, Site site = Site::here()) { return emulator::vote
 
 inline float as_float(uint32_t bits) { return std::bit_cast<float>(bits); }
 inline uint32_t as_bits(float x) { return std::bit_cast<uint32_t>(x); }
+inline uint32_t computed_anew(uint32_t x) { return x; }
 /// As cvt.rn.bf16.f32: every NaN becomes 7fff.
 inline bf16 round_bf16(float x) { return x == x ? to_bf16(x) : bf16{0x7fff}; }
 inline float fused(float a, float b, float c) { return std::fma(a, b, c); }
@@ -156,6 +157,10 @@ inline void group_wait(Site site = Site::here()) {
 }
 template <int left, int n>
 inline void group_wait(float (&)[n], Site site = Site::here()) {
+  emulator::group_wait(left, site);
+}
+template <int left, int n>
+inline void group_wait(float (&)[n], float (&)[n], Site site = Site::here()) {
   emulator::group_wait(left, site);
 }
 void async_fence();

@@ -48,6 +48,11 @@ WS_DEVICE uint32_t ballot(bool b) { return __ballot_sync(0xffffffffu, b); }
 
 WS_DEVICE float as_float(uint32_t bits) { return __uint_as_float(bits); }
 WS_DEVICE uint32_t as_bits(float x) { return __float_as_uint(x); }
+/// x, and what is made of it is not kept in registers from one round of a loop to the next.
+WS_DEVICE uint32_t computed_anew(uint32_t x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
 WS_DEVICE bf16 round_bf16(float x) {
   uint16_t bits;
   asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));

@@ -182,7 +182,7 @@ void issue(void* const* slots) {
       const uint32_t* f = static_cast<const Issue*>(slots[lane])->fragments;
       p->fragments.insert(p->fragments.end(), f, f + 4);
     }
-  if (p->fragments.empty()) touch_panel(*p, false, machine.current / 32 % 4 * 16, 16, first.pc);
+  if (p->fragments.empty()) touch_panel(*p, false, 0, 64, first.pc);  // nobody promises who reads which rows
   touch_panel(*p, true, 0, p->columns, first.pc);
   products.issued = (products.issued * 31 + first.b) * 31 + static_cast<uint64_t>(first.line);
   products.open.push_back(std::move(p));
