@@ -107,7 +107,11 @@ function results(dtype: Dtype): Tensor[] {
     { temperature: 3, topP: 0.7, minP: 0.1 },
     { temperature: 0 },
   ].flatMap((options) => Object.values(headSample(many, tied, keys, options)))
-  const kl = headKl(h, table, normal('qh', [3, 40], dtype), table, targets, { direction: 'jensenShannon' })
+  const qh = normal('qh', [3, 40], dtype)
+  const divergences = (['priorToPolicy', 'jensenShannon'] as const).flatMap((direction) => {
+    const { logps, kl } = headKl(h, table, qh, table, targets, { direction })
+    return [logps, kl]
+  })
   return [
     linear(x, w),
     linearDx(dy, w),
@@ -115,7 +119,7 @@ function results(dtype: Dtype): Tensor[] {
     total,
     ...Object.values(headLogProbs(h, table, targets)),
     ...Object.values(headTerms(h, table, targets)),
-    ...[kl.logps, kl.kl, ...drawn],
+    ...[...divergences, ...drawn],
     ...[48, 128].flatMap((size) => [...attentionResults(dtype, size), decodeResult(dtype, size)]),
     decodeResult(dtype, 256),
     ...[96, 256].map((size) => strangeResult(dtype, size)),

@@ -33,13 +33,11 @@ import {
 
 type T = Pick<Test, 'ok' | 'equal' | 'same' | 'fail' | 'match'>
 
-/** Products of two matrices in bf16 on a GPU, where what is summed is an operand of bf16 too. */
-const isGpuProduct = (device: Device, { entry, float }: Example): boolean =>
-  device.kind === 'cuda' && float === 'bf16' && ['matmul', 'head'].includes(opTable[entry.name].family)
+const isProduct = ({ name }: OpEntry): boolean => ['matmul', 'head'].includes(opTable[name].family)
 
-/** There tokens are summed 16 at a time: a weight's gradient has the same bits however they are cut at multiples of 16. */
-const grainOf = (device: Device, example: Example): number =>
-  isGpuProduct(device, example) && opTable[example.entry.name].operands[0].role === 'inPlace' ? 16 : 1
+/** Where tokens may be cut: gradients of weights by products in bf16 take several at once. */
+const grainOf = (device: Device, { entry, float }: Example): number =>
+  float === 'bf16' && isProduct(entry) && opTable[entry.name].operands[0].role === 'inPlace' ? device.tokenAlignment : 1
 
 // Forward -------------------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ import {
   checkThreads,
 } from './ops-checks.js'
 import { headChecks } from './ops-head.js'
+import { headTileChecks } from './ops-head-tiles.js'
 import { publicChecks } from './ops-public.js'
 import { checkNativeShapes, checkRefusals, checkShapeRules, checkStrangeParameters } from './ops-refusals.js'
 
@@ -106,4 +107,5 @@ forEachOp('native code refuses by itself', (t, entry) => checkNativeShapes(t, de
 
 if (!unfinished.has('attention')) attentionChecks(t, device)
 headChecks(t, device)
+headTileChecks(t, device)
 publicChecks(t, device)

@@ -154,8 +154,8 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
                        });
   }
 
-  /// new Device(level, threads, limitBytes): has `record`, `level` and `threads`. level: an instruction set, "" for the
-  /// best, or "cuda:N".
+  /// new Device(level, threads, limitBytes): has `record`, `level`, `threads` and `tokenAlignment`. level: an instruction
+  /// set, "" for the best, or "cuda:N".
   explicit NativeDevice(const Napi::CallbackInfo& info) : Napi::ObjectWrap<NativeDevice>(info), env_(info.Env()) {
     double threads = 0, limit = 0;
     if (!info[0].IsString() || !whole(info[1], 0, 4096, threads) || !whole(info[2], 0, 9e15, limit)) {
@@ -178,6 +178,7 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
     self.Set("record", record);
     self.Set("level", queue_->device().name());
     self.Set("threads", queue_->device().threads());
+    self.Set("tokenAlignment", queue_->device().token_alignment());
   }
 
   ~NativeDevice() override {

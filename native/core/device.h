@@ -33,6 +33,9 @@ struct Device {
   virtual void reset_peak() = 0;
   virtual void set_threads(int threads) = 0;
   virtual int threads() const = 0;
+  /// Tokens that one step of a bf16 weight's gradient sums: calls that add to it have the bits of one call where tokens are
+  /// cut at multiples of this. In f32 they may be cut anywhere.
+  virtual int token_alignment() const { return 1; }
 };
 
 /// CPU device. level: "" for the best that this machine has, else "v2", "avx2", "avx512", "avx512bf16" or "amx".

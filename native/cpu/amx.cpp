@@ -1,6 +1,7 @@
-// The self-check of the level with tiles: one product through the instructions against the model of amx.h, bit for bit.
+// The self-check of the level with tiles: products through the instructions against the model of amx.h, bit for bit.
 // The level is offered only where it passes (device.cpp asks once), because its kernels rest on what is checked here:
-// layouts of tiles, tails by configuration, rounding, denormal numbers. Empty at the other levels.
+// layouts of tiles, tails by configuration, rounding, denormal numbers, sums that start from memory (rows of any stride) and
+// go on over several products, in the tile or through memory. Empty at the other levels.
 #include "../core/op.h"
 
 #if WS_LEVEL >= 5
@@ -11,10 +12,13 @@ namespace {
 
 constexpr int trials = 24;
 
-/// One product of tiles: c += a b, rows x 16 numbers, of `pairs` pairs.
+constexpr int groups = 3, room = 21;  // products that one sum takes; numbers from row to row of c
+constexpr int64_t c_stride = 4 * room;
+
+/// Products of tiles one after the other: c += a[g] b[g], rows x 16 numbers, of `pairs` pairs.
 struct Trial {
   TileShapes shapes;
-  uint32_t a[16][16], b[16][16], c[16][16];
+  uint32_t a[groups][16][16], b[groups][16][16], c[16][room];
 };
 
 uint32_t scramble(uint32_t x) {
@@ -30,11 +34,12 @@ uint32_t element(uint32_t random, uint32_t least) {
 /// The first trials have numbers near one; the later ones reach denormal operands, products and sums.
 void fill(Trial& t, uint32_t trial) {
   const uint32_t least = trial < trials / 2 ? 120 : trial % 2 != 0 ? 56 : 0, other = least == 0 ? 120 : least;
-  for (uint32_t i = 0; i < 256; ++i) {
+  for (uint32_t i = 0; i < groups * 256; ++i) {
     const uint32_t x = scramble(trial * 1024 + i), y = scramble(x + 1), z = scramble(y + 1);
-    t.a[i / 16][i % 16] = element(x, least) << 16 | element(y, least);
-    t.b[i / 16][i % 16] = element(z, other) << 16 | element(scramble(z + 1), other);
-    t.c[i / 16][i % 16] = trial % 3 == 0 ? 0 : element(scramble(z + 2), least) << 16 | (z & 0xffffu);
+    const uint32_t g = i / 256, row = i / 16 % 16, column = i % 16;
+    t.a[g][row][column] = element(x, least) << 16 | element(y, least);
+    t.b[g][row][column] = element(z, other) << 16 | element(scramble(z + 1), other);
+    if (g == 0) t.c[row][column] = trial % 3 == 0 ? 0 : element(scramble(z + 2), least) << 16 | (z & 0xffffu);
   }
   const auto rows = static_cast<uint8_t>(1 + trial * 5 % 16), pairs = static_cast<uint8_t>(16 - trial % 4 * 5);
   t.shapes = TileShapes();
@@ -47,26 +52,38 @@ void fill(Trial& t, uint32_t trial) {
 }
 
 template <Reading reading>
-bool agrees(const Trial& t, const uint32_t (&wanted)[16][16]) {
+bool agrees(const Trial& t, const uint32_t (&wanted)[16][room]) {
   TileModel<reading> model;
-  uint32_t got[16][16] = {};
+  uint32_t got[16][room] = {};
   model.configure(t.shapes);
-  model.load(0, t.c, 64);
-  model.load(1, t.a, 64);
-  model.load(2, t.b, 64);
-  model.multiply(0, 1, 2);
-  model.store(0, got, 64);
+  model.load(0, t.c, c_stride);
+  for (int g = 0; g < groups; ++g) {
+    model.load(1, t.a[g], 64);
+    model.load(2, t.b[g], 64);
+    model.multiply(0, 1, 2);
+  }
+  model.store(0, got, c_stride);
   return std::memcmp(got, wanted, sizeof got) == 0;
 }
 
-void multiply(const Trial& t, uint32_t (&out)[16][16]) {
+/// The last product's sum comes from memory.
+void multiply(const Trial& t, uint32_t (&out)[16][room]) {
   std::memset(out, 0, sizeof out);
+  WS_TILE_FENCE();
   WS_TILE_SHAPES(t.shapes);
-  WS_TILE_LOAD(0, t.c, 64);
-  WS_TILE_LOAD(1, t.a, 64);
-  WS_TILE_LOAD(2, t.b, 64);
-  WS_TILE_MULTIPLY(0, 1, 2);
-  WS_TILE_STORE(0, out, 64);
+  WS_TILE_LOAD(0, t.c, c_stride);
+  for (int g = 0; g < groups; ++g) {
+    if (g + 1 == groups) {
+      WS_TILE_STORE(0, out, c_stride);
+      WS_TILE_ZERO(0);
+      WS_TILE_FENCE();
+      WS_TILE_LOAD(0, out, c_stride);
+    }
+    WS_TILE_LOAD(1, t.a[g], 64);
+    WS_TILE_LOAD(2, t.b[g], 64);
+    WS_TILE_MULTIPLY(0, 1, 2);
+  }
+  WS_TILE_STORE(0, out, c_stride);
   WS_TILE_RELEASE();
 }
 
@@ -77,7 +94,7 @@ const char* check_tiles() {
   bool manual = true, guide = true;
   for (uint32_t trial = 0; trial < trials; ++trial) {
     Trial t;
-    uint32_t out[16][16];
+    uint32_t out[16][room];
     fill(t, trial);
     multiply(t, out);
     manual = manual && agrees<Reading::manual>(t, out);

@@ -53,6 +53,7 @@ struct Level {
   double (*peak)(DType type, int64_t turns);
   bool (*available)();
   bool (*preferred)();  // over the levels below it, when none is named
+  int token_alignment;  // of the device
 };
 
 bool has_v2() { return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt"); }
@@ -108,11 +109,11 @@ bool has_real_tiles() { return true; }
 // From low to high; __builtin_cpu_supports also asks the operating system (xgetbv) for the wide registers. It knows the
 // names x86-64-v2 to -v4 only from clang 18 on, so each level names the features that tell it apart.
 const Level levels[] = {
-    {"v2", v2::kernels, v2::peak, has_v2, always},
-    {"avx2", avx2::kernels, avx2::peak, has_avx2, always},
-    {"avx512", avx512::kernels, avx512::peak, has_avx512, has_wide_vectors},
-    {"avx512bf16", avx512bf16::kernels, avx512bf16::peak, has_avx512bf16, has_fast_dot},
-    {"amx", amx::kernels, amx::peak, has_amx, has_real_tiles},
+    {"v2", v2::kernels, v2::peak, has_v2, always, 1},
+    {"avx2", avx2::kernels, avx2::peak, has_avx2, always, 1},
+    {"avx512", avx512::kernels, avx512::peak, has_avx512, has_wide_vectors, 1},
+    {"avx512bf16", avx512bf16::kernels, avx512bf16::peak, has_avx512bf16, has_fast_dot, 1},
+    {"amx", amx::kernels, amx::peak, has_amx, has_real_tiles, 32},
 };
 
 const Level* find_level(const std::string& wanted) {
@@ -163,6 +164,7 @@ class CpuDevice final : public Device, public Runtime {
   }
 
   const char* name() const override { return level_.name; }
+  int token_alignment() const override { return level_.token_alignment; }
   bool has_kernel(Op op) const override { return level_.kernels[static_cast<int>(op)] != nullptr; }
 
   void* allocate(int64_t bytes) override {

@@ -4,7 +4,7 @@
 // FLOPs 2 m n k; about 80-90 % of the peak of multiply-adds once n >= 128. Error of an element: k roundings of one
 // chain. What must stay: an element of C is ONE chain acc = fma(a[k], b[k], acc), k ascending, from zero (or from C).
 // Blocks of k keep the f32 partial exactly and never cut a step. So bits depend neither on m, n, tile position, packing
-// nor threads.
+// nor threads. Products of bf16 at WS_LEVEL 5 have an order of their own: gemm_amx.h.
 #include "gemm.h"
 
 #include "gemm_pack.h"
@@ -293,8 +293,8 @@ void gemm(Runtime& rt, GemmShape shape, Matrix a, Matrix b, Result c, bool accum
     return;
   }
 #if WS_LEVEL >= 5
-  if (!accumulate && a.dtype == DType::bf16 && b.dtype == DType::bf16) {
-    return multiply_by_tiles(rt, shape, a, b, c, scratch);
+  if (a.dtype == DType::bf16 && b.dtype == DType::bf16) {
+    return multiply_by_tiles(rt, shape, a, b, c, accumulate, scratch);
   }
 #endif
   const Form form = form_of(a.dtype, b.dtype);

@@ -38,8 +38,9 @@ Status head_logprobs(const Call& c) {
 }
 
 /// dz = dlogps (onehot(target) - p), through cap and temperature; dh = dz w, dw += dz^T h. z is computed again.
-/// dw [V,C] may be absent. What must stay: dw is one chain over tokens in order that begins at its old value, so two
-/// half batches give the bits of one; dh is one chain over the vocabulary in order, rounded once.
+/// dw [V,C] may be absent. What must stay: dw is one sum over tokens in order that begins at its old value, so two half
+/// batches give the bits of one (where Device::token_alignment allows the cut); dh is one over the vocabulary in order,
+/// rounded once.
 Status head_logprobs_backward(const Call& c) {
   const View &dw = c.t[0], &dlogps = c.t[1], &h = c.t[2], &w = c.t[3], &targets = c.t[4], &lse = c.t[5], &dh = c.t[6];
   Head s = {};

@@ -11,11 +11,11 @@ constexpr int64_t tile_logits = 1 << 20;
 constexpr int64_t widest_tile = 1024;  // a multiple of fold_width
 static_assert(widest_tile % fold_width == 0, "tiles must not cut what is folded at once");
 
-/// Cuts tokens x vocabulary into tiles.
+/// Cuts tokens x vocabulary into tiles, of rows and columns that products by tiles may be cut at (gemm.h).
 static inline void cut(Head& s) {
   s.columns = smaller(s.vocabulary, widest_tile);
   s.stride = larger(16, (s.columns + 15) / 16 * 16);
-  s.rows = larger(1, smaller(s.tokens, smaller(4096, tile_logits / s.stride)));
+  s.rows = larger(1, smaller(s.tokens, smaller(4096, tile_logits / s.stride / 32 * 32)));
 }
 
 /// Gradients of logits are rounded to bf16 where bf16 products are faster than those of f32 and bf16.

@@ -1,8 +1,8 @@
 // The three products of a linear layer, as calls of the shared gemm(): forward, gradient of the input, gradient of
 // the weight. Shapes are checked here; strides say which operand is transposed.
 // x [N,C], w [O,C], y [N,O]; leading dimensions of x and y may be several, they are joined.
-// FLOPs 2 N C O each. Inner sums are single chains: over C, over O, over tokens in order (gemm.h), so a row of y has
-// the same bits alone or in a batch, and dw of two calls with half of the tokens is dw of one call.
+// FLOPs 2 N C O each. Inner sums have one order: over C, over O, over tokens (gemm.h), so a row of y has the same bits
+// alone or in a batch, and dw of two calls is dw of one call, cut where Device::token_alignment allows.
 #include "gemm.h"
 
 namespace ws::WS_NS {

@@ -35,6 +35,7 @@ class CudaDevice final : public Device, public Launcher, private SegmentSource {
   void reset_peak() override { pool_.reset_peak(); }
   void set_threads(int) override {}
   int threads() const override { return 1; }
+  int token_alignment() const override { return 16; }  // the depth of mma and wgmma
 
   // Launcher
   Status launch(const Launch& launch) override;

@@ -31,13 +31,17 @@ static inline Status start(Launcher& on, const HostKernel& kernel, Extent grid, 
 Status fill(const Call& c, Launcher& on);
 Status copy(const Call& c, Launcher& on);
 
-/// A tile of a head: tokens from `row`, words of the vocabulary from `word`.
-struct LogitTile {
-  int64_t row, rows, word, words;
+struct Partial;
+/// Where head_logits() puts the logits of rows: capped, not tempered, [rows, stride]; sums of groups of words (head_rows.h),
+/// of tempered logits and, unless null, of those at temperature 1.
+struct KeptLogits {
+  float* logits;
+  int64_t stride;
+  Partial *partials, *plain;
+  float softcap, inverse_temperature;
 };
-
-/// z = h w^T for a tile, in f32.
-Status head_logits(Launcher& on, const View& h, const View& w, const LogitTile& t, float* z, int64_t stride);
+/// Logits of rows [row, row + rows) of h w^T.
+Status head_logits(Launcher& on, const View& h, const View& w, int64_t row, int64_t rows, const KeptLogits& to);
 
 /// Blocks of `each` that cover n, at most what a grid has in x.
 static inline uint32_t blocks_for(int64_t n, int64_t each) {

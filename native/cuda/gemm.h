@@ -1,10 +1,11 @@
-// THE matrix product of the GPU kernels, and of the head's: a block of 256 threads makes 128 x 128 elements of
-// C[m][n] = sum over k of A(m, k) B(n, k). bf16 by mma.sync over ldmatrix and three stages of cp.async; f32 by fused
-// multiply-adds. Included by kernel files only.
+// THE matrix product of the GPU kernels: a block of 256 threads makes 128 x 128 elements of C[m][n] = sum over k of
+// A(m, k) B(n, k). bf16 by mma.sync over ldmatrix and three stages of cp.async; f32 by fused multiply-adds. Included by
+// kernel files only.
 //
 // A thread holds 64 sums in the layout of mma fragments, for both types, so that what follows a product is written once
-// (each()). An element's sum runs over k in one order, 16 at a time (bf16) or one by one (f32: the CPU's bits), whatever
-// the matrix around it is: equal bits alone and in a batch. Operands lie along k ("rows") or across it ("columns").
+// (epilogues, product.h). An element's sum runs over k in one order, 16 at a time (bf16) or one by one (f32: the CPU's
+// bits), whatever the matrix around it is: equal bits alone and in a batch. Operands lie along k ("rows") or across it
+// ("columns").
 #pragma once
 #include "product.h"
 #include "vectors.h"
@@ -15,30 +16,25 @@ constexpr int tile = 128;          // rows and columns of a block's part of C
 constexpr int gemm_threads = 256;  // 8 warps: 2 along m, 4 along n; 64 x 32 elements each
 constexpr int stages = 3;
 
-/// Sums of a thread: [i][j][e] is row 16 i + 8 (e / 2) + lane / 4, column 8 j + 2 (lane % 4) + e % 2 of its warp's part.
-struct Sums {
-  float at[4][4][4];
+WS_DEVICE int part_row() { return warp() / 4 * 64 + lane() / 4; }
+WS_DEVICE int part_column() { return warp() % 4 * strip_columns + lane() % 4 * 2; }
+
+/// Sums of a thread: c[i][j][e] is row 16 i + 8 (e / 2) + lane / 4, column 8 j + 2 (lane % 4) + e % 2 of its warp's part.
+/// Four warps share the rows of a tile, each has a strip.
+struct TileSums {
+  static constexpr int rows = 8, strips = 1, columns = tile;
+  float c[4][4][4] = {};
+
+  static WS_DEVICE int row(int i) { return part_row() + i * 8; }
+  static WS_DEVICE int column(int, int k) { return quad_column(warp() % 4, k); }
+  WS_DEVICE float& at(int i, int, int k) { return c[i / 2][k / 2][i % 2 * 2 + k % 2]; }
 };
 
-WS_DEVICE int part_row() { return warp() / 4 * 64 + lane() / 4; }
-WS_DEVICE int part_column() { return warp() % 4 * 32 + lane() % 4 * 2; }
-
-/// f(row, column, sum) for every element of this thread, rows and columns counted in the block's tile.
-template <class F>
-WS_DEVICE void each(Sums& sums, F f) {
-  WS_UNROLL
-  for (int i = 0; i < 4; ++i) {
-    WS_UNROLL
-    for (int j = 0; j < 4; ++j) {
-      WS_UNROLL
-      for (int e = 0; e < 4; ++e) f(part_row() + 16 * i + 8 * (e / 2), part_column() + 8 * j + e % 2, sums.at[i][j][e]);
-    }
-  }
-}
-
-WS_DEVICE void clear(Sums& sums) {
-  each(sums, [](int, int, float& sum) { sum = 0.0f; });
-}
+template <class Tail>
+struct TileArguments {
+  Operand a, b;
+  Tail tail;
+};
 
 /// How tiles of a type lie in shared memory. A stage is one step of k for one operand.
 template <class T>
@@ -120,7 +116,7 @@ WS_DEVICE void load_right(uint32_t (&b)[4], const char* from, int line, int step
 }
 
 template <bool a_across, bool b_across>
-WS_DEVICE void multiply_stage(bf16, const char* a, const char* b, Sums& sums) {
+WS_DEVICE void multiply_stage(bf16, const char* a, const char* b, TileSums& sums) {
   const int top = warp() / 4 * 64, left = warp() % 4 * 32;
   WS_UNROLL
   for (int step = 0; step < Staged<bf16>::depth / 16; ++step) {
@@ -134,14 +130,14 @@ WS_DEVICE void multiply_stage(bf16, const char* a, const char* b, Sums& sums) {
       WS_UNROLL
       for (int j = 0; j < 4; ++j) {
         const uint32_t column[2] = {columns[j / 2][j % 2 * 2], columns[j / 2][j % 2 * 2 + 1]};
-        multiply16x8x16(sums.at[i][j], rows[i], column);
+        multiply16x8x16(sums.c[i][j], rows[i], column);
       }
     }
   }
 }
 
 template <bool a_across, bool b_across>
-WS_DEVICE void multiply_stage(float, const char* a, const char* b, Sums& sums) {
+WS_DEVICE void multiply_stage(float, const char* a, const char* b, TileSums& sums) {
   const auto element = [](const char* from, int line, int k, bool across) {
     constexpr int along_row = Staged<float>::depth + 4, across_row = tile + 4;
     return reinterpret_cast<const float*>(from)[across ? k * across_row + line : line * along_row + k];
@@ -158,7 +154,7 @@ WS_DEVICE void multiply_stage(float, const char* a, const char* b, Sums& sums) {
       for (int j = 0; j < 4; ++j) {
         WS_UNROLL
         for (int e = 0; e < 4; ++e)
-          sums.at[i][j][e] = fused(rows[2 * i + e / 2], columns[2 * j + e % 2], sums.at[i][j][e]);
+          sums.c[i][j][e] = fused(rows[2 * i + e / 2], columns[2 * j + e % 2], sums.c[i][j][e]);
       }
     }
   }
@@ -167,7 +163,7 @@ WS_DEVICE void multiply_stage(float, const char* a, const char* b, Sums& sums) {
 /// Continues the sums of the tile whose first row is a_first and first column b_first over all of k. All threads of the
 /// block come; shared memory is free again when they have all passed a barrier.
 template <class T, bool a_across, bool b_across>
-WS_DEVICE void multiply_tile(const Operand& a, int64_t a_first, const Operand& b, int64_t b_first, Sums& sums) {
+WS_DEVICE void multiply_tile(const Operand& a, int64_t a_first, const Operand& b, int64_t b_first, TileSums& sums) {
   using S = Staged<T>;
   const int64_t steps = (a.depth + S::depth - 1) / S::depth;
   const auto fetch = [&](int64_t step) {
@@ -186,6 +182,16 @@ WS_DEVICE void multiply_tile(const Operand& a, int64_t a_first, const Operand& b
     const char* from = shared() + step % stages * 2 * S::bytes;
     multiply_stage<a_across, b_across>(T{}, from, from + S::bytes, sums);
   }
+}
+
+/// A kernel: this loop with an epilogue.
+template <class T, bool a_across, bool b_across, class Epilogue>
+WS_DEVICE void tile_product(const TileArguments<typename Epilogue::Tail>& g) {
+  const Corner at = {static_cast<int64_t>(block().x) * tile, static_cast<int64_t>(block().y) * tile, g.a.lines, g.b.lines};
+  TileSums sums;
+  Epilogue::begin(sums, g.tail, at);
+  multiply_tile<T, a_across, b_across>(g.a, at.top, g.b, at.left, sums);
+  Epilogue::template end<T>(sums, g.tail, at);
 }
 
 }  // namespace ws::cuda

@@ -18,10 +18,26 @@ struct HopperTile {
   static constexpr int shared_bytes = stages * stage_bytes + 2 * stages * static_cast<int>(sizeof(Gate));
 };
 
-struct HopperArguments {
+struct HopperOperands {
   TensorMap a, b;
-  void* c;
-  int64_t rows, columns, depth, c_stride;
+  int64_t rows, columns, depth;
+};
+template <class Tail>
+struct HopperArguments {
+  HopperOperands g;
+  Tail tail;
+};
+
+/// Sums of a thread of a warpgroup, whose 64 rows these are: sum i is row 16 (warp % 4) + lane / 4 + 8 (i / 2 % 2), column
+/// 8 (i / 4) + 2 (lane % 4) + i % 2.
+template <int width>
+struct GroupSums {
+  static constexpr int rows = 2, strips = width / strip_columns, columns = width;
+  float c[width / 2] = {};
+
+  static WS_DEVICE int row(int i) { return warp() % 4 * 16 + lane() / 4 + i * 8; }
+  static WS_DEVICE int column(int s, int k) { return quad_column(s, k); }
+  WS_DEVICE float& at(int i, int s, int k) { return c[16 * s + k / 2 * 4 + i * 2 + k % 2]; }
 };
 
 /// Stages in turn; a stage's parity changes with every round.
@@ -46,7 +62,7 @@ WS_DEVICE void load_box(char* to, const TensorMap& map, int64_t line, int64_t k,
 
 /// One thread's part: all boxes of the tile at (top, left).
 template <int width, bool a_across, bool b_across>
-WS_DEVICE void fetch_boxes(const HopperArguments& g, int64_t top, int64_t left) {
+WS_DEVICE void fetch_boxes(const HopperOperands& g, int64_t top, int64_t left) {
   Ring<width> ring;
   for (int64_t k = 0; k < g.depth; k += hopper_depth, ring.next()) {
     wait(ring.empty(), ring.parity ^ 1);
@@ -60,7 +76,7 @@ WS_DEVICE void fetch_boxes(const HopperArguments& g, int64_t top, int64_t left) 
 /// A warpgroup's part: continues the sums of its 64 rows. One stage is multiplied while the next is awaited; the first
 /// stands alone, since ptxas waits after every wgmma when it finds none before the loop.
 template <int width, bool a_across, bool b_across>
-WS_DEVICE void multiply_boxes(const HopperArguments& g, int group, float (&c)[width / 2]) {
+WS_DEVICE void multiply_boxes(const HopperOperands& g, int group, float (&c)[width / 2]) {
   Ring<width> ring;
   const auto multiply_stage = [&] {
     wait(ring.full(), ring.parity);
@@ -82,36 +98,11 @@ WS_DEVICE void multiply_boxes(const HopperArguments& g, int group, float (&c)[wi
   group_wait<0>(c);
 }
 
-/// f(row, column, x, y) for pairs of neighbours among this thread's sums, counted in the matrix.
-template <int n, class F>
-WS_DEVICE void each_pair(const HopperArguments& g, int64_t top, int64_t left, float (&c)[n], F f) {
-  WS_UNROLL
-  for (int i = 0; i < n; i += 2) {
-    const int64_t row = top + warp() % 4 * 16 + lane() / 4 + i / 2 % 2 * 8, column = left + i / 4 * 8 + lane() % 4 * 2;
-    if (row < g.rows && column < g.columns) f(row, column, c[i], c[i + 1]);
-  }
-}
-
-WS_DEVICE void store_pair(bf16* p, float x, float y, bool both) {
-  if (both && reinterpret_cast<uintptr_t>(p) % 4 == 0) {
-    *reinterpret_cast<uint32_t*>(p) = pack_bf16(x, y);
-    return;
-  }
-  p[0] = round_bf16(x);
-  if (both) p[1] = round_bf16(y);
-}
-WS_DEVICE void store_pair(float* p, float x, float y, bool both) {
-  if (both && reinterpret_cast<uintptr_t>(p) % 8 == 0) {
-    *reinterpret_cast<Duo*>(p) = {as_bits(x), as_bits(y)};
-    return;
-  }
-  p[0] = x;
-  if (both) p[1] = y;
-}
-
-template <int width, class Out, bool a_across, bool b_across, Into into>
-WS_DEVICE void hopper_product(const HopperArguments& g) {
-  const int64_t top = static_cast<int64_t>(block().x) * hopper_rows, left = static_cast<int64_t>(block().y) * width;
+/// A kernel: this loop with an epilogue.
+template <int width, bool a_across, bool b_across, class Epilogue>
+WS_DEVICE void hopper_product(const HopperArguments<typename Epilogue::Tail>& arguments) {
+  const HopperOperands& g = arguments.g;
+  Corner at = {static_cast<int64_t>(block().x) * hopper_rows, static_cast<int64_t>(block().y) * width, g.rows, g.columns};
   if (thread() == 0) {
     Ring<width> ring;
     for (int i = 0; i < HopperTile<width>::stages; ++i) open_gate(ring.full() + i, 1), open_gate(ring.empty() + i, 8);
@@ -120,26 +111,16 @@ WS_DEVICE void hopper_product(const HopperArguments& g) {
   barrier();
   if (warp() < 4) {
     fewer_registers<40>();
-    if (thread() == 0) fetch_boxes<width, a_across, b_across>(g, top, left);
+    if (thread() == 0) fetch_boxes<width, a_across, b_across>(g, at.top, at.left);
     return;
   }
   more_registers<232>();
   const int group = warp() / 4 - 1;
-  Out* out = static_cast<Out*>(g.c);
-  float c[width / 2] = {};
-  if constexpr (into == Into::continued)
-    each_pair(g, top + group * 64, left, c, [&](int64_t row, int64_t column, float& x, float& y) {
-      const Out* p = out + row * g.c_stride + column;
-      x = p[0];
-      if (column + 1 < g.columns) y = p[1];
-    });
-  multiply_boxes<width, a_across, b_across>(g, group, c);
-  each_pair(g, top + group * 64, left, c, [&](int64_t row, int64_t column, float x, float y) {
-    Out* p = out + row * g.c_stride + column;
-    const bool both = column + 1 < g.columns;
-    if constexpr (into == Into::added) x += p[0], y += both ? p[1] : 0.0f;
-    store_pair(p, x, y, both);
-  });
+  at.top += group * 64;
+  GroupSums<width> sums;
+  Epilogue::begin(sums, arguments.tail, at);
+  multiply_boxes<width, a_across, b_across>(g, group, sums.c);
+  Epilogue::template end<bf16>(sums, arguments.tail, at);
 }
 
 }  // namespace ws::cuda

@@ -1,44 +1,170 @@
-// Rows of logits on the GPU: statistics folded tile by tile, and gradients. A block has a row; a tile of logits is in
-// memory as f32. Formulas, and why they are computed so: native/cpu/head.h, head_terms.cpp, head_kl.cpp; sums inside a
-// tile are f32 over fixed strides and a fixed tree, sums over tiles f64. Included by head.cu only.
+// Rows of logits on the GPU: sums of a row's groups of words become the statistics of the row, and what needs two heads at
+// once is computed from tiles of logits in memory. Formulas, and why they are computed so: native/cpu/head.h,
+// head_terms.cpp, head_kl.cpp. Sums inside a group or tile are f32 over fixed strides and fixed trees, sums over them f64.
+// Included by head.cu and sample.cu only.
 #pragma once
 #include "vectors.h"
 
 namespace ws::cuda {
 
-constexpr int row_threads = 128;
-constexpr int64_t tile_words = 8192;  // of the vocabulary; part of the order of arithmetic
+constexpr int row_threads = 128, row_warps = row_threads / warp_size;
+constexpr int64_t group_words = 128;  // of the vocabulary, whose sums the tiles give
 
-/// Running softmax statistics of a row: sum of exp(z - top), and the target's logit once it was seen.
+/// A row's logits in a group of words: their maximum, and the sum of exp(z - top).
+struct Partial {
+  float top, sum;
+};
+/// Sums of exp(z - top) (z - top), of exp(z - top)^2, of z - top.
+struct PartialTerms {
+  float weighted, squares, logits;
+};
+
+/// Softmax statistics of a row: sum of exp(z - top).
 struct RowStatistics {
   double sum;
-  float top, target;
+  float top;
 };
 
-/// What a row's kernels keep from tile to tile.
-struct RowState {
-  RowStatistics p, q;
-  double weighted, squares, logits;  // terms: sums of exp(z - top) (z - top), of exp(z - top)^2, of z
-  double cross;                      // KL: sum of exp(za - top_a) ((za - a0) - (zb - b0))
-  double value, centre;              // Jensen-Shannon
-  float p0, q0;
+enum class Fold : int32_t { logprobs, terms, forward_kl, reverse_kl, mixture };
+
+constexpr float infinity = __builtin_inff();
+
+WS_DEVICE float capped(float x, float softcap) {
+  return softcap > 0 ? softcap * hyperbolic_tangent(x / softcap) : x;
+}
+
+WS_DEVICE float log_prob(const RowStatistics& s, float target) {
+  return static_cast<float>((static_cast<double>(target) - static_cast<double>(s.top)) - log(s.sum));
+}
+WS_DEVICE float log_sum(const RowStatistics& s) {
+  return static_cast<float>(static_cast<double>(s.top) + log(s.sum));
+}
+
+// Rows from groups ------------------------------------------------------------------------------------------------------
+
+WS_DEVICE double lanes_sum(double v) {
+  for (int mask = 16; mask > 0; mask >>= 1) v += shuffle_xor(v, mask);
+  return v;
+}
+
+/// exp(top - whole), where a group's maximum may be -inf.
+WS_DEVICE double group_factor(float top, float whole) {
+  return top == whole ? 1.0 : static_cast<double>(exponential(top - whole));
+}
+
+/// The statistics of a row from those of its groups, by a warp: a lane has every 32nd of them.
+WS_DEVICE RowStatistics merge_groups(const Partial* p, int64_t groups) {
+  float top = -infinity;
+  for (int64_t g = lane(); g < groups; g += warp_size) top = larger(top, p[g].top);
+  top = warp_max(top);
+  double sum = 0;
+  for (int64_t g = lane(); g < groups; g += warp_size)
+    sum += static_cast<double>(p[g].sum) * group_factor(p[g].top, top);
+  return {lanes_sum(sum), top};
+}
+
+struct RowTerms {
+  double weighted, squares, logits;
 };
 
-enum class Fold : int32_t { logprobs, terms, forward_kl, reverse_kl, both, mixture };
+/// Their sums relative to the row's maximum; of logits as they are.
+WS_DEVICE RowTerms merge_terms(const Partial* p, const PartialTerms* t, const RowStatistics& row, int64_t groups,
+                               int64_t vocabulary) {
+  RowTerms sums = {};
+  const float whole = row.top == -infinity ? 0.0f : row.top;
+  for (int64_t g = lane(); g < groups; g += warp_size) {
+    const float top = p[g].top == -infinity ? 0.0f : p[g].top;
+    const double factor = group_factor(p[g].top, row.top), moved = static_cast<double>(top) - static_cast<double>(whole);
+    const int64_t left = vocabulary - g * group_words, words = left < group_words ? left : group_words;
+    sums.weighted += factor * (static_cast<double>(t[g].weighted) + moved * static_cast<double>(p[g].sum));
+    sums.squares += factor * factor * static_cast<double>(t[g].squares);
+    sums.logits += static_cast<double>(t[g].logits) + static_cast<double>(words) * static_cast<double>(top);
+  }
+  return {lanes_sum(sums.weighted), lanes_sum(sums.squares), lanes_sum(sums.logits)};
+}
 
-struct FoldArguments {
-  float *z, *qz;  // [rows, stride]; raw logits, which become transformed ones
-  RowState* states;
+/// KL: sum of exp(za - top) ((za - a0) - (zb - b0)) over the words so far, a0 and b0 the maxima of the first tile.
+struct CrossState {
+  double cross;
+  float top, a0, b0;
+};
+
+/// Row r is row r of what these point to; groups in the vocabulary.
+struct MergeArguments {
+  const Partial *p, *q;  // [rows, groups]
+  const PartialTerms* terms;
+  const CrossState* cross;
+  const float* targets_logits;
   const int32_t* targets;
-  float* out[5];  // of the op, in its order
+  RowStatistics *p_rows, *q_rows;  // Jensen-Shannon: for its second pass
+  float* out[5];                   // of the op, in its order
   Fault* fault;
-  int64_t row, stride, word, words, vocabulary;
-  float softcap, inverse_temperature, mixture;
+  int64_t rows, first, groups, vocabulary;  // first: the token of row 0
   Fold what;
   int32_t op, targets_operand;
 };
 
-constexpr float infinity = __builtin_inff();
+/// KL(p || q) when reverse, else KL(q || p); a is the distribution that weighs.
+WS_DEVICE float kl_of(const CrossState& s, const RowStatistics& a, const RowStatistics& b) {
+  const double log_a = (static_cast<double>(a.top) - static_cast<double>(s.a0)) + log(a.sum);
+  const double log_b = (static_cast<double>(b.top) - static_cast<double>(s.b0)) + log(b.sum);
+  return static_cast<float>(s.cross / a.sum - log_a + log_b);
+}
+
+WS_DEVICE void write_terms(const MergeArguments& a, const RowStatistics& p, const RowTerms& s, int64_t row) {
+  const double log_total = log(p.sum), mean = s.logits / static_cast<double>(a.vocabulary);
+  a.out[1][row] = static_cast<float>(log_total - s.weighted / p.sum);
+  a.out[2][row] = static_cast<float>((mean - static_cast<double>(p.top)) - log_total);
+  a.out[3][row] = static_cast<float>(log(s.squares) - 2 * log_total);
+  a.out[4][row] = log_sum(p);
+}
+
+WS_DEVICE void write_divergence(const MergeArguments& a, const RowStatistics& p, const RowStatistics& q, int64_t row) {
+  a.out[2][row] = log_sum(p);
+  a.out[3][row] = log_sum(q);
+  if (a.what == Fold::mixture) {
+    a.p_rows[row] = p, a.q_rows[row] = q;
+    return;
+  }
+  const bool reverse = a.what == Fold::reverse_kl;
+  const float kl = kl_of(a.cross[row], reverse ? p : q, reverse ? q : p);
+  a.out[1][row] = kl;
+  a.out[4][row] = reverse ? kl : 0.0f;
+}
+
+/// A warp ends a row.
+WS_DEVICE void merge_row(const MergeArguments& a) {
+  const int64_t row = static_cast<int64_t>(block().x) * row_warps + warp();
+  if (row >= a.rows) return;
+  const Partial* groups = a.p + row * a.groups;
+  const RowStatistics p = merge_groups(groups, a.groups);
+  RowStatistics q = {};
+  RowTerms terms = {};
+  if (a.what == Fold::terms)
+    terms = merge_terms(groups, a.terms + row * a.groups, p, a.groups, a.vocabulary);
+  if (a.q != nullptr) q = merge_groups(a.q + row * a.groups, a.groups);
+  if (lane() != 0) return;
+  check_index(a.fault, static_cast<Op>(a.op), a.targets_operand, a.first + row, a.targets[row], a.vocabulary);
+  a.out[0][row] = log_prob(p, a.targets_logits[row]);
+  if (a.what == Fold::logprobs) a.out[1][row] = log_sum(p);
+  else if (a.what == Fold::terms) write_terms(a, p, terms, row);
+  else write_divergence(a, p, q, row);
+}
+
+// Two heads at once: a block has a row of a tile of both capped logits ----------------------------------------------------
+
+/// Row r is row r of what these point to.
+struct PairArguments {
+  const float *z, *qz;   // [rows, stride]
+  const Partial *p, *q;  // [rows, groups]: the tile's first group
+  CrossState* cross;
+  const RowStatistics *p_rows, *q_rows;
+  double* sums;          // Jensen-Shannon: [rows, 2], the value and the centre so far
+  float *value, *centre;
+  int64_t stride, word, words, vocabulary, groups;
+  float inverse_temperature, mixture;
+  Fold what;
+};
 
 /// The sum of what the threads bring, in all of them; f64 over the warps.
 WS_DEVICE double row_sum(float v) {
@@ -58,67 +184,33 @@ WS_DEVICE float row_max(float v) {
   return larger(larger(parts[0], parts[1]), larger(parts[2], parts[3]));
 }
 
-WS_DEVICE float capped(float x, float softcap) {
-  return softcap > 0 ? softcap * hyperbolic_tangent(x / softcap) : x;
-}
-
 template <class F>
 WS_DEVICE void over_words(int64_t words, F f) {
   for (int64_t i = thread(); i < words; i += row_threads) f(i);
 }
 
-/// Transforms a row's tile in place and folds it in; gives what earlier sums must be multiplied by.
-WS_DEVICE float fold_row(RowStatistics& s, float* z, const FoldArguments& a) {
+WS_DEVICE float tile_top(const Partial* groups, int64_t words) {
   float top = -infinity;
-  over_words(a.words, [&](int64_t i) {
-    z[i] = capped(z[i], a.softcap) * a.inverse_temperature;
-    top = larger(top, z[i]);
-  });
-  top = row_max(top);
-  const float now = larger(s.top, top), shift = now == -infinity ? 0.0f : now;
-  const float factor = s.top == now ? 1.0f : exponential(s.top - now);
-  float sum = 0;
-  over_words(a.words, [&](int64_t i) { sum += exponential(z[i] - shift); });
-  s.sum = s.sum * static_cast<double>(factor) + row_sum(sum);
-  s.top = now;
-  return factor;
+  over_words((words + group_words - 1) / group_words, [&](int64_t g) { top = larger(top, groups[g].top); });
+  return row_max(top);
 }
 
-WS_DEVICE void fold_terms(RowState& row, float* z, const FoldArguments& a) {
-  const RowStatistics before = row.p;
-  const double factor = static_cast<double>(fold_row(row.p, z, a));
-  const float top = row.p.top == -infinity ? 0.0f : row.p.top;
-  float weighted = 0, squares = 0, logits = 0;
-  over_words(a.words, [&](int64_t i) {
-    const float x = z[i] - top, e = exponential(x);
-    weighted = fused(e, larger(-1e30f, x), weighted);  // 0 (-inf) of words that cannot occur must not be NaN
-    squares = fused(e, e, squares);
-    logits += x;
-  });
-  if (before.sum > 0) {
-    const double moved = static_cast<double>(before.top) - static_cast<double>(top);
-    row.weighted = factor * (row.weighted + moved * before.sum);
-    row.squares *= factor * factor;
-  }
-  row.weighted += row_sum(weighted);
-  row.squares += row_sum(squares);
-  row.logits += row_sum(logits) + static_cast<double>(a.words) * static_cast<double>(top);
-}
-
-/// One direction of the KL: of (za, a) from (zb, b).
-WS_DEVICE double cross_of(const float* za, const float* zb, float top, float a0, float b0, int64_t words) {
-  float sum = 0;
-  over_words(words, [&](int64_t i) { sum += exponential(za[i] - top) * ((za[i] - a0) - (zb[i] - b0)); });
-  return row_sum(sum);
-}
-
-WS_DEVICE void fold_kl(RowState& row, float* z, float* qz, const FoldArguments& a) {
+/// A KL's tile: a is the distribution that weighs.
+WS_DEVICE void cross_tile(const PairArguments& a) {
+  const int64_t row = block().x;
   const bool reverse = a.what == Fold::reverse_kl;
-  const float p_factor = fold_row(row.p, z, a), q_factor = fold_row(row.q, qz, a);
-  if (a.word == 0) row.p0 = row.p.top, row.q0 = row.q.top;
-  const double part = reverse ? cross_of(z, qz, row.p.top, row.p0, row.q0, a.words)
-                              : cross_of(qz, z, row.q.top, row.q0, row.p0, a.words);
-  row.cross = row.cross * static_cast<double>(reverse ? p_factor : q_factor) + part;
+  const float *za = (reverse ? a.z : a.qz) + row * a.stride, *zb = (reverse ? a.qz : a.z) + row * a.stride;
+  const float a_top = tile_top((reverse ? a.p : a.q) + row * a.groups, a.words);
+  const float b_top = tile_top((reverse ? a.q : a.p) + row * a.groups, a.words);
+  const CrossState old = a.word == 0 ? CrossState{0, -infinity, a_top, b_top} : a.cross[row];
+  const float top = larger(old.top, a_top);
+  float sum = 0;
+  over_words(a.words, [&](int64_t i) {
+    const float x = za[i] * a.inverse_temperature, y = zb[i] * a.inverse_temperature;
+    sum += exponential(x - top) * ((x - old.a0) - (y - old.b0));
+  });
+  const double total = old.cross * group_factor(old.top, top) + row_sum(sum);
+  if (thread() == 0) a.cross[row] = {total, top, old.a0, old.b0};
 }
 
 /// log p - log M and log q - log M.
@@ -141,135 +233,62 @@ WS_DEVICE LogRatios ratios_to_mixture(float log_p, float log_q, float p_weight, 
   return 0 < d ? LogRatios{of_smaller, of_greater} : LogRatios{of_greater, of_smaller};
 }
 
-/// The second pass of Jensen-Shannon, once both log-sum-exps are known.
-WS_DEVICE void fold_mixture(RowState& row, const float* z, const float* qz, const FoldArguments& a) {
-  const float p_log = static_cast<float>(log(row.p.sum)), q_log = static_cast<float>(log(row.q.sum));
+/// Jensen-Shannon's tile, once both log-sum-exps are known.
+WS_DEVICE void mixture_tile(const PairArguments& a) {
+  const int64_t row = block().x;
+  const float *z = a.z + row * a.stride, *qz = a.qz + row * a.stride;
+  const RowStatistics p = a.p_rows[row], q = a.q_rows[row];
+  const float p_log = static_cast<float>(log(p.sum)), q_log = static_cast<float>(log(q.sum));
   const float p_weight = 1.0f - a.mixture, q_weight = a.mixture;
   float value = 0, centre = 0;
   over_words(a.words, [&](int64_t i) {
-    const float x = capped(z[i], a.softcap) * a.inverse_temperature;
-    const float qx = capped(qz[i], a.softcap) * a.inverse_temperature;
-    const float log_p = x - row.p.top - p_log, log_q = qx - row.q.top - q_log;
+    const float log_p = z[i] * a.inverse_temperature - p.top - p_log;
+    const float log_q = qz[i] * a.inverse_temperature - q.top - q_log;
     const LogRatios ratio = ratios_to_mixture(log_p, log_q, p_weight, q_weight);
     const float p_term = exponential(log_p) * ratio.p, q_term = exponential(log_q) * ratio.q;
     value += fused(q_weight, q_term, p_weight * p_term);
     centre += p_term;
   });
-  row.value += row_sum(value);
-  row.centre += row_sum(centre);
-}
-
-WS_DEVICE float log_prob(const RowStatistics& s) {
-  return static_cast<float>((static_cast<double>(s.target) - static_cast<double>(s.top)) - log(s.sum));
-}
-WS_DEVICE float log_sum(const RowStatistics& s) {
-  return static_cast<float>(static_cast<double>(s.top) + log(s.sum));
-}
-
-/// KL(p || q) when reverse, else KL(q || p).
-WS_DEVICE float kl_of(const RowState& r, bool reverse) {
-  const double p = (static_cast<double>(r.p.top) - static_cast<double>(r.p0)) + log(r.p.sum);
-  const double q = (static_cast<double>(r.q.top) - static_cast<double>(r.q0)) + log(r.q.sum);
-  return static_cast<float>(reverse ? r.cross / r.p.sum - p + q : r.cross / r.q.sum - q + p);
-}
-
-/// The results of a row behind its last tile.
-WS_DEVICE void write_row(const FoldArguments& a, const RowState& s, int64_t token) {
-  a.out[0][token] = log_prob(s.p);
-  if (a.what == Fold::logprobs) {
-    a.out[1][token] = log_sum(s.p);
-  } else if (a.what == Fold::terms) {
-    const double log_total = log(s.p.sum), mean = s.logits / static_cast<double>(a.vocabulary);
-    a.out[1][token] = static_cast<float>(log_total - s.weighted / s.p.sum);
-    a.out[2][token] = static_cast<float>((mean - static_cast<double>(s.p.top)) - log_total);
-    a.out[3][token] = static_cast<float>(log(s.squares) - 2 * log_total);
-    a.out[4][token] = log_sum(s.p);
-  } else {
-    const bool mixed = a.what == Fold::mixture, reverse = a.what == Fold::reverse_kl;
-    const float kl = mixed ? static_cast<float>(s.value) : kl_of(s, reverse);
-    a.out[1][token] = kl;
-    a.out[2][token] = log_sum(s.p);
-    a.out[3][token] = log_sum(s.q);
-    a.out[4][token] = mixed ? static_cast<float>(s.centre) : reverse ? kl : 0.0f;
-  }
-}
-
-/// A block folds a tile of its row in.
-WS_DEVICE void fold_tile(const FoldArguments& a) {
-  const int64_t row = block().x, token = a.row + row;
-  float *z = a.z + row * a.stride, *qz = a.qz == nullptr ? nullptr : a.qz + row * a.stride;
-  RowState s = {};
-  s.p.top = s.q.top = -infinity;
-  const bool first = a.word == 0 && a.what != Fold::mixture;
-  if (!first) s = a.states[row];
-  const int32_t target = a.targets[token];
-  if (thread() == 0 && a.word == 0)
-    check_index(a.fault, static_cast<Op>(a.op), a.targets_operand, token, target, a.vocabulary);
-  if (a.what == Fold::logprobs) fold_row(s.p, z, a);
-  else if (a.what == Fold::terms) fold_terms(s, z, a);
-  else if (a.what == Fold::both) fold_row(s.p, z, a), fold_row(s.q, qz, a);
-  else if (a.what == Fold::mixture) fold_mixture(s, z, qz, a);
-  else fold_kl(s, z, qz, a);
+  double sums[2] = {row_sum(value), row_sum(centre)};
   if (thread() != 0) return;
-  const int64_t place = target - a.word;
-  if (a.what != Fold::mixture && place >= 0 && place < a.words) s.p.target = z[place];
-  a.states[row] = s;
-  if (a.word + a.words == a.vocabulary && a.what != Fold::both) write_row(a, s, token);
+  double* old = a.sums + 2 * row;
+  for (int i = 0; i < 2; ++i) old[i] = sums[i] += a.word == 0 ? 0.0 : old[i];
+  if (a.word + a.words < a.vocabulary) return;
+  a.value[row] = static_cast<float>(sums[0]);
+  a.centre[row] = static_cast<float>(sums[1]);
 }
 
-// Gradients -------------------------------------------------------------------------------------------------------------
-
-struct GradientRowArguments {
-  const float *z, *qz;  // raw logits [rows, stride]
+/// Row r is row r of what these point to.
+struct PairGradientArguments {
+  const float *z, *qz;  // [rows, stride]
   void* dz;             // [rows, stride] of the type of the products
   const int32_t* targets;
-  // Per token, those that the op has: weights of the results, and what forward found.
-  const float *dlogps, *dentropy, *dmean, *dkl, *entropy, *centre, *lse, *qlse;
-  int64_t row, stride, word, words, vocabulary;
+  const float *dlogps, *dkl, *centre, *lse, *qlse;
+  int64_t stride, word, words;
   float softcap, inverse_temperature, mixture;
   Fold what;
 };
 
-/// Gradient of a row's results by one transformed logit.
-WS_DEVICE float logit_gradient(const GradientRowArguments& a, int64_t token, float x, float qx, float hit) {
-  const float log_p = x - a.lse[token], p = exponential(log_p), by_logp = a.dlogps[token] * (hit - p);
-  if (a.what == Fold::logprobs) return by_logp;
-  if (a.what == Fold::terms) {
-    const float share = 1.0f / static_cast<float>(a.vocabulary);
-    const float both = fused(a.dmean[token], share - p, by_logp);
-    return fused(-a.dentropy[token], p * (log_p + a.entropy[token]), both);
-  }
-  const float log_q = qx - a.qlse[token];
-  float slope = p - exponential(log_q);
-  if (a.what == Fold::reverse_kl) slope = p * ((log_p - log_q) - a.centre[token]);
-  if (a.what == Fold::mixture)
-    slope = (1.0f - a.mixture) * p *
-            (ratios_to_mixture(log_p, log_q, 1.0f - a.mixture, a.mixture).p - a.centre[token]);
-  return fused(a.dkl[token], slope, by_logp);
-}
-
-/// True where all weights of a token are 0: its gradient is exactly 0.
-WS_DEVICE bool is_idle(const GradientRowArguments& a, int64_t token) {
-  if (a.dlogps[token] != 0.0f) return false;
-  if (a.what == Fold::logprobs) return true;
-  return a.what == Fold::terms ? a.dentropy[token] == 0.0f && a.dmean[token] == 0.0f : a.dkl[token] == 0.0f;
+/// Gradient of a divergence by one of the policy's logits.
+WS_DEVICE float divergence_slope(const PairGradientArguments& a, float log_p, float log_q, float centre) {
+  const float p = exponential(log_p);
+  if (a.what == Fold::forward_kl) return p - exponential(log_q);
+  if (a.what == Fold::reverse_kl) return p * ((log_p - log_q) - centre);
+  return (1.0f - a.mixture) * p * (ratios_to_mixture(log_p, log_q, 1.0f - a.mixture, a.mixture).p - centre);
 }
 
 template <class T>
-WS_DEVICE void gradient_tile(const GradientRowArguments& a) {
-  const int64_t row = block().x, token = a.row + row, place = a.targets[token] - a.word;
-  const bool idle = is_idle(a, token);
+WS_DEVICE void pair_gradient_tile(const PairGradientArguments& a) {
+  const int64_t row = block().x, place = a.targets[row] - a.word;
+  const float *z = a.z + row * a.stride, *qz = a.qz + row * a.stride, by_logp = a.dlogps[row], by_kl = a.dkl[row];
+  const bool idle = by_logp == 0.0f && by_kl == 0.0f;  // its gradient is exactly 0
   T* dz = static_cast<T*>(a.dz) + row * a.stride;
   over_words(a.words, [&](int64_t i) {
-    float gradient = 0;
-    if (!idle) {
-      const float raw = capped(a.z[row * a.stride + i], a.softcap);
-      const float qx = a.qz == nullptr ? 0.0f : capped(a.qz[row * a.stride + i], a.softcap) * a.inverse_temperature;
-      const float t = a.softcap > 0 ? raw / a.softcap : 0.0f;
-      gradient = logit_gradient(a, token, raw * a.inverse_temperature, qx, i == place ? 1.0f : 0.0f) *
-                 a.inverse_temperature * (1.0f - t * t);
-    }
-    dz[i] = rounded<T>(gradient);
+    const float log_p = z[i] * a.inverse_temperature - a.lse[row], log_q = qz[i] * a.inverse_temperature - a.qlse[row];
+    const float t = a.softcap > 0 ? z[i] / a.softcap : 0.0f, hit = i == place ? 1.0f : 0.0f;
+    const float slope = divergence_slope(a, log_p, log_q, a.centre[row]);
+    const float by_logit = fused(by_kl, slope, by_logp * (hit - exponential(log_p)));
+    dz[i] = rounded<T>(idle ? 0.0f : by_logit * a.inverse_temperature * (1.0f - t * t));
   });
 }
 

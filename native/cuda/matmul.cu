@@ -1,43 +1,49 @@
 // Matrix products on the GPU: those of a linear layer, y = x w^T, dx = dy w, dw += dy^T x, with x [N,C], w [O,C], y [N,O],
-// and those of the head (product.h). Each element is one sum over C, over O, or over tokens starting from the value in
-// dw. In f32 these are the CPU's bits; in bf16 tokens are summed 16 at a time, so micro-batches add up to the bits of one
-// batch where they are cut at multiples of 16 tokens. bf16 has two kernels: gemm.h, and gemm_hopper.h on sm_90a.
-#include "gemm.h"
-#include "gemm_hopper.h"
+// and the same for the gradients of the head. Each element is one sum over C, over O, or over tokens starting from the value
+// in dw. In f32 these are the CPU's bits; in bf16 tokens are summed 16 at a time (Device::token_alignment), so micro-batches
+// add up to the bits of one batch where they are cut at multiples of 16 tokens. bf16 has two loops: gemm.h, and
+// gemm_hopper.h on sm_90a.
+#include "gemm_start.h"
 
 namespace ws::cuda {
 namespace {
 
-struct MatrixArguments {
-  Operand a, b;
+struct Stored {
   void* c;
-  int64_t c_stride;
+  int64_t stride;
 };
 
-template <class T, class Out, bool a_across, bool b_across, Into into>
-WS_DEVICE void product(const MatrixArguments& g) {
-  const int64_t top = static_cast<int64_t>(block().x) * tile, left = static_cast<int64_t>(block().y) * tile;
-  const auto inside = [&](int row, int column) { return top + row < g.a.lines && left + column < g.b.lines; };
-  const auto at = [&](int row, int column) {
-    return static_cast<Out*>(g.c) + (top + row) * g.c_stride + left + column;
-  };
-  Sums sums;
-  clear(sums);
-  if constexpr (into == Into::continued)
-    each(sums, [&](int row, int column, float& sum) { sum = inside(row, column) ? *at(row, column) : 0.0f; });
-  multiply_tile<T, a_across, b_across>(g.a, top, g.b, left, sums);
-  each(sums, [&](int row, int column, float& sum) {
-    if (!inside(row, column)) return;
-    if constexpr (into == Into::added) *at(row, column) += sum;
-    else *at(row, column) = rounded<Out>(sum);
-  });
-}
+/// C in memory, of type Out.
+template <class Out, Into into>
+struct Store {
+  using Tail = Stored;
 
-#define WS_PRODUCT(name, T, Out, a_across, b_across, into) \
-  WS_KERNEL(name, gemm_threads, MatrixArguments, a) { product<T, Out, a_across, b_across, into>(a); }
+  template <class S>
+  static WS_DEVICE void begin(S& sums, const Stored& to, const Corner& at) {
+    if constexpr (into == Into::continued)
+      each_pair_in(static_cast<Out*>(to.c), to.stride, at, sums,
+                   [](const Out* p, int count, bool paired, float& x, float& y) { load_pair(p, count, paired, x, y); });
+  }
+
+  template <class, class S>
+  static WS_DEVICE void end(S& sums, const Stored& to, const Corner& at) {
+    if constexpr (into == Into::added)
+      each_pair_in(static_cast<Out*>(to.c), to.stride, at, sums,
+                   [](const Out* p, int count, bool paired, float& x, float& y) {
+                     float old_x, old_y;
+                     load_pair(p, count, paired, old_x, old_y);
+                     x += old_x, y += old_y;
+                   });
+    store_sums(static_cast<Out*>(to.c), to.stride, at, sums);
+  }
+};
+
+#define WS_PRODUCT(name, T, Out, a_across, b_across, into)           \
+  WS_KERNEL(name, gemm_threads, TileArguments<Stored>, a) {          \
+    tile_product<T, a_across, b_across, Store<Out, into>>(a);        \
+  }
 WS_PRODUCT(product_f32, float, float, false, false, Into::fresh)
 WS_PRODUCT(product_bf16, ws::bf16, ws::bf16, false, false, Into::fresh)
-WS_PRODUCT(product_bf16_f32, ws::bf16, float, false, false, Into::fresh)
 WS_PRODUCT(product_dx_f32, float, float, false, true, Into::fresh)
 WS_PRODUCT(product_dx_bf16, ws::bf16, ws::bf16, false, true, Into::fresh)
 WS_PRODUCT(product_dx_added_f32, float, float, false, true, Into::added)
@@ -47,14 +53,13 @@ WS_PRODUCT(product_dw_bf16, ws::bf16, float, true, true, Into::continued)
 
 #if WS_HOPPER
 #define WS_HOPPER_PRODUCT(name, Out, a_across, b_across, into)                    \
-  WS_KERNEL(name##_128, hopper_threads, HopperArguments, a) {                     \
-    hopper_product<128, Out, a_across, b_across, into>(a);                        \
+  WS_KERNEL(name##_128, hopper_threads, HopperArguments<Stored>, a) {             \
+    hopper_product<128, a_across, b_across, Store<Out, into>>(a);                 \
   }                                                                               \
-  WS_KERNEL(name##_256, hopper_threads, HopperArguments, a) {                     \
-    hopper_product<256, Out, a_across, b_across, into>(a);                        \
+  WS_KERNEL(name##_256, hopper_threads, HopperArguments<Stored>, a) {             \
+    hopper_product<256, a_across, b_across, Store<Out, into>>(a);                 \
   }
 WS_HOPPER_PRODUCT(hopper, ws::bf16, false, false, Into::fresh)
-WS_HOPPER_PRODUCT(hopper_f32, float, false, false, Into::fresh)
 WS_HOPPER_PRODUCT(hopper_dx, ws::bf16, false, true, Into::fresh)
 WS_HOPPER_PRODUCT(hopper_dx_added, float, false, true, Into::added)
 WS_HOPPER_PRODUCT(hopper_dw, float, true, true, Into::continued)
@@ -66,25 +71,24 @@ WS_HOPPER_PRODUCT(hopper_dw, float, true, true, Into::continued)
 
 namespace {
 
-/// The kernels of one kind of product; null where none are for sm_90a.
+/// The kernels of one kind of product.
 struct Variant {
   DType type, c_type;
   bool a_across, b_across;
   Into into;
-  const HostKernel *any, *narrow, *wide;
+  ProductKernels kernels;
 };
 
 constexpr DType f32 = DType::f32, half = DType::bf16;
 const Variant variants[] = {
-    {f32, f32, false, false, Into::fresh, &product_f32, nullptr, nullptr},
-    {half, half, false, false, Into::fresh, &product_bf16, &hopper_128, &hopper_256},
-    {half, f32, false, false, Into::fresh, &product_bf16_f32, &hopper_f32_128, &hopper_f32_256},
-    {f32, f32, false, true, Into::fresh, &product_dx_f32, nullptr, nullptr},
-    {half, half, false, true, Into::fresh, &product_dx_bf16, &hopper_dx_128, &hopper_dx_256},
-    {f32, f32, false, true, Into::added, &product_dx_added_f32, nullptr, nullptr},
-    {half, f32, false, true, Into::added, &product_dx_added_bf16, &hopper_dx_added_128, &hopper_dx_added_256},
-    {f32, f32, true, true, Into::continued, &product_dw_f32, nullptr, nullptr},
-    {half, f32, true, true, Into::continued, &product_dw_bf16, &hopper_dw_128, &hopper_dw_256},
+    {f32, f32, false, false, Into::fresh, {&product_f32, nullptr, nullptr}},
+    {half, half, false, false, Into::fresh, {&product_bf16, &hopper_128, &hopper_256}},
+    {f32, f32, false, true, Into::fresh, {&product_dx_f32, nullptr, nullptr}},
+    {half, half, false, true, Into::fresh, {&product_dx_bf16, &hopper_dx_128, &hopper_dx_256}},
+    {f32, f32, false, true, Into::added, {&product_dx_added_f32, nullptr, nullptr}},
+    {half, f32, false, true, Into::added, {&product_dx_added_bf16, &hopper_dx_added_128, &hopper_dx_added_256}},
+    {f32, f32, true, true, Into::continued, {&product_dw_f32, nullptr, nullptr}},
+    {half, f32, true, true, Into::continued, {&product_dw_bf16, &hopper_dw_128, &hopper_dw_256}},
 };
 
 const Variant* find(const Product& p) {
@@ -95,7 +99,6 @@ const Variant* find(const Product& p) {
   return nullptr;
 }
 
-/// The map of an operand, which is copied first when it begins where no map can: bits may not depend on addresses.
 Status map_operand(const Operand& o, bool across, Launcher& on, TensorMap& map) {
   TiledMatrix m = {o.data, across ? o.depth : o.lines, across ? o.lines : o.depth, o.stride};
   if (reinterpret_cast<uintptr_t>(o.data) % 16 != 0) {
@@ -111,28 +114,19 @@ Status map_operand(const Operand& o, bool across, Launcher& on, TensorMap& map) 
   return on.map_tiles(m, map);
 }
 
-/// Wide tiles where there are enough of them to keep the GPU busy; an element's sum is the same in both.
-Status multiply_on_hopper(const Product& p, const Variant& v, Launcher& on) {
-  HopperArguments a = {{}, {}, p.c, p.a.lines, p.b.lines, p.a.depth, p.c_stride};
-  WS_TRY(map_operand(p.a, p.a_across, on, a.a));
-  WS_TRY(map_operand(p.b, p.b_across, on, a.b));
-  const uint32_t rows = blocks_for(a.rows, hopper_rows), wide = blocks_for(a.columns, 256);
-  if (static_cast<int64_t>(rows) * wide >= on.gpu().multiprocessors)
-    return start(on, *v.wide, {rows, wide, 1}, HopperTile<256>::shared_bytes, a);
-  return start(on, *v.narrow, {rows, blocks_for(a.columns, 128), 1}, HopperTile<128>::shared_bytes, a);
-}
-
 }  // namespace
+
+Status map_operands(const Factors& f, Launcher& on, HopperOperands& to) {
+  WS_TRY(map_operand(f.a, f.a_across, on, to.a));
+  WS_TRY(map_operand(f.b, f.b_across, on, to.b));
+  to.rows = f.a.lines, to.columns = f.b.lines, to.depth = f.a.depth;
+  return {};
+}
 
 Status multiply(const Product& p, Launcher& on) {
   const Variant* v = find(p);
   WS_CHECK(v != nullptr, internal, "there is no kernel for this kind of product");
-  if (p.a.lines == 0 || p.b.lines == 0) return {};
-  if (on.hopper() && v->wide != nullptr && p.a.depth > 0 && p.a.stride % 8 == 0 && p.b.stride % 8 == 0)
-    return multiply_on_hopper(p, *v, on);
-  const MatrixArguments a = {p.a, p.b, p.c, p.c_stride};
-  return start(on, *v->any, {blocks_for(p.a.lines, tile), blocks_for(p.b.lines, tile), 1},
-               p.type == f32 ? gemm_shared_bytes<float> : gemm_shared_bytes<ws::bf16>, a);
+  return start_product(v->kernels, {p.type, p.a_across, p.b_across, p.a, p.b}, Stored{p.c, p.c_stride}, on);
 }
 
 static Status check_linear(const View& x, const View& w, const View& y) {

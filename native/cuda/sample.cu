@@ -12,21 +12,20 @@ constexpr int bins = 2048, bins_per_thread = bins / row_threads;
 constexpr float mass_unit = 0x1p40f;
 
 struct SampleArguments {
-  const float* x;  // raw logits [rows, stride]
-  float* z;        // [rows, stride]
+  const float* logits;             // capped [rows, stride]
+  const Partial *partials, *plain; // [rows, groups]: sums of the tempered logits, and of those at temperature 1
   const int32_t* keys;
   int32_t* ids;
   float *logps, *sampled;
-  int64_t row, stride, vocabulary;
+  int64_t row, stride, vocabulary, groups;
   int64_t top_k;  // 0: all
-  float softcap, inverse_temperature;
+  float inverse_temperature;
   double top_p, min_p;
   int32_t greedy, truncated;
 };
 
 /// Shared memory of a row.
 struct RowShared {
-  double parts[8];  // of row_sum() and row_max()
   uint64_t mass[bins];
   uint32_t count[bins];
   uint64_t sums[row_threads];
@@ -48,28 +47,23 @@ struct Cut {
   WS_DEVICE bool keeps(uint32_t o, int64_t i) const { return o > order || (o == order && i <= last); }
 };
 
-/// A row in work: tempered logits, their maximum, and what is left of them.
+/// A row in work: its logits, the maximum of the tempered ones, and what is left of them.
 struct Row {
-  const float* z;
+  const float* logits;
+  float inverse_temperature;
   int64_t size;
   float top;
   Cut cut;
 
-  WS_DEVICE uint64_t mass(int64_t i) const { return static_cast<uint64_t>(exponential(z[i] - top) * mass_unit); }
+  WS_DEVICE float z(int64_t i) const { return logits[i] * inverse_temperature; }
+  WS_DEVICE uint32_t order(int64_t i) const { return order_of(z(i)); }
+  WS_DEVICE float share(int64_t i) const { return exponential(z(i) - top); }
+  WS_DEVICE uint64_t mass(int64_t i) const { return static_cast<uint64_t>(share(i) * mass_unit); }
 };
 
-/// The transformed row into z, and its statistics with the bits of head_logprobs.
-WS_DEVICE RowStatistics transform_row(const SampleArguments& a, const float* x, float* z, float inverse_temperature) {
-  FoldArguments fold = {};
-  fold.softcap = a.softcap, fold.inverse_temperature = inverse_temperature;
-  RowStatistics s = {0, -infinity, 0};
-  // A tile begins at a multiple of the threads, so its words are with the same threads; the sums' barriers show them to all.
-  over_words(a.vocabulary, [&](int64_t i) { z[i] = x[i]; });
-  for (int64_t word = 0; word < a.vocabulary; word += tile_words) {
-    fold.words = a.vocabulary - word < tile_words ? a.vocabulary - word : tile_words;
-    fold_row(s, z + word, fold);
-  }
-  return s;
+template <class F>
+WS_DEVICE void over_row(const Row& row, F f) {
+  for (int64_t i = thread(); i < row.size; i += row_threads) f(i);
 }
 
 /// The first index for which f holds, in all threads.
@@ -93,8 +87,8 @@ WS_DEVICE void histogram(const Row& row, uint32_t prefix, int shift, int width) 
   RowShared& s = row_shared();
   for (int i = thread(); i < bins; i += row_threads) s.mass[i] = 0, s.count[i] = 0;
   barrier();
-  over_words(row.size, [&](int64_t i) {
-    const uint32_t order = order_of(row.z[i]);
+  over_row(row, [&](int64_t i) {
+    const uint32_t order = row.order(i);
     if (!row.cut.keeps(order, i) || (static_cast<uint64_t>(order) >> (shift + width)) != prefix) return;
     const uint32_t bin = order >> shift & ((1u << width) - 1);
     atomic_add(&s.count[bin], 1u);
@@ -134,7 +128,7 @@ WS_DEVICE Boundary find_boundary(double goal, bool by_mass) {
 /// Index of the n-th candidate (from 1) that has this order.
 WS_DEVICE int64_t place_of_equal(const Row& row, uint32_t order, int64_t n) {
   RowShared& s = row_shared();
-  const auto counts = [&](int64_t i) { return order_of(row.z[i]) == order && row.cut.keeps(order, i); };
+  const auto counts = [&](int64_t i) { return row.order(i) == order && row.cut.keeps(order, i); };
   const int64_t each_thread = (row.size + row_threads - 1) / row_threads, begin = thread() * each_thread;
   const int64_t end = begin + each_thread < row.size ? begin + each_thread : row.size;
   uint64_t own = 0;
@@ -190,8 +184,8 @@ WS_DEVICE void select(Row& row, double wanted, bool by_mass) {
 WS_DEVICE int64_t draw(const Row& row, double u, double min_p, uint64_t& total) {
   RowShared& s = row_shared();
   const auto mass = [&](int64_t i) -> uint64_t {
-    if (!row.cut.keeps(order_of(row.z[i]), i)) return 0;
-    const float e = exponential(row.z[i] - row.top);
+    if (!row.cut.keeps(row.order(i), i)) return 0;
+    const float e = row.share(i);
     return static_cast<double>(e) >= min_p ? static_cast<uint64_t>(e * mass_unit) : 0;
   };
   const int64_t each_thread = (row.size + row_threads - 1) / row_threads, begin = thread() * each_thread;
@@ -223,9 +217,8 @@ WS_DEVICE int64_t draw(const Row& row, double u, double min_p, uint64_t& total) 
 
 WS_KERNEL(sample_row, row_threads, SampleArguments, a) {
   const int64_t r = block().x, token = a.row + r;
-  const float* x = a.x + r * a.stride;
-  float* z = a.z + r * a.stride;
-  RowStatistics plain = transform_row(a, x, z, 1.0f);
+  const float* logits = a.logits + r * a.stride;
+  const RowStatistics plain = merge_groups(a.plain + r * a.groups, a.groups);
   const auto finish = [&](int64_t id, float logps, float sampled) {
     if (thread() != 0) return;
     a.ids[token] = static_cast<int32_t>(id);
@@ -234,13 +227,12 @@ WS_KERNEL(sample_row, row_threads, SampleArguments, a) {
   };
   if (!(plain.sum > 0)) return finish(-1, as_float(0x7fc00000u), as_float(0x7fc00000u));
   if (a.greedy != 0) {
-    const int64_t id = first_place(a.vocabulary, [&](int64_t i) { return z[i] == plain.top; });
-    plain.target = plain.top;
-    return finish(id, log_prob(plain), 0.0f);
+    const int64_t id = first_place(a.vocabulary, [&](int64_t i) { return logits[i] == plain.top; });
+    return finish(id, log_prob(plain, plain.top), 0.0f);
   }
   RowStatistics tempered = plain;
-  if (a.inverse_temperature != 1.0f) tempered = transform_row(a, x, z, a.inverse_temperature);
-  Row row = {z, a.vocabulary, tempered.top, {0, a.vocabulary}};
+  if (a.partials != a.plain) tempered = merge_groups(a.partials + r * a.groups, a.groups);
+  Row row = {logits, a.inverse_temperature, a.vocabulary, tempered.top, {0, a.vocabulary}};
   if (a.top_k > 0 && a.top_k < a.vocabulary) select(row, static_cast<double>(a.top_k), false);
   if (a.top_p < 1) select(row, a.top_p, true);
   const int32_t* key = a.keys + 4 * token;
@@ -249,9 +241,7 @@ WS_KERNEL(sample_row, row_threads, SampleArguments, a) {
   uint64_t total = 0;
   const int64_t id = draw(row, u, a.min_p, total);
   if (a.truncated != 0) tempered.sum = static_cast<double>(total) / static_cast<double>(mass_unit);
-  plain.target = capped(x[id], a.softcap);
-  tempered.target = z[id];
-  finish(id, log_prob(plain), log_prob(tempered));
+  finish(id, log_prob(plain, logits[id]), log_prob(tempered, row.z(id)));
 }
 
 }  // namespace
@@ -291,15 +281,22 @@ Status head_sample(const Call& c, Launcher& on) {
            static_cast<long long>(vocabulary));
   const int64_t stride = (vocabulary + 7) / 8 * 8, fit = most_logits / stride > 0 ? most_logits / stride : 1;
   const int64_t rows = tokens < fit ? tokens : fit;
-  float *x = static_cast<float*>(on.scratch(rows * stride * 4)), *z = static_cast<float*>(on.scratch(rows * stride * 4));
-  WS_CHECK(x != nullptr && z != nullptr, oom, "no memory for the logits of %lld rows", static_cast<long long>(rows));
-  SampleArguments a = {x, z, keys.as<int32_t>(), c.t[3].as<int32_t>(), c.t[4].as<float>(), c.t[5].as<float>(), 0, stride,
-                       vocabulary, static_cast<int64_t>(c.p[2]), static_cast<float>(c.p[0]),
-                       c.p[1] == 0 ? 1.0f : static_cast<float>(1.0 / c.p[1]), c.p[3], c.p[4], c.p[1] == 0, 0};
+  const int64_t groups = (vocabulary + group_words - 1) / group_words;
+  const float inverse_temperature = c.p[1] == 0 ? 1.0f : static_cast<float>(1.0 / c.p[1]);
+  const auto sums = [&] { return static_cast<Partial*>(on.scratch(rows * groups * static_cast<int64_t>(sizeof(Partial)))); };
+  KeptLogits kept = {static_cast<float*>(on.scratch(rows * stride * 4)), stride, sums(), nullptr,
+                     static_cast<float>(c.p[0]), inverse_temperature};
+  if (inverse_temperature != 1.0f) kept.plain = sums();
+  const Partial* plain = inverse_temperature != 1.0f ? kept.plain : kept.partials;
+  WS_CHECK(kept.logits != nullptr && kept.partials != nullptr && plain != nullptr, oom,
+           "no memory for the logits of %lld rows", static_cast<long long>(rows));
+  SampleArguments a = {kept.logits, kept.partials, plain, keys.as<int32_t>(), c.t[3].as<int32_t>(), c.t[4].as<float>(),
+                       c.t[5].as<float>(), 0, stride, vocabulary, groups, static_cast<int64_t>(c.p[2]),
+                       inverse_temperature, c.p[3], c.p[4], c.p[1] == 0, 0};
   a.truncated = (a.top_k > 0 && a.top_k < vocabulary) || a.top_p < 1 || a.min_p > 0;
   for (a.row = 0; a.row < tokens; a.row += rows) {
     const int64_t count = tokens - a.row < rows ? tokens - a.row : rows;
-    WS_TRY(head_logits(on, h, w, {a.row, count, 0, vocabulary}, x, stride));
+    WS_TRY(head_logits(on, h, w, a.row, count, kept));
     WS_TRY(start(on, sample_row, {static_cast<uint32_t>(count), 1, 1}, sizeof(RowShared), a));
   }
   return {};

@@ -97,6 +97,7 @@ function sectionsOf(rehearsal: boolean): Section[] {
     own('trace', 45),
     { ...own('trace', 45), name: 'trace on the CPU', env: { WHETSTONE_DEVICE: 'cpu' } },
     own('resume', 45),
+    own('cuts', 45),
     suite('golden', 90),
     own('repeat', 90),
     ...(sanitizer === undefined ? [] : watched),

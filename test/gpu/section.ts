@@ -24,6 +24,7 @@ import {
   toleranceOf,
 } from '../ops-cases.js'
 import { golden } from '../support.js'
+import { cutInEveryWay } from '../support-cuts.js'
 import { runToy, toyPlan } from '../support-run.js'
 import { disposeToy, toyTrainer } from '../support-train.js'
 
@@ -184,6 +185,11 @@ async function resume(): Promise<Findings> {
   return findings
 }
 
+/** A step in bf16 has the same bits however it is cut into micro-batches. */
+async function cuts(): Promise<Findings> {
+  return { ...(await cutInEveryWay(getDevice())), facts: { tokenAlignment: getDevice().tokenAlignment } }
+}
+
 const codeOf = async (work: () => Promise<unknown>): Promise<string> => {
   try {
     await work()
@@ -231,6 +237,7 @@ const sections: Readonly<Record<string, () => Promise<Findings>>> = {
   sampler,
   trace,
   resume,
+  cuts,
   memory,
 }
 

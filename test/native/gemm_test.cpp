@@ -1,5 +1,5 @@
-// gemm() of one instruction set against its contract: every element is one chain of multiply-adds along k, so the
-// expected bits are those of a plain loop, whatever the shape, strides, types or threads. Compiled once per
+// gemm() of one instruction set against its contract: every element is one chain of multiply-adds along k (of bf16 at
+// WS_LEVEL 5 one of sums over 32 elements), so the expected bits are those of a plain loop, whatever the shape, strides, types or threads. Compiled once per
 // instruction set with the flags of the kernel files (WS_LEVEL, WS_NS).
 #include "check.h"
 
@@ -30,8 +30,7 @@ float step(float a, float b, float c, [[maybe_unused]] bool pairs) {
 }
 
 /// One sum by tiles: groups of 32 elements, the last one filled up with zeros; even and odd elements apart.
-[[maybe_unused]] float tile_sum(const float* a, const float* b, int64_t k) {
-  float sum = 0;
+[[maybe_unused]] float tile_sum(float sum, const float* a, const float* b, int64_t k) {
   for (int64_t first = 0; first < k; first += 32) {
     float parts[2] = {0, 0};
     for (int64_t i = 0; i < 32; ++i) {
@@ -39,7 +38,7 @@ float step(float a, float b, float c, [[maybe_unused]] bool pairs) {
       const float x = exists ? flush(a[first + i]) : 0.0f, y = exists ? flush(b[first + i]) : 0.0f;
       parts[i % 2] = flush(__builtin_fmaf(x, y, parts[i % 2]));
     }
-    sum = flush(sum + flush(parts[0] + parts[1]));
+    sum = flush(flush(sum) + flush(parts[0] + parts[1]));
   }
   return sum;
 }
@@ -83,7 +82,7 @@ std::string describe(const Case& c) {
 Tensor expected(const Case& c, const Operand& a, const Operand& b, const Tensor& before, int64_t stride) {
   Tensor out = before;
   const bool halves = c.a_type == DType::bf16 && c.b_type == DType::bf16, pairs = WS_LEVEL == 4 && halves;
-  const bool tiles = WS_LEVEL == 5 && halves && !c.accumulate;
+  const bool tiles = WS_LEVEL == 5 && halves;
   std::vector<float> row(static_cast<size_t>(c.s.k)), column(static_cast<size_t>(c.s.n * c.s.k));
   for (int64_t j = 0; j < c.s.n; ++j)
     for (int64_t k = 0; k < c.s.k; ++k) column[static_cast<size_t>(j * c.s.k + k)] = b.at(k, j);
@@ -91,7 +90,7 @@ Tensor expected(const Case& c, const Operand& a, const Operand& b, const Tensor&
     for (int64_t k = 0; k < c.s.k; ++k) row[static_cast<size_t>(k)] = a.at(i, k);
     for (int64_t j = 0; j < c.s.n; ++j) {
       float sum = c.accumulate ? static_cast<float>(before.at(i * stride + j)) : 0.0f;
-      if (tiles) sum = tile_sum(row.data(), column.data() + j * c.s.k, c.s.k);
+      if (tiles) sum = tile_sum(sum, row.data(), column.data() + j * c.s.k, c.s.k);
       for (int64_t k = 0; k < c.s.k && !tiles; ++k)
         sum = step(row[static_cast<size_t>(k)], column[static_cast<size_t>(j * c.s.k + k)], sum, pairs);
       out.set(i * stride + j, sum);
@@ -162,6 +161,8 @@ void check_large() {
   check_case({{250, 1600, 1400}, Order::rows, Order::columns, DType::bf16, DType::bf16, DType::bf16, false}, false);
   for (const DType type : types) {
     check_case({{250, 70, 1100}, Order::columns, Order::rows, type, type, DType::f32, true}, true);
+    check_case({{300, 610, 1090}, Order::columns, Order::rows, type, type, DType::f32, true}, true);
+    check_case({{70, 1300, 45}, Order::columns, Order::rows, type, type, DType::f32, true}, true);
     check_case({{400, 45, 1030}, Order::rows, Order::columns, type, type, type, false}, true);
     check_case({{410, 301, 530}, Order::rows, Order::rows, type, type, type, false}, true);
     check_case({{3, 130, 1100}, Order::rows, Order::columns, type, type, type, false}, true);
@@ -201,8 +202,12 @@ void check_extremes() {
         }
 }
 
-/// Calls over parts of k, wherever it is cut, are one call over k.
-void check_chain(int64_t k, int64_t half, int64_t first, int64_t last) {
+/// Where a sum of bf16 products may be cut.
+constexpr int64_t alignment = WS_LEVEL == 5 ? 32 : 1;
+
+/// Calls over parts of k, wherever it may be cut, are one call over k.
+void check_chain(int64_t k, int64_t wanted, int64_t first, int64_t last) {
+  const int64_t half = wanted / alignment * alignment;
   Random random(7);
   const int64_t m = 33, n = 47;
   Operand a = operand(random, DType::bf16, m, k, Order::columns);
@@ -306,7 +311,7 @@ int main() {
   check_model();
 #endif
   check_extremes();
-  for (const int64_t half : {1, 2, 311, 599}) {
+  for (const int64_t half : {1, 2, 32, 311, 599}) {
     check_chain(600, half, 115, 130);
     check_chain(600, half, 50, 75);
   }

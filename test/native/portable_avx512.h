@@ -196,6 +196,11 @@ static inline Wide shuffle_lanes(Wide a, Wide b) {
   for (int i = 0; i < 4; ++i) to[i] = from[(Choice >> 2 * i & 3) + (i < 2 ? 0 : 4)];
   return loadu(to);
 }
+template <int Lane>
+static inline Wide insert_lane(Wide a, __m128i b) {
+  if (Lane < 2) return {_mm256_inserti128_si256(a.low, b, Lane % 2), a.high};
+  return {a.low, _mm256_inserti128_si256(a.high, b, Lane % 2)};
+}
 template <class... T>
 static inline Wide words_of(T... from_last) {
   const uint16_t reversed[] = {static_cast<uint16_t>(from_last)...};
@@ -283,6 +288,14 @@ static inline Wide numbers_of(T... from_last) {
 
 #define _mm512_unpacklo_ps(a, b) portable::each_ps(WS_ON_FLOATS(_mm256_unpacklo_ps), a, b)
 #define _mm512_unpackhi_ps(a, b) portable::each_ps(WS_ON_FLOATS(_mm256_unpackhi_ps), a, b)
+#define _mm512_unpacklo_epi16(a, b) portable::each(WS_ON_HALVES(_mm256_unpacklo_epi16), a, b)
+#define _mm512_unpackhi_epi16(a, b) portable::each(WS_ON_HALVES(_mm256_unpackhi_epi16), a, b)
+#define _mm512_unpacklo_epi32(a, b) portable::each(WS_ON_HALVES(_mm256_unpacklo_epi32), a, b)
+#define _mm512_unpackhi_epi32(a, b) portable::each(WS_ON_HALVES(_mm256_unpackhi_epi32), a, b)
+#define _mm512_unpacklo_epi64(a, b) portable::each(WS_ON_HALVES(_mm256_unpacklo_epi64), a, b)
+#define _mm512_unpackhi_epi64(a, b) portable::each(WS_ON_HALVES(_mm256_unpackhi_epi64), a, b)
+#define _mm512_castsi128_si512(a) (portable::Wide{_mm256_castsi128_si256(a), _mm256_setzero_si256()})
+#define _mm512_inserti32x4(a, b, lane) portable::insert_lane<lane>(a, b)
 #define _mm512_shuffle_ps(a, b, choice) \
   portable::each_ps([](__m256 x, __m256 y) { return _mm256_shuffle_ps(x, y, choice); }, a, b)
 #define _mm512_shuffle_f32x4(a, b, choice) portable::shuffle_lanes<choice>(a, b)

@@ -5,25 +5,33 @@ import type { DecoderConfig } from '../src/models/config.js'
 import { positionLimit } from '../src/models/decoder.js'
 import { loadTokenizer } from '../src/tokenizer/tokenizer.js'
 import { checkLengths, encodeFor, rowKindOf } from './data/encode.js'
-import type { EncodedExample } from './data/example.js'
+import type { EncodedExample, EncodedSequence } from './data/example.js'
 import { type MicroBatch, microBatchOf } from './data/micro-batch.js'
 import { planData } from './data/plan.js'
 import { readData } from './data/rows.js'
 import { foldersOf, type ResolvedEstimate } from './estimate-models.js'
 import { layoutOf } from './train.js'
 
-/** The micro-batches with most tokens and with most trained tokens, and some of all sizes for the blocks left idle. */
+/**
+ * The micro-batches with most tokens and with most trained tokens, and some of all sizes for the blocks left idle.
+ *
+ * @param alignment tokens at whose multiples examples begin
+ */
 export function typicalBatches(
   examples: readonly EncodedExample[],
   { training, objective }: Pick<ResolvedEstimate, 'training' | 'objective'>,
+  alignment: number,
 ): MicroBatch[] {
   const plan = planData(examples, training)
   const steps =
     training.maxSteps > 0 ? training.maxSteps : Math.ceil(plan.stepsPerEpoch * Math.max(1, training.numTrainEpochs))
   const micros = Array.from({ length: Math.min(steps, mostSteps) }, (_, step) => plan.rowsOf(step)).flat()
   const sumOf = (of: readonly number[]) => (micro: readonly number[]) => micro.reduce((sum, row) => sum + of[row], 0)
-  const tokens = sumOf(examples.map((example) => example.reduce((sum, { ids }) => sum + ids.length, 0)))
-  const trained = sumOf(examples.map((example) => example.reduce((sum, own) => sum + countMarks(own.trained), 0)))
+  const filled = (count: number) => Math.ceil(count / alignment) * alignment
+  const total = (count: (own: EncodedSequence) => number) =>
+    sumOf(examples.map((example) => filled(example.reduce((sum, own) => sum + count(own), 0))))
+  const tokens = total(({ ids }) => ids.length)
+  const trained = total((own) => countMarks(own.trained))
   const bySize = [...micros].sort((a, b) => tokens(b) - tokens(a))
   const spread = Array.from({ length: sampled }, (_, i) => bySize[Math.floor((i * bySize.length) / sampled)])
   const chosen = new Set([...spread, micros.reduce((best, micro) => (trained(micro) > trained(best) ? micro : best))])

@@ -141,7 +141,7 @@ function execute(does: ReturnType<typeof createTensors>, record: Float64Array, a
   return at + 4 + second + record[at + 3 + second]
 }
 
-function createNative() {
+function createNative(tokenAlignment: number) {
   const books = createBooks()
   const record = new Float64Array(4096)
   const does = createTensors(books)
@@ -150,6 +150,7 @@ function createNative() {
     record,
     level: 'counting',
     threads: 1,
+    tokenAlignment,
     submit(length) {
       for (let at = 0; at < length; ) at = execute(does, record, at)
     },
@@ -174,9 +175,9 @@ function createNative() {
   return { native, books, storageOf: (id: number) => tensors.get(id) }
 }
 
-/** Opens a device that counts. */
-export function openCountingDevice(): CountingDevice {
-  const { native, books, storageOf } = createNative()
+/** Opens a device that counts. `tokenAlignment`: of the device that is meant. */
+export function openCountingDevice(tokenAlignment: number): CountingDevice {
+  const { native, books, storageOf } = createNative(tokenAlignment)
   const device = new Device(native, 'cpu', 'counts only')
   return {
     device,

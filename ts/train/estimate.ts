@@ -9,9 +9,11 @@ import { checkOptions, kinds, optional, word } from '../src/base/arguments.js'
 import { WhetstoneError } from '../src/base/errors.js'
 import type { DecoderConfig } from '../src/models/config.js'
 import { trainableOf } from '../src/models/decoder.js'
+import { usualAlignment } from '../src/native/device.js'
 import { type FlatTensors, flatBytes } from '../src/nn/parameters.js'
 import { trainingOptions } from './config/options.js'
 import { resolveConfig } from './config/resolve.js'
+import { alignmentOf } from './data/align.js'
 import type { EncodedExample } from './data/example.js'
 import type { MicroBatch } from './data/micro-batch.js'
 import { dataKind } from './data/rows.js'
@@ -67,7 +69,7 @@ export async function estimateMemory(given: EstimateOptions): Promise<MemoryEsti
   const { values } = resolveConfig(trainingOptions, [{ origin: 'argument', values: given.training }])
   const options = { ...given, training: values }
   const { training, objective } = options
-  const counting = openCountingDevice()
+  const counting = openCountingDevice(usualAlignment())
   const policy = await policyOf(counting, options)
   const read = await examplesOf(options, policy.config)
   const examples = isPrecomputed(options) ? withReferenceLogps(read) : read
@@ -79,7 +81,7 @@ export async function estimateMemory(given: EstimateOptions): Promise<MemoryEsti
     ...trainerSettings(training),
   })
   labelState(counting, trainer)
-  const peak = await largestStep(counting, trainer, typicalBatches(examples, options))
+  const peak = await largestStep(counting, trainer, typicalBatches(examples, options, alignmentOf(policy)))
   return {
     ...peak,
     besideBytes:

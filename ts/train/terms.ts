@@ -131,11 +131,11 @@ function regularizationOf(m: Decoder, { packed }: MicroBatch, noise: NoiseOption
   const count = packed.ids.length
   const keys = new Int32Array(count * 4)
   const scales = new Float32Array(count)
-  for (let s = 0; s + 1 < packed.starts.length; s++) {
+  for (let s = 0; s < packed.starts.length; s++) {
     const [low, high] = deriveKey(noise.seed, 'regularization', noise.update, noise.firstSequence + s)
-    const length = packed.shared[s] + packed.starts[s + 1] - packed.starts[s]
+    const length = packed.shared[s] + packed.ends[s] - packed.starts[s]
     const scale = noise.neftuneNoiseAlpha / Math.sqrt(length * m.config.hiddenSize)
-    for (let i = packed.starts[s]; i < packed.starts[s + 1]; i++) {
+    for (let i = packed.starts[s]; i < packed.ends[s]; i++) {
       keys.set([low, high, 0, packed.positions[i]], 4 * i)
       scales[i] = scale
     }
@@ -144,10 +144,11 @@ function regularizationOf(m: Decoder, { packed }: MicroBatch, noise: NoiseOption
   return { keys: tensor(m.device, keys, [count, 4]), noiseScale }
 }
 
-/** Begin and end of each sequence's targets. */
+/** Begin and end of each sequence's targets, fillers between them left out. */
 function rangesOf({ sequences, rowOf }: MicroBatch): [number, number][] {
   let end = 0
   return sequences.map((_, s) => {
+    while (rowOf[end] === -1) end++
     const begin = end
     while (end < rowOf.length && rowOf[end] === s) end++
     return [begin, end]
@@ -195,15 +196,16 @@ export function countsOf(batches: readonly MicroBatch[]): StepCounts {
   return countStep(counted)
 }
 
-/** The gradients of a term over all sequences end to end, rounded to f32. */
-export function gradientVector({ gradients }: Pick<Evaluation, 'gradients'>, term: Term, size: number): Float32Array {
+/** The gradients of a term that has `size` numbers over all targets, rounded to f32; 0 where there are none. */
+export function gradientVector(
+  batch: MicroBatch,
+  { gradients }: Pick<Evaluation, 'gradients'>,
+  term: Term,
+  size: number,
+): Float32Array {
   const all = new Float32Array(size)
-  let at = 0
-  for (const gradient of gradients) {
-    const values = gradient[term]
-    if (values === undefined) continue
-    all.set(values, at)
-    at += values.length
-  }
+  rangesOf(batch).forEach(([begin], s) => {
+    all.set(gradients[s][term] ?? [], (begin * size) / batch.targets.length)
+  })
   return all
 }

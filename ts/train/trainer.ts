@@ -9,6 +9,7 @@ import { type Decoder, headWeight, trainableOf } from '../src/models/decoder.js'
 import { add, copy, fill } from '../src/ops/index.js'
 import { keep, Scope } from '../src/tensor/scope.js'
 import { empty, type Tensor, tensor } from '../src/tensor/tensor.js'
+import { alignExamples, alignmentOf } from './data/align.js'
 import type { MicroBatch } from './data/micro-batch.js'
 import {
   type AdamWConfig,
@@ -173,7 +174,8 @@ async function accumulate(trainer: Trainer, batches: readonly MicroBatch[]) {
     throw new WhetstoneError('E_CONFIG', 'trainStep', 'expected at least one trained token, got none')
   zeroGradients(trainer.optimizer)
   if (trainer.tiedHead !== undefined) fill(trainer.tiedHead.gradient, 0)
-  const parts = partsOf(batches)
+  const alignment = alignmentOf(trainer.policy)
+  const parts = partsOf(batches.map((batch) => alignExamples(batch, alignment)))
   const whole = trainer.objective.needs.wholeStep === true && parts.length > 1
   const evaluations = whole ? await wholeStep(trainer, parts, counts) : await inParts(trainer, parts, counts)
   joinTiedGradient(trainer)
@@ -236,7 +238,8 @@ async function backwardOf(
     const roots = (Object.entries(terms.policy) as [Term, Tensor][])
       .filter(([term]) => evaluation.gradients.some((gradient) => gradient[term] !== undefined))
       .map(
-        ([term, t]) => [t, tensor(trainer.policy.device, gradientVector(evaluation, term, t.size), t.shape)] as const,
+        ([term, t]) =>
+          [t, tensor(trainer.policy.device, gradientVector(part.batch, evaluation, term, t.size), t.shape)] as const,
       )
     tape.backward(roots)
   })

@@ -207,7 +207,7 @@ async function prefill(engine: Engine, from: number, to: number): Promise<void> 
       cache,
       started.flatMap((group, i) => partialCopies(group, prompts[i].length)),
     )
-    const last = Int32Array.from(rows, (row) => packed.starts[row.prompt - from + 1] - 1)
+    const last = Int32Array.from(rows, (row) => packed.ends[row.prompt - from] - 1)
     return drawTokens(engine, rows, gatherRows(hidden, tensor(m.device, last)))
   })
 }

@@ -35,6 +35,7 @@ export interface NativeDevice {
   readonly record: Float64Array
   readonly level: string
   readonly threads: number
+  readonly tokenAlignment: number
   /** Queues the commands in the first `length` numbers of the record. */
   submit(length: number): void
   write(id: number, values: NumberArray): void

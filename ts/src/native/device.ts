@@ -50,6 +50,11 @@ export class Device {
   readonly name: string
   /** Instruction-set level, or compute capability and name of the GPU. */
   readonly level: string
+  /**
+   * Tokens that one step of a bf16 weight's gradient sums: gradients of micro-batches add up to the bits of one batch where
+   * tokens are cut at multiples of this. 1 where they are summed one by one, as everywhere in f32.
+   */
+  readonly tokenAlignment: number
   /** Why this device, for logs and `doctor`. */
   readonly reason: string
   #open: NativeDevice | undefined
@@ -66,6 +71,7 @@ export class Device {
     this.name = name
     this.kind = name === 'cpu' ? 'cpu' : 'cuda'
     this.level = native.level
+    this.tokenAlignment = native.tokenAlignment
     this.reason = reason
     this.#threads = native.threads
   }
@@ -314,6 +320,15 @@ export function getDevice(options: DeviceOptions = {}): Device {
   if (!isWanted(shared, wanted))
     throw new WhetstoneError('E_DEVICE', 'device', `the process already uses '${shared.name}', got '${wanted}'`)
   return shared
+}
+
+/** `tokenAlignment` of the device that {@link getDevice} gives; none stays open for the question. */
+export function usualAlignment(): number {
+  if (shared !== undefined) return shared.tokenAlignment
+  const device = openDevice()
+  const { tokenAlignment } = device
+  device.close()
+  return tokenAlignment
 }
 
 /** Bytes in use on the shared device; zeros when none is open. */

@@ -13,7 +13,7 @@ export interface MicroBatch {
   readonly predictors: Int32Array
   /** Trained token ids, [T]. */
   readonly targets: Int32Array
-  /** Which sequence of the batch each target belongs to, ascending, [T]. */
+  /** Which sequence of the batch each target belongs to, ascending, [T]; -1 for fillers (align.ts). */
   readonly rowOf: Int32Array
   /** Weight of each target, [T]. */
   readonly weights: Float32Array
