@@ -46,12 +46,12 @@ struct FoldTail {
 
 /// A thread's sums over a group: of exp(z - top), and for terms of exp(z - top) (z - top), exp(z - top)^2, z - top.
 template <bool terms>
-struct Parts {
+struct FoldSums {
   static constexpr int count = terms ? 4 : 1;
   float of[count] = {};
 
-  WS_DEVICE Parts operator+(const Parts& other) const {
-    Parts sum;
+  WS_DEVICE FoldSums operator+(const FoldSums& other) const {
+    FoldSums sum;
     WS_UNROLL
     for (int i = 0; i < count; ++i) sum.of[i] = of[i] + other.of[i];
     return sum;
@@ -59,9 +59,9 @@ struct Parts {
 };
 
 template <bool terms, class S>
-WS_DEVICE Parts<terms> strip_parts(S& z, int i, int s, float top, int words) {
+WS_DEVICE FoldSums<terms> strip_parts(S& z, int i, int s, float top, int words) {
   const float shift = top == -infinity ? 0.0f : top;
-  Parts<terms> p;
+  FoldSums<terms> p;
   WS_UNROLL
   for (int k = 0; k < strip_sums; ++k) {
     const float x = z.at(i, s, k) - shift, e = fast_exponential(x);
@@ -85,7 +85,7 @@ WS_DEVICE float strip_top(S& z, int i, int s) {
 
 template <bool terms>
 WS_DEVICE void store_parts(const FoldTail& a, Partial* partials, int64_t row, int64_t group, float top,
-                           const Parts<terms>& p) {
+                           const FoldSums<terms>& p) {
   const int64_t to = row * a.groups + group;
   partials[to] = {top, p.of[0]};
   if constexpr (terms) a.terms[to] = {p.of[1], p.of[2], p.of[3]};
@@ -96,7 +96,7 @@ template <bool terms>
 WS_DEVICE void fold_groups(TileSums& z, const FoldTail& a, Partial* partials, const Corner& at, int words) {
   constexpr int strips = 4, row_parts = 4 * strips + 1;  // one more: rows of a warp lie in different banks
   float* const tops = reinterpret_cast<float*>(shared());  // [row][strip]
-  Parts<terms>* const parts = reinterpret_cast<Parts<terms>*>(tops + tile * strips);  // [row][lane of the quad][strip]
+  FoldSums<terms>* const parts = reinterpret_cast<FoldSums<terms>*>(tops + tile * strips);  // [row][lane of the quad][strip]
   const int strip = warp() % 4, in_quad = lane() % 4;
   barrier();  // shared memory is free
   WS_UNROLL
@@ -116,7 +116,7 @@ WS_DEVICE void fold_groups(TileSums& z, const FoldTail& a, Partial* partials, co
   const int row = thread();
   if (row >= tile || at.top + row >= at.rows) return;
   const auto lane_parts = [&](int of) {
-    const Parts<terms>* p = parts + row * row_parts + of * strips;
+    const FoldSums<terms>* p = parts + row * row_parts + of * strips;
     return (p[0] + p[1]) + (p[2] + p[3]);
   };
   store_parts(a, partials, at.top + row, (a.word + at.left) / group_words, top_of(row),
@@ -134,9 +134,9 @@ WS_DEVICE void fold_groups(GroupSums<width>& z, const FoldTail& a, Partial* part
       const float top = quad_max(larger(larger(strip_top(z, i, s), strip_top(z, i, s + 1)),
                                         larger(strip_top(z, i, s + 2), strip_top(z, i, s + 3))));
       const auto parts = [&](int of) { return strip_parts<terms>(z, i, s + of, top, words); };
-      Parts<terms> p = (parts(0) + parts(1)) + (parts(2) + parts(3));
+      FoldSums<terms> p = (parts(0) + parts(1)) + (parts(2) + parts(3));
       WS_UNROLL
-      for (int n = 0; n < Parts<terms>::count; ++n) p.of[n] = quad_sum(p.of[n]);
+      for (int n = 0; n < FoldSums<terms>::count; ++n) p.of[n] = quad_sum(p.of[n]);
       const int64_t row = at.top + z.row(i), group = (a.word + at.left) / group_words + s / 4;
       if (lane() % 4 == 0 && row < at.rows && s * strip_columns < words)
         store_parts(a, partials, row, group, top, p);
