@@ -14,11 +14,11 @@ import { temporaryFolder } from './support.js'
 const [library, watching] = ['emulated', 'races'].map((name) => join(process.cwd(), `build/Release/libcuda_${name}.so`))
 const run = promisify(execFile)
 
-/** The hash that the program prints, or what ended it. */
-async function hashWith(file: string, env: Readonly<Record<string, string>>): Promise<string> {
+/** What the program prints for some of its parts, or for all, or what ended it. */
+async function runWith(file: string, env: Readonly<Record<string, string>>, parts: readonly string[] = []) {
   const variables = { WHETSTONE_DEVICE: 'cuda:0', WHETSTONE_CUDA_LIBRARY: file, WHETSTONE_CUDA_KERNELS: file }
   const options = { env: { ...process.env, ...variables, ...env }, timeout: 60_000 }
-  return run(process.execPath, ['dist/test/gpu-mutant.js'], options).then(
+  return run(process.execPath, ['dist/test/gpu-mutant.js', ...parts], options).then(
     ({ stdout }) => stdout,
     (error: Error & { stderr?: string }) => `failed: ${error.stderr?.slice(0, 600)}`,
   )
@@ -27,37 +27,60 @@ async function hashWith(file: string, env: Readonly<Record<string, string>>): Pr
 /** Orders of threads beside the upward one: downwards, shuffled with copies that arrive early. */
 const seeds = ['1', '7', '8']
 
-/** The waits that kernels of a level come to. */
-async function sitesOf(file: string): Promise<string[]> {
-  return [...new Set((await readFile(file, 'utf8')).trim().split('\n'))]
+const skip = [library, watching].every((file) => existsSync(file)) ? false : 'it was not built'
+
+/** Calls work(item) for all, two at a time. */
+async function inPairs<T>(list: Iterable<T>, work: (item: T) => Promise<void>): Promise<void> {
+  const left = [...list]
+  const worker = async () => {
+    for (let next = left.pop(); next !== undefined; next = left.pop()) await work(next)
+  }
+  await Promise.all([worker(), worker()])
 }
 
-const skip = [library, watching].every((file) => existsSync(file)) ? false : 'it was not built'
+/** A wait of the kernels, and the parts of the program that come to it: name and right output, the quickest first. */
+interface Site {
+  readonly level: string
+  readonly parts: { name: string; right: string; milliseconds: number }[]
+}
+
+/** Which waits each part comes to at a level, by a run of its own. */
+async function findSites(level: string, names: readonly string[], folder: string, sites: Map<string, Site>) {
+  await inPairs(names, async (name) => {
+    const file = join(folder, `${level} ${name}`)
+    const start = performance.now()
+    const env = { WHETSTONE_EMULATED_LEVEL: level, WHETSTONE_EMULATED_SITES: file }
+    const right = await runWith(library, env, [name])
+    const milliseconds = performance.now() - start
+    const text = await readFile(file, 'utf8')
+    for (const place of new Set(text.split('\n').filter((line) => line !== ''))) {
+      const site = sites.get(place) ?? { level, parts: [] }
+      if (site.level === level) site.parts.push({ name, right, milliseconds })
+      sites.set(place, site)
+    }
+  })
+}
 
 t.test('kernels on the emulated GPU', { skip }, async (t) => {
   const folder = await temporaryFolder(t)
-  const sites = new Map<string, string>()
-  const hashes = new Map<string, string>() // of the levels, which take sums of attention in another order
-  for (const WHETSTONE_EMULATED_LEVEL of ['90', '80']) {
-    const level = { WHETSTONE_EMULATED_LEVEL }
-    const WHETSTONE_EMULATED_SITES = join(folder, WHETSTONE_EMULATED_LEVEL)
-    const watched = hashWith(watching, { ...level, WHETSTONE_EMULATED_SITES })
-    const right = await hashWith(library, level)
-    t.match(right, /^[0-9a-f]{64}$/)
-    hashes.set(WHETSTONE_EMULATED_LEVEL, right)
+  const sites = new Map<string, Site>()
+  for (const level of ['90', '80']) {
+    const env = { WHETSTONE_EMULATED_LEVEL: level }
+    const watched = runWith(watching, env)
+    const right = await runWith(library, env)
+    t.match(right, /^([a-z]+( \d+)? (f32|bf16): [0-9a-f]{64}\n){20,}$/)
     for (const WHETSTONE_EMULATED_SEED of seeds)
-      t.equal(await hashWith(library, { ...level, WHETSTONE_EMULATED_SEED }), right, `order ${WHETSTONE_EMULATED_SEED}`)
+      t.equal(await runWith(library, { ...env, WHETSTONE_EMULATED_SEED }), right, `order ${WHETSTONE_EMULATED_SEED}`)
     t.equal(await watched, right, 'no races')
-    for (const site of await sitesOf(WHETSTONE_EMULATED_SITES)) sites.set(site, WHETSTONE_EMULATED_LEVEL)
+    const names = right.split('\n').flatMap((line) => (line === '' ? [] : [line.split(':')[0]]))
+    await findSites(level, names, folder, sites)
   }
-  t.ok(sites.size >= 40, `${sites.size} waits were reached`)
-  const left = [...sites]
-  const worker = async () => {
-    for (let next = left.pop(); next !== undefined; next = left.pop()) {
-      const [WHETSTONE_EMULATED_SKIP, WHETSTONE_EMULATED_LEVEL] = next
-      const got = await hashWith(watching, { WHETSTONE_EMULATED_LEVEL, WHETSTONE_EMULATED_SKIP })
-      t.not(got, hashes.get(WHETSTONE_EMULATED_LEVEL), `without the wait at ${WHETSTONE_EMULATED_SKIP}`)
-    }
-  }
-  await Promise.all([worker(), worker()])
+  t.ok(sites.size >= 70, `${sites.size} waits were reached`)
+  await inPairs(sites, async ([place, { level, parts }]) => {
+    const env = { WHETSTONE_EMULATED_LEVEL: level, WHETSTONE_EMULATED_SKIP: place }
+    parts.sort((a, b) => a.milliseconds - b.milliseconds)
+    let noticed = false
+    for (const { name, right } of parts) noticed ||= (await runWith(watching, env, [name])) !== right
+    t.ok(noticed, `without the wait at ${place}`)
+  })
 })

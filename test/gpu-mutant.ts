@@ -1,5 +1,6 @@
 // A program for cuda-emulated.test.ts: runs ops that wait inside their kernels on the device that WHETSTONE_DEVICE names,
-// and prints a hash of all results. Sizes reach over several tiles and stages.
+// in parts, and prints a line for each: its name and a hash of its results. Arguments name the parts; without any all run.
+// Sizes reach over several tiles and stages.
 
 import { createHash } from 'node:crypto'
 import { Tape } from '../ts/src/autograd/tape.js'
@@ -84,14 +85,41 @@ function decodeResult(dtype: Dtype, size: number): Tensor {
   )
 }
 
-function results(dtype: Dtype): Tensor[] {
+function products(dtype: Dtype): Tensor[] {
   const [n, c, o] = dtype === 'f32' ? [20, 90, 150] : [20, 456, 150]
   const [x, w, dy] = [normal('x', [n, c], dtype), normal('w', [o, c], dtype), normal('dy', [n, o], dtype)]
   const dw = normal('dw', [o, c], 'f32')
   linearDw(dw, dy, x)
-  const total = normal('total', [1], 'f32')
-  addNorm(total, normal('squares', [9000], 'f32'))
-  const [h, table] = [normal('h', [3, 40], dtype), normal('table', [300, 40], dtype)]
+  return [linear(x, w), linearDx(dy, w), dw]
+}
+
+function total(): Tensor[] {
+  const sum = normal('total', [1], 'f32')
+  addNorm(sum, normal('squares', [9000], 'f32'))
+  return [sum]
+}
+
+const headOf = (dtype: Dtype) => ({
+  h: normal('h', [3, 40], dtype),
+  table: normal('table', [300, 40], dtype),
+  targets: tensor(device, Int32Array.of(0, 299, 17)),
+})
+
+function heads(dtype: Dtype): Tensor[] {
+  const { h, table, targets } = headOf(dtype)
+  return [...Object.values(headLogProbs(h, table, targets)), ...Object.values(headTerms(h, table, targets))]
+}
+
+function divergences(dtype: Dtype): Tensor[] {
+  const { h, table, targets } = headOf(dtype)
+  const qh = normal('qh', [3, 40], dtype)
+  return (['priorToPolicy', 'jensenShannon'] as const).flatMap((direction) => {
+    const { logps, kl } = headKl(h, table, qh, table, targets, { direction })
+    return [logps, kl]
+  })
+}
+
+function samples(dtype: Dtype): Tensor[] {
   // Four words of each logit, so that thresholds fall between equal ones.
   const quarter = normal('quarter', [75, 40], dtype)
   const tied = gatherRows(
@@ -100,35 +128,29 @@ function results(dtype: Dtype): Tensor[] {
   )
   const many = normal('many', [32, 40], dtype)
   const keys = integers(128, (i) => i, [32, 4])
-  const targets = tensor(device, Int32Array.of(0, 299, 17))
-  const drawn = [
+  return [
     { temperature: 0.8, topK: 40, topP: 0.9 },
     { temperature: 3, topK: 3 },
     { temperature: 3, topP: 0.7, minP: 0.1 },
     { temperature: 0 },
   ].flatMap((options) => Object.values(headSample(many, tied, keys, options)))
-  const qh = normal('qh', [3, 40], dtype)
-  const divergences = (['priorToPolicy', 'jensenShannon'] as const).flatMap((direction) => {
-    const { logps, kl } = headKl(h, table, qh, table, targets, { direction })
-    return [logps, kl]
-  })
-  return [
-    linear(x, w),
-    linearDx(dy, w),
-    dw,
-    total,
-    ...Object.values(headLogProbs(h, table, targets)),
-    ...Object.values(headTerms(h, table, targets)),
-    ...[...divergences, ...drawn],
-    ...[48, 128].flatMap((size) => [...attentionResults(dtype, size), decodeResult(dtype, size)]),
-    decodeResult(dtype, 256),
-    ...[96, 256].map((size) => strangeResult(dtype, size)),
-  ]
 }
 
-const hash = createHash('sha256')
-for (const t of scope.run(() => [...results('f32'), ...results('bf16')])) {
-  const bits = await t.bits()
-  hash.update(new Uint8Array(bits.buffer, bits.byteOffset, bits.byteLength))
-}
-process.stdout.write(hash.digest('hex'))
+type Part = (dtype: Dtype) => Tensor[]
+const parts = new Map<string, Part>(Object.entries({ products, total, heads, divergences, samples }))
+for (const size of [48, 128]) parts.set(`attention ${size}`, (dtype) => attentionResults(dtype, size))
+for (const size of [48, 128, 256]) parts.set(`decode ${size}`, (dtype) => [decodeResult(dtype, size)])
+for (const size of [96, 256]) parts.set(`strange ${size}`, (dtype) => [strangeResult(dtype, size)])
+
+const wanted = process.argv.slice(2)
+for (const [name, results] of parts)
+  for (const dtype of ['f32', 'bf16'] as const) {
+    const part = `${name} ${dtype}`
+    if (wanted.length > 0 && !wanted.includes(part)) continue
+    const hash = createHash('sha256')
+    for (const t of scope.run(() => results(dtype))) {
+      const bits = await t.bits()
+      hash.update(new Uint8Array(bits.buffer, bits.byteOffset, bits.byteLength))
+    }
+    process.stdout.write(`${part}: ${hash.digest('hex')}\n`)
+  }
