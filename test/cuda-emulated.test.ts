@@ -38,32 +38,31 @@ async function inPairs<T>(list: Iterable<T>, work: (item: T) => Promise<void>): 
   await Promise.all([worker(), worker()])
 }
 
-/** A wait of the kernels, and the parts of the program that come to it: name and right output, the quickest first. */
-interface Site {
+/** A part of the program at a level of kernels, by itself. */
+interface Visit {
   readonly level: string
-  readonly parts: { name: string; right: string; milliseconds: number }[]
+  readonly name: string
+  /** What it prints when all waits are there. */
+  readonly right: string
+  readonly milliseconds: number
 }
 
-/** Which waits each part comes to at a level, by a run of its own. */
-async function findSites(level: string, names: readonly string[], folder: string, sites: Map<string, Site>) {
+/** By wait, the parts that come to it at a level, each found by a run of its own. */
+async function findVisits(level: string, names: readonly string[], folder: string, visits: Map<string, Visit[]>) {
   await inPairs(names, async (name) => {
     const file = join(folder, `${level} ${name}`)
     const start = performance.now()
     const env = { WHETSTONE_EMULATED_LEVEL: level, WHETSTONE_EMULATED_SITES: file }
     const right = await runWith(library, env, [name])
-    const milliseconds = performance.now() - start
-    const text = await readFile(file, 'utf8')
-    for (const place of new Set(text.split('\n').filter((line) => line !== ''))) {
-      const site = sites.get(place) ?? { level, parts: [] }
-      if (site.level === level) site.parts.push({ name, right, milliseconds })
-      sites.set(place, site)
-    }
+    const visit = { level, name, right, milliseconds: performance.now() - start }
+    const places = new Set((await readFile(file, 'utf8')).split('\n').filter((line) => line !== ''))
+    for (const place of places) visits.set(place, [...(visits.get(place) ?? []), visit])
   })
 }
 
 t.test('kernels on the emulated GPU', { skip }, async (t) => {
   const folder = await temporaryFolder(t)
-  const sites = new Map<string, Site>()
+  const visits = new Map<string, Visit[]>()
   for (const level of ['90', '80']) {
     const env = { WHETSTONE_EMULATED_LEVEL: level }
     const watched = runWith(watching, env)
@@ -73,14 +72,16 @@ t.test('kernels on the emulated GPU', { skip }, async (t) => {
       t.equal(await runWith(library, { ...env, WHETSTONE_EMULATED_SEED }), right, `order ${WHETSTONE_EMULATED_SEED}`)
     t.equal(await watched, right, 'no races')
     const names = right.split('\n').flatMap((line) => (line === '' ? [] : [line.split(':')[0]]))
-    await findSites(level, names, folder, sites)
+    await findVisits(level, names, folder, visits)
   }
-  t.ok(sites.size >= 70, `${sites.size} waits were reached`)
-  await inPairs(sites, async ([place, { level, parts }]) => {
-    const env = { WHETSTONE_EMULATED_LEVEL: level, WHETSTONE_EMULATED_SKIP: place }
-    parts.sort((a, b) => a.milliseconds - b.milliseconds)
+  t.ok(visits.size >= 70, `${visits.size} waits were reached`)
+  await inPairs(visits, async ([place, list]) => {
+    list.sort((a, b) => a.milliseconds - b.milliseconds)
     let noticed = false
-    for (const { name, right } of parts) noticed ||= (await runWith(watching, env, [name])) !== right
+    for (const { level, name, right } of list) {
+      const env = { WHETSTONE_EMULATED_LEVEL: level, WHETSTONE_EMULATED_SKIP: place }
+      noticed ||= (await runWith(watching, env, [name])) !== right
+    }
     t.ok(noticed, `without the wait at ${place}`)
   })
 })
