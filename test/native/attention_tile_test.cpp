@@ -122,11 +122,15 @@ void check_type() {
   check_exponential<T>();
 }
 
+/// Not in main(), whose beginning would then have instructions that this processor may lack.
+[[gnu::noinline]] void check_all() {
+  check_type<float>();
+  check_type<bf16>();
+}
+
 }  // namespace
 
 int main() {
-  if (!has_level(WS_LEVEL)) return report();
-  check_type<float>();
-  check_type<bf16>();
+  if (has_level(WS_LEVEL)) check_all();
   return report();
 }
