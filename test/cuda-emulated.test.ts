@@ -63,6 +63,7 @@ async function findVisits(level: string, names: readonly string[], folder: strin
 t.test('kernels on the emulated GPU', { skip }, async (t) => {
   const folder = await temporaryFolder(t)
   const visits = new Map<string, Visit[]>()
+  const whole = new Map<string, string>() // by level, what the program prints
   for (const level of ['90', '80']) {
     const env = { WHETSTONE_EMULATED_LEVEL: level }
     const watched = runWith(watching, env)
@@ -71,10 +72,13 @@ t.test('kernels on the emulated GPU', { skip }, async (t) => {
     for (const WHETSTONE_EMULATED_SEED of seeds)
       t.equal(await runWith(library, { ...env, WHETSTONE_EMULATED_SEED }), right, `order ${WHETSTONE_EMULATED_SEED}`)
     t.equal(await watched, right, 'no races')
+    whole.set(level, right)
     const names = right.split('\n').flatMap((line) => (line === '' ? [] : [line.split(':')[0]]))
     await findVisits(level, names, folder, visits)
   }
   t.ok(visits.size >= 70, `${visits.size} waits were reached`)
+  for (const { level, name, right } of new Set([...visits.values()].flat()))
+    t.ok(whole.get(level)?.includes(right), `${name} at level ${level} is by itself what it is among all`)
   await inPairs(visits, async ([place, list]) => {
     list.sort((a, b) => a.milliseconds - b.milliseconds)
     let noticed = false
