@@ -17,7 +17,8 @@
 namespace ws::WS_NS {
 namespace {
 
-constexpr int64_t KC = 512;            // steps of a block: MR x KC units of A stay in the first-level cache
+// Steps of a block: a panel of B and MR x KC units of A stay in the first-level cache.
+constexpr int64_t KC = WS_LEVEL == 2 ? 256 : 512;
 constexpr int64_t MC = 192, NC = 256;  // largest tile of a task; its blocks of A and B share the second-level cache
 constexpr int64_t wide_NC = 1024;      // the same when B is packed for all: its panels then pass through the cache
 constexpr int64_t most_shared = 1 << 24;  // units of B that are packed for all

@@ -65,6 +65,7 @@ struct PairsOf {
   using Unit = Pair;
   static constexpr int per = 2;
   static V turned(__m512i x) { return pairs(Earlier == 1 ? _mm512_rol_epi32(x, 16) : x); }
+  static V turned(V x) { return turned(_mm512_castps_si512(x.v)); }
   static V join(__m256i first, __m256i second) {
     const __m256i high = Earlier == 1 ? first : second, low = Earlier == 1 ? second : first;
     return pairs(_mm512_or_si512(_mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16), _mm512_cvtepu16_epi32(low)));

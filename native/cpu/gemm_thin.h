@@ -27,14 +27,32 @@ struct ThinTile {
   const char* next;  // columns to ask for meanwhile; null: none
 };
 
-/// Cache lines of one vector's columns in one turn of the loop over k.
+/// W columns by W words of four bytes, step by step: turned in registers, so that lanes are columns.
 template <class S>
-constexpr int turn_lines = W * W * S::per * static_cast<int>(sizeof(typename S::Element)) / 64;
+struct Turn {
+  static constexpr int steps = W;  // of S
+  V word[W];
+  V step(int j) const { return word[j]; }
+};
+/// Two elements of bf16 a word, of which each becomes a step: half of the shuffles that turning floats would take.
+template <class U>
+struct Turn<Singles<bf16, U>> {
+  static constexpr int steps = 2 * W;
+  V word[W];
+  V step(int j) const { return j % 2 == 0 ? low_halves(word[j / 2]) : high_halves(word[j / 2]); }
+};
+
+/// Cache lines of one vector's columns in one turn.
+constexpr int turn_lines = W * W * 4 / 64;
+
+/// Elements of a column in one turn.
+template <class S>
+constexpr int turn_elements = 4 * W / static_cast<int>(sizeof(typename S::Element));
 
 /// Where the next columns' share of this turn and vector is; null: nothing to ask for.
 template <class S>
 [[gnu::always_inline]] inline const char* next_lines(const ThinTile& t, int v, int64_t k) {
-  return t.next ? t.next + (k / (W * S::per) * NV + v) * turn_lines<S> * 64 : nullptr;
+  return t.next ? t.next + (k / turn_elements<S> * NV + v) * turn_lines * 64 : nullptr;
 }
 
 /// Asks for cache lines [first, end) from there. A few at a time, between the arithmetic: when all slots for misses are
@@ -44,38 +62,48 @@ template <class S>
   for (int i = first; from && i < end; ++i) __builtin_prefetch(from + i * 64, 0, 2);
 }
 
-/// W steps of vector v of the columns from element k on, step by step; what does not exist is zero.
+/// A turn of vector v of the columns from element k on; what does not exist is zero.
 template <class S>
-[[gnu::always_inline]] inline void read_columns(const ThinTile& t, int v, int64_t k, V (&column)[W]) {
+[[gnu::always_inline]] inline Turn<S> read_columns(const ThinTile& t, int v, int64_t k) {
   const auto* b = static_cast<const typename S::Element*>(t.b) + v * W * t.b_stride + k;
   const int count = v + 1 < t.vectors ? W : t.last;
   const int64_t left = t.elements - k;
-  if (count == W && left >= W * S::per) {
-    WS_EACH(W) column[i] = S::along(b + i * t.b_stride);
+  Turn<S> turn;
+  if (count == W && left >= turn_elements<S>) {
+    WS_EACH(W) turn.word[i] = load(reinterpret_cast<const float*>(b + i * t.b_stride));
   } else {
-    const int64_t n = smaller(left, W * S::per);
-    for (int i = 0; i < W; ++i) column[i] = i < count ? S::along(b + i * t.b_stride, n) : zero();
+    const size_t bytes = static_cast<size_t>(smaller(left, turn_elements<S>)) * sizeof *b;
+    for (int i = 0; i < W; ++i) {
+      float some[W] = {};
+      if (i < count) std::memcpy(some, b + i * t.b_stride, bytes);
+      turn.word[i] = load(some);
+    }
   }
-  transpose(column);
+  if constexpr (S::per == 2) {
+    WS_EACH(W) turn.word[i] = S::turned(turn.word[i]);
+  }
+  transpose(turn.word);
+  return turn;
 }
 
 template <class S>
 [[gnu::always_inline]] inline int steps_from(const ThinTile& t, int64_t k) {
-  return static_cast<int>(smaller(W, (t.elements - k + S::per - 1) / S::per));
+  return static_cast<int>(smaller(Turn<S>::steps, (t.elements - k + S::per - 1) / S::per));
 }
 
 /// Adds `steps` steps to the chains of R rows.
-template <int R, class Unit>
-[[gnu::always_inline]] inline void add_steps(const Unit* a, const V (&column)[W], int steps, V (&sum)[R]) {
-  if (steps == W) {
+template <int R, class S, class Unit>
+[[gnu::always_inline]] inline void add_steps(const Unit* a, const Turn<S>& turn, int steps, V (&sum)[R]) {
+  if (steps == Turn<S>::steps) {
     WS_UNROLL
-    for (int j = 0; j < W; ++j) {
+    for (int j = 0; j < Turn<S>::steps; ++j) {
+      const V column = turn.step(j);
       WS_UNROLL
-      for (int r = 0; r < R; ++r) sum[r] = multiply_add(Unit(), set1(a[j * R + r]), column[j], sum[r]);
+      for (int r = 0; r < R; ++r) sum[r] = multiply_add(Unit(), set1(a[j * R + r]), column, sum[r]);
     }
   } else {
     for (int j = 0; j < steps; ++j) {
-      for (int r = 0; r < R; ++r) sum[r] = multiply_add(Unit(), set1(a[j * R + r]), column[j], sum[r]);
+      for (int r = 0; r < R; ++r) sum[r] = multiply_add(Unit(), set1(a[j * R + r]), turn.step(j), sum[r]);
     }
   }
 }
@@ -100,15 +128,13 @@ void multiply_few(const ThinTile& tile) {
     for (int r = 0; r < R; ++r) sum[v][r] = v < t.vectors ? first_sum(t, r, v) : zero();
   }
   const auto* a = static_cast<const typename S::Unit*>(t.a);
-  for (int64_t k = 0; k < t.elements; k += W * S::per, a += W * R) {
+  for (int64_t k = 0; k < t.elements; k += turn_elements<S>, a += Turn<S>::steps * R) {
     const int steps = steps_from<S>(t, k);
     WS_UNROLL
     for (int v = 0; v < NV; ++v) {
       if (v >= t.vectors) break;
-      prefetch_lines(next_lines<S>(t, v, k), 0, turn_lines<S>);
-      V column[W];
-      read_columns<S>(t, v, k, column);
-      add_steps<R>(a, column, steps, sum[v]);
+      prefetch_lines(next_lines<S>(t, v, k), 0, turn_lines);
+      add_steps<R>(a, read_columns<S>(t, v, k), steps, sum[v]);
     }
   }
   for (int v = 0; v < t.vectors; ++v) {
@@ -117,11 +143,11 @@ void multiply_few(const ThinTile& tile) {
 }
 
 /// R rows of many, whose sums lie in memory between turns.
-template <int R, class Unit>
-[[gnu::always_inline]] inline void add_rows(const Unit* a, const V (&column)[W], int steps, float* sums) {
+template <int R, class S, class Unit>
+[[gnu::always_inline]] inline void add_rows(const Unit* a, const Turn<S>& turn, int steps, float* sums) {
   V sum[R];
   WS_EACH(R) sum[i] = load(sums + i * W);
-  add_steps<R>(a, column, steps, sum);
+  add_steps<R>(a, turn, steps, sum);
   WS_EACH(R) store(sums + i * W, sum[i]);
 }
 
@@ -131,29 +157,28 @@ void multiply_many(const ThinTile& tile) {
   const ThinTile t = tile;
   const int rest = t.rows % row_group, whole = t.rows - rest;
   const int64_t length = (t.elements + S::per - 1) / S::per;
-  const int share = turn_lines<S> * row_group / t.rows;  // of the lines to ask for, for each group
+  const int share = turn_lines * row_group / t.rows;  // of the lines to ask for, for each group
   alignas(64) float sums[NV][thin_rows * W];
   for (int v = 0; v < t.vectors; ++v) {
     for (int r = 0; r < t.rows; ++r) store(sums[v] + r * W, first_sum(t, r, v));
   }
-  for (int64_t k = 0; k < t.elements; k += W * S::per) {
+  for (int64_t k = 0; k < t.elements; k += turn_elements<S>) {
     const int steps = steps_from<S>(t, k);
     for (int v = 0; v < t.vectors; ++v) {
-      V column[W];
-      read_columns<S>(t, v, k, column);
+      const Turn<S> turn = read_columns<S>(t, v, k);
       const auto* a = static_cast<const typename S::Unit*>(t.a) + k / S::per * row_group;
       float* sum = sums[v];
       const char* next = next_lines<S>(t, v, k);
       int line = 0;
       for (int row = 0; row < whole; row += row_group, a += row_group * length, sum += row_group * W, line += share) {
         prefetch_lines(next, line, line + share);
-        add_rows<row_group>(a, column, steps, sum);
+        add_rows<row_group>(a, turn, steps, sum);
       }
-      prefetch_lines(next, line, turn_lines<S>);
+      prefetch_lines(next, line, turn_lines);
       a -= k / S::per * (row_group - rest);
-      if (rest == 3) add_rows<3>(a, column, steps, sum);
-      else if (rest == 2) add_rows<2>(a, column, steps, sum);
-      else if (rest == 1) add_rows<1>(a, column, steps, sum);
+      if (rest == 3) add_rows<3>(a, turn, steps, sum);
+      else if (rest == 2) add_rows<2>(a, turn, steps, sum);
+      else if (rest == 1) add_rows<1>(a, turn, steps, sum);
     }
   }
   for (int v = 0; v < t.vectors; ++v) {

@@ -49,6 +49,16 @@ template <int R, int N, class Unit>
   }
 }
 
+/// Asks for the lines that the sums will be stored to: stores wait for theirs one after the other.
+template <int R>
+[[gnu::always_inline]] inline void ask_for_sums(const Tile& t) {
+  WS_UNROLL
+  for (int r = 0; r < R; ++r) {
+    if (t.rounded) __builtin_prefetch(t.rounded + r * t.rounded_stride, 1);
+    else __builtin_prefetch(t.c + r * t.c_stride, 1);
+  }
+}
+
 /// MR rows of A are broadcast against N vectors of B, whose rows are read by S.
 template <int R, int N, class S>
 void multiply_tile(const Tile& tile) {
@@ -62,6 +72,7 @@ void multiply_tile(const Tile& tile) {
       WS_EACH(N) acc[r][i] = load_n(t.from + r * t.c_stride + i * W, i + 1 < N ? W : t.last);
     }
   }
+  ask_for_sums<R>(t);
   const typename S::Unit* a = static_cast<const typename S::Unit*>(t.a);
   const typename S::Element* b = static_cast<const typename S::Element*>(t.b);
   const auto step = [&](bool both) {
@@ -76,6 +87,7 @@ void multiply_tile(const Tile& tile) {
     b += S::per * t.b_stride;
   };
   const bool short_end = S::per > 1 && t.missing > 0;
+  WS_UNROLL_BY_4  // what counts the steps takes room from the arithmetic where two threads share a core
   for (int64_t k = t.steps - short_end; k > 0; --k) step(true);
   if (short_end) step(false);
   store_sums<R, N, typename S::Unit>(t, acc);

@@ -20,8 +20,10 @@
 /// Unrolls the next loop fully, so that its arrays of vectors live in registers.
 #if defined(__clang__)
 #define WS_UNROLL _Pragma("unroll")
+#define WS_UNROLL_BY_4 _Pragma("unroll 4")
 #else
 #define WS_UNROLL _Pragma("GCC unroll 32")
+#define WS_UNROLL_BY_4 _Pragma("GCC unroll 4")
 #endif
 /// The same step for i in [0, count), side by side.
 #define WS_EACH(count) WS_UNROLL for (int i = 0; i < (count); ++i)
@@ -84,6 +86,11 @@ static inline V scale2(V a, V n) { return {_mm512_scalef_ps(a.v, n.v)}; }
 /// a where x < y, else b.
 static inline V select_less(V x, V y, V a, V b) {
   return {_mm512_mask_mov_ps(b.v, _mm512_cmp_ps_mask(x.v, y.v, _CMP_LT_OQ), a.v)};
+}
+/// Of pairs of bf16: the first ones as floats, and the second ones.
+static inline V low_halves(V a) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a.v), 16))}; }
+static inline V high_halves(V a) {
+  return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a.v), _mm512_set1_epi32(-65536)))};
 }
 /// r becomes its transpose: lane j of r[i] and lane i of r[j] change places.
 static inline void transpose(V* r) {
@@ -174,6 +181,10 @@ static inline V scale2(V a, V n) {
 static inline V select_less(V x, V y, V a, V b) {
   return {_mm256_blendv_ps(b.v, a.v, _mm256_cmp_ps(x.v, y.v, _CMP_LT_OQ))};
 }
+static inline V low_halves(V a) { return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a.v), 16))}; }
+static inline V high_halves(V a) {
+  return {_mm256_and_ps(a.v, _mm256_castsi256_ps(_mm256_set1_epi32(-65536)))};
+}
 /// r becomes its transpose.
 static inline void transpose(V* r) {
   __m256 t[8], u[8];
@@ -257,6 +268,10 @@ static inline V scale2(V a, V n) {
   return {_mm_mul_ps(_mm_mul_ps(a.v, _mm_castsi128_ps(first)), _mm_castsi128_ps(second))};
 }
 static inline V select_less(V x, V y, V a, V b) { return {_mm_blendv_ps(b.v, a.v, _mm_cmplt_ps(x.v, y.v))}; }
+static inline V low_halves(V a) { return {_mm_castsi128_ps(_mm_slli_epi32(_mm_castps_si128(a.v), 16))}; }
+static inline V high_halves(V a) {
+  return {_mm_and_ps(a.v, _mm_castsi128_ps(_mm_set1_epi32(-65536)))};
+}
 /// r becomes its transpose.
 static inline void transpose(V* r) { _MM_TRANSPOSE4_PS(r[0].v, r[1].v, r[2].v, r[3].v); }
 
