@@ -89,7 +89,7 @@ async function findFastest(device: Device, dtype: Float): Promise<Product> {
 }
 
 /** Turns of the loop of instructions: tens of milliseconds. */
-const peakTurns = 4e6
+const peakTurns = 1.6e7
 
 /** The loop of instructions, as long as it takes for 1e9 FLOP. */
 function loopProbe(device: Device, dtype: Float): Probe {

@@ -295,16 +295,21 @@ double cpu_peak(const char* wanted, DType type, int threads, int64_t turns) {
     const Level* level;
     DType type;
     int64_t turns;
-    std::atomic<double> flops{0};
-  } work{level, type, turns, {}};
+    std::atomic<int> missing;
+    std::atomic<double> rate{0};
+  } work{level, type, turns, {threads}, {}};
+  // A thread that has just been started is late: all wait for it, and each has a clock of its own.
   Pool pool(threads);
-  const auto start = std::chrono::steady_clock::now();
   pool.run(threads, [](void* context, int64_t, int) {
     Work& w = *static_cast<Work*>(context);
-    w.flops.fetch_add(w.level->peak(w.type, w.turns));
+    --w.missing;
+    while (w.missing > 0) std::this_thread::yield();
+    const auto start = std::chrono::steady_clock::now();
+    const double flops = w.level->peak(w.type, w.turns);
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+    w.rate.fetch_add(flops / seconds.count());
   }, &work);
-  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-  return work.flops / seconds.count();
+  return work.rate;
 }
 
 std::unique_ptr<Device> open_cpu(const char* wanted, int threads, int64_t limit_bytes, Status& status) {

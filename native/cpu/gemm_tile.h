@@ -49,13 +49,15 @@ template <int R, int N, class Unit>
   }
 }
 
-/// Asks for the lines that the sums will be stored to: stores wait for theirs one after the other.
+/// Asks for lines of sums: of this tile, which are about to be stored, when chains start at zero; else of the next one
+/// below, which begins by reading them. Stores, too, wait for their lines one after the other.
 template <int R>
 [[gnu::always_inline]] inline void ask_for_sums(const Tile& t) {
+  const int64_t first = t.from ? R : 0;
   WS_UNROLL
   for (int r = 0; r < R; ++r) {
     if (t.rounded) __builtin_prefetch(t.rounded + r * t.rounded_stride, 1);
-    else __builtin_prefetch(t.c + r * t.c_stride, 1);
+    __builtin_prefetch(t.c + (first + r) * t.c_stride, 1);
   }
 }
 
