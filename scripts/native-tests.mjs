@@ -25,15 +25,20 @@ import {
 const levels = ['v2', 'avx2', 'avx512', 'avx512bf16', 'amx']
 
 const sanitizers = [
-  { name: 'address, undefined', folder: 'build-asan', flags: 'address,undefined', includes: () => true },
-  // The tests of one level cut no work among threads that the tests of the ops above them do not cut too.
+  { name: 'address, undefined', folder: 'build-asan', flags: 'address,undefined', includes: () => true, args: [] },
+  // The tests of one level cut no work among threads that the tests of the ops above them do not cut too. `threads`: a long
+  // test leaves out what runs on one.
   {
     name: 'thread',
     folder: 'build-tsan',
     flags: 'thread',
     includes: (test) => !levels.some((l) => test.endsWith(`_${l}`)),
+    args: ['threads'],
   },
 ]
+
+/** Programs that take a minute begin first, so that none runs alone at the end. */
+const longest = ['attention_test', 'gemm_test_v2', 'gemm_test_avx2', 'head_test', 'sample_test']
 
 const sanitizerOptions = {
   ASAN_OPTIONS: 'detect_stack_use_after_return=1:strict_string_checks=1',
@@ -70,16 +75,16 @@ async function build(folder, settings) {
 }
 
 /** Runs a program; again without address randomisation where the thread sanitizer cannot live with the system's. */
-async function runProgram(file) {
-  const first = await run(file, [], { env: sanitizerOptions })
+async function runProgram(file, args) {
+  const first = await run(file, args, { env: sanitizerOptions })
   if (!/ThreadSanitizer: unexpected memory mapping/.test(first.output) || !which('setarch')) return first
-  return run('setarch', ['--addr-no-randomize', file], { env: sanitizerOptions })
+  return run('setarch', ['--addr-no-randomize', file, ...args], { env: sanitizerOptions })
 }
 
 /** One test program. One that ends without its count line, or badly although it counted no failure, has failed. */
 async function runTest(suite, name) {
   const start = performance.now()
-  const { code, signal, output } = await runProgram(join(root, suite.folder, 'tests', name))
+  const { code, signal, output } = await runProgram(join(root, suite.folder, 'tests', name), suite.args)
   const counts = parseCounts(output) ?? failed
   const result = code !== 0 && counts.failed === 0 ? { ...counts, failed: 1 } : counts
   const text = `${name} (${suite.name})`.padEnd(44)
@@ -113,6 +118,7 @@ async function runSanitized(suite) {
       .trim()
       .split('\n')
       .filter(suite.includes)
+      .sort((a, b) => Number(longest.includes(b)) - Number(longest.includes(a)))
   if (!(await build(suite.folder, settings))) return [failed]
   return inParallel(
     listed().map((name) => () => runTest(suite, name)),
