@@ -56,12 +56,12 @@ export async function checkForward(t: T, device: Device, entry: OpEntry): Promis
 
 // Bits ----------------------------------------------------------------------------------------------------------------
 
-/** A second run and every thread count give the same bits. */
+/** A second run and every thread count give the same bits. A GPU has one number of threads. */
 export async function checkThreads(t: T, device: Device, entry: OpEntry): Promise<void> {
   const examples = examplesOf(entry)
   const before = device.threads
   const first = await Promise.all(examples.map((example) => execute(device, example)))
-  for (const threads of [before, 1, 2, 3, 8]) {
+  for (const threads of device.kind === 'cpu' ? [before, 1, 2, 3, 8] : [before]) {
     device.threads = threads
     const again = await Promise.all(examples.map((example) => execute(device, example)))
     again.forEach((results, i) => {
@@ -71,7 +71,7 @@ export async function checkThreads(t: T, device: Device, entry: OpEntry): Promis
   device.threads = before
 }
 
-/** Each token alone, and halves one after another, give the bits of one call. */
+/** Each token alone (on a GPU the first, the second and the last), and halves one after another, give the bits of one call. */
 export async function checkSplits(t: T, device: Device, entry: OpEntry): Promise<void> {
   for (const example of examplesOf(entry)) {
     const [name] = example.case.rows ?? []
@@ -80,7 +80,8 @@ export async function checkSplits(t: T, device: Device, entry: OpEntry): Promise
     if (n === 0) continue
     const whole = await execute(device, example)
     const grain = grainOf(device, example)
-    const singles = Array.from({ length: Math.ceil(n / grain) + 1 }, (_, i) => Math.min(n, i * grain))
+    const every = Array.from({ length: Math.ceil(n / grain) + 1 }, (_, i) => Math.min(n, i * grain))
+    const singles = device.kind === 'cpu' || every.length < 6 ? every : [...every.slice(0, 3), ...every.slice(-2)]
     const middle = Math.min(n, Math.ceil(n / 2 / grain) * grain)
     for (const cuts of [singles, [0, middle, n], [0, 0, n]]) {
       const parts = await executeInParts(device, example, cuts)
