@@ -33,30 +33,65 @@ int64_t steps_of(int64_t elements) {
   return (elements + S::per - 1) / S::per;
 }
 
-/// Elements of a line are contiguous: blocks of W lines by W steps are transposed in registers.
+/// W lines by W words of four bytes, step by step: turned in registers, so that lanes are lines.
+template <class S>
+struct Turn {
+  static constexpr int steps = W;  // of S
+  V word[W];
+  V step(int j) const { return word[j]; }
+};
+/// Two elements of bf16 a word, of which each becomes a step: half of the shuffles that turning floats would take.
+template <class U>
+struct Turn<Singles<bf16, U>> {
+  static constexpr int steps = 2 * W;
+  V word[W];
+  V step(int j) const { return j % 2 == 0 ? low_halves(word[j / 2]) : high_halves(word[j / 2]); }
+};
+
+/// Elements of a line in one turn.
+template <class S>
+constexpr int turn_elements = 4 * W / static_cast<int>(sizeof(typename S::Element));
+
+/// A turn of `count` lines, of which line i goes on at at(i) with `left` elements; what does not exist is zero.
+template <class S, class At>
+[[gnu::always_inline]] inline Turn<S> read_turn(At at, int count, int64_t left) {
+  Turn<S> turn;
+  if (count == W && left >= turn_elements<S>) {
+    WS_EACH(W) turn.word[i] = load(reinterpret_cast<const float*>(at(i)));
+  } else {
+    const size_t bytes = static_cast<size_t>(smaller(left, turn_elements<S>)) * sizeof(typename S::Element);
+    for (int i = 0; i < W; ++i) {
+      float some[W] = {};
+      if (i < count) std::memcpy(some, at(i), bytes);
+      turn.word[i] = load(some);
+    }
+  }
+  if constexpr (S::per == 2) {
+    WS_EACH(W) turn.word[i] = S::turned(turn.word[i]);
+  }
+  transpose(turn.word);
+  return turn;
+}
+
+/// Elements of a line are contiguous: they are turned.
 template <class S>
 void pack_transposed(const Lines& from, const Packing& p, int64_t first) {
+  constexpr int most = Turn<S>::steps;
   const auto* data = static_cast<const typename S::Element*>(from.data);
   const int64_t width = p.width(first), steps = steps_of<S>(p.elements);
   for (int64_t at = 0; at < width; at += W) {
     const typename S::Element* line[W];
     for (int i = 0; i < W; ++i) line[i] = data + smaller(first + at + i, from.count - 1) * from.line_stride;
-    for (int64_t step = 0; step < steps; step += W) {
+    for (int64_t step = 0; step < steps; step += most) {
       const int64_t k = step * S::per;
-      const int n = static_cast<int>(smaller(W, steps - step));
-      V r[W];
-      if (k + W * S::per <= p.elements) {
-        WS_EACH(W) r[i] = S::along(line[i] + k);
-      } else {
-        for (int i = 0; i < W; ++i) r[i] = S::along(line[i] + k, p.elements - k);
-      }
-      transpose(r);
+      const int n = static_cast<int>(smaller(most, steps - step));
+      const Turn<S> turn = read_turn<S>([&](int i) { return line[i] + k; }, W, p.elements - k);
       float* out = p.to + first * p.room + step * width + at;
-      if (n == W) {
+      if (n == most) {
         WS_UNROLL
-        for (int j = 0; j < W; ++j) store(out + j * width, r[j]);
+        for (int j = 0; j < most; ++j) store(out + j * width, turn.step(j));
       } else {
-        for (int j = 0; j < n; ++j) store(out + j * width, r[j]);
+        for (int j = 0; j < n; ++j) store(out + j * width, turn.step(j));
       }
     }
   }

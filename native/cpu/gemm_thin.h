@@ -9,7 +9,8 @@
 namespace ws::WS_NS {
 namespace {
 
-constexpr int thin_rows = 24;  // from here on packing B costs less than the registers that transposing takes
+// Up to here packing B would cost more than the registers that transposing takes.
+constexpr int thin_rows = WS_LEVEL <= 2 ? 7 : 24;
 constexpr int row_group = 4;   // rows whose sums are in registers at once
 
 /// NR columns of a thin product.
@@ -27,27 +28,8 @@ struct ThinTile {
   const char* next;  // columns to ask for meanwhile; null: none
 };
 
-/// W columns by W words of four bytes, step by step: turned in registers, so that lanes are columns.
-template <class S>
-struct Turn {
-  static constexpr int steps = W;  // of S
-  V word[W];
-  V step(int j) const { return word[j]; }
-};
-/// Two elements of bf16 a word, of which each becomes a step: half of the shuffles that turning floats would take.
-template <class U>
-struct Turn<Singles<bf16, U>> {
-  static constexpr int steps = 2 * W;
-  V word[W];
-  V step(int j) const { return j % 2 == 0 ? low_halves(word[j / 2]) : high_halves(word[j / 2]); }
-};
-
 /// Cache lines of one vector's columns in one turn.
 constexpr int turn_lines = W * W * 4 / 64;
-
-/// Elements of a column in one turn.
-template <class S>
-constexpr int turn_elements = 4 * W / static_cast<int>(sizeof(typename S::Element));
 
 /// Where the next columns' share of this turn and vector is; null: nothing to ask for.
 template <class S>
@@ -62,28 +44,11 @@ template <class S>
   for (int i = first; from && i < end; ++i) __builtin_prefetch(from + i * 64, 0, 2);
 }
 
-/// A turn of vector v of the columns from element k on; what does not exist is zero.
+/// A turn of vector v of the columns from element k on.
 template <class S>
 [[gnu::always_inline]] inline Turn<S> read_columns(const ThinTile& t, int v, int64_t k) {
   const auto* b = static_cast<const typename S::Element*>(t.b) + v * W * t.b_stride + k;
-  const int count = v + 1 < t.vectors ? W : t.last;
-  const int64_t left = t.elements - k;
-  Turn<S> turn;
-  if (count == W && left >= turn_elements<S>) {
-    WS_EACH(W) turn.word[i] = load(reinterpret_cast<const float*>(b + i * t.b_stride));
-  } else {
-    const size_t bytes = static_cast<size_t>(smaller(left, turn_elements<S>)) * sizeof *b;
-    for (int i = 0; i < W; ++i) {
-      float some[W] = {};
-      if (i < count) std::memcpy(some, b + i * t.b_stride, bytes);
-      turn.word[i] = load(some);
-    }
-  }
-  if constexpr (S::per == 2) {
-    WS_EACH(W) turn.word[i] = S::turned(turn.word[i]);
-  }
-  transpose(turn.word);
-  return turn;
+  return read_turn<S>([&](int i) { return b + i * t.b_stride; }, v + 1 < t.vectors ? W : t.last, t.elements - k);
 }
 
 template <class S>
