@@ -165,14 +165,15 @@ float number_of(uint32_t order) {
   return x;
 }
 
-/// Blocks have k tops that are at least the k-th greatest top, so k candidates are.
+/// Blocks have k tops that are at least the k-th greatest top, so k candidates are. There are no e yet.
 int64_t near_count(const RowScratch& s, int64_t n, int64_t k, bool& numbered) {
   if (n < long_row || k > blocks_of(n) / 2) return n;
   find_tops(s, s.z, n);
-  RowScratch tops = s;
+  RowScratch tops = s, logits = s;
   tops.z = tops.e = s.tops;
+  logits.e = s.z;
   const Cut cut = select(tops, blocks_of(n), static_cast<double>(k), false);
-  return keep_from(s, s.z, number_of(cut.order), n, numbered);
+  return keep_from(logits, s.z, number_of(cut.order), n, numbered);
 }
 
 constexpr int bounds = 8;
@@ -208,12 +209,17 @@ double exact_mass(const float* e, int64_t n) {
   return sums[0];
 }
 
-int64_t truncate(const Settings& set, const RowScratch& s, bool& numbered) {
+void exponentiate(const RowScratch& s, int64_t n, float top) {
+  for_vectors(0, n, [&](int64_t i, auto lanes) { store(s.e + i, exp(sub(load(s.z + i, lanes), set1(top))), lanes); });
+}
+
+/// Makes e for what top-k leaves, and cuts.
+int64_t truncate(const Settings& set, const RowScratch& s, float top, bool& numbered) {
   int64_t n = set.vocabulary;
-  if (set.top_k > 0 && set.top_k < n) {
-    n = near_count(s, n, set.top_k, numbered);
-    n = apply_cut(s, n, numbered, select(s, n, static_cast<double>(set.top_k), false));
-  }
+  const bool few = set.top_k > 0 && set.top_k < n;
+  if (few) n = near_count(s, n, set.top_k, numbered);
+  exponentiate(s, n, top);
+  if (few) n = apply_cut(s, n, numbered, select(s, n, static_cast<double>(set.top_k), false));
   if (set.top_p < 1) {
     const double goal = set.top_p * exact_mass(s.e, n);
     n = near_mass(s, n, goal, numbered);
@@ -293,14 +299,15 @@ Drawn draw_row(const Settings& set, const float* x, const int32_t* key, const Ro
   RowStatistics tempered = plain;
   const float inverse = static_cast<float>(1.0 / set.temperature);
   if (inverse != 1.0f) {
-    tempered = empty_row();
     transform_logits(x, n, inverse, set.softcap, s.z);
-    fold_all(tempered, s.z, n);
+    tempered = empty_row();
+    if (set.truncated()) tempered.top = top_of(s.z, n);  // the sum is that of what is left
+    else fold_all(tempered, s.z, n);
   }
-  const V top = set1(tempered.top);
-  for_vectors(0, n, [&](int64_t i, auto lanes) { store(s.e + i, exp(sub(load(s.z + i, lanes), top)), lanes); });
   bool numbered = false;
-  const int64_t left = set.truncated() ? truncate(set, s, numbered) : n;
+  int64_t left = n;
+  if (set.truncated()) left = truncate(set, s, tempered.top, numbered);
+  else exponentiate(s, n, tempered.top);
   const double total = total_mass(s.e, left);
   const double u = uniform53(random4(static_cast<uint32_t>(key[0]), static_cast<uint32_t>(key[1]),
                                      static_cast<uint32_t>(key[2]), static_cast<uint32_t>(key[3])));
