@@ -100,6 +100,7 @@ template <class Unit, Start start, int N, bool Along>
   const Unit* a = static_cast<const Unit*>(t.a);
   const Unit* b = reinterpret_cast<const Unit*>(t.b);
   const int64_t row = Along ? t.a_row : 1, row3 = 3 * row;
+  WS_UNROLL_BY_4
   for (int64_t k = t.steps; k > 0; --k) {
     V x[N];
     WS_EACH(N) x[i] = load(b + i * W);
