@@ -97,6 +97,7 @@ WS_DEVICE void attend_rows(const AttentionArguments& a, const Segment& segment, 
   Left<T, D, S::held> left = {};
   Running running = nothing_yet();
   float sums[D / 8][4] = {};
+  Whole<D / 8> whole;
   bool loaded = false;
   const auto fetch = [&](int block, char* stage) {
     stage_keys<T, D, S::threads>(keys, segment, h.dim, block, stage);
@@ -104,6 +105,8 @@ WS_DEVICE void attend_rows(const AttentionArguments& a, const Segment& segment, 
   walk<S::stages>(keys.begin(), keys.end(), stages, S::stage_bytes, fetch, [&](int block, const char* stage) {
     if (!loaded) left.read(own_rows);
     loaded = true;
+    const int base = block * key_block;
+    if (base % split_keys == 0 && base > keys.low) end_split(whole, h.dim, base - split_keys <= keys.low, running, sums);
     if (!own.meets(block)) return;
     const Seen seen = own.seen(block);
     const bool mixed = seen.mixed();
@@ -115,11 +118,11 @@ WS_DEVICE void attend_rows(const AttentionArguments& a, const Segment& segment, 
     rescale(sums, factor);
     multiply_across<D>(T{}, s, stage + S::keys_bytes, mixed, seen, sums);
   });
-  complete(running);
+  end_splits(whole, h.dim, split_of(keys.high - 1) <= keys.low, running, sums);
   const int here = at_most(strip, q.rows - own.first);
   if (here > 0) {
     const float factor[2] = {1.0f / running.sum[0], 1.0f / running.sum[1]};
-    warp_barrier();  // the queries were read before complete()
+    warp_barrier();  // the queries were read before end_splits()
     park<T, D>(own_rows, 0, sums, factor);
     warp_barrier();
     unpark<T, D, D>(own_rows, here, h.dim, lane(), warp_size, [&](int row) {
@@ -152,7 +155,7 @@ WS_DEVICE void each_segment(const AttentionArguments& a, const TileTokens& tile,
     const int stop = run_end(a.visibility, token, tile.end);
     const QueryRows q = {token, kv_head * a.h.group + member, members, (stop - token) * members};
     f(segment_at(a.visibility, token), q, kv_head);
-    token = stop;
+    token += static_cast<int>(computed_anew(q.rows)) / members;  // to `stop`, without a register for it
   }
 }
 
@@ -204,7 +207,7 @@ WS_DEVICE void attend_group(const AttentionArguments& a, const Segment& segment,
                             Parts<WideForward<D>>& parts) {
   using S = WideForward<D>;
   const Heads& h = a.h;
-  const GroupRows rows = packed_rows(segment, q, h.window);
+  GroupRows rows = packed_rows(segment, q, h.window);
   const int first = own_group() * group_rows;
   const int begin = segment.low(q.token, h.window) / wide_block;
   const int end = (segment.high(q.token_of(q.rows - 1)) + wide_block - 1) / wide_block;
@@ -217,17 +220,25 @@ WS_DEVICE void attend_group(const AttentionArguments& a, const Segment& segment,
   pass_blocks<S, Asked::values>(rows, begin, rows.begin, parts);
   Running running = nothing_yet();
   float o[D / 8][4] = {};
-  attend_blocks<S, false, true>(h, rows, parts, queries, running, o);
-  complete(running);
+  Whole<D / 8> whole;
+  const int last = rows.end;
+  bool fresh = true;
+  for (;; rows.begin = rows.end, fresh = false) {
+    rows.end = at_most(last, (split_of(rows.begin * wide_block) + split_keys) / wide_block);
+    attend_blocks<S, false, true>(h, rows, parts, queries, running, o);
+    if (rows.end == last) break;
+    end_split(whole, h.dim, fresh, running, o);
+  }
+  end_splits(whole, h.dim, fresh, running, o);
   const float factor[2] = {1.0f / running.sum[0], 1.0f / running.sum[1]};
-  const int own = first + warp() % 4 * strip;
+  const int own = first + warp() % 4 * strip, here = at_most(strip, at_least(0, q.rows - own));
   free_strips<S>();
-  store_strip<S>(o, factor, rows.here, h.dim, [&](int row) {
+  store_strip<S>(o, factor, here, h.dim, [&](int row) {
     return static_cast<bf16*>(a.o) + q.index(own + row, h.heads) * h.dim;
   });
   for (int half = 0; half < 2; ++half) {
     const int row = lane() / 4 + 8 * half;
-    if (lane() % 4 == 0 && row < rows.here)
+    if (lane() % 4 == 0 && row < here)
       a.lse[q.index(own + row, h.heads)] = running.top[half] * ln_2 + logarithm(running.sum[half]);
   }
   pass_blocks<S, Asked::values>(rows, rows.end, end, parts);
@@ -243,14 +254,14 @@ WS_DEVICE void attend_widely(const TiledAttentionArguments& t) {
   if (warp() < 4) {
     fewer_registers<56>();
     Loader<S> loader;
-    each_segment(t.a, tile, [&](const Segment& segment, const QueryRows& q, int kv_head) {
+    each_segment(t.a, tile_tokens(t.a, S::rows), [&](const Segment& segment, const QueryRows& q, int kv_head) {
       load_blocks(t.maps, keys_of(t.a.h, t.a.k, t.a.v, kv_head, segment, q), segment, t.a.h.dim, loader);
     });
     loader.finish();
   } else {
     more_registers<224>();
     Parts<S> parts;
-    each_segment(t.a, tile, [&](const Segment& segment, const QueryRows& q, int) {
+    each_segment(t.a, tile_tokens(t.a, S::rows), [&](const Segment& segment, const QueryRows& q, int) {
       attend_group<D>(t.a, segment, q, parts);
     });
   }

@@ -4,7 +4,8 @@
 // The order of arithmetic of mma.sync, which training and decode must have in common bit for bit: keys are taken in blocks of 32
 // LOGICAL positions (the shared prefix first, then the own segment), in order; a score is one sum over D, 16 at a time
 // by mma (bf16) or one by one (f32); a lane adds its eight probabilities of a block, four lanes are added at the end;
-// the output is a chain over blocks, 16 keys at a time (bf16) or one by one (f32). A row's bits depend on no other row.
+// the output is a chain over blocks, 16 keys at a time (bf16) or one by one (f32). With every 1024 positions maximum, sum
+// and output begin anew, and are joined to those of the positions before. A row's bits depend on no other row.
 #pragma once
 #include "attention_tile.h"
 
@@ -131,6 +132,90 @@ WS_DEVICE void complete(Running& r) {
     r.sum[half] += shuffle_xor(r.sum[half], 1);
     r.sum[half] += shuffle_xor(r.sum[half], 2);
   }
+}
+
+// Splits -------------------------------------------------------------------------------------------------------------
+
+/// Logical positions of a split: at its multiples maximum, sum and output of a row begin anew, so that several blocks of
+/// threads can have the splits of one sequence when decoding.
+constexpr int split_keys = 1024;
+
+/// Where the split of a position begins.
+WS_DEVICE int split_of(int position) { return position / split_keys * split_keys; }
+
+/// How much the outputs of a row over some keys and over later ones count in their sum.
+struct Joint {
+  float first, second;
+  WS_DEVICE float operator()(float a, float b) const { return fused(a, first, b * second); }
+};
+
+/// Maximum and sum of a row over some keys, complete, become those with later keys. Where one side has seen nothing, all
+/// its numbers are +0, which count as -1 times: the other side's stay as they are to the bit, -0 too.
+WS_DEVICE Joint join(float& top, float& sum, float later_top, float later_sum) {
+  const float highest = larger(top, later_top);
+  const Joint joint = {sum == 0 ? -1.0f : fast_exp2(top - highest),
+                       later_sum == 0 ? -1.0f : fast_exp2(later_top - highest)};
+  top = highest;
+  sum = joint(sum, later_sum);
+  return joint;
+}
+
+/// A lane's two rows over the splits so far, in local memory: output as in fragments, then maxima and sums.
+template <int n>
+struct Whole {
+  Quad o[n], r;
+};
+
+/// f(j) for the fragments of output that exist, a few at a time: all at once would take the registers that memory spares.
+template <int n, class F>
+WS_DEVICE void each_fragment(int dim, F f) {
+  constexpr int some = 4;
+  WS_UNROLL
+  for (int j = 0; j < n; j += some) {
+    if (8 * j >= dim) continue;
+    WS_UNROLL
+    for (int i = 0; i < some; ++i) f(j + i);
+  }
+}
+
+/// The state over a split, complete, is joined to that over the splits before it; put(j, sums) takes the new output.
+template <int n, class F>
+WS_DEVICE void join_split(const Whole<n>& whole, int dim, Running& r, const float (&o)[n][4], F put) {
+  const Quad before = taken(&whole.r);
+  float top[2] = {as_float(before.x), as_float(before.y)}, sum[2] = {as_float(before.z), as_float(before.w)};
+  const Joint joints[2] = {join(top[0], sum[0], r.top[0], r.sum[0]), join(top[1], sum[1], r.top[1], r.sum[1])};
+  r = {{top[0], top[1]}, {sum[0], sum[1]}};
+  each_fragment<n>(dim, [&](int j) {
+    const Quad earlier = taken(&whole.o[j]);
+    put(j, {{joints[0](as_float(earlier.x), o[j][0]), joints[0](as_float(earlier.y), o[j][1]),
+             joints[1](as_float(earlier.z), o[j][2]), joints[1](as_float(earlier.w), o[j][3])}});
+  });
+}
+
+/// After a split that others follow: its state goes to `whole`, and a new one begins.
+template <int n>
+WS_DEVICE void end_split(Whole<n>& whole, int dim, bool first, Running& r, float (&o)[n][4]) {
+  complete(r);
+  const auto put = [&](int j, const Four& sums) {
+    put_aside(&whole.o[j], {as_bits(sums.at[0]), as_bits(sums.at[1]), as_bits(sums.at[2]), as_bits(sums.at[3])});
+    WS_UNROLL
+    for (int e = 0; e < 4; ++e) o[j][e] = 0.0f;
+  };
+  if (first) each_fragment<n>(dim, [&](int j) { put(j, {{o[j][0], o[j][1], o[j][2], o[j][3]}}); });
+  else join_split(whole, dim, r, o, put);
+  put_aside(&whole.r, {as_bits(r.top[0]), as_bits(r.top[1]), as_bits(r.sum[0]), as_bits(r.sum[1])});
+  r = nothing_yet();
+}
+
+/// After the last split: its state becomes that over all.
+template <int n>
+WS_DEVICE void end_splits(const Whole<n>& whole, int dim, bool only, Running& r, float (&o)[n][4]) {
+  complete(r);
+  if (only) return;
+  join_split(whole, dim, r, o, [&](int j, const Four& sums) {
+    WS_UNROLL
+    for (int e = 0; e < 4; ++e) o[j][e] = sums.at[e];
+  });
 }
 
 // Visibility ---------------------------------------------------------------------------------------------------------

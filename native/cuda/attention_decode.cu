@@ -2,7 +2,9 @@
 // gives for that token, by the same functions (attention.h). Semantics: native/cpu/attention.cpp.
 //
 // Decode: four warps have one key/value head of one sequence, its query heads as the rows of one strip. The warps share
-// the scores of several blocks of keys; then each folds all of them, and makes a quarter of the output's columns.
+// the scores of several blocks of keys; then each folds all of them, and makes a quarter of the output's columns. A long
+// sequence has its splits (attention.h) in different blocks, whose states another kernel joins. Consecutive sequences with
+// the same keys in a split, as samples of one prompt have, are rows of one strip for it, and these keys are read once.
 #include "attention_hopper.h"
 
 namespace ws::cuda {
@@ -85,7 +87,9 @@ struct DecodeArguments {
   const int32_t *table, *lengths;
   void* o;
   Heads h;
-  int32_t table_width, cache_blocks, parts;  // parts: strips that the heads of a group need
+  int32_t table_width, cache_blocks, parts;  // parts: tiles that the heads of a group need
+  int32_t splits, columns;                   // splits that a sequence may have; columns of the kernels, at least dim
+  float* states;                             // with several splits: [tokens, heads, splits, columns + 2]
   Fault* fault;
 };
 
@@ -132,23 +136,115 @@ WS_DEVICE void multiply_keys(const Left<float, D, held>& left, const char* right
   }
 }
 
-/// The sequence's length, if it and the blocks of [low, length) are good; else 0, after a report.
+// What a block has to do ---------------------------------------------------------------------------------------------
+
+/// Query rows (their `token` is a sequence) and the positions [low, high) that all of them see, in the split from `base`
+/// on, by the table of the first of them. No rows: nothing.
+struct DecodeTask {
+  QueryRows q;
+  int base, low, high;
+};
+
+/// The sequence's length, or 0 after a report.
 WS_DEVICE int checked_length(const DecodeArguments& a, int sequence) {
-  const int length = a.lengths[sequence];
-  const int64_t most = static_cast<int64_t>(a.table_width) * key_block;
-  if (length < 1 || length > most) {
-    report(a.fault, {static_cast<int32_t>(FaultKind::count), static_cast<int32_t>(Op::attention_decode), 4, sequence,
-                     length, static_cast<int32_t>(most < 0x7fffffff ? most : 0x7fffffff)});
-    return 0;
-  }
-  const int low = a.h.window > 0 ? at_least(0, length - a.h.window) : 0;
-  bool good = true;
-  for (int block = low / key_block + lane(); block * key_block < length; block += warp_size) {
-    const int64_t at = static_cast<int64_t>(sequence) * a.table_width + block;
-    good = check_index(a.fault, Op::attention_decode, 3, at, a.table[at], a.cache_blocks) && good;
-  }
-  return ballot(!good) == 0 ? length : 0;
+  const int length = a.lengths[sequence], most = a.table_width * key_block;
+  if (length >= 1 && length <= most) return length;
+  report(a.fault, {static_cast<int32_t>(FaultKind::count), static_cast<int32_t>(Op::attention_decode), 4, sequence,
+                   length, most});
+  return 0;
 }
+
+/// Are the blocks of positions [low, high) in the cache? Reports those that are not. A whole warp asks.
+WS_DEVICE bool check_blocks(const DecodeArguments& a, int sequence, int low, int high) {
+  const int block = low / key_block + lane();
+  const int64_t at = static_cast<int64_t>(sequence) * a.table_width + block;
+  const bool good = block * key_block >= high ||
+                    check_index(a.fault, Op::attention_decode, 3, at, a.table[at], a.cache_blocks);
+  return ballot(!good) == 0;
+}
+
+/// The first position that a sequence's new token sees.
+WS_DEVICE int first_seen(const Heads& h, int length) { return h.window > 0 ? at_least(0, length - h.window) : 0; }
+
+/// The number of sequences from this one on whose tables and new tokens have the whole split from `base` on in common, so
+/// that a tile of `rows` rows has them all; 0: an earlier sequence has this one in its tile. A whole warp asks.
+template <int rows>
+WS_DEVICE int sharers(const DecodeArguments& a, int sequence, int base) {
+  static_assert(split_keys == warp_size * key_block);  // a lane has an entry of the table
+  const int most = rows / a.h.group;
+  if (most < 2) return 1;
+  const int32_t* entries = a.table + base / key_block + lane();
+  const int32_t own = entries[static_cast<int64_t>(sequence) * a.table_width];
+  const auto same = [&](int other) {
+    const int length = a.lengths[other];
+    return length >= base + split_keys && first_seen(a.h, length) <= base &&
+           entries[static_cast<int64_t>(other) * a.table_width] == own;
+  };
+  if (sequence % most > 0 && ballot(!same(sequence - 1)) == 0) return 0;
+  const int end = at_most(sequence - sequence % most + most, blocks().x);
+  int stop = end;
+  WS_UNROLL_BY(8)
+  for (int other = end - 1; other > sequence; --other)
+    if (!same(other)) stop = other;
+  for (int mask = 16; mask > 0; mask >>= 1) stop = at_most(stop, shuffle_xor(stop, mask));
+  return stop - sequence;
+}
+
+/// Grid: sequences; key/value heads x parts of their groups; splits, from the first that a sequence sees.
+template <int rows>
+WS_DEVICE DecodeTask own_task(const DecodeArguments& a) {
+  const Heads& h = a.h;
+  const int sequence = block().x, kv_head = block().y / a.parts, member = block().y % a.parts * rows;
+  const int length = checked_length(a, sequence), seen = first_seen(h, length);
+  const int members = at_most(rows, h.group - member), base = split_of(seen) + block().z * split_keys;
+  DecodeTask task = {{sequence, kv_head * h.group + member, members, 0}, base, at_least(seen, base),
+                     at_most(length, base + split_keys)};
+  if (base >= length || !check_blocks(a, sequence, task.low, task.high)) return task;
+  task.q.rows = members * (task.high - task.low == split_keys ? sharers<rows>(a, sequence, base) : 1);
+  return task;
+}
+
+/// What a row knows of a split, the `split`th that it sees: output, maximum, sum.
+WS_DEVICE float* state_of(const DecodeArguments& a, int64_t row, int split) {
+  return a.states + (row * a.splits + split) * (a.columns + 2);
+}
+
+/// The state of a warp's 16 rows from `first` on, of which this lane has columns of n fragments from `column` on.
+template <int n>
+WS_DEVICE void keep_state(const DecodeArguments& a, const DecodeTask& task, int first, int column, const Running& r,
+                          const float (&o)[n][4]) {
+  WS_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    const int row = first + lane() / 4 + 8 * half;
+    if (row >= task.q.rows) continue;
+    const int seen = first_seen(a.h, a.lengths[task.q.token_of(row)]);
+    float* state = state_of(a, task.q.index(row, a.h.heads), (task.base - split_of(seen)) / split_keys);
+    float* to = state + column + lane() % 4 * 2;
+    WS_UNROLL
+    for (int j = 0; j < n; ++j) *reinterpret_cast<Two*>(to + 8 * j) = {{o[j][2 * half], o[j][2 * half + 1]}};
+    if (column + lane() % 4 == 0) *reinterpret_cast<Two*>(state + a.columns) = {{r.top[half], r.sum[half]}};
+  }
+}
+
+constexpr int join_threads = 64;
+
+/// The states of a row, in order, become its output. Grid: rows; parts of their columns.
+template <class T>
+WS_DEVICE void join_states(const DecodeArguments& a) {
+  const int64_t row = block().x, d = static_cast<int64_t>(block().y) * join_threads + thread();
+  const int length = checked_length(a, static_cast<int>(row / a.h.heads)), first = split_of(first_seen(a.h, length));
+  if (d >= a.h.dim || length == 0) return;
+  Running r = nothing_yet();
+  float o = 0.0f;
+  WS_UNROLL_BY(8)
+  for (int split = 0; split < (length - first + split_keys - 1) / split_keys; ++split) {
+    const float* state = state_of(a, row, split);
+    const Joint joint = join(r.top[0], r.sum[0], state[a.columns], state[a.columns + 1]);
+    o = joint(o, state[d]);
+  }
+  static_cast<T*>(a.o)[row * a.h.dim + d] = rounded<T>(o * (1.0f / r.sum[0]));
+}
+WS_KERNEL_FOR_BOTH(attention_join, join_threads, DecodeArguments, a, join_states)
 
 /// Puts a block's keys and values into a stage: keys as they lie; of the values those of lanes [low, high), else zeros.
 template <class T, int D>
@@ -165,21 +261,17 @@ WS_DEVICE void stage_block(const DecodeArguments& a, int64_t slab, int low, int 
   });
 }
 
-/// Grid: sequences; key/value heads x parts of their groups.
 template <class T, int D>
-WS_DEVICE void decode_sequence(const DecodeArguments& a) {
+WS_DEVICE void decode_rows(const DecodeArguments& a) {
   using S = DecodeTile<T, D>;
   const Heads& h = a.h;
-  const int sequence = block().x, kv_head = block().y / a.parts, member = block().y % a.parts * strip;
-  const int rows = at_most(strip, h.group - member), length = checked_length(a, sequence);
-  if (length == 0) return;
-  const int low = h.window > 0 ? at_least(0, length - h.window) : 0;
-  const int begin = low / key_block, end = (length + key_block - 1) / key_block;
-  const int64_t first_row = static_cast<int64_t>(sequence) * h.heads + kv_head * h.group + member;
+  const DecodeTask task = own_task<strip>(a);
+  const QueryRows& q = task.q;
+  if (q.rows == 0) return;
+  const int low = task.low, high = task.high, begin = low / key_block, end = (high + key_block - 1) / key_block;
   char *scores = shared() + strip * pitch<T, D>, *stages = scores + S::scores_bytes;
-  stage_rows<T, D, S::threads>({static_cast<const T*>(a.q)}, shared(), 0, strip, h.dim, [&](int row) {
-    return row < rows ? (first_row + row) * h.dim : -1;
-  });
+  stage_rows<T, D, S::threads>({static_cast<const T*>(a.q)}, shared(), 0, strip, h.dim,
+                               [&](int row) { return query_offset(q, h, row); });
   copy_commit();
 
   const auto place = [&](int i, int block) {  // of block `block` of step i
@@ -189,8 +281,9 @@ WS_DEVICE void decode_sequence(const DecodeArguments& a) {
     for (int b = 0; b < S::step; ++b) {
       const int block = begin + i * S::step + b, base = block * key_block;
       if (block >= end) break;
-      const int64_t id = a.table[static_cast<int64_t>(sequence) * a.table_width + block];
-      stage_block<T, D>(a, (id * h.kv_heads + kv_head) * h.dim * key_block, low - base, length - base, place(i, b));
+      const int64_t id = a.table[static_cast<int64_t>(q.token) * a.table_width + block];
+      stage_block<T, D>(a, (id * h.kv_heads + q.head / h.group) * h.dim * key_block, low - base, high - base,
+                        place(i, b));
     }
     copy_commit();
   };
@@ -218,7 +311,7 @@ WS_DEVICE void decode_sequence(const DecodeArguments& a) {
     barrier();
     for (int b = 0; b < here; ++b) {
       const int base = (begin + i * S::step + b) * key_block;
-      const Seen seen = {{low - base, low - base}, {length - base, length - base}};
+      const Seen seen = {{low - base, low - base}, {high - base, high - base}};
       float s[4][4], factor[2];
       WS_UNROLL
       for (int j = 0; j < 4; ++j) {
@@ -234,18 +327,19 @@ WS_DEVICE void decode_sequence(const DecodeArguments& a) {
     }
   }
   complete(running);
+  if (a.splits > 1) return keep_state(a, task, 0, warp() * S::columns, running, sums);
   const float factor[2] = {1.0f / running.sum[0], 1.0f / running.sum[1]};
   // The queries have been read by all: before the scores were.
   park<T, D>(shared(), warp() * S::columns, sums, factor);
   barrier();
-  unpark<T, D, D>(shared(), rows, h.dim, thread(), S::threads, [&](int row) {
-    return static_cast<T*>(a.o) + (first_row + row) * h.dim;
+  unpark<T, D, D>(shared(), q.rows, h.dim, thread(), S::threads, [&](int row) {
+    return static_cast<T*>(a.o) + q.index(row, h.heads) * h.dim;
   });
 }
 
 #define DECODE(T, D)                                                                                   \
   WS_KERNEL_RESIDENT(attention_decode_##T##_##D, (DecodeTile<T, D>::threads), 1, DecodeArguments, a) { \
-    decode_sequence<T, D>(a);                                                                          \
+    decode_rows<T, D>(a);                                                                              \
   }
 DECODE(bf16, 64)
 DECODE(bf16, 96)
@@ -266,13 +360,13 @@ using WideDecode = WideTile<D, 1, (D <= 64 ? 5 : 3)>;
 template <int D>
 constexpr int wide_resident = D <= 128 ? 2 : 1;
 
-/// Blocks [low, high) of 64 positions of a sequence, each two of the cache: keys as they lie, side by side; of the values
-/// those of positions that are seen, else zeros.
+/// The task's blocks of 64 positions, each two of the cache: keys as they lie, side by side; of the values those of
+/// positions that are seen, else zeros.
 template <int D>
-WS_DEVICE void load_cache(const DecodeArguments& a, int sequence, int kv_head, int low, int high) {
-  const int dim = a.h.dim;
+WS_DEVICE void load_cache(const DecodeArguments& a, const DecodeTask& task) {
+  const int dim = a.h.dim, kv_head = task.q.head / a.h.group, low = task.low, high = task.high;
   const int64_t slab = static_cast<int64_t>(dim) * key_block;
-  const int32_t* table = a.table + static_cast<int64_t>(sequence) * a.table_width;
+  const int32_t* table = a.table + static_cast<int64_t>(task.q.token) * a.table_width;
   const auto id_of = [&](int position) {
     return position < high && position + key_block > low ? table[position / key_block] : -1;
   };
@@ -305,15 +399,15 @@ WS_DEVICE void load_cache(const DecodeArguments& a, int sequence, int kv_head, i
   loader.finish();
 }
 
-/// Up to 64 query heads that see positions [low, high).
 template <int D>
-WS_DEVICE void attend_cache(const DecodeArguments& a, int64_t first_row, int here, int low, int high) {
+WS_DEVICE void attend_cache(const DecodeArguments& a, const DecodeTask& task) {
   using S = WideDecode<D>;
   const Heads& h = a.h;
-  GroupRows rows = {at_most(strip, at_least(0, here - warp() % 4 * strip)), {low, low}, {high, high}, low / wide_block,
-                    (high + wide_block - 1) / wide_block, low, high};
-  stage_strip<S>(static_cast<const bf16*>(a.q), h.dim,
-                 [&](int row) { return row < here ? (first_row + row) * h.dim : int64_t{-1}; }, own_area<S>());
+  const QueryRows& q = task.q;
+  const int own = warp() % 4 * strip, low = task.low, high = task.high;
+  const GroupRows rows = {at_most(strip, at_least(0, q.rows - own)), {low, low}, {high, high}, low / wide_block,
+                          (high + wide_block - 1) / wide_block, low, high};
+  stage_strip<S>(static_cast<const bf16*>(a.q), h.dim, [&](int row) { return query_offset(q, h, row); }, own_area<S>());
   await_strips<S>();
   Queries<D, S::held> queries;
   queries.read(own_area<S>());
@@ -322,29 +416,25 @@ WS_DEVICE void attend_cache(const DecodeArguments& a, int64_t first_row, int her
   float o[D / 8][4] = {};
   attend_blocks<S, true, false>(h, rows, parts, queries, running, o);
   complete(running);
+  if (a.splits > 1) return keep_state(a, task, own, 0, running, o);
   const float factor[2] = {1.0f / running.sum[0], 1.0f / running.sum[1]};
-  const int64_t own = first_row + warp() % 4 * strip;
   free_strips<S>();
   store_strip<S>(o, factor, rows.here, h.dim,
-                 [&](int row) { return static_cast<bf16*>(a.o) + (own + row) * h.dim; });
+                 [&](int row) { return static_cast<bf16*>(a.o) + q.index(own + row, h.heads) * h.dim; });
 }
 
-/// Grid: as of decode_sequence().
 template <int D>
 WS_DEVICE void decode_widely(const DecodeArguments& a) {
   using S = WideDecode<D>;
-  const Heads& h = a.h;
-  const int sequence = block().x, kv_head = block().y / a.parts, member = block().y % a.parts * group_rows;
-  const int here = at_most(group_rows, h.group - member), length = checked_length(a, sequence);
-  if (length == 0) return;
-  const int low = h.window > 0 ? at_least(0, length - h.window) : 0;
+  const DecodeTask task = own_task<group_rows>(a);
+  if (task.q.rows == 0) return;
   open_ring<S>();
   if (warp() < 4) {
     if constexpr (wide_resident<D> == 2) fewer_registers<56>();
-    load_cache<D>(a, sequence, kv_head, low, length);
+    load_cache<D>(a, task);
   } else {
     if constexpr (wide_resident<D> == 2) more_registers<200>();
-    attend_cache<D>(a, static_cast<int64_t>(sequence) * h.heads + kv_head * h.group + member, here, low, length);
+    attend_cache<D>(a, task);
   }
 }
 
@@ -365,6 +455,15 @@ DECODE(256)
 #if WS_HOST
 
 namespace {
+
+constexpr int columns_of[head_sizes] = {64, 96, 128, 256};
+
+/// Splits that a sequence with a table of `width` blocks may see, at least 1.
+int64_t most_splits(int64_t width, int64_t window) {
+  const int64_t all = at_least(int64_t{1}, (width * key_block + split_keys - 1) / split_keys);
+  const int64_t in_window = (window + split_keys - 2) / split_keys + 1;  // that begins anywhere
+  return window > 0 && in_window < all ? in_window : all;
+}
 
 #define DECODE(T, D) {&attention_decode_##T##_##D, DecodeTile<T, D>::shared_bytes, strip}
 const SizedKernel decode_kernels[2][head_sizes] = {
@@ -424,17 +523,28 @@ Status attention_decode(const Call& c, Launcher& on) {
            shape_text(table).text);
   WS_TRY(vector_of(lengths, "lengths", h.tokens));
   WS_TRY(same_shape(c.t[5], "o", q, "q"));
-  WS_CHECK(table.dims[1] < 0x7fffffff / key_block && keys.dims[0] < 0x7fffffff, shape, "table: too many blocks: %s",
-           shape_text(table).text);
+  WS_CHECK(table.dims[1] <= most_heads * int64_t{split_keys / key_block} && keys.dims[0] < 0x7fffffff, shape,
+           "table: too many blocks: %s", shape_text(table).text);
   const bool half = q.dtype == DType::bf16;
   const int size = head_size_index(h.dim);
   const SizedKernel& kernel = half && on.hopper() ? wide_decode_kernels[size] : decode_kernels[half][size];
   const int parts = (h.group + kernel.rows - 1) / kernel.rows;
+  const int64_t rows = static_cast<int64_t>(h.tokens) * h.heads, splits = most_splits(table.dims[1], h.window);
+  float* states = nullptr;
+  if (splits > 1 && rows > 0) {
+    const int64_t bytes = rows * splits * (columns_of[size] + 2) * 4;
+    states = static_cast<float*>(on.scratch(bytes));
+    WS_CHECK(states != nullptr, oom, "no memory for %lld bytes of attention", static_cast<long long>(bytes));
+  }
   const DecodeArguments a = {q.data, keys.data, c.t[2].data, table.as<int32_t>(), lengths.as<int32_t>(), c.t[5].data,
                              h, static_cast<int32_t>(table.dims[1]), static_cast<int32_t>(keys.dims[0]), parts,
-                             on.fault()};
-  const Extent grid = {static_cast<uint32_t>(h.tokens), static_cast<uint32_t>(h.kv_heads * parts), 1};
-  return start(on, *kernel.kernel, grid, kernel.shared_bytes, a);
+                             static_cast<int32_t>(splits), columns_of[size], states, on.fault()};
+  const Extent grid = {static_cast<uint32_t>(h.tokens), static_cast<uint32_t>(h.kv_heads * parts),
+                       static_cast<uint32_t>(splits)};
+  WS_TRY(start(on, *kernel.kernel, grid, kernel.shared_bytes, a));
+  if (splits == 1) return {};
+  return start(on, half ? attention_join_bf16 : attention_join_f32,
+               {static_cast<uint32_t>(rows), blocks_for(h.dim, join_threads), 1}, 0, a);
 }
 
 #endif

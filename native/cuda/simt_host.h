@@ -87,6 +87,8 @@ inline uint32_t ballot(bool b, Site site = Site::here()) { return emulator::vote
 inline float as_float(uint32_t bits) { return std::bit_cast<float>(bits); }
 inline uint32_t as_bits(float x) { return std::bit_cast<uint32_t>(x); }
 inline uint32_t computed_anew(uint32_t x) { return x; }
+inline void put_aside(Quad* p, const Quad& q) { *p = q; }
+inline Quad taken(const Quad* p) { return *p; }
 /// As cvt.rn.bf16.f32: every NaN becomes 7fff.
 inline bf16 round_bf16(float x) { return x == x ? to_bf16(x) : bf16{0x7fff}; }
 inline float fused(float a, float b, float c) { return std::fma(a, b, c); }

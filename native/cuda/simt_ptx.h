@@ -53,6 +53,20 @@ WS_DEVICE uint32_t computed_anew(uint32_t x) {
   asm volatile("" : "+r"(x));
   return x;
 }
+/// To and from local memory, in this order: loads that all move up would take the registers that are to be spared.
+WS_DEVICE void put_aside(Quad* p, const Quad& q) {
+  asm volatile("st.local.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(__cvta_generic_to_local(p)), "r"(q.x), "r"(q.y),
+               "r"(q.z), "r"(q.w)
+               : "memory");
+}
+WS_DEVICE Quad taken(const Quad* p) {
+  Quad q;
+  asm volatile("ld.local.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(q.x), "=r"(q.y), "=r"(q.z), "=r"(q.w)
+               : "l"(__cvta_generic_to_local(p))
+               : "memory");
+  return q;
+}
 WS_DEVICE bf16 round_bf16(float x) {
   uint16_t bits;
   asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
