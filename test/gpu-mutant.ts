@@ -85,6 +85,29 @@ function decodeResult(dtype: Dtype, size: number): Tensor {
   )
 }
 
+/** More positions than one split: forward with a window over its end, decoding with a split that two samples share. */
+function longResults(dtype: Dtype): Tensor[] {
+  const [n, size] = [1050, 64]
+  const [q, k, v] = ['q', 'k', 'v'].map((name) => normal(name, [n, 1, size], dtype))
+  const who = integers(3 * n, () => 0, [n, 3])
+  const o = attention(q, k, v, who, { scale: size ** -0.5, window: 60 })
+  const [lengths, width, blocks] = [[1050, 1080, 40, 1030], 34, 20]
+  const pages = [
+    normal('keys', [blocks, 1, size, KEY_BLOCK], dtype),
+    normal('values', [blocks, 1, KEY_BLOCK, size], dtype),
+  ]
+  const table = integers(4 * width, (i) => ((i % width) * 7 + (i < 3 * width ? 0 : 1)) % blocks, [4, width])
+  const decoded = attentionDecode(
+    normal('q', [4, 2, size], dtype),
+    pages[0],
+    pages[1],
+    table,
+    integers(4, (i) => lengths[i]),
+    { scale: size ** -0.5 },
+  )
+  return [o, decoded]
+}
+
 function products(dtype: Dtype): Tensor[] {
   const [n, c, o] = dtype === 'f32' ? [20, 90, 150] : [20, 456, 150]
   const [x, w, dy] = [normal('x', [n, c], dtype), normal('w', [o, c], dtype), normal('dy', [n, o], dtype)]
@@ -140,6 +163,7 @@ type Part = (dtype: Dtype) => Tensor[]
 const parts = new Map<string, Part>(Object.entries({ products, total, heads, divergences, samples }))
 for (const size of [48, 128]) parts.set(`attention ${size}`, (dtype) => attentionResults(dtype, size))
 for (const size of [48, 128, 256]) parts.set(`decode ${size}`, (dtype) => [decodeResult(dtype, size)])
+parts.set('long', longResults)
 for (const size of [96, 256]) parts.set(`strange ${size}`, (dtype) => [strangeResult(dtype, size)])
 
 const wanted = process.argv.slice(2)

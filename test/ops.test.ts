@@ -10,6 +10,7 @@ import { opTable } from '../ts/src/native/ops.gen.js'
 import type { OpEntry } from '../ts/src/ops/define.js'
 import { opEntries } from '../ts/src/ops/index.js'
 import { attentionChecks } from './ops-attention.js'
+import { longAttentionChecks } from './ops-attention-long.js'
 import {
   checkBehind,
   checkForward,
@@ -106,6 +107,7 @@ forEachOp('what the shape rules pass, runs', (t, entry) => checkShapeRules(t, de
 forEachOp('native code refuses by itself', (t, entry) => checkNativeShapes(t, device, entry))
 
 if (!unfinished.has('attention')) attentionChecks(t, device)
+if (!unfinished.has('attention')) longAttentionChecks(t, device)
 headChecks(t, device)
 headTileChecks(t, device)
 publicChecks(t, device)

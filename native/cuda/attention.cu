@@ -106,7 +106,10 @@ WS_DEVICE void attend_rows(const AttentionArguments& a, const Segment& segment, 
     if (!loaded) left.read(own_rows);
     loaded = true;
     const int base = block * key_block;
-    if (base % split_keys == 0 && base > keys.low) end_split(whole, h.dim, base - split_keys <= keys.low, running, sums);
+    if (base % split_keys == 0 && base > keys.low) {
+      end_split(whole, h.dim, base - split_keys <= keys.low, running, sums);
+      clear(sums);
+    }
     if (!own.meets(block)) return;
     const Seen seen = own.seen(block);
     const bool mixed = seen.mixed();
@@ -219,12 +222,13 @@ WS_DEVICE void attend_group(const AttentionArguments& a, const Segment& segment,
   queries.read(own_area<S>());
   pass_blocks<S, Asked::values>(rows, begin, rows.begin, parts);
   Running running = nothing_yet();
-  float o[D / 8][4] = {};
+  float o[D / 8][4];
   Whole<D / 8> whole;
   const int last = rows.end;
   bool fresh = true;
   for (;; rows.begin = rows.end, fresh = false) {
     rows.end = at_most(last, (split_of(rows.begin * wide_block) + split_keys) / wide_block);
+    clear(o);
     attend_blocks<S, false, true>(h, rows, parts, queries, running, o);
     if (rows.end == last) break;
     end_split(whole, h.dim, fresh, running, o);

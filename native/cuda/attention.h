@@ -192,14 +192,12 @@ WS_DEVICE void join_split(const Whole<n>& whole, int dim, Running& r, const floa
   });
 }
 
-/// After a split that others follow: its state goes to `whole`, and a new one begins.
+/// After a split that others follow: its state goes to `whole`. A new one is to begin, with an output of zeros.
 template <int n>
-WS_DEVICE void end_split(Whole<n>& whole, int dim, bool first, Running& r, float (&o)[n][4]) {
+WS_DEVICE void end_split(Whole<n>& whole, int dim, bool first, Running& r, const float (&o)[n][4]) {
   complete(r);
   const auto put = [&](int j, const Four& sums) {
     put_aside(&whole.o[j], {as_bits(sums.at[0]), as_bits(sums.at[1]), as_bits(sums.at[2]), as_bits(sums.at[3])});
-    WS_UNROLL
-    for (int e = 0; e < 4; ++e) o[j][e] = 0.0f;
   };
   if (first) each_fragment<n>(dim, [&](int j) { put(j, {{o[j][0], o[j][1], o[j][2], o[j][3]}}); });
   else join_split(whole, dim, r, o, put);

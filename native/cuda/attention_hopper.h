@@ -386,17 +386,19 @@ WS_DEVICE void add_strange_part(const uint32_t (&p)[4][4], const char* part, con
 
 // The walk -----------------------------------------------------------------------------------------------------------
 
-/// Blocks of the tile that the group's rows do not meet. Other groups may ask of their keys or values.
+/// Blocks of the tile that the group's rows do not meet. Other groups may ask of their keys or values. Keys are given back
+/// before anybody asks of values: who asks may wait for the next block's keys first, which may need this place.
 enum class Asked { keys, values };
 template <class S, Asked asked>
 WS_DEVICE void pass_blocks(const GroupRows& rows, int first, int end, Parts<S>& parts) {
   for (int block = first; block < end; ++block) {
-    wait(parts.keys.full(), parts.keys.parity);
-    wait(parts.values.full(), parts.values.parity);
-    char* part = asked == Asked::keys ? parts.keys.memory() : parts.values.memory();
-    if (rows.mixed(block) && is_strange<S>(part)) clean_part<S>(part);
-    parts.release(parts.keys);
-    parts.release(parts.values);
+    const auto pass = [&](Part<S>& part, bool asked_of) {
+      wait(part.full(), part.parity);
+      if (asked_of && rows.mixed(block) && is_strange<S>(part.memory())) clean_part<S>(part.memory());
+      parts.release(part);
+    };
+    pass(parts.keys, asked == Asked::keys);
+    pass(parts.values, asked == Asked::values);
   }
 }
 

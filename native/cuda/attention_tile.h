@@ -142,9 +142,10 @@ WS_DEVICE void multiply_pair(float (&c)[4], const uint32_t (&a)[2][4], const uin
   multiply16x8x16(c, a[1], second);
 }
 
-WS_DEVICE void clear(float (&s)[4][4]) {
+template <int n>
+WS_DEVICE void clear(float (&s)[n][4]) {
   WS_UNROLL
-  for (int j = 0; j < 4; ++j) {
+  for (int j = 0; j < n; ++j) {
     WS_UNROLL
     for (int e = 0; e < 4; ++e) s[j][e] = 0.0f;
   }

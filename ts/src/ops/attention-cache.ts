@@ -112,14 +112,24 @@ interface DecodeCase {
   readonly size: number
   readonly window?: number
   readonly softcap?: number
+  /** The cache's block of a sequence's block; of `longBlocks` ones. */
+  readonly table?: (sequence: number, block: number) => number
   readonly bench?: boolean
 }
 
-/** Tables of blocks in mixed order; the first block is shared by all sequences, as a prompt would be. */
+/** Blocks of the cache in cases of long sequences, which come to each several times. */
+const longBlocks = 41
+
+/** Sequences that have nothing in common, and those that have their first 1024 positions: a prompt of n samples. */
+const apart = (sequence: number, block: number) => (sequence * 17 + block * 7) % longBlocks
+const samples = (sequence: number, block: number) => apart(block < 32 ? 0 : sequence, block)
+
+/** Tables of blocks in mixed order; by themselves all sequences share the first block, as a prompt would be. */
 const decodeCase = (c: DecodeCase): OpCase => {
   const width = Math.ceil(Math.max(...c.lengths) / KEY_BLOCK) + 1
   const batch = c.lengths.length
-  const blocks = batch * width
+  const blocks = c.table === undefined ? batch * width : longBlocks
+  const table = c.table ?? ((sequence, block) => (block === 0 ? 0 : blocks - (sequence * width + block)))
   return {
     in: {
       q: [batch, c.heads[0], c.size],
@@ -129,7 +139,7 @@ const decodeCase = (c: DecodeCase): OpCase => {
       lengths: [batch],
     },
     p: { scale: c.size ** -0.5, window: c.window ?? 0, softcap: c.softcap ?? 0 },
-    fill: { table: (i) => (i % width === 0 ? 0 : blocks - i), lengths: (i) => c.lengths[i] },
+    fill: { table: (i) => table(Math.floor(i / width), i % width), lengths: (i) => c.lengths[i] },
     rows: ['q', 'table', 'lengths'],
     bench: c.bench,
   }
@@ -152,6 +162,26 @@ const attentionDecodeOp = defineOp({
     decodeCase({ lengths: [70, 2], heads: [2, 1], size: 80, window: 40 }),
     decodeCase({ lengths: [32, 97], heads: [3, 3], size: 5, window: 33, softcap: 1.5 }),
     decodeCase({ lengths: [40], heads: [16, 1], size: 128 }),
+    // A GPU takes keys in splits of 1024: lengths around its multiples, windows over three, groups of one tile and of two.
+    decodeCase({ lengths: [1023, 1024, 1025, 2049], heads: [3, 1], size: 64, table: apart }),
+    decodeCase({ lengths: [2100, 1060, 2110], heads: [2, 2], size: 80, window: 1100, table: apart }),
+    decodeCase({ lengths: [1040, 1030], heads: [20, 1], size: 24, table: samples }),
+    // Sequences with a split in common are rows of one tile: with one that has another last block, and some too short.
+    decodeCase({
+      lengths: [1300, 1040, 1024, 1023, 1100, 1100, 1030, 1090, 1100, 1080, 1050],
+      heads: [4, 1],
+      size: 16,
+      table: (sequence, block) => samples(sequence, block) ^ (sequence === 6 && block === 31 ? 1 : 0),
+    }),
+    decodeCase({
+      lengths: [2100, 2110, 2105],
+      heads: [1, 1],
+      size: 8,
+      window: 1100,
+      table: (_, block) => apart(0, block),
+    }),
+    decodeCase({ lengths: [1100, 1060, 1025], heads: [7, 1], size: 128, softcap: 1.5, table: samples }),
+    decodeCase({ lengths: [1060, 1040], heads: [2, 1], size: 256, table: samples }),
     decodeCase({ lengths: Array.from({ length: 16 }, () => 500), heads: [16, 4], size: 64, bench: true }),
     {
       in: { q: [0, 2, 8], keys: [1, 2, 8, 32], values: [1, 2, 32, 8], table: [0, 3], lengths: [0] },
