@@ -118,7 +118,7 @@ interface DecodeCase {
 }
 
 /** Blocks of the cache in cases of long sequences, which come to each several times. */
-const longBlocks = 41
+const longBlocks = 13
 
 /** Sequences that have nothing in common, and those that have their first 1024 positions: a prompt of n samples. */
 const apart = (sequence: number, block: number) => (sequence * 17 + block * 7) % longBlocks
@@ -163,25 +163,25 @@ const attentionDecodeOp = defineOp({
     decodeCase({ lengths: [32, 97], heads: [3, 3], size: 5, window: 33, softcap: 1.5 }),
     decodeCase({ lengths: [40], heads: [16, 1], size: 128 }),
     // A GPU takes keys in splits of 1024: lengths around its multiples, windows over three, groups of one tile and of two.
-    decodeCase({ lengths: [1023, 1024, 1025, 2049], heads: [3, 1], size: 64, table: apart }),
-    decodeCase({ lengths: [2100, 1060, 2110], heads: [2, 2], size: 80, window: 1100, table: apart }),
-    decodeCase({ lengths: [1040, 1030], heads: [20, 1], size: 24, table: samples }),
+    decodeCase({ lengths: [1023, 1024, 1025, 2049], heads: [3, 1], size: 48, table: apart }),
+    decodeCase({ lengths: [2100, 1060], heads: [2, 2], size: 80, window: 1100, table: apart }),
+    decodeCase({ lengths: [1030, 7], heads: [20, 1], size: 24, table: samples }),
     // Sequences with a split in common are rows of one tile: with one that has another last block, and some too short.
     decodeCase({
-      lengths: [1300, 1040, 1024, 1023, 1100, 1100, 1030, 1090, 1100, 1080, 1050],
+      lengths: [1300, 1040, 1024, 1023, 1060, 1033, 1030, 1030, 1050, 1026, 1029],
       heads: [4, 1],
       size: 16,
       table: (sequence, block) => samples(sequence, block) ^ (sequence === 6 && block === 31 ? 1 : 0),
     }),
     decodeCase({
-      lengths: [2100, 2110, 2105],
+      lengths: [2100, 2110],
       heads: [1, 1],
       size: 8,
       window: 1100,
       table: (_, block) => apart(0, block),
     }),
-    decodeCase({ lengths: [1100, 1060, 1025], heads: [7, 1], size: 128, softcap: 1.5, table: samples }),
-    decodeCase({ lengths: [1060, 1040], heads: [2, 1], size: 256, table: samples }),
+    decodeCase({ lengths: [1060, 1025], heads: [7, 1], size: 128, softcap: 1.5, table: samples }),
+    decodeCase({ lengths: [1040, 1026], heads: [1, 1], size: 256, table: samples }),
     decodeCase({ lengths: Array.from({ length: 16 }, () => 500), heads: [16, 4], size: 64, bench: true }),
     {
       in: { q: [0, 2, 8], keys: [1, 2, 8, 32], values: [1, 2, 32, 8], table: [0, 3], lengths: [0] },
