@@ -114,15 +114,16 @@ interface DecodeCase {
   readonly softcap?: number
   /** The cache's block of a sequence's block; of `longBlocks` ones. */
   readonly table?: (sequence: number, block: number) => number
+  readonly dtype?: 'f32' | 'bf16'
   readonly bench?: boolean
 }
 
 /** Blocks of the cache in cases of long sequences, which come to each several times. */
 const longBlocks = 13
 
-/** Sequences that have nothing in common, and those that have their first 1024 positions: a prompt of n samples. */
+/** Sequences that have nothing in common, and those that have 2048 positions, as samples of a prompt. */
 const apart = (sequence: number, block: number) => (sequence * 17 + block * 7) % longBlocks
-const samples = (sequence: number, block: number) => apart(block < 32 ? 0 : sequence, block)
+const samples = (sequence: number, block: number) => apart(block < 64 ? 0 : sequence, block)
 
 /** Tables of blocks in mixed order; by themselves all sequences share the first block, as a prompt would be. */
 const decodeCase = (c: DecodeCase): OpCase => {
@@ -141,6 +142,7 @@ const decodeCase = (c: DecodeCase): OpCase => {
     p: { scale: c.size ** -0.5, window: c.window ?? 0, softcap: c.softcap ?? 0 },
     fill: { table: (i) => table(Math.floor(i / width), i % width), lengths: (i) => c.lengths[i] },
     rows: ['q', 'table', 'lengths'],
+    dtype: c.dtype,
     bench: c.bench,
   }
 }
@@ -162,26 +164,19 @@ const attentionDecodeOp = defineOp({
     decodeCase({ lengths: [70, 2], heads: [2, 1], size: 80, window: 40 }),
     decodeCase({ lengths: [32, 97], heads: [3, 3], size: 5, window: 33, softcap: 1.5 }),
     decodeCase({ lengths: [40], heads: [16, 1], size: 128 }),
-    // A GPU takes keys in splits of 1024: lengths around its multiples, windows over three, groups of one tile and of two.
-    decodeCase({ lengths: [1023, 1024, 1025, 2049], heads: [3, 1], size: 48, table: apart }),
-    decodeCase({ lengths: [2100, 1060], heads: [2, 2], size: 80, window: 1100, table: apart }),
-    decodeCase({ lengths: [1030, 7], heads: [20, 1], size: 24, table: samples }),
-    // Sequences with a split in common are rows of one tile: with one that has another last block, and some too short.
+    // A GPU takes keys in splits of 1024: lengths around its multiples, groups of one tile and of two, a window over three.
+    decodeCase({ lengths: [2049, 1023], heads: [3, 1], size: 48, table: apart }),
+    decodeCase({ lengths: [1030, 7], heads: [20, 1], size: 24, table: samples, dtype: 'f32' }),
+    decodeCase({ lengths: [2100, 2110], heads: [2, 2], size: 80, window: 1100, table: samples, dtype: 'bf16' }),
+    // Sequences with a split in common are rows of one tile: with one that has another last block, and one too short.
     decodeCase({
-      lengths: [1300, 1040, 1024, 1023, 1060, 1033, 1030, 1030, 1050, 1026, 1029],
+      lengths: [1040, 1033, 1024, 1023, 1030, 1050, 1026],
       heads: [4, 1],
       size: 16,
-      table: (sequence, block) => samples(sequence, block) ^ (sequence === 6 && block === 31 ? 1 : 0),
+      table: (sequence, block) => samples(sequence, block) ^ (sequence === 5 && block === 31 ? 1 : 0),
     }),
-    decodeCase({
-      lengths: [2100, 2110],
-      heads: [1, 1],
-      size: 8,
-      window: 1100,
-      table: (_, block) => apart(0, block),
-    }),
-    decodeCase({ lengths: [1060, 1025], heads: [7, 1], size: 128, softcap: 1.5, table: samples }),
-    decodeCase({ lengths: [1040, 1026], heads: [1, 1], size: 256, table: samples }),
+    decodeCase({ lengths: [1040, 1025], heads: [7, 1], size: 128, softcap: 1.5, table: samples, dtype: 'f32' }),
+    decodeCase({ lengths: [1040, 1025], heads: [1, 1], size: 256, table: samples, dtype: 'bf16' }),
     decodeCase({ lengths: Array.from({ length: 16 }, () => 500), heads: [16, 4], size: 64, bench: true }),
     {
       in: { q: [0, 2, 8], keys: [1, 2, 8, 32], values: [1, 2, 32, 8], table: [0, 3], lengths: [0] },
