@@ -175,7 +175,7 @@ WS_DEVICE void attend_tokens(const AttentionArguments& a) {
 #define FORWARD(T, D)                                                                                  \
   WS_KERNEL_RESIDENT(attention_##T##_##D, (ForwardTile<T, D>::threads), (ForwardTile<T, D>::resident), \
                      AttentionArguments, a) {                                                          \
-    attend_tokens<T, D>(a);                                                                                  \
+    attend_tokens<T, D>(a);                                                                            \
   }
 FORWARD(bf16, 64)
 FORWARD(bf16, 96)
@@ -255,6 +255,7 @@ WS_DEVICE void attend_widely(const TiledAttentionArguments& t) {
   const TileTokens tile = tile_tokens(t.a, S::rows);
   if (!check_visibility(t.a.fault, Op::attention, 3, t.a.visibility, tile.first, tile.end)) return;
   open_ring<S>();
+  // Both roles compute their tile anew: kept from above it would take a register that loaders do not have.
   if (warp() < 4) {
     fewer_registers<56>();
     Loader<S> loader;

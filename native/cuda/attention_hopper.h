@@ -2,8 +2,8 @@
 // shared memory, by tile loads (TMA) or by copies; warpgroups of 64 query rows multiply them (wgmma), with the products of
 // the next block's keys under way while this one's probabilities are made and the last one's values are multiplied.
 //
-// The order of arithmetic, which training and decode have in common bit for bit: as in attention.h, but keys are taken in
-// blocks of 64 LOGICAL positions, of which a lane adds sixteen probabilities. Included by kernel files only.
+// The order of arithmetic, which training and decode have in common bit for bit: as in attention.h, splits too, but keys
+// are taken in blocks of 64 LOGICAL positions, of which a lane adds sixteen probabilities. Included by kernel files only.
 #pragma once
 #include "attention.h"
 

@@ -53,7 +53,7 @@ WS_DEVICE uint32_t computed_anew(uint32_t x) {
   asm volatile("" : "+r"(x));
   return x;
 }
-/// To and from local memory, in this order: loads that all move up would take the registers that are to be spared.
+/// To and from local memory, of which the compiler then makes no registers.
 WS_DEVICE void put_aside(Quad* p, const Quad& q) {
   asm volatile("st.local.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(__cvta_generic_to_local(p)), "r"(q.x), "r"(q.y),
                "r"(q.z), "r"(q.w)
