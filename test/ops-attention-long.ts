@@ -35,11 +35,10 @@ const variants: readonly Variant[] = [
   { tokens: 1030, heads: [1, 1, 40], float: 'f32', options: {} },
   { tokens: 1060, heads: [1, 1, 64], float: 'bf16', options: {}, prefix: 1000 },
   { tokens: 2110, heads: [1, 1, 80], float: 'bf16', options: { window: 1100 } },
-  { tokens: 1200, heads: [2, 1, 16], float: 'f32', options: { window: 300, softcap: 2 }, prefix: 700 },
+  { tokens: 1100, heads: [1, 1, 16], float: 'f32', options: { window: 300, softcap: 2 }, prefix: 700 },
   { tokens: 1032, heads: [7, 1, 32], float: 'bf16', options: { window: 40 } },
   { tokens: 1032, heads: [2, 1, 128], float: 'bf16', options: { window: 100 } },
-  { tokens: 1032, heads: [20, 1, 24], float: 'f32', options: { window: 20 } },
-  { tokens: 1032, heads: [16, 1, 16], float: 'bf16', options: { window: 33 } },
+  { tokens: 1032, heads: [20, 1, 24], float: 'bf16', options: { window: 33 } },
   { tokens: 1030, heads: [1, 1, 256], float: 'bf16', options: { window: 200 } },
   { tokens: 1030, heads: [1, 1, 256], float: 'f32', options: { window: 100 } },
 ]
