@@ -1,8 +1,10 @@
 // Cases of ops that fill a GPU: those of the entries are sized for CPUs. Layers of a model of width 4096 on 8192 tokens,
 // heads of 128; a product of 8192 cubed; attention as FlashAttention's benchmarks have it (16,384 tokens, width 2048,
-// lengths 2048 and 8192) and over fewer key heads; a head over 32,768 words; sampling from 151,936.
+// lengths 2048 and 8192) and over fewer key heads; decoding of many sequences, of a long one, and of samples whose prompt is
+// read for each or once; a head over 32,768 words; sampling from 151,936.
 
 import type { OpName } from '../ts/src/native/ops.gen.js'
+import { KEY_BLOCK } from '../ts/src/ops/attention-cache.js'
 import type { OpCase } from '../ts/src/ops/define.js'
 
 const [tokens, width, inner, vocabulary] = [8192, 4096, 4096, 32768]
@@ -38,6 +40,26 @@ const attentions = [
   attention(8192, 16384, 32, 32, 64),
 ]
 
+/** One new token for each of `batch` sequences of `length` positions, whose first `shared` ones are common blocks of the cache. */
+function decoding(batch: number, length: number, heads: number, keyHeads: number, shared = 0): OpCase {
+  const [size, prefix, width] = [128, shared / KEY_BLOCK, Math.ceil(length / KEY_BLOCK)]
+  const own = width - prefix
+  const blocks = prefix + batch * own
+  const blockAt = (sequence: number, place: number) => (place < prefix ? place : place + sequence * own)
+  return {
+    in: {
+      q: [batch, heads, size],
+      keys: [blocks, keyHeads, size, KEY_BLOCK],
+      values: [blocks, keyHeads, KEY_BLOCK, size],
+      table: [batch, width],
+      lengths: [batch],
+    },
+    p: { scale: size ** -0.5, window: 0, softcap: 0 },
+    fill: { table: (i) => blockAt(Math.floor(i / width), i % width), lengths: () => length },
+    dtype: 'bf16',
+  }
+}
+
 const head = { softcap: 0, temperature: 1 }
 const targets = (i: number): number => (i * 7919) % vocabulary
 const headShapes = { h: [8192, 2048], w: [vocabulary, 2048], targets: [8192] }
@@ -57,6 +79,12 @@ export const gpuCases: Readonly<Partial<Record<OpName, readonly OpCase[]>>> = {
   rms_norm: [{ in: { x: [tokens, width], w: [width] }, p: { eps: 1e-5, offset: 0 } }],
   attention: attentions.map(({ forward }) => forward),
   attention_backward: attentions.map(({ backward }) => backward),
+  attention_decode: [
+    decoding(64, 2048, 16, 4),
+    decoding(1, 32768, 32, 8),
+    decoding(64, 4352, 16, 2),
+    decoding(64, 4352, 16, 2, 4096),
+  ],
   head_logprobs: [{ in: headShapes, p: head, fill: { targets } }],
   head_logprobs_backward: [
     {

@@ -67,6 +67,7 @@ const bytesOf: Readonly<Partial<Record<OpName, (s: Shapes, i: Integers, e: (oper
   scatter_add_rows: ({ dy }, _, e) => sizeOf(dy) * (e('dy') + 8),
   cache_write: ({ k }, _, e) => 4 * sizeOf(k) * e('k'),
   cache_copy: ({ keys, from }, _, e) => 4 * from[0] * sizeOf(keys.slice(1)) * e('keys'),
+  // what sequences have in common counts for each: who reads it once is faster than memory
   attention_decode: ({ q, keys }, { lengths }, e) =>
     2 * sumOf(lengths) * keys[1] * keys[2] * e('keys') + 2 * sizeOf(q) * e('q'),
 }
