@@ -150,7 +150,8 @@ async function sampler(): Promise<Findings> {
   return findings
 }
 
-const traceSteps = 50
+/** `section.js trace 15` takes fewer, for an emulated GPU. */
+const traceSteps = Number(process.argv[3] ?? 50)
 
 /** The losses of a training run, for the comparison between devices (main.ts). */
 async function trace(): Promise<Findings> {
