@@ -38,7 +38,7 @@ const sanitizers = [
 ]
 
 /** Programs that take a minute begin first, so that none runs alone at the end. */
-const longest = ['attention_test', 'gemm_test_v2', 'gemm_test_avx2', 'head_test', 'sample_test']
+const long = (name) => Number(/^(attention|gemm|head|sample)_test/.test(name))
 
 const sanitizerOptions = {
   ASAN_OPTIONS: 'detect_stack_use_after_return=1:strict_string_checks=1',
@@ -118,7 +118,7 @@ async function runSanitized(suite) {
       .trim()
       .split('\n')
       .filter(suite.includes)
-      .sort((a, b) => Number(longest.includes(b)) - Number(longest.includes(a)))
+      .sort((a, b) => long(b) - long(a))
   if (!(await build(suite.folder, settings))) return [failed]
   return inParallel(
     listed().map((name) => () => runTest(suite, name)),

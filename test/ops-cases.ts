@@ -8,6 +8,9 @@ import { Scope } from '../ts/src/tensor/scope.js'
 import { bytesPerElement, type DType, type Shape, sizeOf } from '../ts/src/tensor/shape.js'
 import { type Tensor, tensor } from '../ts/src/tensor/tensor.js'
 
+/** On an emulated GPU, which is slow, some checks take less. */
+export const emulated = process.env.WHETSTONE_CUDA_LIBRARY !== undefined
+
 /** The T and F of a run. */
 export type Float = 'f32' | 'bf16'
 

@@ -16,6 +16,7 @@ import {
   distance,
   dtypeOf,
   type Example,
+  emulated,
   examplesOf,
   execute,
   executeInParts,
@@ -53,9 +54,6 @@ export async function checkForward(t: T, device: Device, entry: OpEntry): Promis
     })
   }
 }
-
-/** An emulated GPU is slow. */
-const emulated = process.env.WHETSTONE_CUDA_LIBRARY !== undefined
 
 // Bits ----------------------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ import {
 } from '../ts/src/ops/index.js'
 import { adopt, Scope } from '../ts/src/tensor/scope.js'
 import { type Tensor, tensor } from '../ts/src/tensor/tensor.js'
-import { type Float, generator, sameBits } from './ops-cases.js'
+import { emulated, type Float, generator, sameBits } from './ops-cases.js'
 
 export const integers = (device: Device, values: readonly number[], shape = [values.length]): Tensor =>
   tensor(device, Int32Array.from(values), shape)
@@ -218,7 +218,7 @@ function probabilities({ temperature, topK = 0, topP = 1, minP = 0 }: SampleOpti
 }
 
 async function frequencies(t: Test, device: Device): Promise<void> {
-  const n = process.env.WHETSTONE_CUDA_LIBRARY === undefined ? 20_000 : 500 // an emulated GPU is slow
+  const n = emulated ? 500 : 20_000
   const settings: readonly SampleOptions[] = [
     { temperature: 1 },
     { temperature: 0.5 },
