@@ -3,8 +3,8 @@
 //
 // FLOPs 2 m n k; about 80-90 % of the peak of multiply-adds once n >= 128. Error of an element: k roundings of one
 // chain. What must stay: an element of C is ONE chain acc = fma(a[k], b[k], acc), k ascending, from zero (or from C).
-// Blocks of k keep the f32 partial exactly and never cut a step. So bits depend neither on m, n, tile position, packing
-// nor threads. Products of bf16 at WS_LEVEL 5 have an order of their own: gemm_amx.h.
+// Blocks of k and passes keep the f32 partial exactly and never cut a step. So bits depend neither on m, n, tile
+// position, packing nor threads. Products of bf16 at WS_LEVEL 5 have an order of their own: gemm_amx.h.
 #include "gemm.h"
 
 #include "gemm_pack.h"
@@ -22,6 +22,7 @@ constexpr int64_t KC = WS_LEVEL == 2 ? 256 : 512;
 constexpr int64_t MC = 192, NC = 256;  // largest tile of a task; its blocks of A and B share the second-level cache
 constexpr int64_t wide_NC = 1024;      // the same when B is packed for all: its panels then pass through the cache
 constexpr int64_t most_shared = 1 << 24;  // units of B that are packed for all
+constexpr int64_t pass_units = 1 << 20;   // the same in one of several passes: they are multiplied while in the cache
 
 // Forms ---------------------------------------------------------------------------------------------------------------
 
@@ -64,11 +65,12 @@ Lines columns_of(const Matrix& b, int64_t column, int64_t n, int64_t k) {
 
 // The grid ------------------------------------------------------------------------------------------------------------
 
-/// How a shape is cut; its k counts steps. Depends on the shape alone.
+/// How a shape is cut; its k counts steps. Depends on the shape, and on whether C is f32, alone.
 struct Plan {
   int64_t mc, nc;              // rows and columns of a task's tile
   int64_t m_tiles, n_tiles;
-  bool shared_b;               // B is packed once, before the tiles
+  int64_t pass;                // steps that all tiles take before they go on
+  bool shared_b;               // B is packed once a pass, before the tiles
   int64_t shared_floats;       // for B
   int64_t a_floats, b_floats, c_floats;  // of each worker: blocks of A and B, partials of a bf16 result
   int64_t worker_floats() const { return a_floats + b_floats + c_floats; }
@@ -83,11 +85,13 @@ int64_t tiles_wanted(GemmShape s, bool cheap) {
   return static_cast<int64_t>(least < enough ? enough : least > 256 ? 256 : least);
 }
 
-Plan plan_of(GemmShape s) {
-  const int64_t panels = round_up(s.n, NR) * s.k;
+/// Long sums may be taken in passes when C is f32 and keeps them in between; then B of a pass is packed, not all of it.
+Plan plan_of(GemmShape s, bool passes) {
+  const int64_t width = round_up(s.n, NR);
   Plan p;
-  // Many steps of short rows are tokens of a small weight's gradient: B lies close together and is read in place.
-  p.shared_b = s.m > MC && panels <= most_shared && (s.k <= 1024 || s.n > 128);
+  p.pass = passes && s.m > MC ? smaller(s.k, larger(1, pass_units / (width * KC)) * KC) : s.k;
+  p.shared_b = s.m > MC && width * p.pass <= most_shared;
+  s.k = p.pass;
   const int64_t wanted = tiles_wanted(s, p.shared_b || s.m <= MR);
   p.mc = smaller(MC, round_up(s.m, MR));
   p.nc = smaller(p.shared_b ? wide_NC : NC, round_up(s.n, NR));
@@ -106,7 +110,7 @@ Plan plan_of(GemmShape s) {
   p.m_tiles = (s.m + p.mc - 1) / p.mc;
   p.n_tiles = (s.n + p.nc - 1) / p.nc;
   const int64_t kc = smaller(s.k, KC);
-  p.shared_floats = p.shared_b ? panels + 16 : 0;
+  p.shared_floats = p.shared_b ? width * p.pass + 16 : 0;
   p.a_floats = round_up(p.mc * kc + W, 16);
   p.b_floats = p.shared_b ? 0 : round_up(p.nc * kc + W, 16);
   p.c_floats = round_up(p.mc * p.nc, 16);
@@ -122,8 +126,9 @@ struct Product {
   bool accumulate;
   Form form;
   Plan plan;
-  float* shared;  // packed panels of B: panel p starts at p * NR * steps
+  float* shared;  // packed panels of B: panel p starts at p * NR * (end - begin)
   float* workers;
+  int64_t begin, end;  // steps of the pass
 };
 
 /// The part of a product that one task computes at one block of k.
@@ -151,7 +156,7 @@ Multiply choose_panel(const Product& g, const Block& block, Source source, int64
   const Lines lines = columns_of(g.b, column, g.s.n, block.k);
   tile.b_stride = width;
   if (source == Source::shared) {
-    tile.b = g.shared + column * g.steps + block.step * width;
+    tile.b = g.shared + column * (g.end - g.begin) + (block.step - g.begin) * width;
     return g.form.packed;
   }
   if (source == Source::rows && lines.count >= width) {
@@ -211,21 +216,22 @@ void multiply_task(const Product& g, int64_t task, int worker) {
   block.packed_b = scratch + p.a_floats;
   block.partials = block.packed_b + p.b_floats;
   const Source source = source_of(g);
-  for (block.step = 0; block.step < g.steps; block.step += KC) {
-    block.steps = smaller(KC, g.steps - block.step);
+  for (block.step = g.begin; block.step < g.end; block.step += KC) {
+    block.steps = smaller(KC, g.end - block.step);
     block.k = block.step * g.form.per;
     block.elements = smaller(block.steps * g.form.per, g.s.k - block.k);
     multiply_block(g, block, source);
   }
 }
 
-/// Packs all of B, some panels a task.
+/// Packs B of a pass, some panels a task.
 void pack_shared(Runtime& rt, const Product& g) {
-  const int64_t each = NR * (1 + (1 << 16) / (NR * g.steps));
+  const int64_t steps = g.end - g.begin, each = NR * (1 + (1 << 16) / (NR * steps)), k = g.begin * g.form.per;
+  const int64_t elements = smaller(steps * g.form.per, g.s.k - k);
   parallel_for(rt, (g.s.n + each - 1) / each, [&](int64_t task, int) {
     const int64_t column = task * each;
-    float* to = g.shared + column * g.steps;
-    g.form.pack_b(columns_of(g.b, column, g.s.n, 0), {smaller(each, g.s.n - column), NR, W, g.s.k, g.steps, to, false});
+    float* to = g.shared + column * steps;
+    g.form.pack_b(columns_of(g.b, column, g.s.n, k), {smaller(each, g.s.n - column), NR, W, elements, steps, to, false});
   });
 }
 
@@ -276,9 +282,10 @@ int64_t gemm_scratch_bytes(const Runtime& rt, GemmShape shape) {
   // Types are not known here: steps of one element, or of two where the level has them.
   int64_t most = shape.m <= thin_rows ? shape.m * shape.k + 16 : 0;
   for (int per = 1; per <= most_per; ++per) {
-    const Plan p = plan_of({shape.m, shape.n, (shape.k + per - 1) / per});
-    const int64_t floats = p.shared_floats + rt.threads() * p.worker_floats();
-    if (floats > most) most = floats;
+    for (int passes = 0; passes < 2; ++passes) {
+      const Plan p = plan_of({shape.m, shape.n, (shape.k + per - 1) / per}, passes == 1);
+      most = larger(most, p.shared_floats + rt.threads() * p.worker_floats());
+    }
   }
 #if WS_LEVEL >= 5
   return larger(4 * most, tile_scratch_bytes(rt, shape));
@@ -300,13 +307,15 @@ void gemm(Runtime& rt, GemmShape shape, Matrix a, Matrix b, Result c, bool accum
 #endif
   const Form form = form_of(a.dtype, b.dtype);
   const int64_t steps = (shape.k + form.per - 1) / form.per;
-  const Plan plan = plan_of({shape.m, shape.n, steps});
-  Product g = {shape, steps, a, b, c, accumulate, form, plan, static_cast<float*>(scratch), nullptr};
+  const Plan plan = plan_of({shape.m, shape.n, steps}, c.dtype == DType::f32);
+  Product g = {shape, steps, a, b, c, accumulate, form, plan, static_cast<float*>(scratch), nullptr, 0, 0};
   if (shape.m <= thin_rows && b.row_stride == 1) return multiply_thin_rows(rt, g);
-  g.workers = g.shared + g.plan.shared_floats;
-  if (g.plan.shared_b) pack_shared(rt, g);
-  parallel_for(rt, g.plan.m_tiles * g.plan.n_tiles,
-               [&](int64_t task, int worker) { multiply_task(g, task, worker); });
+  g.workers = g.shared + plan.shared_floats;
+  for (; g.begin < steps; g.begin = g.end) {
+    g.end = smaller(g.begin + plan.pass, steps);
+    if (plan.shared_b) pack_shared(rt, g);
+    parallel_for(rt, plan.m_tiles * plan.n_tiles, [&](int64_t task, int worker) { multiply_task(g, task, worker); });
+  }
 }
 
 }  // namespace ws::WS_NS

@@ -121,6 +121,31 @@ void pack_copied(const Lines& from, const Packing& p, int64_t first, int64_t beg
   }
 }
 
+/// Steps that a strip takes before the next strip has its turn: lines of memory are then written whole.
+constexpr int run = 8;
+
+/// The run that begins at `begin`, of all strips whose vectors exist and that have further steps for whole vectors to reach
+/// into. Gives how many lines those are.
+template <class S, int N>
+int64_t copy_runs(const Lines& from, const Packing& p, int64_t begin) {
+  const int64_t strips = smaller(p.lines, from.count - N * W + p.strip) / p.strip, stride = from.stride, width = p.strip;
+  const auto* in = static_cast<const typename S::Element*>(from.data) + begin * S::per * stride;
+  float* out = p.to + begin * width;
+  for (int64_t i = 0; i < strips; ++i, in += width, out += width * p.room) {
+    WS_UNROLL
+    for (int k = 0; k < run; ++k) {
+      for (int v = 0; v < N; ++v) store(out + k * width + v * W, S::across(in + k * S::per * stride + v * W, stride, true));
+    }
+  }
+  return larger(0, strips) * width;
+}
+
+template <class S>
+int64_t copy_runs(const Lines& from, const Packing& p, int64_t begin) {
+  if (p.strip <= W) return copy_runs<S, 1>(from, p, begin);
+  return p.strip <= 2 * W ? copy_runs<S, 2>(from, p, begin) : 0;
+}
+
 template <class S>
 void pack_any(const Lines& from, const Packing& p, int64_t first) {
   const auto* data = static_cast<const typename S::Element*>(from.data);
@@ -170,10 +195,11 @@ void pack(const Lines& from, const Packing& p) {
     for (int64_t first = 0; first < p.lines; first += p.strip) pack_transposed<S>(from, p, first);
   } else if (from.line_stride == 1) {
     // A few steps of all strips at a time: memory is read along its rows.
-    for (int64_t k = 0; k < steps; k += 8) {
-      prefetch<S>(from, p, (k + 8) * S::per, (k + 16) * S::per);
-      for (int64_t first = 0; first < p.lines; first += p.strip) {
-        pack_copied<S>(from, p, first, k, smaller(k + 8, steps));
+    const int64_t whole = steps - larger(1, (W - 1) / p.strip);
+    for (int64_t k = 0; k < steps; k += run) {
+      prefetch<S>(from, p, (k + run) * S::per, (k + 2 * run) * S::per);
+      for (int64_t first = k + run <= whole ? copy_runs<S>(from, p, k) : 0; first < p.lines; first += p.strip) {
+        pack_copied<S>(from, p, first, k, smaller(k + run, steps));
       }
     }
   } else {

@@ -156,7 +156,8 @@ void check_threads() {
     check_case({{140, 270, 777}, Order::columns, Order::rows, type, type, DType::f32, true}, true);
 }
 
-/// Several blocks of k and several tiles each way; B packed by every task, read in place, packed once for all.
+/// Several blocks of k and several tiles each way; B packed by every task, read in place, packed once for all; sums that
+/// wait in C between passes.
 void check_large() {
   check_case({{250, 1600, 1400}, Order::rows, Order::columns, DType::bf16, DType::bf16, DType::bf16, false}, false);
   for (const DType type : types) {
@@ -166,6 +167,8 @@ void check_large() {
     check_case({{400, 45, 1030}, Order::rows, Order::columns, type, type, type, false}, true);
     check_case({{410, 301, 530}, Order::rows, Order::rows, type, type, type, false}, true);
     check_case({{3, 130, 1100}, Order::rows, Order::columns, type, type, type, false}, true);
+    check_case({{200, 610, 1801}, Order::columns, Order::rows, type, type, DType::f32, true}, true);
+    check_case({{210, 620, 1803}, Order::rows, Order::columns, type, type, DType::f32, false}, true);
   }
 }
 
