@@ -1,5 +1,6 @@
-// Suite `start`: a fresh process from its beginning to the end of the first training step of the 0.8M model (Node, our modules
-// one by one, the addon, weights, one step), and `whetstone --help` as it is shipped beside the same modules one by one.
+// Suite `start`: a fresh process from its beginning to the end of the first training step of the 0.8M model (Node, the package
+// joined as it is shipped, the addon, weights, one step), and `whetstone --help` as it is shipped beside the same modules one
+// by one.
 // Processes per second, so that more is better, as in every row.
 
 import { spawnSync } from 'node:child_process'
@@ -34,7 +35,7 @@ export async function benchStart(options: BenchOptions): Promise<void> {
   for (const dtype of options.dtypes)
     for (const threads of options.threads) {
       const result = await race(
-        { ours: { run: timed(() => start(['bench/first-step.js', dtype], threads)), amount: 1 } },
+        { ours: { run: timed(() => start(['bundle-bench/first-step.js', dtype], threads)), amount: 1 } },
         options.rounds,
       )
       const subject = { suite: 'start', name: 'first step 0.8M', shape: shapeWords(shape), dtype, threads }

@@ -26,7 +26,7 @@ import {
 /** Removes what an earlier compilation left of sources that are gone, so that no stale test or module lives on. */
 function pruneDist() {
   const outputs = readdirSync(join(root, 'dist'), { recursive: true }).filter((name) =>
-    /^(?!bundle\/).*\.(js|js\.map|d\.ts)$/.test(name),
+    /^(?!bundle(-bench)?\/).*\.(js|js\.map|d\.ts)$/.test(name),
   )
   for (const name of outputs) {
     const source = join(root, name.replace(/\.(js|js\.map|d\.ts)$/, '.ts'))
@@ -34,17 +34,13 @@ function pruneDist() {
   }
 }
 
-/**
- * The programs of the package, each with all of our modules that it needs, shared ones once: Node takes a millisecond per
- * module, which is half of what `whetstone --help` would take. Dependencies stay outside.
- */
-async function bundle() {
-  const programs = { index: 'src/index', cli: 'train/cli/main', 'cuda-child': 'src/native/cuda-child' }
-  const outdir = join(root, 'dist/bundle')
+/** Joins programs in dist/, by name, into dist/`folder`. */
+async function joinPrograms(folder, programs) {
+  const outdir = join(root, 'dist', folder)
   rmSync(outdir, { recursive: true, force: true })
   await build({
     entryPoints: Object.fromEntries(
-      Object.entries(programs).map(([name, path]) => [name, join(root, `dist/ts/${path}.js`)]),
+      Object.entries(programs).map(([name, path]) => [name, join(root, `dist/${path}.js`)]),
     ),
     outdir,
     bundle: true,
@@ -57,6 +53,17 @@ async function bundle() {
     legalComments: 'none',
     logLevel: 'warning',
   })
+}
+
+/**
+ * The programs of the package, each with all of our modules that it needs, shared ones once: Node takes a millisecond per
+ * module, which is half of what `whetstone --help` would take. Dependencies stay outside.
+ */
+async function bundle() {
+  const programs = { index: 'src/index', cli: 'train/cli/main', 'cuda-child': 'src/native/cuda-child' }
+  await joinPrograms('bundle', Object.fromEntries(Object.entries(programs).map(([name, path]) => [name, `ts/${path}`])))
+  // A benchmark's program, as a program of a user would load.
+  await joinPrograms('bundle-bench', { 'first-step': 'bench/first-step' })
 }
 
 /** TypeScript to dist/, incrementally. True when it compiled. */

@@ -24,15 +24,18 @@ import {
 
 const levels = ['v2', 'avx2', 'avx512', 'avx512bf16', 'amx']
 
+/**
+ * `skips(level, present)`: that no test runs a level, of those that the processor has. `args`: `threads` makes a long test leave
+ * out what runs on one.
+ */
 const sanitizers = [
-  { name: 'address, undefined', folder: 'build-asan', flags: 'address,undefined', includes: () => true, args: [] },
-  // The tests of one level cut no work among threads that the tests of the ops above them do not cut too. `threads`: a long
-  // test leaves out what runs on one.
+  { name: 'address, undefined', folder: 'build-asan', flags: 'address,undefined', skips: () => false, args: [] },
   {
     name: 'thread',
     folder: 'build-tsan',
     flags: 'thread',
-    includes: (test) => !levels.some((l) => test.endsWith(`_${l}`)),
+    // As has_v2() and its like in test/native/check.h: the best level of vectors, and tiles.
+    skips: (level, present) => level !== 'amx' && level !== present.filter((name) => name !== 'amx').at(-1),
     args: ['threads'],
   },
 ]
@@ -94,30 +97,27 @@ async function runTest(suite, name) {
   return result
 }
 
-/** Levels that this machine lacks: their kernels are compiled for the tests' tables, but nothing runs them. */
-async function idleLevels() {
+/** The levels that tests run on this machine, on the model of tiles; undefined when there is no addon to ask. */
+async function presentLevels() {
   const addon = findAddon()
   const { levels: present } = addon === undefined ? {} : await probeAddon(addon)
-  return present === undefined ? [] : levels.filter((level) => !present.includes(level))
+  return present && levels.filter((level) => present.includes(level === 'amx' ? 'avx512bf16' : level))
 }
 
-/** On the model of the tiles `amx` runs wherever its neighbour below does. */
-const runnable = (idle) => (idle.includes('avx512bf16') ? idle : idle.filter((level) => level !== 'amx'))
-
 async function runSanitized(suite) {
-  const idle = runnable(await idleLevels()).join(';')
+  const present = await presentLevels()
+  const idle = present ? levels.filter((level) => !present.includes(level) || suite.skips(level, present)) : []
   const settings = {
     WS_TESTS: 'ON',
     WS_CUDA: 'OFF',
     WS_EMULATOR: 'OFF',
     WS_SANITIZE: suite.flags,
-    WS_IDLE_LEVELS: idle,
+    WS_IDLE_LEVELS: idle.join(';'),
   }
   const listed = () =>
     readFileSync(join(root, suite.folder, 'tests.txt'), 'utf8')
       .trim()
       .split('\n')
-      .filter(suite.includes)
       .sort((a, b) => long(b) - long(a))
   if (!(await build(suite.folder, settings))) return [failed]
   return inParallel(

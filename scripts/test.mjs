@@ -1,6 +1,6 @@
 // `npm test`: makes sure that the addon and dist/ fit the sources, runs every dist/test/*.test.js, then the op suite once
-// more for each lower instruction-set level of this processor, and the ops (under the race check) and the golden models on
-// the emulated GPU, at both levels of kernels. `golden` runs dist/test/golden.test.js alone, on the folder in
+// more for each lower instruction-set level of this processor, and the ops (calls of every kind under the race check) and the
+// golden models on the emulated GPU, at both levels of kernels. `golden` runs dist/test/golden.test.js alone, on the folder in
 // WHETSTONE_GOLDEN. The last line is `N passed, N failed`, summed over assertions. A test file is a program of its own
 // that prints TAP; tap's runner is not used: it loads compilers and hooks into every process that a test starts, which
 // makes `whetstone --help` take 3 s instead of half a second, and its count misses files that a signal ended.
@@ -109,8 +109,8 @@ function emulatedGpus(name) {
 }
 
 /** One file on all of them at once: on each it keeps one core busy. */
-const runOnGpus = (file, gpus) =>
-  Promise.all(gpus.map((gpu) => runFile(file, gpu, ` (GPU ${gpu.WHETSTONE_EMULATED_LEVEL})`)))
+const runOnGpus = (file, gpus, env = {}, label = '') =>
+  Promise.all(gpus.map((gpu) => runFile(file, { ...gpu, ...env }, ` (GPU ${gpu.WHETSTONE_EMULATED_LEVEL}${label})`)))
 
 async function runSuite() {
   const folder = 'dist/test'
@@ -118,7 +118,8 @@ async function runSuite() {
   const passes = await runFiles(files.map((name) => `${folder}/${name}`))
   const ops = `${folder}/ops.test.js`
   for (const level of await lowerLevels()) passes.push(await runFile(ops, { WHETSTONE_ISA: level }, ` (${level})`))
-  passes.push(...(await runOnGpus(ops, emulatedGpus('races'))))
+  passes.push(...(await runOnGpus(ops, emulatedGpus('races'), { WHETSTONE_OPS: 'calls' }, ', races')))
+  passes.push(...(await runOnGpus(ops, emulatedGpus('emulated'), { WHETSTONE_OPS: 'comparisons' })))
   passes.push(...(await runOnGpus(`${folder}/golden.test.js`, emulatedGpus('emulated'))))
   return passes
 }

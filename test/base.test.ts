@@ -2,7 +2,16 @@
 // log and progress are in events.test.ts.
 
 import t from 'tap'
-import { createRandom, deriveKey, type Key, permutation, philox, uniform, type Words } from '../ts/src/base/rng.js'
+import {
+  createRandom,
+  deriveKey,
+  fillNormal,
+  type Key,
+  permutation,
+  philox,
+  uniform,
+  type Words,
+} from '../ts/src/base/rng.js'
 import {
   mean,
   median,
@@ -98,6 +107,38 @@ t.test('streams', async (t) => {
   t.ok(Math.abs(mean(normals)) < 4.5 / Math.sqrt(normals.length))
   t.ok(Math.abs(variance(normals) - 1) < 0.04)
   t.ok(normals.every(Number.isFinite))
+})
+
+t.test('normal values of a key', async (t) => {
+  const drawn = (count: number, key: Key = [3, 4], deviation = 1) => {
+    const values = new Float32Array(count)
+    fillNormal(values, deviation, key)
+    return values
+  }
+  const values = drawn(200_000)
+  const moment = (power: number) => mean(Array.from(values, (value) => value ** power))
+  // Deviations of the mean of z, z^2, z^3 and z^4 over n draws: sqrt of 1, 2, 15 and 96 over n.
+  const wanted = [0, 1, 0, 3]
+  const spreads = [1, 2, 15, 96].map((square) => Math.sqrt(square / values.length))
+  for (const [i, expected] of wanted.entries())
+    t.ok(Math.abs(moment(i + 1) - expected) < 4.5 * spreads[i], `moment ${i + 1}: ${moment(i + 1)}`)
+  const neighbours = mean(Array.from(values.subarray(1), (value, i) => value * values[i]))
+  t.ok(Math.abs(neighbours) < 4.5 / Math.sqrt(values.length), `neighbours are independent: ${neighbours}`)
+  const beyond = values.filter((value) => Math.abs(value) > 3).length
+  t.ok(Math.abs(beyond - 540) < 4.5 * Math.sqrt(540), `${beyond} of 200,000 beyond three deviations (540 expected)`)
+
+  for (const count of [0, 1, 2, 3, 5, 1001]) t.same(drawn(count), values.subarray(0, count), `the first ${count}`)
+  t.notSame(drawn(4, [4, 3]), drawn(4), 'another key, other numbers')
+  const scaled = drawn(100, [3, 4], 0.25)
+  t.ok(
+    scaled.every((value, i) => value === 0.25 * values[i]),
+    'a deviation that is a power of two scales exactly',
+  )
+  t.same(
+    Array.from(drawn(3, [7, 1], 0.02)),
+    [0.028398025780916214, -0.005654709413647652, 0.005149818491190672],
+    'committed: weights of a seed depend on it',
+  )
 })
 
 t.test('permutations', async (t) => {

@@ -1,6 +1,7 @@
 // Generated from the registry: every op against its reference, its gradient, its bits and its refusals, on the CPU at the
 // level that WHETSTONE_ISA names, or on the device that WHETSTONE_DEVICE names. Checks that need to know an op by name are
-// in ops-attention.ts, ops-head.ts and ops-public.ts.
+// in ops-attention.ts, ops-head.ts and ops-public.ts. An emulated GPU that looks for races is slow: WHETSTONE_OPS=calls
+// leaves out what compares results of calls like those that it has seen, WHETSTONE_OPS=comparisons runs that alone.
 
 import { execFileSync } from 'node:child_process'
 import t, { type Test } from 'tap'
@@ -20,7 +21,7 @@ import {
   checkSpoiltRows,
   checkThreads,
 } from './ops-checks.js'
-import { headChecks } from './ops-head.js'
+import { drawChecks, headChecks } from './ops-head.js'
 import { headTileChecks } from './ops-head-tiles.js'
 import { publicChecks } from './ops-public.js'
 import { checkNativeShapes, checkRefusals, checkShapeRules, checkStrangeParameters } from './ops-refusals.js'
@@ -90,24 +91,34 @@ const forEachOp = (title: string, check: (t: Test, entry: OpEntry) => Promise<un
   })
 }
 
-forEachOp('forward equals the float64 reference', (t, entry) => checkForward(t, device, entry))
-forEachOp('the same bits again and on every number of threads', (t, entry) => checkThreads(t, device, entry))
-forEachOp('the same bits however tokens are split', (t, entry) => checkSplits(t, device, entry))
-forEachOp('NaN in one token stays with it', (t, entry) => checkSpoiltRows(t, device, entry))
-forEachOp('operands may begin anywhere in memory', (t, entry) => checkOffsets(t, device, entry))
-if (device.kind === 'cuda') forEachOp('nothing is written behind outputs', (t, entry) => checkBehind(t, device, entry))
-const gradients = async (t: Test, entry: OpEntry): Promise<void> => {
-  const checked = await checkGradients(t, device, entry)
-  t.ok(checked > 0 || entry.gradient === undefined, 'an op with a gradient has a small case')
+function compareCalls(): void {
+  forEachOp('the same bits again and on every number of threads', (t, entry) => checkThreads(t, device, entry))
+  forEachOp('the same bits however tokens are split', (t, entry) => checkSplits(t, device, entry))
+  forEachOp('NaN in one token stays with it', (t, entry) => checkSpoiltRows(t, device, entry))
+  drawChecks(t, device)
 }
-forEachOp('gradients equal central differences', gradients, trainable)
-forEachOp('refusals carry a code and the name of the op', (t, entry) => checkRefusals(t, device, entry))
-forEachOp('any number as a parameter', (t, entry) => checkStrangeParameters(t, device, entry))
-forEachOp('what the shape rules pass, runs', (t, entry) => checkShapeRules(t, device, entry))
-forEachOp('native code refuses by itself', (t, entry) => checkNativeShapes(t, device, entry))
 
-if (!unfinished.has('attention')) attentionChecks(t, device)
-if (!unfinished.has('attention')) longAttentionChecks(t, device)
-headChecks(t, device)
-headTileChecks(t, device)
-publicChecks(t, device)
+function checkCalls(): void {
+  forEachOp('forward equals the float64 reference', (t, entry) => checkForward(t, device, entry))
+  forEachOp('operands may begin anywhere in memory', (t, entry) => checkOffsets(t, device, entry))
+  if (device.kind === 'cuda')
+    forEachOp('nothing is written behind outputs', (t, entry) => checkBehind(t, device, entry))
+  const gradients = async (t: Test, entry: OpEntry): Promise<void> => {
+    const checked = await checkGradients(t, device, entry)
+    t.ok(checked > 0 || entry.gradient === undefined, 'an op with a gradient has a small case')
+  }
+  forEachOp('gradients equal central differences', gradients, trainable)
+  forEachOp('refusals carry a code and the name of the op', (t, entry) => checkRefusals(t, device, entry))
+  forEachOp('any number as a parameter', (t, entry) => checkStrangeParameters(t, device, entry))
+  forEachOp('what the shape rules pass, runs', (t, entry) => checkShapeRules(t, device, entry))
+  forEachOp('native code refuses by itself', (t, entry) => checkNativeShapes(t, device, entry))
+
+  if (!unfinished.has('attention')) attentionChecks(t, device)
+  if (!unfinished.has('attention')) longAttentionChecks(t, device)
+  headChecks(t, device)
+  headTileChecks(t, device)
+  publicChecks(t, device)
+}
+
+if (process.env.WHETSTONE_OPS !== 'comparisons') checkCalls()
+if (process.env.WHETSTONE_OPS !== 'calls') compareCalls()

@@ -1,5 +1,6 @@
 // One section of the GPU test as a program: `node section.js NAME` runs it on the device that WHETSTONE_DEVICE names and
-// prints what it found as one line of JSON. A process each: a GPU that one section loses is whole for the next.
+// prints what it found as one line of JSON. A process each: a GPU that one section loses is whole for the next. On an
+// emulated GPU some sections are asked for less: `trace STEPS`, `sampler TOKENS`, `resume STEP,...`.
 
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -27,6 +28,8 @@ import { golden } from '../support.js'
 import { cutInEveryWay } from '../support-cuts.js'
 import { runToy, toyPlan } from '../support-run.js'
 import { disposeToy, toyTrainer } from '../support-train.js'
+
+const [, , sectionName, amount] = process.argv
 
 /** What a section found. */
 export interface Findings {
@@ -133,11 +136,12 @@ async function once(): Promise<Findings> {
 /** The log-probs of the sampler are those of the trainer, bit for bit, alone and in a batch. */
 async function sampler(): Promise<Findings> {
   const { findings, check } = counter()
+  const maxNewTokens = Number(amount ?? 24)
   for (const name of ['llama', 'qwen3', 'gemma2', 'gpt2', 'smollm'])
     for (const dtype of ['f32', 'bf16'] as const) {
       using model = await loadModel(golden(name), { dtype })
       const prompts = [[5, 9, 14], [7], Array.from({ length: 20 }, (_, i) => 3 + i)]
-      const groups = await model.generate(prompts, { numGenerations: 4, maxNewTokens: 24, stopIds: [], seed: 3 })
+      const groups = await model.generate(prompts, { numGenerations: 4, maxNewTokens, stopIds: [], seed: 3 })
       const rows = groups.flatMap((samples, p) => samples.map(({ ids, logps }) => ({ prompt: prompts[p], ids, logps })))
       const all = await model.logProbs(rows.map(({ prompt, ids }) => [...prompt, ...ids]))
       for (const [i, { prompt, ids, logps }] of rows.entries()) {
@@ -150,18 +154,16 @@ async function sampler(): Promise<Findings> {
   return findings
 }
 
-/** `section.js trace 15` takes fewer, for an emulated GPU. */
-const traceSteps = Number(process.argv[3] ?? 50)
-
 /** The losses of a training run, for the comparison between devices (main.ts). */
 async function trace(): Promise<Findings> {
   const { findings, check } = counter()
+  const steps = Number(amount ?? 50)
   const losses: number[] = []
   const trainer = toyTrainer()
-  for (let step = 0; step < traceSteps; step++) losses.push((await trainStep(trainer, await toyPlan(step), 3e-3)).loss)
+  for (let step = 0; step < steps; step++) losses.push((await trainStep(trainer, await toyPlan(step), 3e-3)).loss)
   disposeToy(trainer)
   check(losses.every(Number.isFinite), 'every loss is a number')
-  check(losses[traceSteps - 1] < losses[0], `the loss falls: ${losses[0]} to ${losses[traceSteps - 1]}`)
+  check(losses[steps - 1] < losses[0], `the loss falls: ${losses[0]} to ${losses[steps - 1]}`)
   findings.facts.losses = losses
   return findings
 }
@@ -169,11 +171,12 @@ async function trace(): Promise<Findings> {
 /** A run that is stopped and resumed ends with the bits of one that was not. */
 async function resume(): Promise<Findings> {
   const { findings, check } = counter()
+  const stops = (amount ?? '1,5,11').split(',').map(Number)
   const folder = await mkdtemp(join(tmpdir(), 'whetstone-gpu-'))
   try {
     for (const dtype of ['f32', 'bf16'] as const) {
       const whole = await runToy({ toy: { dtype } })
-      for (const stopAt of [1, 5, 11]) {
+      for (const stopAt of stops) {
         const directory = join(folder, `${dtype}-${stopAt}`)
         await runToy({ directory, stopAt, toy: { dtype } })
         const { hash } = await runToy({ directory, toy: { dtype } })
@@ -250,6 +253,6 @@ const ended = (error: unknown): Findings => {
 
 // One failed op rejects every read that waits for it; the first one is told.
 process.on('unhandledRejection', () => {})
-const findings = await sections[process.argv[2]]().catch(ended)
+const findings = await sections[sectionName]().catch(ended)
 process.stdout.write(`${JSON.stringify(findings)}\n`)
 getDevice().close()

@@ -157,7 +157,7 @@ struct Set {
 };
 
 const Set sets[] = {
-    {true, {v2::attention, v2::attention_decode, v2::cache_write}},
+    {has_v2(), {v2::attention, v2::attention_decode, v2::cache_write}},
     {has_avx2(), {avx2::attention, avx2::attention_decode, avx2::cache_write}},
     {has_avx512(), {avx512::attention, avx512::attention_decode, avx512::cache_write}},
     {has_avx512bf16(), {avx512bf16::attention, avx512bf16::attention_decode, avx512bf16::cache_write}},

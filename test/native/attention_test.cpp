@@ -392,7 +392,7 @@ struct Set {
 };
 
 const Set sets[] = {
-    {{"v2", true, v2::attention}, v2::attention_backward},
+    {{"v2", has_v2(), v2::attention}, v2::attention_backward},
     {{"avx2", has_avx2(), avx2::attention}, avx2::attention_backward},
     {{"avx512", has_avx512(), avx512::attention}, avx512::attention_backward},
     {{"avx512bf16", has_avx512bf16(), avx512bf16::attention}, avx512bf16::attention_backward},

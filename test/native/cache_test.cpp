@@ -95,7 +95,7 @@ void test_cache(Kernel write, Kernel copy) {
 
 int main() {
   for_levels(WS_LEVELS(rope), test_rope);
-  test_cache(v2::cache_write, v2::cache_copy);
+  if (has_v2()) test_cache(v2::cache_write, v2::cache_copy);
   if (has_avx2()) test_cache(avx2::cache_write, avx2::cache_copy);
   if (has_avx512()) test_cache(avx512::cache_write, avx512::cache_copy);
   if (has_avx512bf16()) test_cache(avx512bf16::cache_write, avx512bf16::cache_copy);

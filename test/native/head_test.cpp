@@ -428,7 +428,7 @@ int main() {
     bool available;
     Kernels kernels;
   } levels[] = {
-      {true, {v2::head_logprobs, v2::head_logprobs_backward, v2::head_kl, v2::head_kl_backward}},
+      {has_v2(), {v2::head_logprobs, v2::head_logprobs_backward, v2::head_kl, v2::head_kl_backward}},
       {has_avx2(), {avx2::head_logprobs, avx2::head_logprobs_backward, avx2::head_kl, avx2::head_kl_backward}},
       {has_avx512(),
        {avx512::head_logprobs, avx512::head_logprobs_backward, avx512::head_kl, avx512::head_kl_backward}},

@@ -281,7 +281,7 @@ int main() {
     bool available;
     Kernels kernels;
   } levels[] = {
-      {true, {v2::head_sample, v2::head_logprobs}},
+      {has_v2(), {v2::head_sample, v2::head_logprobs}},
       {has_avx2(), {avx2::head_sample, avx2::head_logprobs}},
       {has_avx512(), {avx512::head_sample, avx512::head_logprobs}},
       {has_avx512bf16(), {avx512bf16::head_sample, avx512bf16::head_logprobs}},

@@ -11,25 +11,36 @@ export type Key = readonly [low: number, high: number]
 /** Four 32-bit words. */
 export type Words = readonly [number, number, number, number]
 
-/** High word of a 32 x 32 bit product, from halves: every sum here stays below 2^32. */
+/** High word of a 32 x 32 bit product, from halves: every sum here stays below 2^32, of which bits are kept as a whole number. */
 function multiplyHigh(a: number, b: number): number {
   const aHigh = a >>> 16
   const aLow = a & 0xffff
   const bHigh = b >>> 16
   const bLow = b & 0xffff
-  const middle = aHigh * bLow + ((aLow * bLow) >>> 16)
-  const cross = aLow * bHigh + (middle & 0xffff)
-  return aHigh * bHigh + (middle >>> 16) + (cross >>> 16)
+  const middle = (Math.imul(aHigh, bLow) + (Math.imul(aLow, bLow) >>> 16)) | 0
+  const cross = (Math.imul(aLow, bHigh) + (middle & 0xffff)) | 0
+  return (Math.imul(aHigh, bHigh) + (middle >>> 16) + (cross >>> 16)) | 0
 }
 
 /** Philox4x32-10: four random words from a counter and a key. */
 export function philox(counter: Words, key: Key): Words {
-  let [c0, c1, c2, c3] = counter
-  let [k0, k1] = key
+  const words = new Uint32Array(4)
+  philoxInto(words, counter, key)
+  return [words[0], words[1], words[2], words[3]]
+}
+
+/** The same into memory that there is already: in loops that draw millions. */
+function philoxInto(words: Uint32Array, counter: ArrayLike<number>, key: Key): void {
+  let c0 = counter[0] | 0
+  let c1 = counter[1] | 0
+  let c2 = counter[2] | 0
+  let c3 = counter[3] | 0
+  let k0 = key[0] | 0
+  let k1 = key[1] | 0
   for (let round = 0; round < 10; round++) {
-    const high0 = multiplyHigh(0xd2511f53, c0 >>> 0)
+    const high0 = multiplyHigh(0xd2511f53, c0)
     const low0 = Math.imul(0xd2511f53, c0)
-    const high1 = multiplyHigh(0xcd9e8d57, c2 >>> 0)
+    const high1 = multiplyHigh(0xcd9e8d57, c2)
     const low1 = Math.imul(0xcd9e8d57, c2)
     c0 = high1 ^ c1 ^ k0
     c1 = low1
@@ -38,7 +49,10 @@ export function philox(counter: Words, key: Key): Words {
     k0 = (k0 + 0x9e3779b9) | 0
     k1 = (k1 + 0xbb67ae85) | 0
   }
-  return [c0 >>> 0, c1 >>> 0, c2 >>> 0, c3 >>> 0]
+  words[0] = c0
+  words[1] = c1
+  words[2] = c2
+  words[3] = c3
 }
 
 /**
@@ -88,11 +102,11 @@ export interface Random {
 /** A stream of random numbers; two streams of one key are equal. */
 export function createRandom(key: Key): Random {
   let index = 0
-  let words: Words = [0, 0, 0, 0]
+  const words = new Uint32Array(4)
   let taken = 4
   const word = (): number => {
     if (taken === 4) {
-      words = philox([index >>> 0, Math.floor(index++ / 2 ** 32), 0, 0], key)
+      philoxInto(words, [index >>> 0, Math.floor(index++ / 2 ** 32), 0, 0], key)
       taken = 0
     }
     return words[taken++]
@@ -117,6 +131,27 @@ export function createRandom(key: Key): Random {
     return shuffled
   }
   return { next, integer, normal, shuffle }
+}
+
+/**
+ * Fills an array with normal values of mean 0, whose first n are the same in an array of any length. Box-Muller on pairs of
+ * words; no value is further than 6.8 deviations from 0, where one in 10^11 would be.
+ */
+export function fillNormal(values: Float32Array, deviation: number, key: Key): void {
+  const words = new Uint32Array(4)
+  const counter = new Uint32Array(4)
+  const turn = (2 * Math.PI) / 2 ** 32
+  for (let i = 0; i < values.length; i += 2) {
+    const pair = i & 2
+    if (pair === 0) {
+      counter[0] = i / 4
+      counter[1] = i / 2 ** 34
+      philoxInto(words, counter, key)
+    }
+    const radius = deviation * Math.sqrt(-2 * Math.log((words[pair] + 0.5) / 2 ** 32))
+    values[i] = radius * Math.cos(turn * words[pair + 1])
+    if (i + 1 < values.length) values[i + 1] = radius * Math.sin(turn * words[pair + 1])
+  }
 }
 
 /** A random order of 0 .. n - 1. */

@@ -1,7 +1,7 @@
 // Fresh weights, and small Llama configurations for task models. Values depend on the seed and the parameter's name
 // alone, so a model is the same on every machine and in any loading order.
 
-import { createRandom, deriveKey } from '../base/rng.js'
+import { deriveKey, fillNormal } from '../base/rng.js'
 import { bf16FromF32 } from '../io/dtype.js'
 import { type ParameterSpec, parameter } from '../nn/parameters.js'
 import { sizeOf } from '../tensor/shape.js'
@@ -64,10 +64,6 @@ export function initializeScoreHead(m: Decoder, seed: number): void {
 function initialize(m: Decoder, seed: number, { name, shape }: ParameterSpec, factor: number): void {
   const values = new Float32Array(sizeOf(shape))
   if (shape.length === 1) values.fill(name.endsWith('.bias') ? 0 : 1 - m.config.normOffset)
-  else {
-    const random = createRandom(deriveKey(seed, 'weights', name))
-    const deviation = m.config.initializerRange * factor
-    for (let i = 0; i < values.length; i++) values[i] = deviation * random.normal()
-  }
+  else fillNormal(values, m.config.initializerRange * factor, deriveKey(seed, 'weights', name))
   parameter(m.parameters, name).write(m.parameters.dtype === 'f32' ? values : bf16FromF32(values))
 }
