@@ -23,6 +23,7 @@ constexpr int64_t MC = 192, NC = 256;  // largest tile of a task; its blocks of 
 constexpr int64_t wide_NC = 1024;      // the same when B is packed for all: its panels then pass through the cache
 constexpr int64_t most_shared = 1 << 24;  // units of B that are packed for all
 constexpr int64_t pass_units = 1 << 20;   // the same in one of several passes: they are multiplied while in the cache
+constexpr int64_t least_pass = 1024;      // steps, so that C is not read and written again too often
 
 // Forms ---------------------------------------------------------------------------------------------------------------
 
@@ -89,7 +90,7 @@ int64_t tiles_wanted(GemmShape s, bool cheap) {
 Plan plan_of(GemmShape s, bool passes) {
   const int64_t width = round_up(s.n, NR);
   Plan p;
-  p.pass = passes && s.m > MC ? smaller(s.k, larger(1, pass_units / (width * KC)) * KC) : s.k;
+  p.pass = passes && s.m > MC ? smaller(s.k, larger(least_pass, pass_units / (width * KC) * KC)) : s.k;
   p.shared_b = s.m > MC && width * p.pass <= most_shared;
   s.k = p.pass;
   const int64_t wanted = tiles_wanted(s, p.shared_b || s.m <= MR);

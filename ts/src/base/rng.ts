@@ -11,7 +11,7 @@ export type Key = readonly [low: number, high: number]
 /** Four 32-bit words. */
 export type Words = readonly [number, number, number, number]
 
-/** High word of a 32 x 32 bit product, from halves: every sum here stays below 2^32, of which bits are kept as a whole number. */
+/** High word of a 32 x 32 bit product, from halves: every sum here stays below 2^32, so that 32-bit integers hold it. */
 function multiplyHigh(a: number, b: number): number {
   const aHigh = a >>> 16
   const aLow = a & 0xffff
