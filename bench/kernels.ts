@@ -1,6 +1,7 @@
 // Suite `kernels`: every op on the cases that its entry marks for the bench, on a GPU also on those of gpu-cases.ts. An op is compared with the arithmetic
 // ceiling when it does much arithmetic per byte, else with a copy of as many bytes.
 
+import { WhetstoneError } from '../ts/src/base/errors.js'
 import type { Device } from '../ts/src/native/device.js'
 import { getDevice } from '../ts/src/native/device.js'
 import { call, type Fill, type OpCase, type OpEntry, operandsOf } from '../ts/src/ops/define.js'
@@ -71,20 +72,45 @@ const upload = (device: Device, { entry, case: c, float, integers }: Job): (Tens
       return floatTensor(device, floatsOf(shape, c.fill?.[operand.name]), shape, dtype)
     })
 
-/** The peer's side of a case; undefined where the peer has no such op. */
-async function peerSide(peer: Peer | undefined, job: Job, calls: number, amount: number): Promise<Sides['peer']> {
-  if (peer === undefined) return undefined
-  const { entry, case: c, float, integers } = job
-  const dtypes = Object.fromEntries(operandsOf(entry.name).map((operand) => [operand.name, dtypeOf(operand, c, float)]))
-  const ready = await peer.prepare({
+/** What a peer is told of a case. */
+function orderOf({ entry, case: c, float, integers }: Job) {
+  const dtypes = operandsOf(entry.name).map((operand) => [operand.name, dtypeOf(operand, c, float)])
+  return {
     op: entry.name,
     threads: getDevice().threads,
     shapes: c.in,
-    dtypes,
+    dtypes: Object.fromEntries(dtypes),
     parameters: c.p ?? {},
     integers: Object.fromEntries(Object.entries(integers).map(([name, values]) => [name, Array.from(values)])),
-  })
-  return ready && { name: peer.name, run: () => peer.run(calls), amount }
+  }
+}
+
+/** The work of a case that a peer was told of, for a peer that is another build of this package. */
+export function callOrdered(
+  device: Device,
+  order: Readonly<Record<string, unknown>>,
+): { run: () => void; dispose: () => void } {
+  device.threads = Number(order.threads)
+  const text = JSON.stringify(order)
+  const jobs = opEntries
+    .filter(({ name }) => name === order.op)
+    .flatMap((entry) => jobsOf(entry, device, ['f32', 'bf16']))
+  const job = jobs.find((known) => JSON.stringify(orderOf(known)) === text)
+  if (job === undefined) throw new WhetstoneError('E_MISMATCH', 'build', `no such case: ${text.slice(0, 200)}`)
+  const tensors = upload(device, job)
+  return {
+    run: () => void call(job.entry, tensors, job.case.p),
+    dispose: () => {
+      for (const t of tensors) t?.dispose()
+    },
+  }
+}
+
+/** The peer's side of a case; undefined where the peer has no such op. */
+async function peerSide(peer: Peer | undefined, job: Job, calls: number, amount: number): Promise<Sides['peer']> {
+  const ready = await peer?.prepare(orderOf(job))
+  if (peer === undefined || ready === undefined) return undefined
+  return { name: peer.name, run: () => peer.run(calls), amount }
 }
 
 async function measure(device: Device, job: Job, { rounds, peer }: BenchOptions): Promise<BenchRow> {

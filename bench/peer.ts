@@ -67,6 +67,11 @@ export const peers: Readonly<Record<string, Program>> = {
     command: () => [process.execPath, peerFile('llama_generate.mjs')],
     advice: 'install it in a folder and name that in WHETSTONE_LLAMA_CPP',
   },
+  build: {
+    suites: ['step', 'kernels'],
+    command: (suite) => [process.execPath, join(packageRoot(), 'dist/bench/peer-build.js'), suite],
+    advice: 'name another addon (whetstone.node) in WHETSTONE_PEER_ADDON',
+  },
 }
 
 async function startProgram([program, ...args]: readonly string[], device: string, advice: string) {

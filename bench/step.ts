@@ -90,12 +90,16 @@ async function ceilingOf({ shape, dtype, loraRank }: Job, device: Device) {
   return { run: probe.run, amount: (probe.amount * tokensOf(shape)) / seconds, dispose: probe.dispose }
 }
 
+function stepOf({ shape, objective }: Job, trainer: Trainer): () => Promise<unknown> {
+  const batch = objective === 'dpo' ? benchPairs(shape) : benchBatch(shape)
+  return () => trainStep(trainer, [batch], learningRate)
+}
+
 /** Rounds with trainer, peer and ceiling. DPO has none: how much is computed depends on what is shared. */
 async function raceSteps(job: Job, trainer: Trainer, options: BenchOptions) {
   const { shape, objective } = job
   const { device } = trainer.policy
-  const batch = objective === 'dpo' ? benchPairs(shape) : benchBatch(shape)
-  const step = () => trainStep(trainer, [batch], learningRate)
+  const step = stepOf(job, trainer)
   const peakBytes = await peakBytesOf(device, step)
   const ours = { run: timed(step), amount: tokensOf(shape) }
   const ceiling = objective === 'sft' ? await ceilingOf(job, device) : undefined
@@ -120,24 +124,36 @@ function disposeModel(model: Decoder | undefined): void {
   if (model !== undefined) disposeDecoder(model, disposeFlat)
 }
 
+function trainerOf(job: Job, device: Device): Trainer {
+  device.threads = job.threads
+  const objective = job.objective === 'dpo' ? dpo({ beta }) : sft()
+  return createTrainer({ ...modelsOf(job, device), objective, optimizer })
+}
+
+function disposeAll(trainer: Trainer): void {
+  disposeTrainer(trainer)
+  disposeModel(trainer.policy)
+  disposeModel(trainer.reference)
+}
+
+/** The steps that a peer was told of, for a peer that is another build of this package. */
+export async function stepOrdered(device: Device, order: Job & BenchShape) {
+  const job = { ...order, shape: order }
+  const trainer = trainerOf(job, device)
+  const step = stepOf(job, trainer)
+  const facts = { peakBytes: await peakBytesOf(device, step), parameters: parameterCount(trainableOf(trainer.policy)) }
+  return { run: step, facts, dispose: () => disposeAll(trainer) }
+}
+
 async function measure(job: Job, options: BenchOptions): Promise<BenchRow> {
-  const { name, shape, dtype, threads, objective } = job
+  const { name, shape, dtype, threads } = job
   const device = getDevice()
-  device.threads = threads
-  const { policy, reference } = modelsOf(job, device)
-  const trainer = createTrainer({
-    policy,
-    reference,
-    objective: objective === 'dpo' ? dpo({ beta }) : sft(),
-    optimizer,
-  })
+  const trainer = trainerOf(job, device)
   try {
     const result = await raceSteps(job, trainer, options)
     const words = `${shapeWords(shape)}, ${shape.rows} x ${shape.tokens}`
     return { suite: 'step', name, shape: words, dtype, isa: device.level, threads, unit: 'tokens/s', ...result }
   } finally {
-    disposeTrainer(trainer)
-    disposeModel(policy)
-    disposeModel(reference)
+    disposeAll(trainer)
   }
 }

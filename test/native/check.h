@@ -92,8 +92,8 @@ inline bool has_avx512bf16() { return runs_avx512bf16(); }
 inline bool has_amx() { return runs_avx512bf16(); }
 /// Of WS_LEVEL, in tests that are compiled once per instruction set.
 inline bool has_level(int level) {
-  return (level == 1 && has_v2()) || (level == 2 && has_avx2()) || (level == 3 && has_avx512()) || (level == 4 && has_avx512bf16()) ||
-         (level == 5 && has_amx());
+  return (level == 1 && has_v2()) || (level == 2 && has_avx2()) || (level == 3 && has_avx512()) ||
+         (level == 4 && has_avx512bf16()) || (level == 5 && has_amx());
 }
 
 /// Calls body(level) for each instruction set of this processor.
