@@ -98,13 +98,17 @@ function spreadOf(amount: number, seconds: readonly number[]): Spread {
   return { median: median(rates), min: Math.min(...rates), max: Math.max(...rates) }
 }
 
-/** Times all sides in turn, round by round, so that whatever else the machine does meets them alike. */
+/**
+ * Times all sides in turn, round by round, so that whatever else the machine does meets them alike. The side that comes after
+ * a ceiling's loop is slower: ours and the peer's take turns in that, too.
+ */
 export async function race({ ours, peer, ceiling }: Sides, rounds: number): Promise<Result> {
-  const sides = [ours, peer, ceiling].filter((side) => side !== undefined)
-  const seconds = new Map<Side, number[]>(sides.map((side) => [side, []]))
+  const present = (sides: readonly (Side | undefined)[]) => sides.filter((side) => side !== undefined)
+  const orders = [present([ours, peer, ceiling]), present([peer, ours, ceiling])]
+  const seconds = new Map<Side, number[]>(orders[0].map((side) => [side, []]))
   let [round, end] = [-untimedRounds, rounds]
   while (round < end) {
-    for (const side of sides) {
+    for (const side of orders[Math.abs(round) % 2]) {
       await setTimeout(restMilliseconds)
       const time = await side.run()
       if (round >= 0) seconds.get(side)?.push(time)
