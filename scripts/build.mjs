@@ -3,7 +3,7 @@
 // runs it after `npm install` and `npm ci`.
 // With --force the addon is always built. A published package is complete: nothing runs when it is installed.
 
-import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { copyFileSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { build } from 'esbuild'
 import {
@@ -23,10 +23,12 @@ import {
   withoutPaths,
 } from './common.mjs'
 
+const { dependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
+
 /** Removes what an earlier compilation left of sources that are gone, so that no stale test or module lives on. */
 function pruneDist() {
   const outputs = readdirSync(join(root, 'dist'), { recursive: true }).filter((name) =>
-    /^(?!bundle(-bench)?\/).*\.(js|js\.map|d\.ts)$/.test(name),
+    /^(?!bundle(-own)?\/).*\.(js|js\.map|d\.ts)$/.test(name),
   )
   for (const name of outputs) {
     const source = join(root, name.replace(/\.(js|js\.map|d\.ts)$/, '.ts'))
@@ -34,7 +36,10 @@ function pruneDist() {
   }
 }
 
-/** Joins programs in dist/, by name, into dist/`folder`. */
+/**
+ * Joins programs in dist/, by name, into dist/`folder`, with what they use of zod: its hundred modules would take a third
+ * of the time in which the package loads. (It stays a dependency for the types; its licence goes along.)
+ */
 async function joinPrograms(folder, programs) {
   const outdir = join(root, 'dist', folder)
   rmSync(outdir, { recursive: true, force: true })
@@ -48,22 +53,23 @@ async function joinPrograms(folder, programs) {
     format: 'esm',
     platform: 'node',
     target: 'node20',
-    packages: 'external',
+    external: Object.keys(dependencies).filter((name) => name !== 'zod'),
     sourcemap: true,
     legalComments: 'none',
     logLevel: 'warning',
   })
+  copyFileSync(join(dirname(require.resolve('zod')), 'LICENSE'), join(outdir, 'zod-LICENSE.txt'))
 }
 
 /**
  * The programs of the package, each with all of our modules that it needs, shared ones once: Node takes a millisecond per
- * module, which is half of what `whetstone --help` would take. Dependencies stay outside.
+ * module, which is half of what `whetstone --help` would take.
  */
 async function bundle() {
-  const programs = { index: 'src/index', cli: 'train/cli/main', 'cuda-child': 'src/native/cuda-child' }
-  await joinPrograms('bundle', Object.fromEntries(Object.entries(programs).map(([name, path]) => [name, `ts/${path}`])))
-  // A benchmark's program, as a program of a user would load.
-  await joinPrograms('bundle-bench', { 'first-step': 'bench/first-step' })
+  const child = { 'cuda-child': 'ts/src/native/cuda-child' }
+  await joinPrograms('bundle', { index: 'ts/src/index', cli: 'ts/train/cli/main', ...child })
+  // Programs of our own that are started often, as a user's would be.
+  await joinPrograms('bundle-own', { 'first-step': 'bench/first-step', 'gpu-mutant': 'test/gpu-mutant', ...child })
 }
 
 /** TypeScript to dist/, incrementally. True when it compiled. */

@@ -3,7 +3,7 @@
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t from 'tap'
-import { z } from 'zod'
+import * as z from 'zod'
 import { objectives } from '../ts/loss/index.js'
 import { type Options, readFlags } from '../ts/train/cli/flags.js'
 import { catalogueOf, spellWords } from '../ts/train/config/catalogue.js'

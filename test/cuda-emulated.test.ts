@@ -18,7 +18,7 @@ const run = promisify(execFile)
 async function runWith(file: string, env: Readonly<Record<string, string>>, parts: readonly string[] = []) {
   const variables = { WHETSTONE_DEVICE: 'cuda:0', WHETSTONE_CUDA_LIBRARY: file, WHETSTONE_CUDA_KERNELS: file }
   const options = { env: { ...process.env, ...variables, ...env }, timeout: 60_000 }
-  return run(process.execPath, ['dist/test/gpu-mutant.js', ...parts], options).then(
+  return run(process.execPath, ['dist/bundle-own/gpu-mutant.js', ...parts], options).then(
     ({ stdout }) => stdout,
     (error: Error & { stderr?: string }) => `failed: ${error.stderr?.slice(0, 600)}`,
   )

@@ -4,7 +4,7 @@
 import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t from 'tap'
-import { z } from 'zod'
+import * as z from 'zod'
 import { objectives } from '../ts/loss/index.js'
 import { make } from './golden-judges/losses-run.js'
 import { required } from './loss-toys.js'

@@ -4,7 +4,7 @@
 // The running mean is not kept here: the batch brings the totals of earlier steps as `history.logRatio`, and the
 // statistics return this step's. The score `label` is 1 or 0. Without the paper's weights for shifted prompts.
 
-import { z } from 'zod'
+import * as z from 'zod'
 import { leaf, logSigmoid, mul, neg, sub } from './autodiff.js'
 import { positive } from './config.js'
 import { labelledStatistics, sequenceRatios } from './kto.js'

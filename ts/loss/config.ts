@@ -1,7 +1,7 @@
 // Settings of objectives: zod schemas with described fields and defaults, checked strictly. Kinds of numbers that
 // several objectives share are here; the fields themselves are next to each formula.
 
-import { z } from 'zod'
+import * as z from 'zod'
 import { WhetstoneError } from '../src/base/errors.js'
 
 /** A number above 0. */

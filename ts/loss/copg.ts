@@ -2,7 +2,7 @@
 //   loss = ((R_w - beta r_w) - (R_l - beta r_l))^2 for two answers to one prompt, r = log-ratio of the summed log-probs
 // The score `reward` of each sequence is R; which answer is called chosen does not matter. k answers are k - 1 pairs each.
 
-import { z } from 'zod'
+import * as z from 'zod'
 import { leaf, mul, square, sub } from './autodiff.js'
 import { positive } from './config.js'
 import { defineObjective } from './objective.js'

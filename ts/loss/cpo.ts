@@ -4,7 +4,7 @@
 // The NLL is a mean over the chosen tokens of the step (TRL: of the batch; the paper: a sum per sequence).
 // SLiC-HF (Zhao et al. 2023, arXiv 2305.10425, in the form of HALOs): max(0, beta - s_w + s_l) + weight NLL(chosen).
 
-import { z } from 'zod'
+import * as z from 'zod'
 import { add, mul, relu, sub, type Vector } from './autodiff.js'
 import { nonNegative, oneOf, positive, smoothing } from './config.js'
 import { hinge, logistic, squareTo } from './log-ratio.js'

@@ -6,7 +6,7 @@
 // As in TRL's GKDTrainer beta 0 is priorToPolicy and beta 1 policyToPrior, though the mixture itself tends to 0 there.
 // Whose completions they are, the teacher's, a data set's or the student's own (GKD's lmbda), is a matter of the data.
 
-import { z } from 'zod'
+import * as z from 'zod'
 import { mul } from './autodiff.js'
 import { oneOf, withDefaults } from './config.js'
 import type { Needs } from './define.js'

@@ -4,7 +4,7 @@
 // Log-probs are sums over completion tokens, times their weights. Ours differ from TRL 1.13: `labelSmoothing` acts on
 // `sigmoid` too (cDPO), ipoSum exists, WPO may stand with sft (TRL crashes), and the NLL is a mean over the whole step.
 
-import { z } from 'zod'
+import * as z from 'zod'
 import { add, detach, exp, mul, sub, type Vector } from './autodiff.js'
 import { nonNegative, oneOf, positive, refuse, smoothing } from './config.js'
 import { dpoLosses, fDivergences, scoredLosses } from './dpo-losses.js'

@@ -1,7 +1,7 @@
 // The registry of objectives: name -> maker. A new objective is a file and a line here. Losses of scores, advantages,
 // vocabulary terms and masking, which are no objectives, are exported next to it.
 
-import type { z } from 'zod'
+import type * as z from 'zod'
 import { bco } from './bco.js'
 import { copg } from './copg.js'
 import { cpo, slic } from './cpo.js'

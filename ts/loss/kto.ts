@@ -5,7 +5,7 @@
 // for KTO, a `mismatch` sequence: another example's completion behind this one's prompt. The KL is that of the whole step,
 // where TRL takes each device batch's own. Keep w_D n_D / (w_U n_U) in [1, 1.33], and change one of the weights only.
 
-import { z } from 'zod'
+import * as z from 'zod'
 import { leaf, mul, sigmoid, sub, type Vector } from './autodiff.js'
 import { nonNegative, oneOf, positive } from './config.js'
 import { defineObjective, statistic } from './objective.js'

@@ -6,7 +6,7 @@
 // (dpo.ts, simpo.ts, srpo.ts, ...) are made of the functions here; `logRatio` is the family itself as an objective.
 // Weight, margin, smoothing and target may be given per example, as scores.
 
-import { z } from 'zod'
+import * as z from 'zod'
 import { add, leaf, logSigmoid, mul, neg, type Operand, relu, square, sub, type Vector } from './autodiff.js'
 import { oneOf, positive, smoothing } from './config.js'
 import type { Role } from './define.js'

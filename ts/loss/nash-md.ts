@@ -3,7 +3,7 @@
 // p, the score `preference`, is the probability that the answer beats one of the mixture policy. As in TRL each token's
 // score function is weighted with its own log-ratio; the paper weights with the sequence's.
 
-import { z } from 'zod'
+import * as z from 'zod'
 import { detach, leaf, mul, sub } from './autodiff.js'
 import { positive } from './config.js'
 import { defineObjective, statistic } from './objective.js'

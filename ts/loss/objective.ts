@@ -1,7 +1,7 @@
 // From a formula to an objective: settings are read, the batch is checked and laid out, the formula is written down once
 // in the vectors of autodiff.ts, and its gradients per token are cut back into sequences.
 
-import type { z } from 'zod'
+import type * as z from 'zod'
 import { having } from '../src/base/arguments.js'
 import { gradientsOf, type Vector } from './autodiff.js'
 import { readConfig } from './config.js'

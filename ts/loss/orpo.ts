@@ -4,7 +4,7 @@
 // `nllOver: 'all'` of prompts too, as in TRL and (by default) the authors' code; then each example brings its prompt as a
 // sequence of its own. A mean log-prob above -1e-12 (float32 rounds a certain answer to 0) counts as that, without gradient.
 
-import { z } from 'zod'
+import * as z from 'zod'
 import { clamp, log1mExp, logSigmoid, mul, sub, type Vector } from './autodiff.js'
 import { nonNegative, oneOf } from './config.js'
 import { defineObjective, statistic } from './objective.js'

@@ -8,7 +8,7 @@
 // turns brings advantages and klWeights k_t per token. Weights w_t do not act on the KL and the entropy.
 // Differs from TRL: KL estimator `k3` is not multiplied by rho unless it is `rhoK3`, which is TRL's default.
 
-import { z } from 'zod'
+import * as z from 'zod'
 import { add, gather, leaf, mul, type Operand, sub, type Vector } from './autodiff.js'
 import { nonNegative, oneOf, positive, refuse, withDefaults } from './config.js'
 import type { SequenceTerms } from './define.js'

@@ -10,7 +10,7 @@
 // Means are over the examples of the step; of processReward over its labelled positions. All but that one read one number
 // per sequence: that of its single trained position. Instead of the least and largest reward, statistics are means.
 
-import { z } from 'zod'
+import * as z from 'zod'
 import { add, div, gather, leaf, mul, segmentSum, type Vector } from './autodiff.js'
 import { nonNegative, oneOf } from './config.js'
 import type { Role } from './define.js'

@@ -6,7 +6,7 @@
 // `dft` (arXiv 2508.05629; TRL's loss_type): w_t is multiplied by the token's own probability, without gradient.
 // Differs from TRL, where label smoothing is divided by the batch's own tokens, and silently ignored by dft.
 
-import { z } from 'zod'
+import * as z from 'zod'
 import { add, detach, div, exp, mul, neg, sum } from './autodiff.js'
 import { oneOf, refuse } from './config.js'
 import { defineObjective, statistic } from './objective.js'

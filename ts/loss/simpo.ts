@@ -4,7 +4,7 @@
 // `gamma` is absolute, as in TRL; the authors' code gives gamma / beta. The NLL is off by default, where TRL's CPOTrainer,
 // which hosts SimPO, adds it with weight 1; it is a mean over the chosen tokens of the step.
 
-import { z } from 'zod'
+import * as z from 'zod'
 import { add, div, exp, mul, sub, type Vector } from './autodiff.js'
 import { nonNegative, positive, smoothing } from './config.js'
 import { logistic } from './log-ratio.js'

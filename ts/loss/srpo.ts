@@ -6,7 +6,7 @@
 // answer's tokens; `reduction: 'mean'` is ours, for answers of very different lengths. The paper's alpha and beta are not
 // known to us; the pull request uses alpha 0.8 and in effect beta 0.01. Roles: chosenGivenRejected is a, and so on.
 
-import { z } from 'zod'
+import * as z from 'zod'
 import { add, leaf, mul, sub } from './autodiff.js'
 import { oneOf, positive } from './config.js'
 import type { Role } from './define.js'

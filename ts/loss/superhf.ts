@@ -9,7 +9,7 @@
 // guard against collapse (default off); it is no sum over tokens, so one call must see the whole step.
 // Differs from the authors' code, which masks the KL one position late (objectives.md 1.8): one mask serves both terms.
 
-import { z } from 'zod'
+import * as z from 'zod'
 import { add, div, gather, leaf, mul, neg, sum, where } from './autodiff.js'
 import { nonNegative, oneOf } from './config.js'
 import { defineObjective } from './objective.js'

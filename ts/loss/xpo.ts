@@ -3,7 +3,7 @@
 // s_ref is the summed log-prob of whichever answer the reference wrote: lowering it is the exploration bonus. The score
 // `onPolicy` says that the chosen answer is the policy's own sample (1) or the reference's (0). As in TRL, ipo sums.
 
-import { z } from 'zod'
+import * as z from 'zod'
 import { add, mul, sub, where } from './autodiff.js'
 import { nonNegative, oneOf, positive } from './config.js'
 import { logistic, squareTo } from './log-ratio.js'

@@ -1,6 +1,6 @@
 // Settings of the main job, with presets that make each task a matter of minutes on two cores.
 
-import { z } from 'zod'
+import * as z from 'zod'
 import { optimizerShape } from './config/options.js'
 import { taskNames } from './tasks/index.js'
 

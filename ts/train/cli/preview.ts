@@ -1,7 +1,7 @@
 // `whetstone preview`: rows as the model will see them, trained tokens marked, and what is wrong with them. Needs a
 // tokenizer and rows, no weights; takes the settings of a training run, and its config file.
 
-import { z } from 'zod'
+import * as z from 'zod'
 import { WhetstoneError } from '../../src/base/errors.js'
 import { loadTokenizer } from '../../src/tokenizer/tokenizer.js'
 import { catalogueOf } from '../config/catalogue.js'

@@ -2,7 +2,7 @@
 // one path (`learningRate`, `dpo.beta`, `lora.r`) and many spellings: any case and separators, TRL's snake_case among
 // them, and its last part alone where that is not another setting's. Flags, help and config files are made from here.
 
-import { z } from 'zod'
+import * as z from 'zod'
 import { plainName } from './spelling.js'
 
 /** Settings that share a schema and a prefix. */

@@ -1,7 +1,7 @@
 // The settings of an adapter for the command line and config files, `lora.*`: PEFT's names in camelCase, our defaults
 // (nn/lora.ts, where their meaning and their checks are).
 
-import { z } from 'zod'
+import * as z from 'zod'
 import { type LoraConfig, loraDefaults } from '../../src/nn/lora.js'
 
 /** Names with commas between them are a list; anything else is a pattern, or `all-linear`. */

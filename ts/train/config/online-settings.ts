@@ -1,7 +1,7 @@
 // All settings of a trainer that learns from the model's own samples: model, prompts and rewards, and the settings of its
 // recipe. Several trainers are one recipe with a method. Precedence and origins are as for trainers on rows.
 
-import { z } from 'zod'
+import * as z from 'zod'
 import { onlineOptions } from '../recipes/index.js'
 import { taskNames } from '../tasks/index.js'
 import { type Catalogue, catalogueOf } from './catalogue.js'

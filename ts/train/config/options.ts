@@ -2,7 +2,7 @@
 // where TRL's default differs. The command line and its help are made from the descriptions here. What the defaults of
 // one objective are is in defaults.ts.
 
-import { z } from 'zod'
+import * as z from 'zod'
 import { encodeShape } from '../data/encode-options.js'
 import type { LrSchedulerType } from '../schedule.js'
 

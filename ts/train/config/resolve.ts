@@ -1,7 +1,7 @@
 // Settings with their origins: defaults, then a config file, then the command line or the caller's object. A schema is
 // a strict zod object whose fields are described; unknown keys are refused with the nearest known name.
 
-import type { z } from 'zod'
+import type * as z from 'zod'
 import { checkArgument, having, type Kind, kinds, listOf } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import { didYouMean } from './spelling.js'

@@ -1,7 +1,7 @@
 // All settings of a trainer on rows: what to train and on what, `trainingOptions`, the objective's own, `lora.*`.
 // Command line beats config file beats the objective's defaults beats the common ones; every value keeps its origin.
 
-import { z } from 'zod'
+import * as z from 'zod'
 import type { Objective } from '../../loss/define.js'
 import { objectives } from '../../loss/index.js'
 import { WhetstoneError } from '../../src/base/errors.js'

@@ -2,7 +2,7 @@
 // `truncationMode` keepStart (keepEnd is deprecated there). `maxPromptLength`, which TRL dropped in 0.29, means what it
 // meant: the prompt's last tokens are kept. What each does to a row is cut.ts; the templates of SRPO are srpo.ts.
 
-import { z } from 'zod'
+import * as z from 'zod'
 import { readConfig } from '../../loss/config.js'
 import { defaultRevision } from './srpo.js'
 

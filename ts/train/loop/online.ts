@@ -3,7 +3,7 @@
 
 import { createHash } from 'node:crypto'
 import { join } from 'node:path'
-import { z } from 'zod'
+import * as z from 'zod'
 import type { Objective } from '../../loss/define.js'
 import { checkOptions, either, kinds, optional } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'

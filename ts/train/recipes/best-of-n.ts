@@ -2,7 +2,7 @@
 // train the likelihood of the best `perPrompt` that reach `threshold`, repeat. With `kappa` it is SuperHF (2310.16763) over
 // reward functions, with a KL term to the reference; superhf.ts is SuperHF over tasks with an exact checker.
 
-import { z } from 'zod'
+import * as z from 'zod'
 import { sft, superhf } from '../../loss/index.js'
 import { resolveConfig } from '../config/resolve.js'
 import type { Run } from '../events.js'

@@ -5,7 +5,7 @@
 // of logits / temperature, as in TRL; with topK, topP or minP those at temperature 1. Differs from TRL: KL is a term of the
 // loss for every method, also RLOO; DAPO's dynamic sampling is there (prompts whose samples tie are replaced).
 
-import { z } from 'zod'
+import * as z from 'zod'
 import type { Advantages } from '../../loss/advantages.js'
 import * as losses from '../../loss/index.js'
 import { methodSettings } from '../../loss/policy-gradient.js'

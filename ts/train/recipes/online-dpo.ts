@@ -2,7 +2,7 @@
 // with the worst by reward, train any pair objective on them, repeat. The reference stays what it was at the start.
 // Pairs that tie have no gradient, where TRL calls the first one better. Samples per prompt: 2, as in TRL's trainer.
 
-import { z } from 'zod'
+import * as z from 'zod'
 import { dpo } from '../../loss/index.js'
 import { resolveConfig } from '../config/resolve.js'
 import type { Run } from '../events.js'

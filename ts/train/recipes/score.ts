@@ -6,7 +6,7 @@
 // the sampled tokens. Baseline: the mean of the other samples of the prompt. Ours clips ratios as PPO does, so that a round
 // may have several steps; at its first step this is REINFORCE. Log-probs are at temperature 1. alpha, beta1 and beta2 are recalled from the paper.
 
-import { z } from 'zod'
+import * as z from 'zod'
 import { advantages, improvementReward, ppo } from '../../loss/index.js'
 import { resolveConfig } from '../config/resolve.js'
 import type { Run } from '../events.js'

@@ -2,7 +2,7 @@
 // nests its numbers in `values` or `stats`, as events of a run do, is read as if they lay beside its name. Records of
 // other types, and fields that are not listed here, are passed over.
 
-import { z } from 'zod'
+import * as z from 'zod'
 import { WhetstoneError } from '../../src/base/errors.js'
 import { type MetricsLine, readMetrics } from '../../src/base/events.js'
 import { isJsonObject, parseJson } from '../../src/io/json.js'

@@ -3,7 +3,7 @@
 //   47*36=   ->  7624,4682;7312,4341;8190,2460,0110>1692      partial products, each added to the running sum
 // What counts is the number behind `>`; without scratch steps the completion is that number alone.
 
-import { z } from 'zod'
+import * as z from 'zod'
 import type { Random } from '../../src/base/rng.js'
 import { resolveConfig } from '../config/resolve.js'
 import { checkAttempt, splitLists, type TaskSource } from './task.js'

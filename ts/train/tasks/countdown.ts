@@ -2,7 +2,7 @@
 // `3,7,12:33=` -> `3*7+12`. Any right expression is accepted, parentheses too; the worked solution is one of them and
 // has none. Given numbers are sorted, so that a problem has one prompt.
 
-import { z } from 'zod'
+import * as z from 'zod'
 import { WhetstoneError } from '../../src/base/errors.js'
 import type { Random } from '../../src/base/rng.js'
 import { resolveConfig } from '../config/resolve.js'
