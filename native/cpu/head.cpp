@@ -64,7 +64,7 @@ Status head_logprobs_backward(const Call& c) {
       const V top = set1(lse.as<float>()[t.row + r]), factor = set1(weight);
       transform_logits(z, t.words, s.inverse_temperature, s.softcap, z);
       gradient_row(s, z, t.words, place_of(targets, t, r),
-                   [&](V x, int64_t, auto, V hit) { return mul(factor, sub(hit, exp(sub(x, top)))); });
+                   [&](V x, int64_t, auto, V hit) { return mul(factor, sub(hit, exp_low(sub(x, top)))); });
     });
     add_gradients(*c.rt, s, t, g, k.product);
   });

@@ -93,20 +93,30 @@ static inline float top_of(const float* z, int64_t n) {
   return max_lanes(max(a, b));
 }
 
-/// Sum of exp(z - top): vectors in turn to two accumulators, then halving.
+/// Sum of exp(z - top), z <= top: vectors in turn to two accumulators, then halving.
 static inline float sum_of(const float* z, int64_t n, float top) {
   const V t = set1(top);
   V a = zero(), b = zero();
-  int64_t i = 0;
-  for (; i + 2 * W <= n; i += 2 * W) {
-    a = add(a, exp(sub(load(z + i), t)));
-    b = add(b, exp(sub(load(z + i + W), t)));
+  int64_t at = 0;
+  for (; at + 4 * W <= n; at += 4 * W) {
+    V x[4];
+    WS_EACH(4) x[i] = sub(load(z + at + i * W), t);
+    exp_low(x);
+    a = add(add(a, x[0]), x[2]);
+    b = add(add(b, x[1]), x[3]);
   }
-  if (i + W <= n) {
-    a = add(a, exp(sub(load(z + i), t)));
-    i += W;
+  for (; at + 2 * W <= n; at += 2 * W) {
+    V x[2];
+    WS_EACH(2) x[i] = sub(load(z + at + i * W), t);
+    exp_low(x);
+    a = add(a, x[0]);
+    b = add(b, x[1]);
   }
-  if (i < n) b = add(b, exp(sub(load_last(z + i, static_cast<int>(n - i)), t)));
+  if (at + W <= n) {
+    a = add(a, exp_low(sub(load(z + at), t)));
+    at += W;
+  }
+  if (at < n) b = add(b, exp_low(sub(load_last(z + at, static_cast<int>(n - at)), t)));
   return sum_lanes(add(a, b));
 }
 

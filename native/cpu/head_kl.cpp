@@ -29,7 +29,7 @@ float cross_of(const float* za, const float* zb, int64_t n, float top, float a0,
     const V a = left == W ? load(za + i) : load_last(za + i, left);
     const V b = left == W ? load(zb + i) : load_n(zb + i, left);
     const V difference = sub(sub(a, a_shift), sub(b, b_shift));
-    const V term = mul(exp(sub(a, t)), difference);
+    const V term = mul(exp_low(sub(a, t)), difference);
     sum = add(sum, left == W ? term : in_range(term, zero(), 0, 0, left));
   }
   return sum_lanes(sum);
@@ -101,7 +101,7 @@ struct LogRatios {
 LogRatios ratios_to_mixture(V log_p, V log_q, V p_weight, V q_weight) {
   const V one = set1(1.0f), d = sub(log_q, log_p), a = max(d, sub(zero(), d));
   const V g = select_less(zero(), d, q_weight, p_weight), s = select_less(zero(), d, p_weight, q_weight);
-  const V e = exp(sub(zero(), a));
+  const V e = exp_low(sub(zero(), a));
   const V fall = mul(tanh(mul(a, set1(0.5f))), add(one, e));  // 1 - exp(-a)
   const V rise = mul(g, div(fall, e));
   const V drop = mul(s, fall), rest = fma(s, e, g);                 // rest = 1 - drop
@@ -129,7 +129,7 @@ void fold_mixture(MixtureRow& row, const float* z, const float* qz, int64_t n, d
   for_vectors(0, n, [&](int64_t i, auto lanes) {
     const V log_p = sub(sub(load(z + i, lanes), p_top), p_log), log_q = sub(sub(load(qz + i, lanes), q_top), q_log);
     const LogRatios ratio = ratios_to_mixture(log_p, log_q, p_weight, q_weight);
-    const V p_term = mul(exp(log_p), ratio.p), q_term = mul(exp(log_q), ratio.q);
+    const V p_term = mul(exp_low(log_p), ratio.p), q_term = mul(exp_low(log_q), ratio.q);
     const int count = static_cast<int>(smaller(W, n - i));
     value = add(value, in_range(fma(q_weight, q_term, mul(p_weight, p_term)), zero(), 0, 0, count));
     centre = add(centre, in_range(p_term, zero(), 0, 0, count));
@@ -263,12 +263,12 @@ Status head_kl_backward(const Call& c) {
       transform_logits(z, t.words, s.inverse_temperature, s.softcap, z);
       transform_logits(qz, t.words, s.inverse_temperature, s.softcap, qz);
       gradient_row(s, z, t.words, place_of(targets, t, r), [&](V x, int64_t at, auto lanes, V hit) {
-        const V log_p = sub(x, top), log_q = sub(load(qz + at, lanes), q_top), p = exp(log_p);
+        const V log_p = sub(x, top), log_q = sub(load(qz + at, lanes), q_top), p = exp_low(log_p);
         V slope;
         if (mixed) {
           slope = mul(mul(p_weight, p), sub(ratios_to_mixture(log_p, log_q, p_weight, q_weight).p, centre));
         } else {
-          slope = reverse ? mul(p, sub(sub(log_p, log_q), centre)) : sub(p, exp(log_q));
+          slope = reverse ? mul(p, sub(sub(log_p, log_q), centre)) : sub(p, exp_low(log_q));
         }
         return fma(kl_weight, slope, mul(weight, sub(hit, p)));
       });

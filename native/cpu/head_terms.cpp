@@ -30,7 +30,7 @@ Partial partial_of(const float* z, int64_t n, float top) {
   for (int64_t i = 0; i < n; i += W) {
     const int left = static_cast<int>(smaller(W, n - i));
     const V x = sub(left == W ? load(z + i) : load_last(z + i, left), t);
-    const V e = exp(x);
+    const V e = exp_low(x);
     weighted = fma(e, max(least, x), weighted);
     squares = fma(e, e, squares);
     logits = add(logits, left == W ? x : in_range(x, zero(), 0, 0, left));
@@ -121,7 +121,7 @@ Status head_terms_backward(const Call& c) {
       const V target_weight = set1(by_logp), mean_weight = set1(by_mean), entropy_weight = set1(-by_entropy);
       transform_logits(z, t.words, s.inverse_temperature, s.softcap, z);
       gradient_row(s, z, t.words, place_of(targets, t, r), [&](V x, int64_t, auto, V hit) {
-        const V log_p = sub(x, top), p = exp(log_p);
+        const V log_p = sub(x, top), p = exp_low(log_p);
         const V both = fma(mean_weight, sub(share, p), mul(target_weight, sub(hit, p)));
         return fma(entropy_weight, mul(p, add(log_p, middle)), both);
       });

@@ -50,6 +50,35 @@ struct Cut {
   int64_t equal;
 };
 
+float number_of(uint32_t order) {
+  const uint32_t u = order ^ ((order >> 31) != 0 ? 0x80000000u : 0xffffffffu);
+  float x;
+  std::memcpy(&x, &u, 4);
+  return x;
+}
+
+int64_t count_from(const float* z, int64_t n, float least) {
+  V few = zero();  // per lane: whole numbers below 2^24
+  const V bound = set1(least);
+  int64_t count = 0;
+  for (int64_t i = 0; i + W <= n; i += W) few = add(few, select_less(load(z + i), bound, zero(), set1(1.0f)));
+  for (int64_t i = n / W * W; i < n; ++i) count += z[i] >= least;
+  return count + static_cast<int64_t>(sum_lanes(few));
+}
+
+/// The k greatest of n numbers without NaN, 1 <= k <= n, by bisection of their order.
+Cut cut_at_count(const float* z, int64_t n, int64_t k) {
+  uint32_t in = order_of(-__builtin_inff()), out = order_of(__builtin_inff()) + 1;
+  while (in + 1 < out) {
+    const uint32_t middle = in + (out - in) / 2;
+    const int64_t count = count_from(z, n, number_of(middle));
+    if (count == k) return {middle - 1, 0};
+    if (count > k) in = middle;
+    else out = middle;
+  }
+  return {in, k - count_from(z, n, number_of(out))};
+}
+
 /// Counts and masses of the candidates whose order begins with `prefix`, by their next `width` bits.
 void histogram(const RowScratch& s, int64_t n, uint32_t prefix, int shift, int width) {
   const uint32_t bins = 1u << width;
@@ -77,9 +106,9 @@ int64_t reach(double goal, double each, int64_t count) {
   return few;
 }
 
-/// The smallest set of best candidates that has `goal` members or, with by_mass, at least the mass `goal`.
+/// The smallest set of best candidates that has at least the mass `goal`.
 /// The histogram is refined bit by bit from the top; what lies above the boundary's bin is in, what lies below is out.
-Cut select(const RowScratch& s, int64_t n, double goal, bool by_mass) {
+Cut cut_at_mass(const RowScratch& s, int64_t n, double goal) {
   const int step = n < 4096 ? 8 : 11;
   uint32_t prefix = 0;
   int64_t inside = 0;  // candidates with the prefix
@@ -93,16 +122,15 @@ Cut select(const RowScratch& s, int64_t n, double goal, bool by_mass) {
     double above = 0;
     for (int i = bins - 1; i >= 0; --i) {
       if (s.count[i] == 0) continue;
-      const double size = by_mass ? s.mass[i] : static_cast<double>(s.count[i]);
-      if (last >= 0) above += by_mass ? s.mass[last] : static_cast<double>(s.count[last]);
+      if (last >= 0) above += s.mass[last];
       last = i;
-      if (above + size >= goal) break;
+      if (above + s.mass[i] >= goal) break;
     }
     // When rounding left the goal out of reach, the lowest bin is the boundary and all of it is in.
     goal -= above;
     prefix = (prefix << width) | static_cast<uint32_t>(last);
     inside = s.count[last];
-    each = by_mass ? s.mass[last] / static_cast<double>(inside) : 1.0;
+    each = s.mass[last] / static_cast<double>(inside);
   }
   return {prefix, reach(goal, each, inside)};
 }
@@ -141,39 +169,36 @@ void find_tops(const RowScratch& s, const float* x, int64_t n) {
   for (int64_t i = 0; i < blocks_of(n); ++i) s.tops[i] = top_of(x + i * block, smaller(block, n - i * block));
 }
 
-/// Keeps the candidates with x >= least, x being s.z or s.e.
-int64_t keep_from(const RowScratch& s, const float* x, float least, int64_t n, bool& numbered) {
-  int64_t kept = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    if (i % block == 0 && !(s.tops[i / block] >= least)) {
-      i += block - 1;
-      continue;
-    }
-    if (!(x[i] >= least)) continue;
-    s.z[kept] = s.z[i];
-    s.e[kept] = s.e[i];
-    s.ids[kept++] = numbered ? s.ids[i] : static_cast<int32_t>(i);
+/// z = factor * x, from logits at temperature 1.
+void temper(const float* x, int64_t n, float factor, float* z) { transform_logits(x, n, factor, 0.0f, z); }
+
+/// Calls visit(place) for all places of the blocks whose top is at least `least`, in order.
+template <class F>
+void each_near(const RowScratch& s, int64_t n, float least, F visit) {
+  for (int64_t b = 0; b < blocks_of(n); ++b) {
+    if (!(s.tops[b] >= least)) continue;
+    for (int64_t i = b * block; i < smaller(n, (b + 1) * block); ++i) visit(i);
   }
+}
+
+/// Makes the tempered logits z = factor * x, only of candidates that may be among the best k when they are few: blocks
+/// have k tops that are at least the k-th greatest top, so k candidates are. Gives their count. There are no e yet.
+int64_t near_count(const RowScratch& s, const float* x, float factor, int64_t n, int64_t k, bool& numbered) {
+  if (n < long_row || k > blocks_of(n) / 2) {
+    temper(x, n, factor, s.z);
+    return n;
+  }
+  find_tops(s, x, n);
+  temper(s.tops, blocks_of(n), factor, s.tops);  // rounding keeps the order
+  const float least = number_of(cut_at_count(s.tops, blocks_of(n), k).order);
+  int64_t kept = 0;
+  each_near(s, n, least, [&](int64_t i) {
+    s.z[kept] = x[i] * factor;
+    s.ids[kept] = static_cast<int32_t>(i);
+    kept += s.z[kept] >= least;
+  });
   numbered = true;
   return kept;
-}
-
-float number_of(uint32_t order) {
-  const uint32_t u = order ^ ((order >> 31) != 0 ? 0x80000000u : 0xffffffffu);
-  float x;
-  std::memcpy(&x, &u, 4);
-  return x;
-}
-
-/// Blocks have k tops that are at least the k-th greatest top, so k candidates are. There are no e yet.
-int64_t near_count(const RowScratch& s, int64_t n, int64_t k, bool& numbered) {
-  if (n < long_row || k > blocks_of(n) / 2) return n;
-  find_tops(s, s.z, n);
-  RowScratch tops = s, logits = s;
-  tops.z = tops.e = s.tops;
-  logits.e = s.z;
-  const Cut cut = select(tops, blocks_of(n), static_cast<double>(k), false);
-  return keep_from(logits, s.z, number_of(cut.order), n, numbered);
 }
 
 constexpr int bounds = 8;
@@ -189,8 +214,17 @@ int64_t near_mass(const RowScratch& s, int64_t n, double goal, bool& numbered) {
   });
   for (int i = 0; i < bounds; ++i) {
     if (!(static_cast<double>(sum_lanes(sum[i])) > 1.001 * goal)) continue;
+    const float least = 1.0f / static_cast<float>(4 << (2 * i));
+    int64_t kept = 0;
     find_tops(s, s.e, n);
-    return keep_from(s, s.e, 1.0f / static_cast<float>(4 << (2 * i)), n, numbered);
+    each_near(s, n, least, [&](int64_t j) {
+      s.z[kept] = s.z[j];
+      s.e[kept] = s.e[j];
+      s.ids[kept] = numbered ? s.ids[j] : static_cast<int32_t>(j);
+      kept += s.e[kept] >= least;
+    });
+    numbered = true;
+    return kept;
   }
   return n;
 }
@@ -210,20 +244,21 @@ double exact_mass(const float* e, int64_t n) {
 }
 
 void exponentiate(const RowScratch& s, int64_t n, float top) {
-  for_vectors(0, n, [&](int64_t i, auto lanes) { store(s.e + i, exp(sub(load(s.z + i, lanes), set1(top))), lanes); });
+  for_vectors(0, n, [&](int64_t i, auto lanes) { store(s.e + i, exp_low(sub(load(s.z + i, lanes), set1(top))), lanes); });
 }
 
-/// Makes e for what top-k leaves, and cuts.
-int64_t truncate(const Settings& set, const RowScratch& s, float top, bool& numbered) {
+/// Makes z = factor * x and e for what top-k leaves, and cuts.
+int64_t truncate(const Settings& set, const RowScratch& s, const float* x, float factor, float top, bool& numbered) {
   int64_t n = set.vocabulary;
   const bool few = set.top_k > 0 && set.top_k < n;
-  if (few) n = near_count(s, n, set.top_k, numbered);
+  if (few) n = near_count(s, x, factor, n, set.top_k, numbered);
+  else temper(x, n, factor, s.z);
   exponentiate(s, n, top);
-  if (few) n = apply_cut(s, n, numbered, select(s, n, static_cast<double>(set.top_k), false));
+  if (few) n = apply_cut(s, n, numbered, cut_at_count(s.z, n, set.top_k));
   if (set.top_p < 1) {
     const double goal = set.top_p * exact_mass(s.e, n);
     n = near_mass(s, n, goal, numbered);
-    n = apply_cut(s, n, numbered, select(s, n, goal, true));
+    n = apply_cut(s, n, numbered, cut_at_mass(s, n, goal));
   }
   if (set.min_p > 0) {
     // The best candidate has e = 1, so e is the share of the largest probability.
@@ -280,41 +315,42 @@ int32_t first_equal(const float* z, int64_t n, float value) {
   return -1;
 }
 
-/// The logit of one word under another temperature.
-float logit_of(float x, float inverse_temperature, float softcap) {
+/// The logit of one word at temperature 1.
+float logit_of(float raw, float softcap) {
   float z[1];
-  transform_logits(&x, 1, inverse_temperature, softcap, z);
+  transform_logits(&raw, 1, 1.0f, softcap, z);
   return z[0];
 }
 
-/// x: raw products of the row with the vocabulary.
-Drawn draw_row(const Settings& set, const float* x, const int32_t* key, const RowScratch& s) {
+/// raw: products of the row with the vocabulary.
+Drawn draw_row(const Settings& set, const float* raw, const int32_t* key, const RowScratch& s) {
   const int64_t n = set.vocabulary;
+  if (set.softcap > 0) transform_logits(raw, n, 1.0f, set.softcap, s.z);
+  const float* x = set.softcap > 0 ? s.z : raw;
   RowStatistics plain = empty_row();
-  transform_logits(x, n, 1.0f, set.softcap, s.z);
-  fold_all(plain, s.z, n);
+  fold_all(plain, x, n);
   if (!(plain.sum > 0)) return {-1, __builtin_nanf(""), __builtin_nanf("")};  // NaN, or nothing but -inf
-  if (set.temperature == 0) return {first_equal(s.z, n, plain.top), log_prob(plain, plain.top), 0.0f};
+  if (set.temperature == 0) return {first_equal(x, n, plain.top), log_prob(plain, plain.top), 0.0f};
 
-  RowStatistics tempered = plain;
-  const float inverse = static_cast<float>(1.0 / set.temperature);
-  if (inverse != 1.0f) {
-    transform_logits(x, n, inverse, set.softcap, s.z);
-    tempered = empty_row();
-    if (set.truncated()) tempered.top = top_of(s.z, n);  // the sum is that of what is left
-    else fold_all(tempered, s.z, n);
-  }
+  const float factor = static_cast<float>(1.0 / set.temperature);
+  RowStatistics tempered = {0, plain.top * factor, 0};  // the sum is that of what is left
   bool numbered = false;
   int64_t left = n;
-  if (set.truncated()) left = truncate(set, s, tempered.top, numbered);
-  else exponentiate(s, n, tempered.top);
+  if (set.truncated()) {
+    left = truncate(set, s, x, factor, tempered.top, numbered);
+  } else {
+    temper(x, n, factor, s.z);
+    if (factor == 1.0f) tempered = plain;
+    else fold_all(tempered = empty_row(), s.z, n);
+    exponentiate(s, n, tempered.top);
+  }
   const double total = total_mass(s.e, left);
   const double u = uniform53(random4(static_cast<uint32_t>(key[0]), static_cast<uint32_t>(key[1]),
                                      static_cast<uint32_t>(key[2]), static_cast<uint32_t>(key[3])));
   const int64_t place = place_of_mass(s.e, left, u * total);
   const int32_t id = numbered ? s.ids[place] : static_cast<int32_t>(place);
   if (set.truncated()) tempered.sum = total;
-  return {id, log_prob(plain, logit_of(x[id], 1.0f, set.softcap)), log_prob(tempered, s.z[place])};
+  return {id, log_prob(plain, logit_of(raw[id], set.softcap)), log_prob(tempered, s.z[place])};
 }
 
 // The call -----------------------------------------------------------------------------------------------------------

@@ -294,14 +294,13 @@ static inline float hmax(V a) {
   return x[0];
 }
 
-/// exp(x) to about 1 ulp, for N vectors side by side (the chain is long, four fill the processor): x = n ln 2 + r,
-/// degree-6 polynomial in r. Below -87.3 (and for -inf) the result is 0, from 88.73 it is +inf; NaN stays NaN. There
-/// are no denormal results. A lane's bits do not depend on N.
-template <int N>
-static inline void exp(V (&x)[N]) {
-  const V low = set1(-87.33654f);
+/// exp() of N vectors; with `low`, of numbers up to 88 only, for which 2^n is one factor.
+template <bool low, int N>
+static inline void exp_lanes(V (&x)[N]) {
+  const V least = set1(-87.33654f);
   V n[N], r[N], y[N];
-  WS_EACH(N) r[i] = min(set1(89.0f), max(low, x[i]));
+  WS_EACH(N) r[i] = max(least, x[i]);
+  if constexpr (!low) WS_EACH(N) r[i] = min(set1(89.0f), r[i]);
   WS_EACH(N) n[i] = round(mul(r[i], set1(1.44269504088896341f)));
   WS_EACH(N) r[i] = fma(n[i], set1(-0.693359375f), r[i]);
   WS_EACH(N) r[i] = fma(n[i], set1(2.12194440e-4f), r[i]);
@@ -311,12 +310,33 @@ static inline void exp(V (&x)[N]) {
   WS_EACH(N) y[i] = fma(y[i], r[i], set1(1.6666665459e-1f));
   WS_EACH(N) y[i] = fma(y[i], r[i], set1(5.0000001201e-1f));
   WS_EACH(N) y[i] = add(fma(mul(r[i], r[i]), y[i], r[i]), set1(1.0f));
-  WS_EACH(N) x[i] = select_less(x[i], low, zero(), scale2(y[i], n[i]));
+  WS_EACH(N) y[i] = low && WS_LEVEL < 3 ? mul(y[i], pow2(n[i])) : scale2(y[i], n[i]);
+  WS_EACH(N) x[i] = select_less(x[i], least, zero(), y[i]);
+}
+
+/// exp(x) to about 1 ulp, for N vectors side by side (the chain is long, four fill the processor): x = n ln 2 + r,
+/// degree-6 polynomial in r. Below -87.3 (and for -inf) the result is 0, from 88.73 it is +inf; NaN stays NaN. There
+/// are no denormal results. A lane's bits do not depend on N.
+template <int N>
+static inline void exp(V (&x)[N]) {
+  exp_lanes<false>(x);
+}
+
+/// The same bits in less time for x up to 88: what is a softmax's, relative to its top, or a log-probability.
+template <int N>
+static inline void exp_low(V (&x)[N]) {
+  exp_lanes<true>(x);
 }
 
 static inline V exp(V x) {
   V one[1] = {x};
   exp(one);
+  return one[0];
+}
+
+static inline V exp_low(V x) {
+  V one[1] = {x};
+  exp_low(one);
   return one[0];
 }
 
