@@ -43,31 +43,13 @@ function faultsOf(target, text, allowed) {
   return faults
 }
 
+/** A target's PTX, then its machine code. */
 async function compile({ name, arch }, source, folder) {
-  const code = name.slice(3)
-  const cubin = join(folder, `${name}.cubin`)
-  const result = await run('nvcc', [
-    ...flags,
-    '-gencode',
-    `arch=${arch},code=sm_${code}`,
-    '-cubin',
-    '-Xptxas',
-    '-v',
-    '-o',
-    cubin,
-    source,
-  ])
-  return { ...result, name, file: cubin }
-}
-
-/** PTX that newer GPUs compile when they load it. */
-async function compilePtx(source, folder) {
-  const file = join(folder, 'compute_80.ptx')
-  return {
-    ...(await run('nvcc', [...flags, '-arch=compute_80', '-ptx', '-o', file, source])),
-    name: 'compute_80',
-    file,
-  }
+  const ptx = join(folder, `${arch}.ptx`)
+  const file = join(folder, `${name}.cubin`)
+  const front = await run('nvcc', [...flags, `-arch=${arch}`, '-ptx', '-o', ptx, source])
+  if (front.code !== 0) return { ...front, name }
+  return { ...(await run('ptxas', ['-O3', '-v', `-arch=${name}`, '-o', file, ptx])), name, file }
 }
 
 function writeSource(folder) {
@@ -83,10 +65,9 @@ const compilerVersion = async () => /V\d+\.\d+\.\d+/.exec((await run('nvcc', ['-
 
 /** What is wrong, and whether that fails the build. */
 function check(compiled, update, nvcc) {
-  const reports = compiled.filter(({ name }) => name.startsWith('sm_'))
   if (update) {
     const targets = Object.fromEntries(
-      reports.map(({ name, output }) => [
+      compiled.map(({ name, output }) => [
         name,
         Object.fromEntries(Object.entries(reportOf(output)).map(([kernel, { registers }]) => [kernel, registers])),
       ]),
@@ -94,7 +75,7 @@ function check(compiled, update, nvcc) {
     writeFileSync(tableFile, `${JSON.stringify({ nvcc, ...targets }, null, 2)}\n`)
   }
   const table = JSON.parse(readFileSync(tableFile, 'utf8'))
-  const faults = reports.flatMap(({ name, output }) => faultsOf(name, output, table[name]))
+  const faults = compiled.flatMap(({ name, output }) => faultsOf(name, output, table[name]))
   return { faults, fatal: faults.length > 0 && table.nvcc === nvcc }
 }
 
@@ -103,8 +84,10 @@ async function build(out, update) {
   const start = performance.now()
   const folder = dirname(out)
   const source = writeSource(folder)
-  const jobs = [...targets.map((target) => () => compile(target, source, folder)), () => compilePtx(source, folder)]
-  const compiled = await inParallel(jobs, 2)
+  const compiled = await inParallel(
+    targets.map((target) => () => compile(target, source, folder)),
+    2,
+  )
   const failed = compiled.filter(({ code }) => code !== 0)
   for (const { name, output } of failed) console.error(`cuda: ${name} does not compile:\n${output}`)
   if (failed.length > 0) return 1
@@ -113,7 +96,7 @@ async function build(out, update) {
   if (fatal) return 1
   const images = [
     ...targets.map(({ image }, i) => `--image3=${image},file=${compiled[i].file}`),
-    `--image3=kind=ptx,sm=80,file=${compiled[targets.length].file}`,
+    `--image3=kind=ptx,sm=80,file=${join(folder, 'compute_80.ptx')}`,
   ]
   const { code, output } = await run('fatbinary', ['--64', `--create=${out}`, '--compress-mode=size', ...images])
   if (code !== 0) console.error(output)

@@ -142,22 +142,26 @@ WS_DEVICE void multiply_stage(float, const char* a, const char* b, TileSums& sum
     constexpr int along_row = Staged<float>::depth + 4, across_row = tile + 4;
     return reinterpret_cast<const float*>(from)[across ? k * across_row + line : line * along_row + k];
   };
+  float c[8][8];  // the same sums by row and column, which a host's compiler turns into vectors
+  const auto each = [&](auto move) {
+    WS_UNROLL
+    for (int i = 0; i < 64; ++i) move(c[i / 8][i % 8], sums.c[i / 16][i % 8 / 2][i / 8 % 2 * 2 + i % 2]);
+  };
+  each([](float& to, float from) { to = from; });
+  const int top = part_row(), left = part_column();
   for (int k = 0; k < Staged<float>::depth; ++k) {
     float rows[8], columns[8];
     WS_UNROLL
-    for (int i = 0; i < 8; ++i) rows[i] = element(a, part_row() + 8 * i, k, a_across);
+    for (int i = 0; i < 8; ++i) rows[i] = element(a, top + 8 * i, k, a_across);
     WS_UNROLL
-    for (int j = 0; j < 8; ++j) columns[j] = element(b, part_column() + j / 2 * 8 + j % 2, k, b_across);
+    for (int j = 0; j < 8; ++j) columns[j] = element(b, left + j / 2 * 8 + j % 2, k, b_across);
     WS_UNROLL
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < 8; ++i) {
       WS_UNROLL
-      for (int j = 0; j < 4; ++j) {
-        WS_UNROLL
-        for (int e = 0; e < 4; ++e)
-          sums.c[i][j][e] = fused(rows[2 * i + e / 2], columns[2 * j + e % 2], sums.c[i][j][e]);
-      }
+      for (int j = 0; j < 8; ++j) c[i][j] = fused(rows[i], columns[j], c[i][j]);
     }
   }
+  each([](float from, float& to) { to = from; });
 }
 
 /// Continues the sums of the tile whose first row is a_first and first column b_first over all of k. All threads of the

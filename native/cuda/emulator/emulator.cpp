@@ -80,7 +80,7 @@ void fiber_main() {
 void prepare(Lane& lane, char* stack) {
   lane.done = false;
   lane.waits_for = nullptr;
-  lane.open.clear();
+  lane.copies.clear();
   lane.groups.clear();
 #if defined(__x86_64__)
   // The first switch pops six registers and returns into fiber_main, whose stack is then aligned as after a call.
@@ -130,9 +130,11 @@ void wait_for(const void* what, Site site) {
   pause();
 }
 
-void release(const void* what) {
-  for (Lane& lane : machine.lanes)
+void release(const void* what, int first, int threads) {
+  for (int i = first; i < first + threads; ++i) {
+    Lane& lane = machine.lanes[static_cast<size_t>(i)];
     if (lane.waits_for == what) lane.waits_for = nullptr;
+  }
 }
 
 void meet(Combine combine, void* slot, Site site) {
@@ -144,13 +146,15 @@ void meet(Combine combine, void* slot, Site site) {
   if (++m.arrived < 32) return wait_for(&m, site);
   m.arrived = 0;
   combine(m.slots);
-  release(&m);
+  release(&m, machine.current / 32 * 32, 32);
 }
 
 namespace {
 
-void perform(std::vector<Copy>& group) {
-  for (Copy& copy : group) {
+/// The first copies of a lane arrive.
+void perform(Lane& lane, size_t end) {
+  for (size_t i = 0; i < end; ++i) {
+    Copy& copy = lane.copies[i];
     if (copy.done) continue;
     copy.done = true;
     std::memset(copy.to, 0, 16);
@@ -371,28 +375,33 @@ void multiply(float* c, const uint32_t* a, const uint32_t* b, Site site) {
             for (int r = 0; r < 2; ++r) right[k + r * 8 + which][line] = half(s.b[r], which);
           }
         }
-        for (int lane = 0; lane < 32; ++lane) {
-          const Slot& s = *static_cast<const Slot*>(slots[lane]);
-          for (int i = 0; i < 4; ++i) {
-            double sum = s.c[i];
-            for (int k = 0; k < 16; ++k)
-              sum += static_cast<double>(left[lane / 4 + i / 2 * 8][k]) * right[k][lane % 4 * 2 + i % 2];
-            s.c[i] = static_cast<float>(sum);
-          }
-        }
+        double sums[16][8];
+        const auto each_sum = [&](auto visit) {
+          for (int lane = 0; lane < 32; ++lane)
+            for (int i = 0; i < 4; ++i)
+              visit(static_cast<const Slot*>(slots[lane])->c[i], sums[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2]);
+        };
+        each_sum([](float c, double& sum) { sum = c; });
+        for (int row = 0; row < 16; ++row)
+          for (int k = 0; k < 16; ++k)
+            for (int column = 0; column < 8; ++column)
+              sums[row][column] += static_cast<double>(left[row][k]) * right[k][column];
+        each_sum([](float& c, double sum) { c = static_cast<float>(sum); });
       },
       &slot, site);
 }
 
 void wait_for_copies(int left, Site site) {
   if (skips(site)) return;
-  auto& groups = own().groups;
-  const auto end = groups.end() - std::min<ptrdiff_t>(left, std::ssize(groups));
-  for (auto group = groups.begin(); group != end; ++group) {
-    perform(*group);
-    for (const Copy& copy : *group) race::land(copy.to);
-  }
-  groups.erase(groups.begin(), end);
+  Lane& lane = own();
+  const ptrdiff_t over = std::ssize(lane.groups) - left;
+  if (over <= 0) return;
+  const size_t end = lane.groups[static_cast<size_t>(over) - 1];
+  perform(lane, end);
+  for (size_t i = 0; i < end; ++i) race::land(lane.copies[i].to);
+  lane.copies.erase(lane.copies.begin(), lane.copies.begin() + static_cast<ptrdiff_t>(end));
+  lane.groups.erase(lane.groups.begin(), lane.groups.begin() + over);
+  for (size_t& group : lane.groups) group -= end;
 }
 
 }  // namespace emulator
@@ -422,7 +431,7 @@ void barrier(int id, int threads, Site site) {
   if (threads == block_threads()) race::join_all();
   else race::join(b.arrived);
   b.arrived.clear();
-  release(&b);
+  release(&b, 0, block_threads());
 }
 
 void warp_barrier(Site site) {
@@ -442,15 +451,13 @@ void copy_async(void* to, const void* from, int bytes) {
     stop("an asynchronous copy to outside of shared memory");
   race::touch(from, static_cast<size_t>(bytes), race::Kind::read, WS_CALLER);
   race::touch(to, 16, race::Kind::pending, WS_CALLER);
-  own().open.push_back({to, from, bytes, false});
+  own().copies.push_back({to, from, bytes, false});
 }
 
 void copy_commit() {
   Lane& lane = own();
-  lane.groups.push_back(std::move(lane.open));
-  lane.open.clear();
-  if (!early()) return;
-  for (auto& group : lane.groups) perform(group);  // all at once, sooner than anyone waits
+  lane.groups.push_back(lane.copies.size());
+  if (early()) perform(lane, lane.copies.size());  // all at once, sooner than anyone waits
 }
 
 namespace {

@@ -25,7 +25,7 @@ void turn(const Gate* gate, GateState& s) {
   s.released = s.given;
   s.tick = race::next_tick();
   s.missing = s.expected;
-  release(gate);
+  release(gate, 0, block_threads());
 }
 
 void come(Gate* gate, int64_t bytes) {
@@ -74,18 +74,21 @@ void land_at(size_t i) {
 
 // wgmma -----------------------------------------------------------------------------------------------------------------
 
-/// A panel's elements [line][16], from its descriptor.
-void gather(uint64_t panel, bool across, int first, int lines, float* to) {
+/// Lines of a panel, from its descriptor: element k of line `first + i` goes to to[i * line_stride + k * k_stride].
+void gather(uint64_t panel, bool across, int first, int lines, float* to, int line_stride, int k_stride) {
   const auto field = [panel](int shift) { return (panel >> shift & 0x3fff) << 4; };
   const uint64_t start = field(0), lead = field(16), stride = field(32);
-  for (int line = first; line < first + lines; ++line)
-    for (int k = 0; k < 16; ++k) {
-      const uint64_t row = static_cast<uint64_t>(across ? k : line), column = static_cast<uint64_t>(across ? line : k);
-      const uint64_t at = start + row / 8 * stride + row % 8 * 128 + column / 64 * lead + column % 64 * 2;
-      uint16_t bits = 0;
-      if (at + 2 <= machine.launch->shared_bytes) std::memcpy(&bits, machine.shared + swizzled(at), 2);
+  const int rows = across ? 16 : lines, columns = across ? lines : 16;
+  const int row_stride = across ? k_stride : line_stride, column_stride = across ? line_stride : k_stride;
+  for (int row = 0; row < rows; ++row)
+    for (int column = 0; column < columns; column += 8) {
+      const auto r = static_cast<uint64_t>(across ? row : first + row), c = static_cast<uint64_t>(across ? first + column : column);
+      const uint64_t at = start + r / 8 * stride + r % 8 * 128 + c / 64 * lead + c % 64 * 2;
+      uint16_t piece[8] = {};
+      if (at + 16 <= machine.launch->shared_bytes) std::memcpy(piece, machine.shared + swizzled(at), 16);
       else machine.fault = "wgmma reads beyond shared memory";
-      *to++ = as_float(static_cast<uint32_t>(bits) << 16);
+      for (int i = 0; i < 8; ++i)
+        to[row * row_stride + (column + i) * column_stride] = as_float(static_cast<uint32_t>(piece[i]) << 16);
     }
 }
 
@@ -104,21 +107,24 @@ void unpack_fragments(const std::vector<uint32_t>& fragments, float* to) {
 void perform(Product& p, int warp) {
   if (p.done) return;
   p.done = true;
-  float a[16 * 16];
-  std::vector<float> b(static_cast<size_t>(p.columns) * 16);
-  if (p.fragments.empty()) gather(p.a, p.a_across, warp % 4 * 16, 16, a);
+  const int columns = p.columns;
+  float a[16 * 16], b[16 * 256];  // [row][k], [k][column]
+  if (p.fragments.empty()) gather(p.a, p.a_across, warp % 4 * 16, 16, a, 16, 1);
   else unpack_fragments(p.fragments, a);
-  gather(p.b, p.b_across, 0, p.columns, b.data());
-  const int each = p.columns / 2;
-  for (int lane = 0; lane < 32; ++lane)
-    for (int i = 0; i < each; ++i) {
-      float& held = p.c->values[static_cast<size_t>(lane * each + i)];
-      const float* row = a + (lane / 4 + i / 2 % 2 * 8) * 16;
-      const float* column = b.data() + (i / 4 * 8 + lane % 4 * 2 + i % 2) * 16;
-      double sum = p.add ? held : 0.0;
-      for (int k = 0; k < 16; ++k) sum += static_cast<double>(row[k]) * column[k];
-      held = static_cast<float>(sum);
+  gather(p.b, p.b_across, 0, columns, b, 1, columns);
+  for (int row = 0; row < 16; ++row) {
+    const auto held = [&](int column) -> float& {
+      const int lane = row % 8 * 4 + column % 8 / 2, i = column / 8 * 4 + row / 8 * 2 + column % 2;
+      return p.c->values[static_cast<size_t>(lane * (columns / 2) + i)];
+    };
+    double sums[256];
+    for (int j = 0; j < columns; ++j) sums[j] = p.add ? held(j) : 0.0;
+    for (int k = 0; k < 16; ++k) {
+      const double left = a[row * 16 + k];
+      for (int j = 0; j < columns; ++j) sums[j] += left * b[k * columns + j];
     }
+    for (int j = 0; j < columns; ++j) held(j) = static_cast<float>(sums[j]);
+  }
 }
 
 Products& own_products() { return machine.products[static_cast<size_t>(machine.current / 32)]; }

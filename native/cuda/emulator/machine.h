@@ -14,7 +14,8 @@
 
 namespace ws::cuda::emulator {
 
-constexpr size_t stack_bytes = 128 << 10, most_threads = 1024;
+constexpr size_t most_threads = 1024;
+constexpr size_t stack_bytes = (128 << 10) + 17 * 64;  // no power of two, or all stacks would share a few lines of the cache
 
 struct Copy {
   void* to;
@@ -34,8 +35,8 @@ struct Lane {
   bool done;
   const void* waits_for;  // a Meeting, Barrier or Gate; null: may run
   Site site;              // of the wait
-  std::vector<Copy> open;
-  std::vector<std::vector<Copy>> groups;  // the oldest first
+  std::vector<Copy> copies;    // under way, the oldest first
+  std::vector<size_t> groups;  // where each committed group ends
 };
 
 /// The place in a kernel that has called.
@@ -130,7 +131,8 @@ std::string place(Site site);
 /// Notes that the site was reached; true when it shall do nothing.
 bool skips(Site site);
 void wait_for(const void* what, Site site);
-void release(const void* what);
+/// Those of `threads` from `first` on that wait for it may run.
+void release(const void* what, int first, int threads);
 /// All lanes of the warp bring a slot; the last to come does the work for all.
 void meet(Combine combine, void* slot, Site site);
 
