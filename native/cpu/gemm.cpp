@@ -183,19 +183,19 @@ void multiply_panel(const Product& g, const Block& block, Source source, int64_t
   t.rounded_stride = g.c.stride;
   const bool start = block.step == 0 && !g.accumulate;
   for (int64_t row = 0; row < block.rows; row += MR) {
-    const int rows = static_cast<int>(smaller(MR, block.rows - row));
+    t.rows = static_cast<int>(smaller(MR, block.rows - row));
     t.a = block.packed_a + row * block.steps;
     t.c = f32 ? static_cast<float*>(g.c.data) + (block.row + row) * g.c.stride + column
               : block.partials + row * g.plan.nc + column - block.column;
     t.from = start ? nullptr : t.c;
     t.rounded = f32 || !ends ? nullptr : static_cast<bf16*>(g.c.data) + (block.row + row) * g.c.stride + column;
-    multiply_some(rows, vectors, t);
+    multiply_some(vectors, t);
   }
 }
 
 void multiply_block(const Product& g, const Block& block, Source source) {
   const Lines rows = rows_of(g.a, block.row, g.s.m, block.k);
-  g.form.pack_a(rows, {block.rows, MR, 1, block.elements, block.steps, block.packed_a, true});
+  g.form.pack_a(rows, {block.rows, MR, row_step, block.elements, block.steps, block.packed_a, true});
   if (source == Source::packed) {
     const Lines columns = columns_of(g.b, block.column, g.s.n, block.k);
     g.form.pack_b(columns, {block.columns, NR, W, block.elements, block.steps, block.packed_b, false});

@@ -15,11 +15,15 @@ constexpr int MR = 4;
 #endif
 constexpr int NV = 2;
 constexpr int NR = NV * W;
+// Heights that tiles have are its multiples: fewer functions to compile than one for every number of rows. The last rows
+// of a matrix take the next one, whose further rows are copies of the last.
+constexpr int row_step = MR >= 6 ? MR / 3 : MR / 2;
 
 struct Tile {
-  const void* a;      // packed units: a[step * rows + row]
+  const void* a;      // packed units: a[step * R + row], R: rows rounded up to row_step
   const void* b;
   int64_t b_stride;   // elements from row to row of b
+  int rows;           // of C, 1 .. R
   int64_t steps;
   int missing;        // elements that the last step lacks
   const float* from;  // where the chains start, laid out as c; null: zero
@@ -35,6 +39,7 @@ template <int R, int N, class Unit>
 [[gnu::always_inline]] inline void store_sums(const Tile& t, const V (&acc)[R][N]) {
   WS_UNROLL
   for (int r = 0; r < R; ++r) {
+    if (r == t.rows) break;
     float* c = t.c + r * t.c_stride;
     bf16* rounded = t.rounded + r * t.rounded_stride;
     if (t.rounded && t.last == W) {
@@ -61,7 +66,7 @@ template <int R>
   }
 }
 
-/// MR rows of A are broadcast against N vectors of B, whose rows are read by S.
+/// R rows of A are broadcast against N vectors of B, whose rows are read by S.
 template <int R, int N, class S>
 void multiply_tile(const Tile& tile) {
   const Tile t = tile;  // of our own: no store can change it
@@ -71,6 +76,7 @@ void multiply_tile(const Tile& tile) {
   if (t.from) {
     WS_UNROLL
     for (int r = 0; r < R; ++r) {
+      if (r == t.rows) break;
       WS_EACH(N) acc[r][i] = load_n(t.from + r * t.c_stride + i * W, i + 1 < N ? W : t.last);
     }
   }
@@ -96,20 +102,22 @@ void multiply_tile(const Tile& tile) {
 }
 
 template <int R, int N, class S>
-void multiply_rows(int rows, const Tile& t) {
-  if (rows == R) return multiply_tile<R, N, S>(t);
-  if constexpr (R > 1) multiply_rows<R - 1, N, S>(rows, t);
+void multiply_rows(const Tile& t) {
+  if constexpr (R > row_step) {
+    if (t.rows <= R - row_step) return multiply_rows<R - row_step, N, S>(t);
+  }
+  multiply_tile<R, N, S>(t);
 }
 
-/// rows in 1 .. MR, vectors in 1 .. NV.
+/// vectors in 1 .. NV.
 template <class S>
-void multiply(int rows, int vectors, const Tile& t) {
-  if (vectors == NV) multiply_rows<MR, NV, S>(rows, t);
-  else multiply_rows<MR, 1, S>(rows, t);
+void multiply(int vectors, const Tile& t) {
+  if (vectors == NV) multiply_rows<MR, NV, S>(t);
+  else multiply_rows<MR, 1, S>(t);
 }
 static_assert(NV == 2, "multiply() knows tiles of one and two vectors");
 
-using Multiply = void (*)(int rows, int vectors, const Tile& t);
+using Multiply = void (*)(int vectors, const Tile& t);
 
 }  // namespace
 }  // namespace ws::WS_NS
