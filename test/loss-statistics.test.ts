@@ -2,8 +2,8 @@
 // numbers to f32: DPO, KTO, BCO, CPO, SimPO, ORPO, RewardTrainer of TRL 1.13.
 
 import t from 'tap'
-import type { Objective, Role } from '../ts/loss/define.js'
-import { cispo, cpo, gmpo, grpo, orpo, reinforce, reward, simpo, slic } from '../ts/loss/index.js'
+import type { Objective, Role, SequenceTerms } from '../ts/loss/define.js'
+import { cispo, cpo, dpo, gmpo, grpo, kto, orpo, reinforce, reward, sft, simpo, slic } from '../ts/loss/index.js'
 import { countStep } from '../ts/loss/view.js'
 import { near } from './loss-near.js'
 
@@ -12,18 +12,20 @@ interface Given {
   readonly example: number
   readonly logps: readonly number[]
   readonly old?: readonly number[]
+  readonly reference?: readonly number[]
   readonly values?: readonly number[]
+  readonly entropy?: readonly number[]
+  readonly topLogps?: readonly number[]
+  readonly meanLogits?: readonly number[]
   readonly scores?: Readonly<Record<string, number>>
 }
 
 /** Means of what an objective logs over a whole step. */
 function logged(objective: Objective, given: readonly Given[]): Record<string, number> {
-  const sequences = given.map(({ logps, old, values, ...rest }) => ({
-    ...rest,
-    logps: Float64Array.from(logps),
-    ...(old && { old: Float64Array.from(old) }),
-    ...(values && { values: Float64Array.from(values) }),
-  }))
+  const sequences = given.map(({ role, example, scores, logps, ...rest }): SequenceTerms => {
+    const numbers = Object.entries(rest).map(([name, own]) => [name, Float64Array.from(own)])
+    return { role, example, scores, logps: Float64Array.from(logps), ...Object.fromEntries(numbers) }
+  })
   const step = countStep(sequences.map((s) => ({ ...s, tokens: s.logps.length })))
   const { stats } = objective.evaluate({ sequences, step })
   return Object.fromEntries(Object.entries(stats).map(([name, { sum, count }]) => [name, sum / count]))
@@ -75,6 +77,50 @@ t.test('likelihood and odds', (t) => {
   const { nll_loss, log_odds_chosen, log_odds_ratio } = logged(orpo(), pairs)
   const expected = [1, mean(...gaps), mean(...gaps.map((o) => -Math.log(1 + Math.exp(-o))))]
   near(t, [nll_loss, log_odds_chosen, log_odds_ratio], expected, 'orpo')
+  t.end()
+})
+
+t.test('what is told of the distribution', (t) => {
+  const observed = (role: Role, example: number, shift: number, label?: number): Given => ({
+    role,
+    example,
+    logps: [-0.5, -2],
+    reference: [-0.5, -2],
+    entropy: [1 + shift, 2],
+    topLogps: [-0.5, -0.25 - shift],
+    meanLogits: [shift, 0.5],
+    ...(label !== undefined && { scores: { label } }),
+  })
+  const rows = logged(sft(), [observed('completion', 0, 0), observed('completion', 1, 2)])
+  near(t, [rows.entropy, rows.mean_token_accuracy], [mean(1, 2, 3, 2), 3 / 4], 'sft')
+  t.notOk('logits/chosen' in rows, 'rows have no sides')
+  const sides = logged(dpo(), [observed('chosen', 0, 2), observed('rejected', 0, 0)])
+  const names = ['entropy', 'mean_token_accuracy', 'logits/chosen', 'logits/rejected'] as const
+  near(
+    t,
+    names.map((name) => sides[name]),
+    [mean(3, 2, 1, 2), 1, 1.25, 0.25],
+    'dpo: accuracy is that of the chosen side',
+  )
+  const unpaired = [
+    observed('completion', 0, 2, 1),
+    observed('completion', 1, 0, 0),
+    observed('mismatch', 0, 9),
+    observed('mismatch', 1, 9),
+  ]
+  const judged = logged(kto(), unpaired)
+  near(t, [judged.entropy, judged['logits/chosen'], judged['logits/rejected']], [mean(3, 2, 1, 2), 1.25, 0.25], 'kto')
+  t.notOk('mean_token_accuracy' in judged, 'kto has none')
+  t.same(
+    Object.keys(
+      logged(
+        sft(),
+        [pairs[0]].map((row) => ({ ...row, role: 'completion' })),
+      ),
+    ),
+    ['logps/token'],
+    'nothing',
+  )
   t.end()
 })
 

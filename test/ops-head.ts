@@ -111,10 +111,11 @@ async function klOfItselfVanishes(t: Test, device: Device): Promise<void> {
 
 // Statistics of the vocabulary ----------------------------------------------------------------------------------------
 
-/** headTerms and its gradient from logps alone are headLogProbs and its gradient, bit for bit. */
+/** headTerms and its gradient, with an entropy that weighs nothing or none, are those of headLogProbs, bit for bit. */
 async function termsEqualLogProbs(t: Test, device: Device): Promise<void> {
   for (const float of ['f32', 'bf16'] as const) {
-    const gradientOf = (work: (h: Tensor, w: Tensor, targets: Tensor) => { logps: Tensor; lse: Tensor }) =>
+    type Results = { logps: Tensor; lse: Tensor; entropy?: Tensor }
+    const gradientOf = (work: (h: Tensor, w: Tensor, targets: Tensor) => Results, weighed = false) =>
       read(() => {
         const [h, w] = [random(device, 'h', [40, 24], float), random(device, 'w', [1201, 24], float)]
         const targets = integers(
@@ -123,15 +124,46 @@ async function termsEqualLogProbs(t: Test, device: Device): Promise<void> {
         )
         const tape = new Tape()
         for (const x of [h, w]) tape.watch(x)
-        const { logps, lse } = tape.record(() => work(h, w, targets))
-        tape.backward([[logps, logps]])
+        const { logps, lse, entropy } = tape.record(() => work(h, w, targets))
+        const nothing = zeros(device, [40])
+        tape.backward(
+          weighed && entropy
+            ? [
+                [logps, logps],
+                [entropy, nothing],
+              ]
+            : [[logps, logps]],
+        )
         return { logps, lse, dh: held(tape.gradientOf(h)), dw: held(tape.gradientOf(w)) }
       })
     const options = { softcap: 4, temperature: 0.8 }
-    const terms = await gradientOf((...operands) => headTerms(...operands, options))
     const plain = await gradientOf((...operands) => headLogProbs(...operands, options))
-    for (const name of ['logps', 'lse', 'dh', 'dw'] as const)
-      t.ok(sameBits(terms[name], plain[name]), `${float}: ${name} has the bits of headLogProbs`)
+    for (const weighed of [true, false]) {
+      const terms = await gradientOf((...operands) => headTerms(...operands, options), weighed)
+      for (const name of ['logps', 'lse', 'dh', 'dw'] as const)
+        t.ok(sameBits(terms[name], plain[name]), `${float}, ${weighed}: ${name} has the bits of headLogProbs`)
+    }
+  }
+}
+
+/** The log-prob of the best token is topLogps, bit for bit; that of any other is less. */
+async function topIsTheBest(t: Test, device: Device): Promise<void> {
+  for (const float of ['f32', 'bf16'] as const) {
+    const got = await read(() => {
+      const [h, w] = [random(device, 'h', [40, 24], float), random(device, 'w', [1201, 24], float)]
+      const best = headSample(h, w, keysFor(device, 40), { temperature: 0 }).ids
+      const drawn = headSample(h, w, keysFor(device, 40), { temperature: 1 }).ids
+      const [terms, others] = [headTerms(h, w, best), headTerms(h, w, drawn)]
+      return { best: terms.logps, top: terms.topLogps, others: others.logps, ids: best, drawn }
+    })
+    t.ok(sameBits(got.best, got.top), `${float}: the best token's log-prob is topLogps`)
+    const hits = got.others.map((logp, i) => Number(logp >= got.top[i]))
+    t.same(
+      hits,
+      got.drawn.map((id, i) => Number(id === got.ids[i])),
+      `${float}: others have less`,
+    )
+    t.ok(hits.includes(0) && hits.includes(1), `${float}: some draws are the best token, some are not`)
   }
 }
 
@@ -151,9 +183,14 @@ async function termsAtTheEdges(t: Test, device: Device): Promise<void> {
   near(even.entropy[0], Math.log(words), 'entropy of equal logits')
   near(even.meanLogps[0], -Math.log(words), 'mean of equal logits')
   near(even.logSquares[0], -Math.log(words), 'squares of equal logits')
+  near(even.topLogps[0], -Math.log(words), 'top of equal logits')
   for (const values of Object.values(await termsOf([-7]))) t.equal(Math.abs(values[0]), 0, 'one word')
   const sharp = await termsOf([0, 1e4, -1e4])
-  t.same([sharp.entropy[0], sharp.meanLogps[0], sharp.logSquares[0]], [0, -1e4, 0], 'one word dominates')
+  t.same(
+    [sharp.entropy[0], sharp.meanLogps[0], sharp.logSquares[0], sharp.topLogps[0]],
+    [0, -1e4, 0, 0],
+    'one word dominates',
+  )
 }
 
 /** Above 0, below the entropy of the weights, and the same when heads and weights are swapped. */
@@ -378,6 +415,7 @@ export function headChecks(t: Test, device: Device): void {
     ['the log-prob that the sampler saw is the log-prob that the trainer computes', samplerEqualsTrainer],
     ['a model has no KL to itself', klOfItselfVanishes],
     ['statistics of the vocabulary leave log-probs and their gradient alone', termsEqualLogProbs],
+    ['the most probable token is known by its log-prob', topIsTheBest],
     ['statistics of the vocabulary are right at the edges', termsAtTheEdges],
     ['a mixture lies between its ends', mixtures],
     ['a draw is decided by its key', keysDecide],

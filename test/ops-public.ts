@@ -194,7 +194,14 @@ const pairs: Readonly<Record<string, (make: Make) => Tensor[][]>> = {
   },
   headTerms: (m) => {
     const operands = [m.normal(3, 4), m.normal(7, 4), m.integers([3], (i) => i)] as const
-    const fields = (x: ReturnType<typeof ops.headTerms>) => [x.logps, x.entropy, x.meanLogps, x.logSquares, x.lse]
+    const fields = (x: ReturnType<typeof ops.headTerms>) => [
+      x.logps,
+      x.entropy,
+      x.meanLogps,
+      x.logSquares,
+      x.lse,
+      x.topLogps,
+    ]
     const warm = { softcap: 3, temperature: 0.5 }
     return [
       [...fields(ops.headTerms(...operands)), ...fields(ops.headTerms(...operands, warm))],

@@ -36,20 +36,24 @@ const pairNames = [
   'rewards/accuracies',
   'logps/chosen',
   'logps/rejected',
+  'logits/chosen',
+  'logits/rejected',
 ]
+const labelledNames = ['rewards/chosen', 'rewards/rejected', 'logps/chosen', 'logps/rejected', ...pairNames.slice(6)]
 const scoreNames = ['accuracy', 'margin', 'mean_reward']
 
 /** Statistics by objective: TRL's names where TRL has the trainer. */
 const names: Readonly<Record<string, readonly string[]>> = {
-  sft: ['logps/token'],
+  sft: ['logps/token', 'entropy', 'mean_token_accuracy'],
+  dpo: [...pairNames, 'entropy', 'mean_token_accuracy'],
   superhf: ['nll', 'kl'],
   distill: ['kl', 'logps/token'],
   gkd: ['kl', 'logps/token'],
   logRatio: ['rewards/margins', 'rewards/accuracies'],
   srpo: ['generative', 'selfImprovement'],
-  kto: ['rewards/chosen', 'rewards/rejected', 'rewards/margins', 'logps/chosen', 'logps/rejected', 'kl'],
-  bco: ['rewards/chosen', 'rewards/rejected', 'rewards/margins', 'logps/chosen', 'logps/rejected', 'logRatio', 'delta'],
-  apoZeroUnpaired: ['rewards/chosen', 'rewards/rejected', 'logps/chosen', 'logps/rejected'],
+  kto: [...labelledNames, 'rewards/margins', 'kl', 'entropy'],
+  bco: [...labelledNames, 'rewards/margins', 'logRatio', 'delta'],
+  apoZeroUnpaired: [...labelledNames, 'entropy'],
   reward: scoreNames,
   listwiseReward: scoreNames,
   pointwiseReward: ['accuracy', 'mean_reward'],

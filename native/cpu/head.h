@@ -120,14 +120,21 @@ static inline float sum_of(const float* z, int64_t n, float top) {
   return sum_lanes(add(a, b));
 }
 
+/// Raises the maximum to that of n more logits. Gives what sums relative to the old one must be multiplied by.
+static inline float raise(RowStatistics& s, const float* z, int64_t n) {
+  const float top = top_of(z, n), now = s.top > top ? s.top : top;
+  const float factor = s.top == now ? 1.0f : exp1(s.top - now);
+  s.top = now;
+  return factor;
+}
+
+/// What logits are taken relative to. Nothing but -inf (or NaN) so far: z - top would be NaN for -inf too.
+static inline float shift_of(const RowStatistics& s) { return s.top == -__builtin_inff() ? 0.0f : s.top; }
+
 /// Folds n <= fold_width logits in. Gives what earlier sums relative to the old maximum must be multiplied by.
 static inline float fold(RowStatistics& s, const float* z, int64_t n) {
-  const float top = top_of(z, n), now = s.top > top ? s.top : top;
-  // Nothing but -inf (or NaN) so far: z - top would be NaN for -inf too.
-  const float shift = now == -__builtin_inff() ? 0.0f : now;
-  const float factor = s.top == now ? 1.0f : exp1(s.top - now);
-  s.sum = s.sum * static_cast<double>(factor) + static_cast<double>(sum_of(z, n, shift));
-  s.top = now;
+  const float factor = raise(s, z, n);
+  s.sum = s.sum * static_cast<double>(factor) + static_cast<double>(sum_of(z, n, shift_of(s)));
   return factor;
 }
 

@@ -5,6 +5,7 @@
 //   entropy     -sum p log p = log S - sum exp(z - t) (z - t) / S     gradient by z: -p (log p + entropy)
 //   meanlogps   sum log p / V = sum z / V - t - log S                 1/V - p
 //   logsquares  log sum p^2 = log sum exp(2 (z - t)) - 2 log S        (not given)
+//   toplogps    log p of the most probable token = -log S             (none: it tells whether the target is that token)
 #include "head_tile.h"
 
 namespace ws::WS_NS {
@@ -19,30 +20,61 @@ struct TermsRow {
 };
 
 struct Partial {
-  float weighted, squares, logits;
+  float sum, weighted, squares, logits;
 };
+
+/// Sums over lanes. exp(z - top) goes to `even` and `odd` in turn, as in sum_of(), whose bits it has.
+struct Sums {
+  V even, odd, weighted, squares, logits;
+};
+
+/// Adds the lanes of x = z - top and of e = exp(x); `sum` is s.even or s.odd.
+void add_lanes(Sums& s, V& sum, V x, V e) {
+  // exp is 0 far above this bound; it keeps 0 (-inf) of words that cannot occur from becoming NaN.
+  const V least = set1(-1e30f);
+  sum = add(sum, e);
+  s.weighted = fma(e, max(least, x), s.weighted);
+  s.squares = fma(e, e, s.squares);
+}
+
+/// Adds the N vectors of logits at z.
+template <int N>
+void add_vectors(Sums& s, const float* z, V top) {
+  V x[N], e[N];
+  WS_EACH(N) x[i] = e[i] = sub(load(z + i * W), top);
+  exp_low(e);
+  WS_EACH(N) {
+    add_lanes(s, i % 2 == 0 ? s.even : s.odd, x[i], e[i]);
+    s.logits = add(s.logits, x[i]);
+  }
+}
 
 /// The sums of n <= fold_width logits, relative to `top`.
 Partial partial_of(const float* z, int64_t n, float top) {
-  // exp is 0 far above this bound; it keeps 0 (-inf) of words that cannot occur from becoming NaN.
-  const V t = set1(top), least = set1(-1e30f);
-  V weighted = zero(), squares = zero(), logits = zero();
-  for (int64_t i = 0; i < n; i += W) {
-    const int left = static_cast<int>(smaller(W, n - i));
-    const V x = sub(left == W ? load(z + i) : load_last(z + i, left), t);
-    const V e = exp_low(x);
-    weighted = fma(e, max(least, x), weighted);
-    squares = fma(e, e, squares);
-    logits = add(logits, left == W ? x : in_range(x, zero(), 0, 0, left));
+  const V t = set1(top);
+  Sums s = {zero(), zero(), zero(), zero(), zero()};
+  int64_t at = 0;
+  for (; at + 4 * W <= n; at += 4 * W) add_vectors<4>(s, z + at, t);
+  for (; at + 2 * W <= n; at += 2 * W) add_vectors<2>(s, z + at, t);
+  if (at + W <= n) {
+    add_vectors<1>(s, z + at, t);
+    at += W;
   }
-  return {sum_lanes(weighted), sum_lanes(squares), sum_lanes(logits)};
+  if (at < n) {
+    const int left = static_cast<int>(n - at);
+    const V x = sub(load_last(z + at, left), t);
+    add_lanes(s, s.odd, x, exp_low(x));
+    s.logits = add(s.logits, in_range(x, zero(), 0, 0, left));
+  }
+  return {sum_lanes(add(s.even, s.odd)), sum_lanes(s.weighted), sum_lanes(s.squares), sum_lanes(s.logits)};
 }
 
 void fold_terms(TermsRow& row, const float* z, int64_t n) {
   const RowStatistics before = row.p;
-  const double factor = static_cast<double>(fold(row.p, z, n));
-  const float top = row.p.top == -__builtin_inff() ? 0.0f : row.p.top;
+  const double factor = static_cast<double>(raise(row.p, z, n));
+  const float top = shift_of(row.p);
   const Partial part = partial_of(z, n, top);
+  row.p.sum = row.p.sum * factor + static_cast<double>(part.sum);
   if (before.sum > 0) {
     const double moved = static_cast<double>(before.top) - static_cast<double>(top);
     row.weighted = factor * (row.weighted + moved * before.sum);
@@ -55,15 +87,15 @@ void fold_terms(TermsRow& row, const float* z, int64_t n) {
 
 }  // namespace
 
-/// logps and lse as head_logprobs, bit for bit; entropy, meanlogps, logsquares [N] of the tempered softmax. Absolute
-/// tolerance against f64: 2e-6 + rounding of a chain over C. entropy may be below 0 by a rounding.
+/// logps and lse as head_logprobs, bit for bit; entropy, meanlogps, logsquares, toplogps [N] of the tempered softmax.
+/// logps = toplogps, bit for bit, where no logit is above the target's. Absolute tolerance against f64: 2e-6 + rounding of a chain over C. entropy may be below 0 by a rounding.
 Status head_terms(const Call& c) {
   const View &h = c.t[0], &w = c.t[1], &targets = c.t[2];
-  const char* const names[] = {"logps", "entropy", "meanlogps", "logsquares", "lse"};
+  const char* const names[] = {"logps", "entropy", "meanlogps", "logsquares", "lse", "toplogps"};
   Head s = {};
   HeadScratch k = {};
   WS_TRY(read_head(c, h, w, targets, s));
-  for (int i = 0; i < 5; ++i) WS_TRY(vector_of(c.t[3 + i], names[i], s.tokens));
+  for (int i = 0; i < 6; ++i) WS_TRY(vector_of(c.t[3 + i], names[i], s.tokens));
   if (s.tokens == 0) return {};
   WS_TRY(take_scratch(c, s, {1, sizeof(TermsRow), 0, false, false}, k));
   TermsRow* rows = static_cast<TermsRow*>(k.rows);
@@ -84,6 +116,7 @@ Status head_terms(const Call& c) {
       c.t[5].as<float>()[t.row + r] = static_cast<float>((mean - static_cast<double>(row.p.top)) - log_total);
       c.t[6].as<float>()[t.row + r] = static_cast<float>(std::log(row.squares) - 2 * log_total);
       c.t[7].as<float>()[t.row + r] = log_sum(row.p);
+      c.t[8].as<float>()[t.row + r] = log_prob(row.p, row.p.top);
     });
   });
   return {};

@@ -383,7 +383,7 @@ Status head_logprobs(const Call& c, Launcher& on) {
 Status head_terms(const Call& c, Launcher& on) {
   Head s = {c.t[0], c.t[1], {}, {}, c.t[2], c.p[0], c.p[1], 0, Fold::terms, Op::head_terms, 2};
   WS_TRY(open(s));
-  return fold(on, s, term_tiles, c.t + 3, 5);
+  return fold(on, s, term_tiles, c.t + 3, 6);
 }
 
 Status head_kl(const Call& c, Launcher& on) {

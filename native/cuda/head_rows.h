@@ -97,7 +97,7 @@ struct MergeArguments {
   const float* targets_logits;
   const int32_t* targets;
   RowStatistics *p_rows, *q_rows;  // Jensen-Shannon: for its second pass
-  float* out[5];                   // of the op, in its order
+  float* out[6];                   // of the op, in its order
   Fault* fault;
   int64_t rows, first, groups, vocabulary;  // first: the token of row 0
   Fold what;
@@ -117,6 +117,7 @@ WS_DEVICE void write_terms(const MergeArguments& a, const RowStatistics& p, cons
   a.out[2][row] = static_cast<float>((mean - static_cast<double>(p.top)) - log_total);
   a.out[3][row] = static_cast<float>(log(s.squares) - 2 * log_total);
   a.out[4][row] = log_sum(p);
+  a.out[5][row] = log_prob(p, p.top);
 }
 
 WS_DEVICE void write_divergence(const MergeArguments& a, const RowStatistics& p, const RowStatistics& q, int64_t row) {

@@ -10,7 +10,7 @@ import { microBatchOf } from '../../ts/train/data/micro-batch.js'
 import { disposeCopy, frozenCopy } from '../../ts/train/reference.js'
 import { createTrainer, disposeTrainer, type StepResult, trainStep } from '../../ts/train/trainer.js'
 import { type Finding, within } from './finding.js'
-import { type Expected, judgeFinal } from './train.js'
+import { type Expected, judgeFinal, judgeStatistics } from './train.js'
 
 interface DpoBatch {
   readonly input_ids: number[][]
@@ -31,13 +31,22 @@ export function pairsOf({ input_ids, attention_mask, completion_mask }: DpoBatch
   return Array.from({ length: half }, (_, row) => [sequence(row, 'chosen'), sequence(row + half, 'rejected')])
 }
 
-const metrics = ['rewards/chosen', 'rewards/rejected', 'rewards/margins', 'rewards/accuracies'] as const
+const metrics = [
+  'rewards/chosen',
+  'rewards/rejected',
+  'rewards/margins',
+  'rewards/accuracies',
+  'entropy',
+  'mean_token_accuracy',
+  'logits/chosen',
+  'logits/rejected',
+]
 
 function judgeStep(expected: DpoStep, { loss, gradNorm, stats }: StepResult, name: string): Finding[] {
   return [
     within(`${name} loss`, Math.abs(loss - expected.exact_loss), 1e-4),
     within(`${name} grad_norm`, Math.abs(gradNorm / expected.grad_norm - 1), 1e-4),
-    ...metrics.map((key) => within(`${name} ${key}`, Math.abs(stats[key] - Number(expected[key])), 1e-4)),
+    ...judgeStatistics(name, metrics, stats, expected),
     ...(['logps/chosen', 'logps/rejected'] as const).map((key) =>
       within(`${name} ${key}`, Math.abs(stats[key] / Number(expected[key]) - 1), 1e-4),
     ),

@@ -13,9 +13,20 @@ import { createTrainer, disposeTrainer, type MicroBatch, type Trainer, trainStep
 import { type MaskedSequence, maskedBatch } from './batches.js'
 import { type Finding, largestDifference, within } from './finding.js'
 
+/** A step of a reference run; TRL's logs the statistics. */
+interface ExpectedStep {
+  readonly loss: number
+  readonly grad_norm: number
+  readonly lr?: number
+  readonly learning_rate?: number
+  readonly tokens?: number
+  readonly entropy?: number
+  readonly mean_token_accuracy?: number
+}
+
 /** What a reference run logged, and the sums of its weights at the end. */
 export interface Expected {
-  readonly steps: readonly { loss: number; grad_norm: number; lr?: number; learning_rate?: number; tokens?: number }[]
+  readonly steps: readonly ExpectedStep[]
   readonly final: Readonly<Record<string, { sum: number; sum_sq: number }>>
 }
 
@@ -41,12 +52,13 @@ async function runRecipe(
     const findings: Finding[] = []
     for (const [k, batches] of recipe.steps.entries()) {
       const rate = learningRateAt(recipe.schedule, k)
-      const { loss, gradNorm } = await trainStep(trainer, batches, rate)
-      const { loss: wanted, grad_norm, lr, learning_rate } = expected.steps[k]
+      const { loss, gradNorm, stats } = await trainStep(trainer, batches, rate)
+      const { loss: wanted, grad_norm, lr, learning_rate, ...logged } = expected.steps[k]
       findings.push(
         within(`${name} step ${k} loss`, Math.abs(loss - wanted), recipe.lossTolerance),
         within(`${name} step ${k} grad_norm`, Math.abs(gradNorm / grad_norm - 1), 1e-4),
         within(`${name} step ${k} lr`, Math.abs(rate - (lr ?? learning_rate ?? Number.NaN)), 1e-15),
+        ...judgeStatistics(`${name} step ${k}`, ['entropy', 'mean_token_accuracy'], stats, logged),
       )
     }
     return [...findings, ...(await judgeFinal(trainer, expected, name)), ...(await judgeEnd(trainer))]
@@ -54,6 +66,17 @@ async function runRecipe(
     disposeTrainer(trainer)
   }
 }
+
+/** Statistics that the reference logged, under the same names. */
+export const judgeStatistics = (
+  name: string,
+  keys: readonly string[],
+  stats: Readonly<Record<string, number>>,
+  logged: Readonly<Record<string, unknown>>,
+): Finding[] =>
+  keys
+    .filter((key) => typeof logged[key] === 'number')
+    .map((key) => within(`${name} ${key}`, Math.abs(stats[key] - Number(logged[key])), 1e-4))
 
 /** Sums of all trained tensors. */
 export async function judgeFinal(trainer: Trainer, expected: Expected, name: string): Promise<Finding[]> {

@@ -22,6 +22,7 @@ export const bco = defineObjective('bco.v1', settings, ({ beta }) => ({
     rows: 'unpaired',
     reference: true,
     roles: ['completion'],
+    observes: ['meanLogits'],
     scores: ['label'],
     history: ['logRatio'],
     wholeStep: true,

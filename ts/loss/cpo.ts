@@ -50,7 +50,7 @@ function withNll(view: View, losses: Vector, weight: number, pair: Pair, beta: n
 
 /** The CPO objective. */
 export const cpo = defineObjective('cpo.v1', settings, (config) => ({
-  needs: { rows: 'preference', reference: false, roles: pairRoles },
+  needs: { rows: 'preference', reference: false, roles: pairRoles, observes: ['meanLogits'] },
   formula: (view) => {
     const pair = pairOf(view)
     const losses = contrasts[config.lossType](pair, config)
@@ -60,7 +60,7 @@ export const cpo = defineObjective('cpo.v1', settings, (config) => ({
 
 /** The SLiC objective. */
 export const slic = defineObjective('slic.v1', slicSettings, ({ beta, weight }) => ({
-  needs: { rows: 'preference', reference: false, roles: pairRoles },
+  needs: { rows: 'preference', reference: false, roles: pairRoles, observes: ['meanLogits'] },
   formula: (view) => {
     const pair = pairOf(view)
     return withNll(view, relu(sub(beta, sums(pair))), weight, pair, 1)

@@ -38,6 +38,12 @@ export type Role =
 /** Numbers per trained token that an objective may look at besides the policy's log-probs; no gradient reaches them. */
 export type TokenInput = 'reference' | 'old' | 'sampler' | 'logSquares' | 'advantages' | 'klWeights' | 'labels'
 
+/**
+ * Numbers per trained token that statistics are made of: the entropy of the policy; log p of its most probable token; the
+ * mean of its logits over the vocabulary.
+ */
+export type Observed = 'entropy' | 'topLogps' | 'meanLogits'
+
 /** The scored tokens of one sequence: masked positions are left out before they come here. */
 export interface SequenceTerms {
   /** log p(token) under the policy, one per trained token; zeros for objectives over the numbers of a score head. */
@@ -56,6 +62,10 @@ export interface SequenceTerms {
   readonly sampler?: Float64Array
   /** log sum_v p_v^2 of the policy at each trained token (WPO). */
   readonly logSquares?: Float64Array
+  /** log p of the policy's most probable token at each trained token. */
+  readonly topLogps?: Float64Array
+  /** Mean over the vocabulary of the policy's logits at each trained token. */
+  readonly meanLogits?: Float64Array
   /** Advantage per trained token; absent: `scores.advantage` for all of them. */
   readonly advantages?: Float64Array
   /** Weight of the KL estimate per trained token, next to the setting `beta`; absent: 1. */
@@ -134,6 +144,8 @@ export interface Needs {
   readonly optionalRoles?: readonly Role[]
   /** Further numbers per token. */
   readonly tokens?: readonly TokenInput[]
+  /** What the trainer brings for statistics where the head gives it; no loss depends on it. */
+  readonly observes?: readonly Observed[]
   /** Named scores that every example has. */
   readonly scores?: readonly string[]
   /** Statistics whose totals over all earlier steps it looks back on; the trainer keeps them. */

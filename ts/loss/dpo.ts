@@ -94,6 +94,7 @@ export const dpo = defineObjective('dpo.v1', settings, (config) => {
       reference: true,
       roles: pairRoles,
       tokens: config.useWeighting ? ['logSquares'] : [],
+      observes: ['entropy', 'topLogps', 'meanLogits'],
       wholeStep: ranked || product,
     },
     formula: (view) => {

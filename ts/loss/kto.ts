@@ -56,6 +56,7 @@ export const kto = defineObjective('kto.v1', settings, (config) => {
       rows: 'unpaired',
       reference: true,
       roles: withPoint ? ['completion', 'mismatch'] : ['completion'],
+      observes: ['entropy', 'meanLogits'],
       scores: ['label'],
       wholeStep: withPoint,
     },

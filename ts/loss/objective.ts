@@ -6,6 +6,7 @@ import { having } from '../src/base/arguments.js'
 import { gradientsOf, type Vector } from './autodiff.js'
 import { readConfig } from './config.js'
 import type { Evaluation, Needs, Objective, ObjectiveBatch, Statistic, TermGradients } from './define.js'
+import { observedStatistics } from './observed.js'
 import { termWidth, usedTerms, type View, viewOf } from './view.js'
 
 /** A loss as a formula of a batch. */
@@ -45,7 +46,8 @@ function evaluate(name: string, { needs, formula }: Method, batch: ObjectiveBatc
   const gradients = batch.sequences.map(
     (_, i) => Object.fromEntries(used.map((term, k) => [term, parts[k][i]])) as TermGradients,
   )
-  return { loss: loss.value[0], gradients, stats, perExample }
+  const all = { ...stats, ...observedStatistics(needs, batch.sequences) }
+  return { loss: loss.value[0], gradients, stats: all, perExample }
 }
 
 /** Numbers end to end, `width` for each token, back to sequences. */

@@ -29,7 +29,7 @@ function logOdds(mean: Vector): Vector {
 export const orpo = defineObjective('orpo.v1', settings, ({ beta, nllOver }) => {
   const prompt = nllOver === 'all' ? (['prompt'] as const) : []
   return {
-    needs: { rows: 'preference', reference: false, roles: [...pairRoles, ...prompt] },
+    needs: { rows: 'preference', reference: false, roles: [...pairRoles, ...prompt], observes: ['meanLogits'] },
     formula: (view) => {
       const pair = pairOf(view)
       const odds = sub(logOdds(pair.chosen.mean), logOdds(pair.rejected.mean))

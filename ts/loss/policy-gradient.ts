@@ -124,7 +124,6 @@ function formulaOf(view: View, config: Settings) {
       ...Object.fromEntries(
         Object.entries(clipped[config.lossType](tokens, clip)).map(([name, own]) => [name, statistic(own)]),
       ),
-      ...(entropyCoef > 0 && { entropy: statistic(view.entropy.value) }),
     },
     perExample: { loss: perCompletion.value },
   }
@@ -148,6 +147,7 @@ const policyGradient = (name: string, defaults: Partial<Settings>) =>
         reference: config.beta > 0,
         roles: ['completion'],
         terms: config.entropyCoef > 0 ? ['entropy'] : [],
+        observes: ['entropy'],
         tokens: config.importanceSamplingMode === 'none' ? [] : ['sampler'],
       },
       formula: (view) => formulaOf(view, config),

@@ -33,7 +33,12 @@ export const sft = defineObjective('sft.v1', settings, ({ lossType, normalisatio
       'cannot be combined with dft, whose weights are those of the label alone; expected 0',
     )
   return {
-    needs: { rows: 'completion', reference: false, terms: smoothed ? ['meanLogps'] : [] },
+    needs: {
+      rows: 'completion',
+      reference: false,
+      terms: smoothed ? ['meanLogps'] : [],
+      observes: ['entropy', 'topLogps'],
+    },
     formula: (view) => {
       const { logps, meanLogps } = view
       const scale = lossType === 'dft' ? mul(weightsOf(view), exp(detach(logps))) : weightsOf(view)

@@ -24,7 +24,7 @@ export type SimpoConfig = z.input<typeof settings>
 
 /** The SimPO objective. */
 export const simpo = defineObjective('simpo.v1', settings, ({ beta, gamma, alpha, labelSmoothing, sftWeight }) => ({
-  needs: { rows: 'preference', reference: false, roles: pairRoles },
+  needs: { rows: 'preference', reference: false, roles: pairRoles, observes: ['meanLogits'] },
   formula: (view) => {
     const pair = pairOf(view)
     const shaped = (x: Vector): Vector => (alpha === 0 ? x : div(sub(1, exp(mul(x, -alpha))), alpha))

@@ -4,7 +4,7 @@
 import { checkArgument, checkOptions, having, kinds, listOf, optional } from '../src/base/arguments.js'
 import { WhetstoneError } from '../src/base/errors.js'
 import { div, gather, leaf, segmentSum, sum, type Vector } from './autodiff.js'
-import type { Needs, ObjectiveBatch, Role, SequenceTerms, StepCounts, Term, TokenInput } from './define.js'
+import type { Needs, ObjectiveBatch, Observed, Role, SequenceTerms, StepCounts, Term, TokenInput } from './define.js'
 
 /** The vectors of a batch: each term, tokens end to end, empty unless the objective uses it; and where they belong. */
 export interface View extends Readonly<Record<Term, Vector>> {
@@ -31,11 +31,13 @@ export const tokenArrays = [
   'old',
   'sampler',
   'logSquares',
+  'topLogps',
+  'meanLogits',
   'advantages',
   'klWeights',
   'labels',
   'weights',
-] as const satisfies readonly (Term | TokenInput | 'weights')[]
+] as const satisfies readonly (Term | TokenInput | Observed | 'weights')[]
 
 /** Terms that an objective differentiates by. */
 export const usedTerms = ({ kl, terms = [], values }: Needs): readonly Term[] => [

@@ -22,7 +22,7 @@ export type XpoConfig = z.input<typeof settings>
 
 /** The XPO objective. */
 export const xpo = defineObjective('xpo.v1', settings, ({ beta, alpha, lossType }) => ({
-  needs: { rows: 'preference', reference: true, roles: pairRoles, scores: ['onPolicy'] },
+  needs: { rows: 'preference', reference: true, roles: pairRoles, observes: ['meanLogits'], scores: ['onPolicy'] },
   formula: (view) => {
     const pair = pairOf(view)
     const margin = sub(pair.chosen.ratio, pair.rejected.ratio)

@@ -1,13 +1,13 @@
 // From a micro-batch to the numbers that an objective sees, and back: policy and reference run up to the fused head,
 // per-token terms go to the host as SequenceTerms, and an evaluation's gradients become one f32 vector per term.
 
-import type { Evaluation, Objective, SequenceTerms, StepCounts, Term, TokenInput } from '../loss/define.js'
+import type { Evaluation, Objective, Observed, SequenceTerms, StepCounts, Term, TokenInput } from '../loss/define.js'
 import { countStep } from '../loss/view.js'
 import { WhetstoneError } from '../src/base/errors.js'
 import { deriveKey } from '../src/base/rng.js'
 import { type Decoder, type ForwardInput, forward, headWeight, packedInput } from '../src/models/decoder.js'
 import { scoreRows } from '../src/models/score.js'
-import { gatherRows, type HeadOptions, headKl, headLogProbs, headTerms, reshape } from '../src/ops/index.js'
+import { add, gatherRows, type HeadOptions, headKl, headLogProbs, headTerms, reshape } from '../src/ops/index.js'
 import { tidy } from '../src/tensor/scope.js'
 import { type Tensor, tensor } from '../src/tensor/tensor.js'
 import type { MicroBatch } from './data/micro-batch.js'
@@ -40,8 +40,8 @@ export interface NoiseOptions {
 export interface Terms {
   /** Those that gradients flow through. */
   readonly policy: Readonly<Partial<Record<Term, Tensor>>>
-  /** Those that are constants of the loss. */
-  readonly fixed: Readonly<Partial<Record<TokenInput, Tensor>>>
+  /** Those that are constants of the loss, and those for statistics. */
+  readonly fixed: Readonly<Partial<Record<TokenInput | Observed, Tensor>>>
 }
 
 /** Runs reference (not recorded) and policy (recorded by the open tape) up to the terms that the objective needs. */
@@ -83,14 +83,20 @@ function klTerms(
   return { policy: { logps, kl }, fixed: {} }
 }
 
-/** Log-probs, and what else of the policy's distribution the objective looks at. */
+/** Log-probs, and what else of the policy's distribution the objective looks at. Only the terms have gradients. */
 function ownTerms({ needs }: Objective, { hidden, head }: HeadInput, targets: Tensor, settings: HeadOptions): Terms {
-  const squares = needs.tokens?.includes('logSquares') === true
-  if (!squares && (needs.terms ?? []).length === 0)
+  const { terms = [], observes = [], tokens = [] } = needs
+  const constants = [
+    ...tokens.filter((input) => input === 'logSquares'),
+    ...observes.filter((observed) => !terms.some((term) => term === observed)),
+  ]
+  if (constants.length === 0 && terms.length === 0)
     return { policy: { logps: headLogProbs(hidden, head, targets, settings).logps }, fixed: {} }
-  const { logps, logSquares, ...others } = headTerms(hidden, head, targets, settings)
-  const asked = (needs.terms ?? []).map((term) => [term, others[term]] as const)
-  return { policy: { logps, ...Object.fromEntries(asked) }, fixed: squares ? { logSquares } : {} }
+  const { logps, lse, ...others } = headTerms(hidden, head, targets, settings)
+  type Name = (typeof terms)[number] | (typeof constants)[number]
+  const numbersOf = (name: Name): Tensor => (name === 'meanLogits' ? add(others.meanLogps, lse) : others[name])
+  const pick = (names: readonly Name[]) => Object.fromEntries(names.map((name) => [name, numbersOf(name)]))
+  return { policy: { logps, ...pick(terms) }, fixed: pick(constants) }
 }
 
 /** Numbers of the score head end to end, [T x labels]. */

@@ -49,14 +49,15 @@ export const headLogProbsBackwardReference = (t: Hosts, p: Parameters): Host[] =
 /** [logps, entropy, meanlogps, logsquares, lse] */
 export function headTermsReference(t: Hosts, p: Parameters): Host[] {
   const [logps, lse] = headLogProbsReference(t, p)
-  const [entropy, means, squares] = [0, 1, 2].map(() => hostZeros(t.targets.shape))
+  const [entropy, means, squares, tops] = [0, 1, 2, 3].map(() => hostZeros(t.targets.shape))
   hostRows(t.h).forEach((hidden, n) => {
     const logP = logitsOf(hidden, t.w, p).z.map((x) => x - lse.data[n])
     entropy.data[n] = -sum(logP.length, (v) => Math.exp(logP[v]) * logP[v])
     means.data[n] = sum(logP.length, (v) => logP[v]) / logP.length
     squares.data[n] = logSumExp(logP.map((l) => 2 * l))
+    tops.data[n] = logP.reduce((top, l) => Math.max(top, l), Number.NEGATIVE_INFINITY)
   })
-  return [logps, entropy, means, squares, lse]
+  return [logps, entropy, means, squares, lse, tops]
 }
 
 /** dz = dlogps (onehot - p) + dmeanlogps (1/V - p) - dentropy p (log p + entropy). */

@@ -1,9 +1,10 @@
 // The language-model head fused with statistics of its whole distribution beside the log-probs of targets: entropy,
-// mean log-prob, log of the sum of squares. Logits never exist beyond a tile. Kernels: native/cpu/head_terms.cpp;
+// mean log-prob, log of the sum of squares, log-prob of the most probable token. Logits never exist beyond a tile. Kernels: native/cpu/head_terms.cpp;
 // references: head-reference.ts; formulas with their uses: ts/loss/vocabulary.ts.
 
 import type { Tensor } from '../tensor/tensor.js'
 import { call, defineOp, type OpCase, type OpEntry, type Parameters } from './define.js'
+import { headLogProbsBackwardOp } from './head.js'
 import { headTermsBackwardReference, headTermsReference } from './head-reference.js'
 import {
   benchSizes,
@@ -25,14 +26,17 @@ const headTermsOp = defineOp({
   name: 'head_terms',
   shapes: (s, p) => {
     expectHead('head_terms', s, p)
-    return [s.targets, s.targets, s.targets, s.targets, s.targets]
+    return [s.targets, s.targets, s.targets, s.targets, s.targets, s.targets]
   },
-  fixed: ['logsquares', 'lse'],
+  fixed: ['logsquares', 'lse', 'toplogps'],
   saves: ['h', 'w', 'targets', 'entropy', 'lse'],
   gradient: ({ t, d, p, needs, into }) => {
     const given = [d.logps, d.entropy, d.meanlogps]
     if (given.every((gradient) => gradient === undefined)) return {}
     const dw = needs('w') ? into('w') : undefined
+    // The same bits in less time.
+    if (d.entropy === undefined && d.meanlogps === undefined)
+      return { h: call(headLogProbsBackwardOp, [dw, d.logps, t.h, t.w, t.targets, t.lse], p)[0] }
     const gradients = given.map((gradient) => gradient ?? zeros(t.lse.device, t.lse.shape))
     return { h: call(headTermsBackwardOp, [dw, ...gradients, t.h, t.w, t.targets, t.entropy, t.lse], p)[0] }
   },
@@ -73,12 +77,17 @@ const headTermsOp = defineOp({
  * @param w [V, C]
  * @param targets [N] i32, each in 0 .. V - 1; others fail when the queue gets there
  * @returns [N] f32 each: logps; entropy in nats; meanLogps, the mean of log p over the vocabulary; logSquares,
- * log sum p^2; lse, the log-sum-exp of the logits
+ * log sum p^2; lse, the log-sum-exp of the logits; topLogps, log p of the most probable token, which has the bits of
+ * logps where that is the target
  * @throws WhetstoneError E_SHAPE, E_CONFIG
  */
 export function headTerms(h: Tensor, w: Tensor, targets: Tensor, options: HeadOptions = {}) {
-  const [logps, entropy, meanLogps, logSquares, lse] = call(headTermsOp, [h, w, targets], parametersOf(options))
-  return { logps, entropy, meanLogps, logSquares, lse }
+  const [logps, entropy, meanLogps, logSquares, lse, topLogps] = call(
+    headTermsOp,
+    [h, w, targets],
+    parametersOf(options),
+  )
+  return { logps, entropy, meanLogps, logSquares, lse, topLogps }
 }
 
 const termsBackwardCase = ([n, c, v]: Sizes, p: Parameters, withDw = true): OpCase => ({

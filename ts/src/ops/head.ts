@@ -80,7 +80,8 @@ const logProbsBackwardCase = ([n, c, v]: Sizes, p: Parameters, withDw = true): O
   rows: ['dlogps', 'h', 'targets', 'lse'],
 })
 
-const headLogProbsBackwardOp = defineOp({
+/** @internal Also what head_terms needs where its gradient comes from the log-probs alone. */
+export const headLogProbsBackwardOp = defineOp({
   name: 'head_logprobs_backward',
   bf16Tolerance: 1e-2, // gradients of logits are rounded where bf16 products are fast
   shapes: (s, p) => {
