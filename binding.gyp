@@ -67,7 +67,7 @@
         "NAPI_VERSION=9", "NODE_ADDON_API_DISABLE_CPP_EXCEPTIONS", "NODE_ADDON_API_DISABLE_DEPRECATED",
         "BUILDING_NODE_EXTENSION"
       ],
-      "ldflags": ["-static-libgcc", "-Wl,--exclude-libs,ALL", "-pthread"],
+      "ldflags": ["-static-libgcc", "-Wl,--exclude-libs,ALL", "-Wl,-z,nodelete", "-pthread"],
       "libraries": ["-ldl"]
     }
   ]

@@ -28,12 +28,21 @@ const perCall = (device: Device, work: () => void, calls: number): Run => {
   return async () => (await run()) / calls
 }
 
-/** A run of `work`, repeated until it takes long enough to be timed; resolves with the seconds of one call. */
+const mostCalls = 4000
+
+/**
+ * A run of `work`, repeated until it takes long enough to be timed; resolves with the seconds of one call. One call alone
+ * says little of many: the wait for it may be longer than what it does.
+ */
 export async function callsOf(device: Device, work: () => void): Promise<{ run: Run; calls: number }> {
-  const once = perCall(device, work, 1)
-  await once()
-  const calls = Math.min(1000, Math.ceil(shortestRunSeconds / (await once())))
-  return { run: perCall(device, work, calls), calls }
+  await perCall(device, work, 1)()
+  for (let calls = 1; ; ) {
+    const run = perCall(device, work, calls)
+    const seconds = calls * (await run())
+    if (seconds >= shortestRunSeconds || calls === mostCalls) return { run, calls }
+    const wanted = Math.ceil((calls * shortestRunSeconds) / seconds)
+    calls = Math.min(mostCalls, Math.max(2 * calls, wanted))
+  }
 }
 
 const probeOf = (run: Run, amount: number, shape: string, tensors: readonly Tensor[]): Probe => ({

@@ -2,7 +2,7 @@
 // (WHETSTONE_PYTHON, else python3), within eight minutes. The table's `share` is that of the fastest product or of a copy,
 // measured in the same rounds. Without a GPU that can be used it says why and ends with code 77.
 
-import { spawn, spawnSync } from 'node:child_process'
+import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { mkdir, rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
@@ -11,6 +11,7 @@ import { writeAtomic } from '../ts/src/io/files.js'
 import { packageRoot } from '../ts/src/native/addon.js'
 import { doctor, formatDoctor } from '../ts/src/native/doctor.js'
 import type { BenchRow } from './harness.js'
+import { runLimited } from './limited.js'
 
 const noGpu = 77
 const totalSeconds = 460
@@ -29,13 +30,8 @@ function hasTorch(device: string): boolean {
 /** Runs the bench with its table shown; the rows that it wrote, complete or not. */
 async function bench(args: readonly string[], seconds: number): Promise<{ rows: BenchRow[]; code: number | null }> {
   const file = join(root, 'build', `bench-gpu-${process.pid}.json`)
-  const child = spawn(process.execPath, [join(root, 'dist/bench/main.js'), ...args, '--json', file], {
-    cwd: root,
-    stdio: 'inherit',
-  })
-  const timer = setTimeout(() => child.kill('SIGKILL'), seconds * 1000)
-  const code = await new Promise<number | null>((resolve) => child.on('close', resolve))
-  clearTimeout(timer)
+  const command = [process.execPath, join(root, 'dist/bench/main.js'), ...args, '--json', file]
+  const { code } = await runLimited(command, seconds, { cwd: root, show: true })
   try {
     return { rows: JSON.parse(readFileSync(file, 'utf8')) as BenchRow[], code }
   } catch {
@@ -66,13 +62,14 @@ async function main(): Promise<number> {
   const peer = hasTorch(device) ? ['--peer', 'torch'] : []
   if (peer.length === 0) print('\nno peer: WHETSTONE_PYTHON (or python3) has no torch for this device')
   const common = ['--device', device, '--threads', '1', '--rounds', rounds, '--only', only]
+  const rows: BenchRow[] = []
   const results = []
   for (const args of [['step', ...peer], ['generate'], ['kernels', ...peer]]) {
     print('')
     results.push(await bench([...args, ...common], left()))
+    rows.push(...results[results.length - 1].rows)
+    await writeAtomic(json, `${JSON.stringify({ date: new Date().toISOString(), device, report, rows }, null, 2)}\n`)
   }
-  const rows = results.flatMap((result) => result.rows)
-  await writeAtomic(json, `${JSON.stringify({ date: new Date().toISOString(), device, report, rows }, null, 2)}\n`)
   print(`\n${rows.length} rows in ${((performance.now() - start) / 1000).toFixed(0)} s: ${json}`)
   return rows.length > 0 && results.every(({ code }) => code === 0) ? 0 : 1
 }

@@ -97,16 +97,21 @@ async function runSuites(
   running: ReadonlyMap<string, Peer>,
 ): Promise<void> {
   const rows: BenchRow[] = []
+  let saved: Promise<unknown> = Promise.resolve()
+  // Row by row: a run may be ended at any time.
   const report = (row: BenchRow) => {
     rows.push(row)
     print(tableLine(row))
+    if (json === undefined) return
+    const text = `${JSON.stringify(rows, null, 2)}\n`
+    saved = saved.then(() => writeAtomic(json, text))
   }
   print(machineLine(getDevice()))
   print(tableHead())
   await benchCeilings(getDevice(), { ...settings, peer: undefined, report })
   for (const name of names) {
     await suites[name]({ ...settings, peer: running.get(name), report })
-    if (json !== undefined) await writeAtomic(json, `${JSON.stringify(rows, null, 2)}\n`)
+    await saved
     if (svg !== undefined) await writeAtomic(svg, benchSvg(rows, machineLine(getDevice())))
   }
 }

@@ -86,11 +86,16 @@ export async function compileTypeScript() {
   return true
 }
 
-/** Does this binary fit: built from these sources, and does it load here? Says so when it does. */
+/** Where CMakeLists.txt looks for it. */
+const hasNvcc = () => which('nvcc') || existsSync('/usr/local/cuda/bin/nvcc')
+
+/** Does this binary fit: built from these sources, with CUDA kernels where nvcc is, and does it load here? Says so when it does. */
 async function fits(file, digest) {
   const recorded = join(dirname(file), digestFile)
   if (!existsSync(recorded) || readFileSync(recorded, 'utf8').trim() !== digest) return false
-  const { levels } = await probeAddon(file)
+  const { levels, cuda } = await probeAddon(file)
+  // nvcc came after the build.
+  if (levels && cuda.bytes === 0 && hasNvcc()) return false
   if (levels) console.log(`native: ${withoutPaths(file)} fits (${levels.join(', ')})`)
   return levels !== undefined
 }
@@ -147,11 +152,9 @@ export async function buildAddon(out) {
 
 /** Says whether the CUDA kernels are in the addon: without nvcc it is built with CPU kernels only. */
 async function reportCuda(file) {
-  const program = 'process.stdout.write(JSON.stringify(require(process.argv[1]).cudaKernels()))'
-  const { stdout } = await runNode(['-e', program, file])
-  const { bytes, ops, targets, toolkit } = JSON.parse(stdout)
+  const { bytes, ops, targets, toolkit } = (await probeAddon(file)).cuda
   if (bytes > 0) console.log(`cuda: kernels of ${ops} ops for ${targets}, by nvcc ${toolkit}`)
-  else console.log(`cuda: left out; ${which('nvcc') ? 'WS_CUDA is off' : 'no nvcc on the PATH'}`)
+  else console.log(`cuda: left out; ${hasNvcc() ? 'WS_CUDA is off' : 'there is no nvcc'}`)
 }
 
 /** The addon: taken as it is when it fits, else built. True when there is one. */

@@ -106,12 +106,16 @@ export function findAddon() {
 
 /**
  * Loads an addon in a process of its own, so that a broken binary cannot end this one.
- * `{ levels }`, low to high, or `{ error }`.
+ * `{ levels, cuda }`, levels low to high, or `{ error }`.
  */
 export async function probeAddon(file) {
-  const program = 'process.stdout.write(require(process.argv[1]).cpu().levels)'
+  const program =
+    'const a = require(process.argv[1]); process.stdout.write(JSON.stringify([a.cpu().levels.split(" "), a.cudaKernels()]))'
   const { code, signal, stdout, output } = await runNode(['-e', program, file])
-  if (code === 0) return { levels: stdout.split(' ') }
+  if (code === 0) {
+    const [levels, cuda] = JSON.parse(stdout)
+    return { levels, cuda }
+  }
   return { error: signal ?? (output.match(/^\w*Error: .*$/m)?.[0] || `exit code ${code}`) }
 }
 

@@ -3,10 +3,11 @@
 // wgmma serialised, and may not use more registers than the table says; --update writes the table anew. The table belongs
 // to one version of nvcc: with another one the same findings are only printed.
 //
-//   node scripts/cuda-image.mjs OUT.fatbin [--update]
+//   node scripts/cuda-image.mjs OUT.fatbin [--update] [--nvcc FILE]
 
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { delimiter, dirname, join } from 'node:path'
+import { parseArgs } from 'node:util'
 import { inParallel, root, run, secondsSince } from './common.mjs'
 
 /** PTX of the oldest target serves GPUs that come later. */
@@ -104,10 +105,13 @@ async function build(out, update) {
   return code
 }
 
-const [out, option] = process.argv.slice(2)
-if (out === undefined || (option !== undefined && option !== '--update')) {
-  console.error('usage: node scripts/cuda-image.mjs OUT.fatbin [--update]')
+const options = { update: { type: 'boolean', default: false }, nvcc: { type: 'string' } }
+const { values, positionals } = parseArgs({ options, allowPositionals: true })
+if (positionals.length !== 1) {
+  console.error('usage: node scripts/cuda-image.mjs OUT.fatbin [--update] [--nvcc FILE]')
   process.exitCode = 2
 } else {
-  process.exitCode = await build(out, option === '--update')
+  // ptxas and fatbinary lie beside it.
+  if (values.nvcc) process.env.PATH = [dirname(values.nvcc), process.env.PATH].join(delimiter)
+  process.exitCode = await build(positionals[0], values.update)
 }

@@ -64,9 +64,10 @@ Marks parse_marks(const char* signature) {
 }
 
 const Marks& marks_of(Op op) {
-  static const std::vector<Marks> all = [] {
-    std::vector<Marks> list;
-    for (const OpInfo& info : op_table) list.push_back(parse_marks(info.signature));
+  // Never destroyed: a queue's thread may run when the process ends.
+  static const std::vector<Marks>& all = *[] {
+    auto* list = new std::vector<Marks>;
+    for (const OpInfo& info : op_table) list->push_back(parse_marks(info.signature));
     return list;
   }();
   return all[static_cast<size_t>(op)];

@@ -30,6 +30,7 @@ constexpr int group_rows = 64, group_threads = 128;  // of a warpgroup
 template <int D, int group_count, int stage_count, bool queries_held = D <= 128, int own_areas = 1,
           int most_travelling = 2 * stage_count - 2>
 struct WideTile {
+  static constexpr bool whole_boxes = D % box_elements == 0;
   static constexpr int size = D, groups = group_count, rows = groups * group_rows, threads = (groups + 1) * group_threads;
   static constexpr bool held = queries_held;  // queries stay in registers
   static constexpr int stages = stage_count, parts = 2 * stages, travelling = most_travelling;
@@ -149,7 +150,7 @@ WS_DEVICE void load_blocks(const KeyMaps& maps, const PackedKeys& keys, const Se
                            Loader<S>& loader) {
   for (int base = keys.low / wide_block * wide_block; base < keys.high; base += wide_block) {
     const int first = at_least(base, keys.low), last = at_most(base + wide_block, keys.high) - 1;
-    const bool tiled = maps.tiled != 0 && segment.token(last) - segment.token(first) == last - first;
+    const bool tiled = S::whole_boxes && maps.tiled != 0 && segment.token(last) - segment.token(first) == last - first;
     for (int which = 0; which < 2; ++which) {
       if (tiled) {
         loader.tiles(which == 0 ? maps.k : maps.v, keys.offset, segment.token(first) - (first - base));
@@ -296,7 +297,7 @@ WS_DEVICE void start_scores(const Queries<D, held>& queries, const char* keys, f
 /// Starts o += probabilities x values.
 template <int D>
 WS_DEVICE void start_output(const uint32_t (&p)[4][4], const char* values, float (&o)[D / 8][4]) {
-  group_fence();
+  group_fence(flat(o));
   WS_UNROLL
   for (int step = 0; step < 4; ++step) group_multiply<D, true>(flat(o), p[step], Panel<true>::at(values, step), true);
   group_commit();
@@ -336,6 +337,7 @@ WS_DEVICE bool is_strange(char* part) {
   int* flags = reinterpret_cast<int*>(shared() + S::flags);
   rows_barrier<S>();  // those of the last part have been read
   if (lane() == 0) flags[warp() - 4] = found;
+  async_fence();  // a tile load may write where these reads were
   rows_barrier<S>();
   bool any = false;
   for (int i = 0; i < 4 * S::groups; ++i) any = any || flags[i] != 0;

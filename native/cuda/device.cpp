@@ -133,15 +133,19 @@ Status CudaDevice::make_current() {
   return status;
 }
 
-/// The status of a call. What the GPU does not survive is kept, with the op that was queued last: the fault may be an
-/// earlier one's, since ops only queue work.
+/// The status of a call. What the GPU does not survive is kept.
 Status CudaDevice::check(Result result, const char* call) {
   if (result == result::success) return {};
-  const Status status = to_status(result, call);
+  return keep(to_status(result, call));
+}
+
+/// Keeps a status that the GPU does not survive, with the op that was queued last: the fault may be an earlier one's, since
+/// ops only queue work.
+Status CudaDevice::keep(const Status& status) {
   if (status.code != Code::device_lost) return status;
   if (lost_.ok()) {
-    lost_ = fail(Code::device_lost, "%s failed for good: %s at %s; last op queued: %s%s", gpu_.name.c_str(),
-                 describe(result).c_str(), call, last_op_,
+    lost_ = fail(Code::device_lost, "%s failed for good: %s; last op queued: %s%s", gpu_.name.c_str(), status.text,
+                 last_op_,
                  wait_after_ops_ ? "" : " (WHETSTONE_CUDA_SYNC=1 finds the op at fault)");
     LostGpus& lost = lost_gpus();
     const std::lock_guard lock(lost.mutex);
@@ -159,7 +163,11 @@ void* CudaDevice::take(int64_t bytes) {
              : nullptr;
 }
 
-void CudaDevice::give(void* segment) { check(driver().cuMemFree(address_of(segment)), "cuMemFree"); }
+/// Queued kernels may still use the segment, and that cuMemFree waits for them is promised nowhere.
+void CudaDevice::give(void* segment) {
+  check(driver().cuStreamSynchronize(stream_), "waiting for the device");
+  check(driver().cuMemFree(address_of(segment)), "cuMemFree");
+}
 
 void* CudaDevice::allocate(int64_t bytes) { return make_current().ok() ? pool_.allocate(bytes) : nullptr; }
 
@@ -278,7 +286,7 @@ Status CudaDevice::launch(const Launch& launch) {
            gpu_.name.c_str(), gpu_.shared_bytes);
   Function function = nullptr;
   const Status found = kernels_.find(*launch.kernel, launch.shared_bytes, function);
-  return found.ok() ? start(launch, function) : found;
+  return found.ok() ? start(launch, function) : keep(found);
 }
 
 Status CudaDevice::start(const Launch& launch, Function function) {

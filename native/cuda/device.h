@@ -50,6 +50,7 @@ class CudaDevice final : public Device, public Launcher, private SegmentSource {
   void give(void* segment) override;
   Status make_current();
   Status check(Result result, const char* call);
+  Status keep(const Status& status);
   Status start(const Launch& launch, Function function);
   Status out_of_scratch();
   Status clear_fault();

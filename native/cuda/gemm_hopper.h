@@ -80,7 +80,7 @@ WS_DEVICE void multiply_boxes(const HopperOperands& g, int group, float (&c)[wid
   Ring<width> ring;
   const auto multiply_stage = [&] {
     wait(ring.full(), ring.parity);
-    group_fence();
+    group_fence(c);
     WS_UNROLL
     for (int step = 0; step < hopper_depth / 16; ++step)
       group_multiply<width, a_across, b_across>(c, Panel<a_across>::at(ring.stage() + group * box_bytes, step),

@@ -28,6 +28,8 @@ Status map_operands(const Factors& f, Launcher& on, HopperOperands& to);
 template <class Tail>
 static inline Status start_product(const ProductKernels& kernels, const Factors& f, const Tail& tail, Launcher& on) {
   if (f.a.lines == 0 || f.b.lines == 0) return {};
+  WS_CHECK(f.b.lines <= 65535 * tile, shape, "a product of %lld columns: more than %lld",
+           static_cast<long long>(f.b.lines), static_cast<long long>(65535 * tile));
   if (!on.hopper() || kernels.wide == nullptr || f.a.depth == 0 || f.a.stride % 8 != 0 || f.b.stride % 8 != 0) {
     const Extent grid = {blocks_for(f.a.lines, tile), blocks_for(f.b.lines, tile), 1};
     return start(on, *kernels.any, grid, f.type == DType::f32 ? gemm_shared_bytes<float> : gemm_shared_bytes<bf16>,

@@ -56,8 +56,13 @@ Status check_image(const Image& image, const Gpu& gpu) {
   WS_CHECK(version / 1000 >= image.toolkit / 1000, device,
            "the driver speaks CUDA %s and the kernels were built by %s: install a newer driver",
            version_text(version).c_str(), version_text(image.toolkit).c_str());
-  WS_CHECK(!target_for(image, gpu).empty(), device, "no kernels for %s (compute capability %d.%d); built for %s",
+  const std::string target = target_for(image, gpu);
+  WS_CHECK(!target.empty(), device, "no kernels for %s (compute capability %d.%d); built for %s",
            gpu.name.c_str(), gpu.major, gpu.minor, image.targets);
+  // A driver runs machine code of newer toolkits of its major version, but does not read their PTX.
+  WS_CHECK(target.compare(0, 8, "compute_") != 0 || version >= image.toolkit, device,
+           "the driver speaks CUDA %s and must compile PTX of %s for %s: install a newer driver",
+           version_text(version).c_str(), version_text(image.toolkit).c_str(), gpu.name.c_str());
   return {};
 }
 

@@ -81,7 +81,7 @@ template <bool across>
 struct Panel {
   static WS_DEVICE uint64_t at(const void* tile, int step) {
     const uint64_t start = shared_address(tile) + step * (across ? 16 * 128 : 16 * 2);
-    return start >> 4 | uint64_t{box_bytes >> 4} << 16 | uint64_t{(8 * 128) >> 4} << 32 | uint64_t{1} << 62;
+    return (start & 0x3ffff) >> 4 | uint64_t{box_bytes >> 4} << 16 | uint64_t{(8 * 128) >> 4} << 32 | uint64_t{1} << 62;
   }
 };
 

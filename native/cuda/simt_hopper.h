@@ -45,6 +45,13 @@ WS_DEVICE void fewer_registers() {
 }
 
 WS_DEVICE void group_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+/// With the sums that come next: nothing that writes them may move behind the fence.
+template <int n>
+WS_DEVICE void group_fence(float (&c)[n]) {
+  WS_UNROLL
+  for (int i = 0; i < n; ++i) asm volatile("" : "+f"(c[i])::"memory");
+  group_fence();
+}
 WS_DEVICE void group_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 /// Until all but the newest `left` groups of this warp are done. Sums pass through, so that no use of them moves up.
 template <int left>

@@ -143,6 +143,10 @@ void group_wait(int left, Site site);
 }  // namespace emulator
 
 void group_fence(Site site = Site::here());
+template <int n>
+void group_fence(float (&)[n], Site site = Site::here()) {
+  group_fence(site);
+}
 void group_commit(Site site = Site::here());
 template <int columns, bool a_across, bool b_across>
 inline void group_multiply(float (&c)[columns / 2], uint64_t a, uint64_t b, bool add, Site site = Site::here()) {

@@ -55,9 +55,12 @@ Result Staging::turn() {
 Result Staging::upload(Address to, const void* from, int64_t bytes) {
   const Driver& d = driver();
   const auto* source = static_cast<const char*>(from);
-  // The driver has read pageable memory when the call returns.
-  if (!pinned_) return d.cuMemcpyHtoDAsync(to, source, static_cast<size_t>(bytes), stream_);
   Result r = result::success;
+  if (!pinned_) {
+    // Whether the driver has read pageable memory when the call returns is left open.
+    r = d.cuMemcpyHtoDAsync(to, source, static_cast<size_t>(bytes), stream_);
+    return r == result::success ? d.cuStreamSynchronize(stream_) : r;
+  }
   for (int64_t done = 0; r == result::success && done < bytes;) {
     if (up_[current_].used == buffer_bytes) r = turn();
     if (r != result::success) return r;

@@ -2,11 +2,11 @@
 // Prints a table and writes JSON. `--device cpu` is a rehearsal without a GPU; `--json FILE` names the file. Exit codes:
 // 0 all passed, 1 something failed or ran out of time, 77 there is no GPU that can be used.
 
-import { spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { mkdir } from 'node:fs/promises'
 import { delimiter, dirname, join } from 'node:path'
 import { parseArgs } from 'node:util'
+import { runLimited } from '../../bench/limited.js'
 import { writeAtomic } from '../../ts/src/io/files.js'
 import { packageRoot } from '../../ts/src/native/addon.js'
 import { doctor, formatDoctor } from '../../ts/src/native/doctor.js'
@@ -86,7 +86,9 @@ function findSanitizer(): string | undefined {
 function sectionsOf(rehearsal: boolean): Section[] {
   const sanitizer = rehearsal ? undefined : findSanitizer()
   const watched = (['memcheck', 'racecheck'] as const).map((tool): Section => {
-    const command = [sanitizer ?? '', '--tool', tool, '--error-exitcode', '9', ...own('once', 0).command]
+    // Not the child that tries the driver: its summary would come first.
+    const alone = ['--target-processes', 'application-only', '--error-exitcode', '9']
+    const command = [sanitizer ?? '', '--tool', tool, ...alone, ...own('once', 0).command]
     return { name: tool, command, seconds: 90, read: readSanitizer }
   })
   return [
@@ -107,21 +109,9 @@ function sectionsOf(rehearsal: boolean): Section[] {
 /** Runs a section; one that takes too long is ended and has failed. */
 async function runSection(section: Section, device: string, limit: number): Promise<Row> {
   const start = performance.now()
-  const [program, ...args] = section.command
   const env = { ...process.env, WHETSTONE_DEVICE: device, ...section.env }
-  const child = spawn(program, args, { cwd: root, env, stdio: ['ignore', 'pipe', 'pipe'] })
-  let output = ''
-  for (const stream of [child.stdout, child.stderr])
-    stream.on('data', (chunk) => {
-      output += chunk
-    })
-  const timer = setTimeout(() => child.kill('SIGKILL'), limit * 1000)
-  const [code, signal] = await new Promise<[number | null, string | null]>((resolve) =>
-    child.on('close', (code, signal) => resolve([code, signal])),
-  )
-  clearTimeout(timer)
+  const { code, late, output } = await runLimited(section.command, limit, { cwd: root, env })
   const seconds = (performance.now() - start) / 1000
-  const late = signal === 'SIGKILL' && seconds >= limit
   const { passed, failures, facts } = late
     ? { passed: 0, failures: [`not done within ${limit.toFixed(0)} s`], facts: {} }
     : section.read(output, code)
@@ -162,21 +152,23 @@ async function main(): Promise<number> {
   print('')
   const start = performance.now()
   const rows: Row[] = []
+  const file = values.json ?? join(root, 'build', 'test-gpu.json')
+  await mkdir(dirname(file), { recursive: true })
+  const save = () => {
+    const all = { date: new Date().toISOString(), device: values.device, report, rows }
+    return writeAtomic(file, `${JSON.stringify(all, null, 2)}\n`)
+  }
   for (const section of sectionsOf(values.device === 'cpu')) {
     const left = totalSeconds - (performance.now() - start) / 1000
     rows.push(await runSection(section, values.device, Math.max(1, Math.min(section.seconds, left))))
     printRow(rows[rows.length - 1])
+    await save()
   }
   const both = compareTraces(rows)
   if (both !== undefined) rows.push(both)
   if (both !== undefined) printRow(both)
   const [passed, failed] = [rows.reduce((n, row) => n + row.passed, 0), rows.reduce((n, row) => n + row.failed, 0)]
-  const file = values.json ?? join(root, 'build', 'test-gpu.json')
-  await mkdir(dirname(file), { recursive: true })
-  await writeAtomic(
-    file,
-    `${JSON.stringify({ date: new Date().toISOString(), device: values.device, report, rows }, null, 2)}\n`,
-  )
+  await save()
   print(`${((performance.now() - start) / 1000).toFixed(0)} s; all figures: ${file}`)
   print(`${passed} passed, ${failed} failed`)
   return failed === 0 && passed > 0 ? 0 : 1

@@ -26,8 +26,11 @@ export interface CudaVerdict {
   readonly reason: string
 }
 
-/** Seconds that the child may take; `WHETSTONE_CUDA_PROBE_SECONDS` changes them. */
-const defaultSeconds = 20
+/**
+ * Seconds that the child may take; `WHETSTONE_CUDA_PROBE_SECONDS` changes them. A machine with eight GPUs that nobody uses
+ * takes some twenty to wake up, and a GPU that is newer than the kernels compiles them from PTX once, in a minute or more.
+ */
+const defaultSeconds = 120
 
 const programFile = join(dirname(fileURLToPath(import.meta.url)), 'cuda-child.js')
 
@@ -46,7 +49,7 @@ function parseAnswers(bytes: Buffer | null): object[] {
 /** How the child ended, when that was not well. */
 function describeEnd(child: ReturnType<typeof spawnSync>, seconds: number): string {
   const code = (child.error as NodeJS.ErrnoException | undefined)?.code
-  if (code === 'ETIMEDOUT') return `the CUDA driver did not answer within ${seconds} s`
+  if (code === 'ETIMEDOUT') return `the CUDA driver did not answer within ${seconds} s (WHETSTONE_CUDA_PROBE_SECONDS)`
   if (child.error !== undefined) return `the CUDA driver could not be tried: ${messageOf(child.error)}`
   if (child.signal !== null) return `the CUDA driver ended the process that tried it by ${child.signal}`
   const lines = String(child.stderr).trim().split('\n')
@@ -93,7 +96,8 @@ export function probeCuda(ordinal: number): CudaProbe {
 /** Number of ops of the package. */
 export const opCount = Object.keys(opTable).length
 
-const deviceFiles = ['/dev/nvidiactl', '/dev/nvidia0', '/dev/dxg']
+/** Where Linux shows one; the first use of the driver may make its device files. */
+const deviceFiles = ['/dev/nvidiactl', '/dev/nvidia0', '/dev/dxg', '/proc/driver/nvidia/version']
 
 /** Does the system show an NVIDIA GPU (or has a driver been named)? */
 export const seesGpu = (): boolean => Boolean(process.env.WHETSTONE_CUDA_LIBRARY) || deviceFiles.some(existsSync)
