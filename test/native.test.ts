@@ -2,9 +2,10 @@
 // end the process.
 // What tensors do on a device that is open is in tensor.test.ts.
 
+import { execFileSync } from 'node:child_process'
 import { Worker } from 'node:worker_threads'
 import t from 'tap'
-import { commands, loadAddon } from '../ts/src/native/addon.js'
+import { commands, findAddon, loadAddon } from '../ts/src/native/addon.js'
 import { type Device, openDevice } from '../ts/src/native/device.js'
 import { add, copy, fill, scale, zeros } from '../ts/src/ops/index.js'
 import { Scope } from '../ts/src/tensor/scope.js'
@@ -42,6 +43,20 @@ t.test('fragments of other sizes do not count against the limit for good', async
   const x = zeros(small, [230_000])
   t.equal((await x.data())[0], 0)
   small.close()
+})
+
+t.test('the addon stays when the last worker that used it ends', { skip: process.platform !== 'linux' }, (t) => {
+  // A CUDA driver keeps pointers into it.
+  const program = `
+    const { Worker } = require('node:worker_threads')
+    const worker = new Worker('require(process.env.ADDON).cpu()', { eval: true })
+    worker.on('exit', (code) => {
+      const mapped = require('node:fs').readFileSync('/proc/self/maps', 'utf8').includes(process.env.ADDON)
+      process.stdout.write(code + ' ' + mapped)
+    })`
+  const env = { ...process.env, ADDON: findAddon().path }
+  t.equal(execFileSync(process.execPath, ['-e', program], { env, encoding: 'utf8' }), '0 true')
+  t.end()
 })
 
 t.test('a closed device', async (t) => {

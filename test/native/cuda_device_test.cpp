@@ -388,6 +388,11 @@ void check_targets() {
   CHECK_OK(check_image(image, good));
   CHECK_CODE(check_image(Image{}, good), device);
   CHECK_CODE(check_image(Image{"FAKE", 4, 14000, "sm_90"}, good), device);
+  // Machine code of a newer minor version runs, its PTX is not read.
+  const int32_t version = driver().version;
+  CHECK_OK(check_image(Image{"FAKE", 4, version + 10, "sm_90"}, good));
+  CHECK_CODE(check_image(Image{"FAKE", 4, version + 10, "compute_80"}, good), device);
+  CHECK_OK(check_image(Image{"FAKE", 4, version, "compute_80"}, good));
 }
 
 }  // namespace
