@@ -14,6 +14,12 @@ struct Reference {
   std::vector<double> o, lse, dq, dk, dv;
 };
 
+std::vector<double> numbers(const Tensor& t) {
+  std::vector<double> x;
+  for (int64_t i = 0; i < t.size(); ++i) x.push_back(t.at(i));
+  return x;
+}
+
 double unrounded(double x) { return x; }
 double rounded(double x) { return to_float(to_bf16(static_cast<float>(x))); }
 
@@ -21,6 +27,7 @@ double rounded(double x) { return to_float(to_bf16(static_cast<float>(x))); }
 Reference reference(const Batch& b, double (*store)(double) = unrounded) {
   const Setting& s = b.set;
   const int64_t n = b.layout.tokens, group = s.heads / s.kv_heads, d = s.dim;
+  const std::vector<double> all_q = numbers(b.q), all_k = numbers(b.k), all_v = numbers(b.v), all_dout = numbers(b.dout);
   Reference r;
   r.o.assign(static_cast<size_t>(n * s.heads * d), 0);
   r.dq = r.o;
@@ -34,8 +41,10 @@ Reference reference(const Batch& b, double (*store)(double) = unrounded) {
       std::vector<double> z(keys.size()), slope(keys.size(), 1.0);
       double top = -1e300, sum = 0, delta = 0;
       const auto at = [&](size_t j) { return (keys[j] * s.kv_heads + h / group) * d; };
+      const double *q = &all_q[static_cast<size_t>(row)], *dout = &all_dout[static_cast<size_t>(row)];
       for (size_t j = 0; j < keys.size(); ++j) {
-        for (int64_t x = 0; x < d; ++x) z[j] += b.q.at(row + x) * b.k.at(at(j) + x);
+        const double* k = &all_k[static_cast<size_t>(at(j))];
+        for (int64_t x = 0; x < d; ++x) z[j] += q[x] * k[x];
         z[j] = store(store(z[j]) * s.scale());
         if (s.softcap > 0) {
           const double t = std::tanh(z[j] / s.softcap);
@@ -49,19 +58,21 @@ Reference reference(const Batch& b, double (*store)(double) = unrounded) {
       r.lse[static_cast<size_t>(i * s.heads + h)] = lse;
       for (size_t j = 0; j < keys.size(); ++j) {
         const double p = store(std::exp(z[j] - lse));
-        for (int64_t x = 0; x < d; ++x) r.o[static_cast<size_t>(row + x)] += p * b.v.at(at(j) + x);
+        const double* v = &all_v[static_cast<size_t>(at(j))];
+        for (int64_t x = 0; x < d; ++x) r.o[static_cast<size_t>(row + x)] += p * v[x];
       }
       for (int64_t x = 0; x < d; ++x) r.o[static_cast<size_t>(row + x)] = store(r.o[static_cast<size_t>(row + x)]);
-      for (int64_t x = 0; x < d; ++x) delta += b.dout.at(row + x) * r.o[static_cast<size_t>(row + x)];
+      for (int64_t x = 0; x < d; ++x) delta += dout[x] * r.o[static_cast<size_t>(row + x)];
       for (size_t j = 0; j < keys.size(); ++j) {
         const double p = store(std::exp(z[j] - lse));
         double dp = 0;
-        for (int64_t x = 0; x < d; ++x) dp += b.dout.at(row + x) * b.v.at(at(j) + x);
+        const double *k = &all_k[static_cast<size_t>(at(j))], *v = &all_v[static_cast<size_t>(at(j))];
+        for (int64_t x = 0; x < d; ++x) dp += dout[x] * v[x];
         const double ds = store(p * (store(dp) - delta) * slope[j]) * s.scale();
         for (int64_t x = 0; x < d; ++x) {
-          r.dq[static_cast<size_t>(row + x)] += ds * b.k.at(at(j) + x);
-          r.dk[static_cast<size_t>(at(j) + x)] += ds * b.q.at(row + x);
-          r.dv[static_cast<size_t>(at(j) + x)] += p * b.dout.at(row + x);
+          r.dq[static_cast<size_t>(row + x)] += ds * k[x];
+          r.dk[static_cast<size_t>(at(j) + x)] += ds * q[x];
+          r.dv[static_cast<size_t>(at(j) + x)] += p * dout[x];
         }
       }
     }
@@ -113,12 +124,6 @@ double error_of(const std::vector<double>& x, const std::vector<double>& expecte
   double sum = 0;
   for (size_t i = 0; i < x.size(); ++i) sum += (x[i] - expected[i]) * (x[i] - expected[i]);
   return std::sqrt(sum / static_cast<double>(x.size()));
-}
-
-std::vector<double> numbers(const Tensor& t) {
-  std::vector<double> x;
-  for (int64_t i = 0; i < t.size(); ++i) x.push_back(t.at(i));
-  return x;
 }
 
 /// bf16 results are off by at most twice what plain bf16 tensors of scores, probabilities and their gradients make it.
