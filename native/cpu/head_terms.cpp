@@ -88,7 +88,8 @@ void fold_terms(TermsRow& row, const float* z, int64_t n) {
 }  // namespace
 
 /// logps and lse as head_logprobs, bit for bit; entropy, meanlogps, logsquares, toplogps [N] of the tempered softmax.
-/// logps = toplogps, bit for bit, where no logit is above the target's. Absolute tolerance against f64: 2e-6 + rounding of a chain over C. entropy may be below 0 by a rounding.
+/// logps = toplogps, bit for bit, where no logit is above the target's. Absolute tolerance against f64: 2e-6 + rounding of a
+/// chain over C. entropy may be below 0 by a rounding.
 Status head_terms(const Call& c) {
   const View &h = c.t[0], &w = c.t[1], &targets = c.t[2];
   const char* const names[] = {"logps", "entropy", "meanlogps", "logsquares", "lse", "toplogps"};

@@ -76,12 +76,13 @@ WS_DEVICE int lane() { return thread() & 31; }
 WS_DEVICE int warp() { return thread() >> 5; }
 
 /// The operand of wgmma that begins at a tile of boxes: along k (lines are lines), or across it (lines are steps of k, and
-/// boxes follow one another by 64 lines of the operand). Steps of 16 along k.
+/// boxes follow one another by 64 lines of the operand). Steps of 16 along k. No cluster: the addresses of its other blocks would
+/// not fit the field, and masking them costs an instruction at every step.
 template <bool across>
 struct Panel {
   static WS_DEVICE uint64_t at(const void* tile, int step) {
     const uint64_t start = shared_address(tile) + step * (across ? 16 * 128 : 16 * 2);
-    return (start & 0x3ffff) >> 4 | uint64_t{box_bytes >> 4} << 16 | uint64_t{(8 * 128) >> 4} << 32 | uint64_t{1} << 62;
+    return start >> 4 | uint64_t{box_bytes >> 4} << 16 | uint64_t{(8 * 128) >> 4} << 32 | uint64_t{1} << 62;
   }
 };
 
