@@ -5,11 +5,13 @@
 
 import { execFileSync } from 'node:child_process'
 import t, { type Test } from 'tap'
+import { Tape } from '../ts/src/autograd/tape.js'
 import { loadAddon } from '../ts/src/native/addon.js'
 import { type DeviceOptions, openDevice } from '../ts/src/native/device.js'
 import { opTable } from '../ts/src/native/ops.gen.js'
 import type { OpEntry } from '../ts/src/ops/define.js'
-import { opEntries } from '../ts/src/ops/index.js'
+import { castTo, gelu, glu, opEntries } from '../ts/src/ops/index.js'
+import { tensor } from '../ts/src/tensor/tensor.js'
 import { attentionChecks } from './ops-attention.js'
 import { longAttentionChecks } from './ops-attention-long.js'
 import {
@@ -21,7 +23,8 @@ import {
   checkSpoiltRows,
   checkThreads,
 } from './ops-checks.js'
-import { drawChecks, headChecks } from './ops-head.js'
+import { drawChecks, headChecks, held, read } from './ops-head.js'
+import { headTermsChecks } from './ops-head-terms.js'
 import { headTileChecks } from './ops-head-tiles.js'
 import { publicChecks } from './ops-public.js'
 import { checkNativeShapes, checkRefusals, checkShapeRules, checkStrangeParameters } from './ops-refusals.js'
@@ -64,6 +67,28 @@ t.test('one table of ops', async (t) => {
     t.same(op.parameters.split(' ').filter(Boolean), parameters, `${op.name}: parameters`)
   }
   t.doesNotThrow(() => execFileSync(process.execPath, ['scripts/gen-ops.mjs', '--check']), 'ops.gen.ts fits ops.def')
+})
+
+t.test('NaN goes through the slopes of activations', async (t) => {
+  for (const float of ['f32', 'bf16'] as const)
+    for (const activation of ['silu', 'geluTanh'] as const) {
+      const { dgate, dx } = await read(() => {
+        const x = castTo(tensor(device, Float32Array.of(Number.NaN, 1, Number.NaN)), float)
+        const ones = castTo(tensor(device, Float32Array.of(1, 1, 1)), float)
+        const tape = new Tape()
+        tape.watch(x)
+        const y = tape.record(() => glu(x, ones, activation))
+        tape.backward([[y, ones]])
+        const dgate = held(tape.gradientOf(x))
+        const second = new Tape()
+        second.watch(x)
+        const z = second.record(() => gelu(x))
+        second.backward([[z, ones]])
+        return { dgate, dx: held(second.gradientOf(x)) }
+      })
+      for (const gradient of [dgate, dx])
+        t.same(Array.from(gradient, Number.isNaN), [true, false, true], `${float}, ${activation}`)
+    }
 })
 
 t.test('every op has a kernel, cases that work and a case for the bench', async (t) => {
@@ -116,6 +141,7 @@ function checkCalls(): void {
   if (!unfinished.has('attention')) attentionChecks(t, device)
   if (!unfinished.has('attention')) longAttentionChecks(t, device)
   headChecks(t, device)
+  headTermsChecks(t, device)
   headTileChecks(t, device)
   publicChecks(t, device)
 }

@@ -329,7 +329,8 @@ Drawn draw_row(const Settings& set, const float* raw, const int32_t* key, const 
   const float* x = set.softcap > 0 ? s.z : raw;
   RowStatistics plain = empty_row();
   fold_all(plain, x, n);
-  if (!(plain.sum > 0)) return {-1, __builtin_nanf(""), __builtin_nanf("")};  // NaN, or nothing but -inf
+  const Drawn none = {-1, __builtin_nanf(""), __builtin_nanf("")};
+  if (!(plain.sum > 0)) return none;  // NaN, or nothing but -inf
   if (set.temperature == 0) return {first_equal(x, n, plain.top), log_prob(plain, plain.top), 0.0f};
 
   const float factor = static_cast<float>(1.0 / set.temperature);
@@ -348,6 +349,7 @@ Drawn draw_row(const Settings& set, const float* raw, const int32_t* key, const 
   const double u = uniform53(random4(static_cast<uint32_t>(key[0]), static_cast<uint32_t>(key[1]),
                                      static_cast<uint32_t>(key[2]), static_cast<uint32_t>(key[3])));
   const int64_t place = place_of_mass(s.e, left, u * total);
+  if (place < 0) return none;  // a logit that the temperature makes infinite
   const int32_t id = numbered ? s.ids[place] : static_cast<int32_t>(place);
   if (set.truncated()) tempered.sum = total;
   return {id, log_prob(plain, logit_of(raw[id], set.softcap)), log_prob(tempered, s.z[place])};

@@ -17,7 +17,8 @@ struct MapArguments {
 };
 
 WS_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
-WS_DEVICE float bounded(float x, float most) { return smaller(most, larger(-most, x)); }
+/// NaN stays NaN, which the processor's maximum would not do.
+WS_DEVICE float bounded(float x, float most) { return x != x ? x : smaller(most, larger(-most, x)); }
 
 /// Value and slope of an activation.
 struct Curve {
@@ -106,19 +107,24 @@ struct ColumnArguments {
   const void *x, *row;  // [rows, width] and [width]
   void* y;
   int64_t rows, width;
+  uint32_t parts;  // of a row, each a block's
 };
 
-/// Part of a row that this thread works on. Grid: parts of a row, rows.
-WS_DEVICE Span row_span(int64_t width) {
-  const int64_t at = (static_cast<int64_t>(block().y) * map_threads + thread()) * span, left = width - at;
-  return {at, static_cast<int>(left < span ? left : span)};
+/// Part of a row that this thread works on. One row may be a whole matrix, more than grids have in y.
+struct RowPart {
+  int64_t row;  // its first element
+  Span s;
+};
+WS_DEVICE RowPart row_part(const ColumnArguments& a) {
+  const uint32_t row = block().x / a.parts, part = block().x % a.parts;
+  const int64_t at = (static_cast<int64_t>(part) * map_threads + thread()) * span, left = a.width - at;
+  return {row * a.width, {at, static_cast<int>(left < span ? left : span)}};
 }
 
 template <class T>
 WS_DEVICE void add_row(const ColumnArguments& a) {
-  const Span s = row_span(a.width);
+  const auto [row, s] = row_part(a);
   if (s.n <= 0) return;
-  const int64_t row = static_cast<int64_t>(block().x) * a.width;
   float x[span], b[span];
   load(static_cast<const T*>(a.x) + row + s.at, s.n, x);
   load(static_cast<const T*>(a.row) + s.at, s.n, b);
@@ -129,9 +135,8 @@ WS_KERNEL_FOR_BOTH(add_bias, map_threads, ColumnArguments, a, add_row)
 
 template <class T>
 WS_DEVICE void scale_row(const ColumnArguments& a) {
-  const Span s = row_span(a.width);
+  const auto [row, s] = row_part(a);
   if (s.n <= 0) return;
-  const int64_t row = static_cast<int64_t>(block().x) * a.width;
   float x[span], g[span];
   load(static_cast<const T*>(a.x) + row + s.at, s.n, x);
   load(static_cast<const float*>(a.row) + s.at, s.n, g);
@@ -229,8 +234,10 @@ Status columns(const Call& c, Launcher& on, const HostKernel& kernel) {
   WS_CHECK(x.rank >= 1, shape, "x: expected at least one dimension");
   WS_TRY(vector_of(c.t[1], "row", x.last()));
   WS_TRY(same_shape(c.t[2], "y", x, "x"));
-  const ColumnArguments a = {x.data, c.t[1].data, c.t[2].data, x.rows(), x.last()};
-  return start(on, kernel, {static_cast<uint32_t>(a.rows), blocks_for(a.width, map_threads * span), 1}, 0, a);
+  const uint32_t parts = blocks_for(x.last(), map_threads * span);
+  const ColumnArguments a = {x.data, c.t[1].data, c.t[2].data, x.rows(), x.last(), parts};
+  WS_CHECK(a.rows * parts < int64_t{1} << 31, shape, "x: too many rows, got %s", shape_text(x).text);
+  return start(on, kernel, {static_cast<uint32_t>(a.rows * parts), 1, 1}, 0, a);
 }
 
 }  // namespace

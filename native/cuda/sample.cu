@@ -232,6 +232,8 @@ WS_KERNEL(sample_row, row_threads, SampleArguments, a) {
   }
   RowStatistics tempered = plain;
   if (a.partials != a.plain) tempered = merge_groups(a.partials + r * a.groups, a.groups);
+  // A logit that the temperature makes infinite.
+  if (!(tempered.sum > 0)) return finish(-1, as_float(0x7fc00000u), as_float(0x7fc00000u));
   Row row = {logits, a.inverse_temperature, a.vocabulary, tempered.top, {0, a.vocabulary}};
   if (a.top_k > 0 && a.top_k < a.vocabulary) select(row, static_cast<double>(a.top_k), false);
   if (a.top_p < 1) select(row, a.top_p, true);
