@@ -40,7 +40,7 @@ export type TokenInput = 'reference' | 'old' | 'sampler' | 'logSquares' | 'advan
 
 /**
  * Numbers per trained token that statistics are made of: the entropy of the policy; log p of its most probable token; the
- * mean of its logits over the vocabulary.
+ * mean of its logits, divided by the temperature, over the vocabulary.
  */
 export type Observed = 'entropy' | 'topLogps' | 'meanLogits'
 
