@@ -64,6 +64,8 @@ const head = { softcap: 0, temperature: 1 }
 const targets = (i: number): number => (i * 7919) % vocabulary
 const headShapes = { h: [8192, 2048], w: [vocabulary, 2048], targets: [8192] }
 
+const updating = { learningRate: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weightDecay: 0.1, step: 10, maxNorm: 1 }
+
 /** By op. */
 export const gpuCases: Readonly<Partial<Record<OpName, readonly OpCase[]>>> = {
   add: [{ in: { a: [tokens, width], b: [tokens, width] } }],
@@ -102,16 +104,21 @@ export const gpuCases: Readonly<Partial<Record<OpName, readonly OpCase[]>>> = {
   ],
   adamw: [
     {
-      in: Object.fromEntries(
-        ['w', 'm', 'v', 'copy', 'g']
-          .map((name) => [name, [1 << 25]])
-          .concat([
-            ['norm', [1]],
-            ['ok', [1]],
-          ]),
-      ),
-      p: { learningRate: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weightDecay: 0.1, step: 10, maxNorm: 1 },
+      in: { ...Object.fromEntries(['w', 'm', 'v', 'copy', 'g'].map((name) => [name, [1 << 25]])), norm: [1], ok: [1] },
+      p: updating,
       fill: { v: 'positive', norm: 'ones', ok: 'ones' },
+    },
+  ],
+  adamw_stochastic: [
+    {
+      in: {
+        ...Object.fromEntries(['w', 'm', 'v', 'g'].map((name) => [name, [1 << 25]])),
+        norm: [1],
+        ok: [1],
+        key: [4],
+      },
+      p: updating,
+      fill: { v: 'positive', norm: 'ones', ok: 'ones', key: (i: number) => i },
     },
   ],
 }

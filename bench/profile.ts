@@ -160,7 +160,7 @@ function printTable(ops: readonly TracedOp[], whole: Whole): void {
 
 // The flame graph ------------------------------------------------------------------------------------------------------
 
-const updates: readonly string[] = ['adamw', 'all_finite', 'add_norm']
+const updates: readonly string[] = ['adamw', 'adamw_stochastic', 'all_finite', 'add_norm']
 
 /** Ops with the part of the step that they belong to, told by their names. */
 function stacksOf(ops: readonly TracedOp[]): Stack[] {

@@ -142,6 +142,12 @@ t.test('a model of billions of weights without its weights', async (t) => {
   near('optimizer moments', 8)
   t.equal(bytes('reference'), bytes('weights'))
   t.equal(bytes('f32 masters'), bytes('gradients'))
+  const alone = await estimateMemory({
+    model,
+    objective: objectives.dpo(),
+    training: trainingOptions.parse({ ...settings, stochasticRounding: true }),
+  })
+  t.equal(alone.peakBytes, estimate.peakBytes - bytes('f32 masters'), 'stochastic rounding has no masters')
   const without = await estimateMemory({ model, objective: objectives.simpo(), training })
   t.equal(
     without.rows.find((row) => row.name === 'reference'),

@@ -1,6 +1,6 @@
 // Generated from the registry: every op against its reference, its gradient, its bits and its refusals, on the CPU at the
 // level that WHETSTONE_ISA names, or on the device that WHETSTONE_DEVICE names. Checks that need to know an op by name are
-// in ops-attention.ts, ops-head.ts and ops-public.ts. An emulated GPU that looks for races is slow: WHETSTONE_OPS=calls
+// in ops-attention.ts, ops-head.ts, ops-rounding.ts and ops-public.ts. An emulated GPU that looks for races is slow: WHETSTONE_OPS=calls
 // leaves out what compares results of calls like those that it has seen, WHETSTONE_OPS=comparisons runs that alone.
 
 import { execFileSync } from 'node:child_process'
@@ -28,6 +28,7 @@ import { headTermsChecks } from './ops-head-terms.js'
 import { headTileChecks } from './ops-head-tiles.js'
 import { publicChecks } from './ops-public.js'
 import { checkNativeShapes, checkRefusals, checkShapeRules, checkStrangeParameters } from './ops-refusals.js'
+import { roundingChecks } from './ops-rounding.js'
 
 const device = openDevice({ device: (process.env.WHETSTONE_DEVICE ?? 'cpu') as DeviceOptions['device'], threads: 2 })
 t.teardown(() => device.close())
@@ -144,6 +145,7 @@ function checkCalls(): void {
   headTermsChecks(t, device)
   headTileChecks(t, device)
   publicChecks(t, device)
+  roundingChecks(t, device)
 }
 
 if (process.env.WHETSTONE_OPS !== 'comparisons') checkCalls()

@@ -50,6 +50,7 @@ export interface ToyOptions {
   readonly objective?: Objective
   readonly reference?: Decoder
   readonly optimizer?: Partial<AdamWConfig>
+  readonly seed?: number
   readonly activationCheckpointing?: boolean
   readonly device?: Device
 }

@@ -5,6 +5,7 @@ import t, { type Test } from 'tap'
 import type { Evaluation, Objective } from '../ts/loss/define.js'
 import { sft, superhf } from '../ts/loss/index.js'
 import { languageModel } from '../ts/src/generate/language-model.js'
+import { bf16FromFloat } from '../ts/src/io/dtype.js'
 import { disposeDecoder } from '../ts/src/models/decoder.js'
 import { getDevice } from '../ts/src/native/device.js'
 import { disposeFlat, type FlatTensors, parameter } from '../ts/src/nn/parameters.js'
@@ -27,8 +28,8 @@ const bad = [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY]
 /** Sets one element of a parameter. */
 async function poke(flat: FlatTensors, name: string, at: number, value: number): Promise<void> {
   const tensor = parameter(flat, name)
-  const values = (await tensor.data()).slice()
-  values[at] = value
+  const values = await tensor.bits()
+  values[at] = tensor.dtype === 'bf16' ? bf16FromFloat(value) : value
   tensor.write(values)
 }
 
@@ -92,13 +93,14 @@ t.test('in a weight', async (t) => {
         tied: false,
       })
     }
-  await refuses(
-    t,
-    'a master of bf16',
-    /weight of model\.norm\.weight, element 7/,
-    (trainer) => poke(trainer.optimizer.masters, 'model.norm.weight', 7, Number.NaN),
-    { dtype: 'bf16' },
-  )
+  for (const stochasticRounding of [false, true])
+    await refuses(
+      t,
+      stochasticRounding ? 'a weight that is bf16 alone' : 'a master of bf16',
+      /weight of model\.norm\.weight, element 7/,
+      (trainer) => poke(trainer.optimizer.masters, 'model.norm.weight', 7, Number.NaN),
+      { dtype: 'bf16', optimizer: { stochasticRounding } },
+    )
 })
 
 t.test('in a moment', async (t) => {

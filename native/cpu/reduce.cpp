@@ -35,15 +35,25 @@ double squares_of(const float* x, int64_t count) {
   return sums[0];
 }
 
-/// Exponent bits all set: infinite or NaN.
-bool finite(const float* x, int64_t count) {
-  uint32_t found = 0;
+/// Is an exponent all ones: infinite or NaN? `infinity` has the exponent's bits of T.
+template <class T, class Bits>
+bool finite(const T* x, int64_t count, Bits infinity) {
+  Bits found = 0;
   for (int64_t i = 0; i < count; ++i) {
-    uint32_t bits;
-    std::memcpy(&bits, x + i, 4);
-    found |= static_cast<uint32_t>((bits & 0x7f800000u) == 0x7f800000u);
+    Bits bits;
+    std::memcpy(&bits, x + i, sizeof bits);
+    found |= static_cast<Bits>((bits & infinity) == infinity);
   }
   return found == 0;
+}
+
+template <class T, class Bits>
+void lower_flag(const Call& c, Bits infinity) {
+  int32_t* flag = c.t[0].as<int32_t>();
+  const T* in = c.t[1].as<T>();
+  for_spans(*c.rt, c.t[1].size(), [=](int64_t begin, int64_t end) {
+    if (!finite(in + begin, end - begin, infinity)) __atomic_store_n(flag, 0, __ATOMIC_RELAXED);
+  });
 }
 
 }  // namespace
@@ -83,13 +93,9 @@ Status add_norm(const Call& c) {
 
 /// ok becomes 0 when an element of x is NaN or infinite, and is left alone otherwise.
 Status all_finite(const Call& c) {
-  const View &ok = c.t[0], &x = c.t[1];
-  WS_TRY(single(ok, "ok"));
-  int32_t* flag = ok.as<int32_t>();
-  const float* in = x.as<float>();
-  for_spans(*c.rt, x.size(), [=](int64_t begin, int64_t end) {
-    if (!finite(in + begin, end - begin)) __atomic_store_n(flag, 0, __ATOMIC_RELAXED);
-  });
+  WS_TRY(single(c.t[0], "ok"));
+  if (c.t[1].dtype == DType::f32) lower_flag<float>(c, uint32_t{0x7f800000});
+  else lower_flag<bf16>(c, uint16_t{0x7f80});
   return {};
 }
 

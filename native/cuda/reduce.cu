@@ -62,20 +62,22 @@ WS_KERNEL(square_total, reduce_threads, SquareArguments, a) {
 }
 
 struct FiniteArguments {
-  const float* x;
+  const void* x;
   int32_t* ok;
   int64_t size;
 };
 
-WS_KERNEL(find_nonfinite, map_threads, FiniteArguments, a) {
+template <class T>
+WS_DEVICE void find_nonfinite(const FiniteArguments& a) {
   const Span s = flat_span(a.size);
   float x[span];
   bool found = false;
-  if (s.n > 0) load(a.x + s.at, s.n, x);
+  if (s.n > 0) load(static_cast<const T*>(a.x) + s.at, s.n, x);
   for (int i = 0; i < span; ++i)
     if (i < s.n) found |= (as_bits(x[i]) & 0x7f800000u) == 0x7f800000u;
   if (found) *a.ok = 0;  // whoever writes writes the same
 }
+WS_KERNEL_FOR_BOTH(find_nonfinite, map_threads, FiniteArguments, a, find_nonfinite)
 
 }  // namespace
 
@@ -103,8 +105,10 @@ Status add_norm(const Call& c, Launcher& on) {
 
 Status all_finite(const Call& c, Launcher& on) {
   WS_TRY(single(c.t[0], "ok"));
-  const FiniteArguments a = {c.t[1].as<float>(), c.t[0].as<int32_t>(), c.t[1].size()};
-  return start(on, find_nonfinite, {blocks_for(a.size, map_threads * span), 1, 1}, 0, a);
+  const View& x = c.t[1];
+  const FiniteArguments a = {x.data, c.t[0].as<int32_t>(), x.size()};
+  return start(on, x.dtype == DType::f32 ? find_nonfinite_f32 : find_nonfinite_bf16,
+               {blocks_for(a.size, map_threads * span), 1, 1}, 0, a);
 }
 
 #endif

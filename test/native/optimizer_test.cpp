@@ -1,4 +1,6 @@
-// adamw against the same steps in f64; clipping, the bf16 copy, a step that must change nothing.
+// adamw against the same steps in f64; clipping, the bf16 copy, a step that must change nothing. adamw_stochastic against
+// the f32 step and the random bits that ops.def promises, bit for bit.
+#include "../../native/core/rng.h"
 #include "check.h"
 
 using namespace check;
@@ -122,6 +124,87 @@ void check_refusals(const Level& level) {
   CHECK_OK(run(level.kernel, rt, empty, {}, 1));
 }
 
+/// The step where weights are bf16 alone.
+Status run_bf16(Kernel kernel, Runtime& rt, Group& a, const Tensor& w, const Tensor& key, const Settings& s, double step,
+                int ok = 1) {
+  const Tensor norm = Tensor(DType::f32, {1}).fill(a.norm()), flag = integers({ok});
+  return kernel(make_call(rt, {w.view(), a.m.view(), a.v.view(), a.g.view(), norm.view(), flag.view(), key.view()},
+                          {s.learning_rate, s.beta1, s.beta2, s.eps, s.weight_decay, step, s.max_norm}));
+}
+
+Tensor bf16_of(const Tensor& w) {
+  Tensor rounded(DType::bf16, {w.size()});
+  for (int64_t i = 0; i < w.size(); ++i) rounded.set(i, w.at(i));
+  return rounded;
+}
+
+/// What ops.def says, for one weight.
+double round_at_random(float x, const std::vector<int32_t>& key, int64_t i) {
+  const auto word = [&](int at) { return static_cast<uint32_t>(key[static_cast<size_t>(at)]); };
+  const Random4 words = philox({{word(3), static_cast<uint32_t>(i / 8), word(2), 0u}}, word(0), word(1));
+  const uint32_t random = words.x[i / 2 % 4] >> (16 * (i % 2)) & 0xffffu;
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  bits = (bits + random) & 0xffff0000u;
+  std::memcpy(&x, &bits, 4);
+  return x;
+}
+
+void check_stochastic(const Level& level, Kernel exact) {
+  const std::vector<int32_t> numbers = {-7, 123456789, 5, -1};
+  const Tensor key = integers(numbers);
+  Settings s;
+  s.max_norm = 1;
+  for (const int64_t n : {1, 17, 127, 1003, 40001}) {
+    SerialRuntime rt;
+    ThreadedRuntime threads(3);
+    Group f32(n), a(n), b(n);
+    const Tensor w = bf16_of(f32.w), again = w;
+    for (int64_t i = 0; i < n; ++i) f32.w.set(i, w.at(i));
+    Tensor wanted(DType::bf16, {n});
+    CHECK_OK(run(exact, rt, f32, s, 3, 1, false));
+    for (int64_t i = 0; i < n; ++i) wanted.set(i, round_at_random(static_cast<float>(f32.w.at(i)), numbers, i));
+    CHECK_OK(run_bf16(level.kernel, rt, a, w, key, s, 3));
+    CHECK_SAME(w, wanted);
+    CHECK_SAME(a.m, f32.m);
+    CHECK_SAME(a.v, f32.v);
+    CHECK_OK(run_bf16(level.kernel, threads, b, again, key, s, 3));
+    CHECK_SAME(again, wanted);
+  }
+}
+
+/// No gradient and no decay, or the flag down: every weight stays. Infinity stays infinity, and NaN NaN.
+void check_stochastic_rest(const Level& level) {
+  SerialRuntime rt;
+  Settings s;
+  s.weight_decay = 0;
+  Group a(300);
+  const Tensor key = integers({1, 2, 3, 4}), w = bf16_of(a.w), before = w;
+  a.g.fill(NAN);
+  CHECK_OK(run_bf16(level.kernel, rt, a, w, key, s, 1, 0));
+  CHECK_SAME(w, before);
+  a.g.fill(0);
+  CHECK_OK(run_bf16(level.kernel, rt, a, w, key, s, 1));
+  CHECK_SAME(w, before);
+  Tensor strange = w;
+  for (int64_t i = 0; i < 300; ++i) strange.set(i, i % 3 == 0 ? INFINITY : i % 3 == 1 ? -INFINITY : NAN);
+  CHECK_OK(run_bf16(level.kernel, rt, a, strange, key, s, 1));
+  for (int64_t i = 0; i < 300; ++i)
+    CHECK(i % 3 == 2 ? std::isnan(strange.at(i)) : strange.at(i) == (i % 3 == 0 ? INFINITY : -INFINITY));
+  CHECK_CODE(run_bf16(level.kernel, rt, a, w, key, s, 0), config);
+  CHECK_CODE(run_bf16(level.kernel, rt, a, w, integers({1, 2, 3}), s, 1), shape);
+  a.g = Tensor(DType::f32, {6});
+  CHECK_CODE(run_bf16(level.kernel, rt, a, w, key, s, 1), shape);
+  Group empty(0);
+  CHECK_OK(run_bf16(level.kernel, rt, empty, bf16_of(empty.w), key, s, 1));
+}
+
+Kernel kernel_at(const Level& level, std::initializer_list<Level> of) {
+  for (const Level& other : of)
+    if (std::strcmp(other.name, level.name) == 0) return other.kernel;
+  return nullptr;
+}
+
 }  // namespace
 
 int main() {
@@ -131,6 +214,10 @@ int main() {
     check_skip(level);
     check_cuts(level);
     check_refusals(level);
+  });
+  for_levels(WS_LEVELS(adamw_stochastic), [](const Level& level) {
+    check_stochastic(level, kernel_at(level, WS_LEVELS(adamw)));
+    check_stochastic_rest(level);
   });
   return report();
 }

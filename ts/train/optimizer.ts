@@ -1,7 +1,10 @@
 // AdamW over flat groups: f32 weights, moments and gradients. When the model computes in bf16 its weights are rounded
-// copies of f32 masters that live here. A step is all or nothing: one flag says whether every number is finite, and
-// the kernels change no byte when it is not.
+// copies of f32 masters that live here, or, to save 4 bytes per weight, stand alone and are rounded at random (stochastic
+// rounding). A step is all or nothing: one flag says whether every number is finite, and the kernels change no byte when
+// it is not.
 
+import { WhetstoneError } from '../src/base/errors.js'
+import { deriveKey } from '../src/base/rng.js'
 import { type Decoder, trainableOf } from '../src/models/decoder.js'
 import {
   copyFlat,
@@ -11,7 +14,7 @@ import {
   type ParameterGroup,
   parameterGroups,
 } from '../src/nn/parameters.js'
-import { adamw, addNorm, allFinite, fill, scaleColumnsDg } from '../src/ops/index.js'
+import { adamw, adamwStochastic, addNorm, allFinite, fill, scaleColumnsDg } from '../src/ops/index.js'
 import { Scope } from '../src/tensor/scope.js'
 import { type Tensor, tensor } from '../src/tensor/tensor.js'
 
@@ -28,28 +31,46 @@ export interface AdamWConfig {
    * a norm above 1.8e19 then counts as non-finite.
    */
   readonly maxGradNorm: number
+  /**
+   * Weights in bf16 have no f32 masters: a step rounds each up or down at random, so that its mean is right. Default
+   * false. The random numbers are a pure function of the seed, the update and the place of the weight.
+   */
+  readonly stochasticRounding?: boolean
 }
 
 /** Weights to train with their gradients and moments. */
 export interface Optimizer {
   readonly config: AdamWConfig
-  /** f32 weights: the model's own, or masters of a bf16 model. */
+  /** Weights that steps change: the model's own, or f32 masters of a bf16 model. */
   readonly masters: FlatTensors
   readonly gradients: FlatTensors
   readonly firstMoments: FlatTensors
   readonly secondMoments: FlatTensors
   /** Updates made so far; the bias correction depends on it. */
   updates: number
+  /** Key of stochastic rounding. */
+  readonly seed: number
 }
 
-/** Makes the optimizer's tensors for a model; moments are zero. */
-export function createOptimizer(model: Decoder, config: AdamWConfig): Optimizer {
+/**
+ * Makes the optimizer's tensors for a model; moments are zero.
+ *
+ * @throws WhetstoneError E_CONFIG for stochastic rounding of weights that are not bf16, E_OOM
+ */
+export function createOptimizer(model: Decoder, config: AdamWConfig, seed: number): Optimizer {
   const { device } = model
   const parameters = trainableOf(model)
+  const { stochasticRounding = false } = config
+  if (stochasticRounding && parameters.dtype !== 'bf16')
+    throw new WhetstoneError(
+      'E_CONFIG',
+      'stochasticRounding',
+      `expected weights in bf16, got ${parameters.dtype}: load the model in bf16 and without LoRA, whose matrices are f32`,
+    )
   const flat = () => createFlat(device, parameters.placements, 'f32')
-  const masters = parameters.dtype === 'f32' ? parameters : flat()
+  const masters = parameters.dtype === 'f32' || stochasticRounding ? parameters : flat()
   if (masters !== parameters) copyFlat(masters, parameters)
-  return { config, masters, gradients: flat(), firstMoments: flat(), secondMoments: flat(), updates: 0 }
+  return { config, masters, gradients: flat(), firstMoments: flat(), secondMoments: flat(), updates: 0, seed }
 }
 
 /** Frees everything but the model's own weights. */
@@ -100,32 +121,38 @@ export async function update(optimizer: Optimizer, model: Decoder, learningRate:
     allFinite(ok, isBounded(config) ? norm : squareOf(norm))
     for (const flat of [masters, gradients, firstMoments, secondMoments])
       for (const group of parameterGroups) allFinite(ok, flat.flat[group])
-    for (const group of parameterGroups) {
-      const tensors = {
-        w: masters.flat[group],
-        m: firstMoments.flat[group],
-        v: secondMoments.flat[group],
-        copy: masters === parameters ? undefined : parameters.flat[group],
-        g: gradients.flat[group],
-        norm,
-        ok,
-      }
-      adamw(tensors, {
-        learningRate,
-        beta1: config.adamBeta1,
-        beta2: config.adamBeta2,
-        eps: config.adamEpsilon,
-        weightDecay: decays[group] ? config.weightDecay : 0,
-        step: optimizer.updates + 1,
-        maxNorm: config.maxGradNorm,
-      })
-    }
+    for (const group of parameterGroups) stepGroup(optimizer, parameters, group, learningRate, { norm, ok })
     return { norm, ok }
   })
   const [[gradNorm], flag] = await Promise.all([norm.data(), ok.data()])
   const applied = flag[0] === 1
   if (applied) optimizer.updates++
   return { gradNorm, applied }
+}
+
+/** One group's step, which `ok` may still turn into none. */
+function stepGroup(
+  { config, masters, gradients, firstMoments, secondMoments, updates, seed }: Optimizer,
+  parameters: FlatTensors,
+  group: ParameterGroup,
+  learningRate: number,
+  { norm, ok }: Readonly<Record<'norm' | 'ok', Tensor>>,
+): void {
+  const [m, v, g] = [firstMoments, secondMoments, gradients].map((of) => of.flat[group])
+  const state = { w: masters.flat[group], m, v, g, norm, ok }
+  const options = {
+    learningRate,
+    beta1: config.adamBeta1,
+    beta2: config.adamBeta2,
+    eps: config.adamEpsilon,
+    weightDecay: decays[group] ? config.weightDecay : 0,
+    step: updates + 1,
+    maxNorm: config.maxGradNorm,
+  }
+  if (masters.dtype === 'bf16') {
+    const key = Int32Array.of(...deriveKey(seed, 'rounding', updates, group), 0, 0)
+    adamwStochastic({ ...state, key: tensor(norm.device, key) }, options)
+  } else adamw({ ...state, copy: masters === parameters ? undefined : parameters.flat[group] }, options)
 }
 
 /** Names the first parameter that holds a non-finite number, and what of it: for the error text only. */

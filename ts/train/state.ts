@@ -1,5 +1,5 @@
-// What a training state is as bytes: weights, f32 masters and moments by parameter name, plus the counters. Snapshots
-// are taken at step boundaries, when nothing is in flight; restoring writes all of it or, on a mismatch, none.
+// What a training state is as bytes: weights, their f32 masters if any, and moments by parameter name, plus the counters.
+// Snapshots are taken at step boundaries, when nothing is in flight; restoring writes all of it or, on a mismatch, none.
 
 import { join, relative } from 'node:path'
 import { WhetstoneError } from '../src/base/errors.js'

@@ -67,7 +67,7 @@ export interface TrainerOptions {
   readonly activationCheckpointing?: boolean
   /** Default 1. */
   readonly temperature?: number
-  /** Key of dropout and of noise on embeddings; default 0. */
+  /** Key of dropout, of noise on embeddings and of stochastic rounding; default 0. */
   readonly seed?: number
   /** Default 0: no noise. */
   readonly neftuneNoiseAlpha?: number
@@ -81,7 +81,7 @@ export interface TrainerOptions {
 export function createTrainer(options: TrainerOptions): Trainer {
   const { policy, objective, reference, seed = 0, neftuneNoiseAlpha = 0 } = options
   if (reference !== undefined && objective.needs.reference) checkReference(policy, reference)
-  const optimizer = createOptimizer(policy, options.optimizer)
+  const optimizer = createOptimizer(policy, options.optimizer, seed)
   return {
     policy,
     reference,

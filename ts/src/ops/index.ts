@@ -28,7 +28,13 @@ export { castTo, copy, fill, gatherRows, scatterAddRows, zeros } from './layout.
 export { linear, linearDw, linearDx } from './matmul.js'
 export { addNoise, dropout } from './noise.js'
 export { inverseRowNorms, layerNorm, rmsNorm } from './norm.js'
-export { type AdamwOptions, type AdamwTensors, adamw } from './optimizer.js'
+export {
+  type AdamwOptions,
+  type AdamwStochasticTensors,
+  type AdamwTensors,
+  adamw,
+  adamwStochastic,
+} from './optimizer.js'
 export { addNorm, allFinite, columnSum } from './reduce.js'
 export { reshape } from './reshape.js'
 export { headSample, type SampleOptions } from './sample.js'

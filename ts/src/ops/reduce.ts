@@ -86,7 +86,7 @@ const allFiniteOp = defineOp({
   ],
 })
 
-/** ok [1] i32 becomes 0 when an element of x f32 is NaN or infinite, else it stays. */
+/** ok [1] i32 becomes 0 when an element of x, f32 or bf16, is NaN or infinite, else it stays. */
 export function allFinite(ok: Tensor, x: Tensor): void {
   call(allFiniteOp, [ok, x])
 }

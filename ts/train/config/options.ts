@@ -23,9 +23,16 @@ export const optimizerShape = {
   maxGradNorm: z.number().min(0).default(1).describe('clip the gradient norm to this; 0 switches clipping off'),
 }
 
+/** For models that are loaded: a new one is f32. */
+export const stochasticRounding = z
+  .boolean()
+  .default(false)
+  .describe('bf16 weights without f32 masters, rounded at random: 4 bytes per weight less')
+
 /** Settings of `train(...)` that every objective shares. */
 export const trainingOptions = z.strictObject({
   ...optimizerShape,
+  stochasticRounding,
   perDeviceTrainBatchSize: count(1).default(8).describe('rows (or packed bins) per micro-batch'),
   gradientAccumulationSteps: count(1).default(1).describe('micro-batches per optimizer step'),
   numTrainEpochs: z.number().positive().default(3).describe('passes over the rows; ignored when maxSteps is set'),

@@ -143,6 +143,7 @@ export async function iterate(options: IterateOptions): Promise<PhaseResult> {
     optimizer: update.optimizer,
     temperature: update.temperature,
     activationCheckpointing: update.gradientCheckpointing,
+    seed: options.seed,
   })
   const totalSteps = rounds * update.stepsPerRound
   let current: Round | undefined

@@ -9,7 +9,7 @@ import { checkOptions, either, kinds, optional } from '../../src/base/arguments.
 import { WhetstoneError } from '../../src/base/errors.js'
 import { type LanguageModel, modelKind } from '../../src/generate/language-model.js'
 import { type Decoder, decoderKind, positionLimit } from '../../src/models/decoder.js'
-import { optimizerShape } from '../config/options.js'
+import { optimizerShape, stochasticRounding } from '../config/options.js'
 import { type Resolved, resolvedKind, type Source, sourcesKind } from '../config/resolve.js'
 import { dataKind } from '../data/rows.js'
 import { type Emit, type Run, startRun } from '../events.js'
@@ -32,6 +32,7 @@ const count = (least = 0) => z.int().min(least)
 /** Settings that every online method has. */
 export const onlineShape = {
   ...optimizerShape,
+  stochasticRounding,
   learningRate: optimizerShape.learningRate.default(1e-6),
   rounds: count(1).default(100).describe('rounds of sampling and training'),
   promptsPerRound: count(1).default(8).describe('prompts of a round; each is sampled numGenerations times'),
