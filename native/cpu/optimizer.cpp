@@ -70,33 +70,29 @@ void update(float* w, bf16* copy, const Moments& a, const Step& s, int64_t begin
 
 constexpr int drawn = 2 * group_columns;  // weights that random_columns() serves: 16 bits each
 
-/// Rounds to bf16, up with the probability that the lower half of the bits is of a step, else down. NaN and infinity stay.
-void round_at_random(float (&x)[drawn], const uint32_t (&words)[group_columns]) {
-  uint32_t in_order[group_columns];
-  for (int j = 0; j < counters; ++j)
-    for (int w = 0; w < 4; ++w) in_order[4 * j + w] = words[w * counters + j];
-  uint16_t random[drawn];
-  std::memcpy(random, in_order, sizeof random);
-  for (int i = 0; i < drawn; ++i) {
-    uint32_t bits;
-    std::memcpy(&bits, x + i, 4);
-    bits = (bits & 0x7f800000u) == 0x7f800000u ? bits : (bits + random[i]) & 0xffff0000u;
-    std::memcpy(x + i, &bits, 4);
-  }
+/// Rounds to bf16: of the two next to x, the upper one with the probability that the lower half of the bits is of a step.
+/// NaN and infinity stay.
+V round_at_random(V x, const uint16_t* random) {
+  const V size = max(x, sub(zero(), x));
+  return select_less(size, set1(INFINITY), high_halves(add_steps(x, random)), x);
 }
 
 /// begin is a multiple of `drawn`.
 void update_bf16(bf16* w, const int32_t* key, const Moments& a, const Step& s, int64_t begin, int64_t end) {
   for (int64_t first = begin; first < end; first += drawn) {
-    const int64_t last = first + drawn < end ? first + drawn : end;
-    uint32_t words[group_columns];
+    uint32_t words[group_columns], ordered[group_columns];
+    uint16_t random[drawn];
+    float next[drawn];  // rounded in a loop of its own: chains of divisions stay short enough to overlap
     random_columns(key, 0, first / 2, words);
-    float next[drawn] = {0};
+    by_counter(words, ordered);
+    std::memcpy(random, ordered, sizeof random);
+    const int64_t last = first + drawn < end ? first + drawn : end;
     for_vectors(first, last, [&](int64_t i, auto lanes) {
       store(next + (i - first), stepped(a, s, load(w + i, lanes), i, lanes));
     });
-    round_at_random(next, words);
-    for_vectors(first, last, [&](int64_t i, auto lanes) { store(w + i, load(next + (i - first), lanes), lanes); });
+    for_vectors(first, last, [&](int64_t i, auto lanes) {
+      store(w + i, round_at_random(load(next + (i - first)), random + (i - first)), lanes);
+    });
   }
 }
 static_assert(span_elements % drawn == 0, "tasks begin with the first word of a counter");

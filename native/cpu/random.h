@@ -57,27 +57,44 @@ static inline void random_columns(const int32_t* key, uint32_t site, int64_t col
   static const uint64_t first[8] = {0, 1, 2, 3, 4, 5, 6, 7};
   constexpr int lanes = sizeof(Words) / 8, parts = counters / lanes;
   const auto word = [](int32_t x) { return words1(static_cast<uint32_t>(x)); };
-  Words x[4][parts];
-  for (int i = 0; i < parts; ++i) {
-    x[0][i] = word(key[3]);
-    x[1][i] = add_words(load_words(first), words1(static_cast<uint32_t>(column / 4) + static_cast<uint32_t>(i * lanes)));
-    x[2][i] = word(key[2]);
-    x[3][i] = words1(site);
-  }
-  uint32_t key0 = static_cast<uint32_t>(key[0]), key1 = static_cast<uint32_t>(key[1]);
-  for (int round = 0; round < 10; ++round) {
-    const Words k0 = words1(key0), k1 = words1(key1);
-    WS_EACH(parts) {
-      const Words a = multiply_words(x[0][i], words1(0xD2511F53u)), b = multiply_words(x[2][i], words1(0xCD9E8D57u));
-      x[0][i] = mix_words(b, x[1][i], k0);
-      x[1][i] = b;
-      x[2][i] = mix_words(a, x[3][i], k1);
-      x[3][i] = a;
+  constexpr int together = 2;  // so that the words stay in registers
+  for (int part = 0; part < parts; part += together) {
+    Words x[4][together];
+    for (int i = 0; i < together; ++i) {
+      const uint32_t at = static_cast<uint32_t>(column / 4) + static_cast<uint32_t>((part + i) * lanes);
+      x[0][i] = word(key[3]);
+      x[1][i] = add_words(load_words(first), words1(at));
+      x[2][i] = word(key[2]);
+      x[3][i] = words1(site);
     }
-    key0 += 0x9E3779B9u;
-    key1 += 0xBB67AE85u;
+    uint32_t key0 = static_cast<uint32_t>(key[0]), key1 = static_cast<uint32_t>(key[1]);
+    WS_UNROLL
+    for (int round = 0; round < 10; ++round) {
+      const Words k0 = words1(key0), k1 = words1(key1);
+      WS_EACH(together) {
+        const Words a = multiply_words(x[0][i], words1(0xD2511F53u)), b = multiply_words(x[2][i], words1(0xCD9E8D57u));
+        x[0][i] = mix_words(b, x[1][i], k0);
+        x[1][i] = b;
+        x[2][i] = mix_words(a, x[3][i], k1);
+        x[3][i] = a;
+      }
+      key0 += 0x9E3779B9u;
+      key1 += 0xBB67AE85u;
+    }
+    for (int w = 0; w < 4; ++w)
+      WS_EACH(together) store_words(words + w * counters + (part + i) * lanes, x[w][i]);
   }
-  for (int w = 0; w < 4; ++w) WS_EACH(parts) store_words(words + w * counters + i * lanes, x[w][i]);
+}
+
+/// The same words counter by counter, four of each.
+static inline void by_counter(const uint32_t (&words)[group_columns], uint32_t (&ordered)[group_columns]) {
+  const auto load4 = [&](int i) { return _mm_loadu_ps(reinterpret_cast<const float*>(words + i)); };
+  for (int j = 0; j < counters; j += 4) {
+    __m128 a = load4(j), b = load4(counters + j), c = load4(2 * counters + j), d = load4(3 * counters + j);
+    _MM_TRANSPOSE4_PS(a, b, c, d);
+    const __m128 rows[4] = {a, b, c, d};
+    for (int i = 0; i < 4; ++i) _mm_storeu_ps(reinterpret_cast<float*>(ordered + 4 * (j + i)), rows[i]);
+  }
 }
 
 }  // namespace ws::WS_NS

@@ -92,6 +92,11 @@ static inline V low_halves(V a) { return {_mm512_castsi512_ps(_mm512_slli_epi32(
 static inline V high_halves(V a) {
   return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a.v), _mm512_set1_epi32(-65536)))};
 }
+/// The float that is n[lane] steps further from 0.
+static inline V add_steps(V a, const uint16_t* n) {
+  const __m512i steps = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(n)));
+  return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a.v), steps))};
+}
 /// r becomes its transpose: lane j of r[i] and lane i of r[j] change places.
 static inline void transpose(V* r) {
   __m512 t[16], u[16];
@@ -185,6 +190,10 @@ static inline V low_halves(V a) { return {_mm256_castsi256_ps(_mm256_slli_epi32(
 static inline V high_halves(V a) {
   return {_mm256_and_ps(a.v, _mm256_castsi256_ps(_mm256_set1_epi32(-65536)))};
 }
+static inline V add_steps(V a, const uint16_t* n) {
+  const __m256i steps = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(n)));
+  return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a.v), steps))};
+}
 /// r becomes its transpose.
 static inline void transpose(V* r) {
   __m256 t[8], u[8];
@@ -271,6 +280,10 @@ static inline V select_less(V x, V y, V a, V b) { return {_mm_blendv_ps(b.v, a.v
 static inline V low_halves(V a) { return {_mm_castsi128_ps(_mm_slli_epi32(_mm_castps_si128(a.v), 16))}; }
 static inline V high_halves(V a) {
   return {_mm_and_ps(a.v, _mm_castsi128_ps(_mm_set1_epi32(-65536)))};
+}
+static inline V add_steps(V a, const uint16_t* n) {
+  const __m128i steps = _mm_cvtepu16_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(n)));
+  return {_mm_castsi128_ps(_mm_add_epi32(_mm_castps_si128(a.v), steps))};
 }
 /// r becomes its transpose.
 static inline void transpose(V* r) { _MM_TRANSPOSE4_PS(r[0].v, r[1].v, r[2].v, r[3].v); }

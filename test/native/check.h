@@ -203,7 +203,8 @@ struct Tensor {
     if (dtype == DType::i32) return as<int32_t>()[i];
     return as<uint8_t>()[i];
   }
-  void set(int64_t i, double x) {
+  /// Not inlined: GCC 12 would warn of a write behind the end of an empty tensor, which it cannot know to be empty.
+  [[gnu::noinline]] void set(int64_t i, double x) {
     if (dtype == DType::f32) as<float>()[i] = static_cast<float>(x);
     if (dtype == DType::bf16) as<bf16>()[i] = to_bf16(static_cast<float>(x));
     if (dtype == DType::i32) as<int32_t>()[i] = static_cast<int32_t>(x);
