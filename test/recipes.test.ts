@@ -220,6 +220,11 @@ t.test('the reference is the start unless another is given', async (t) => {
     const given = await runRecipe(name, { base, options: { ...options, rounds: 2 } })
     const started = await runRecipe(name, { base, options: { ...options, rounds: 2, reference: undefined } })
     t.equal(started.hash, given.hash, name)
+    const follows = { syncRefModel: true, refModelSyncSteps: 1 }
+    const moved = await runRecipe(name, { base, options: { ...options, ...follows, rounds: 2 } })
+    t.not(moved.hash, given.hash, `${name}: a reference that follows is another`)
+    const again = await runRecipe(name, { base, options: { ...options, ...follows, rounds: 2, reference: undefined } })
+    t.equal(again.hash, moved.hash, `${name}: and the one that was given stays as it is`)
   }
 })
 

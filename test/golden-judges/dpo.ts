@@ -12,7 +12,8 @@ import { createTrainer, disposeTrainer, type StepResult, trainStep } from '../..
 import { type Finding, within } from './finding.js'
 import { type Expected, judgeFinal, judgeStatistics } from './train.js'
 
-interface DpoBatch {
+/** A batch as DPOTrainer makes it. */
+export interface DpoBatch {
   readonly input_ids: number[][]
   readonly attention_mask: number[][]
   readonly completion_mask: number[][]

@@ -21,6 +21,7 @@ import { examplesOf, typicalBatches, withReferenceLogps } from './estimate-batch
 import { type CountingDevice, openCountingDevice, type Usage } from './estimate-device.js'
 import { type EstimateOptions, isPrecomputed, policyOf, referenceOf } from './estimate-models.js'
 
+import { flatState } from './state.js'
 import { trainerSettings } from './train.js'
 import { createTrainer, type Trainer, trainStep } from './trainer.js'
 
@@ -150,10 +151,9 @@ function scratchBytes(
   return tile * (needs.kl === undefined ? 1 : 2) + 4 * megabyte + availableParallelism() * megabyte
 }
 
-/** Rows as lists of ids with marks; a checkpoint's weights, masters and moments, read before they are written. */
-function hostBytes(examples: readonly EncodedExample[], { policy, optimizer }: Trainer): number {
+/** Rows as lists of ids with marks; a checkpoint's tensors, read before they are written. */
+function hostBytes(examples: readonly EncodedExample[], trainer: Trainer): number {
   const tokens = examples.flat().reduce((sum, { ids }) => sum + ids.length, 0)
-  const trainable = trainableOf(policy)
-  const masters = optimizer.masters === trainable ? 0 : flatBytes(optimizer.masters)
-  return tokens * (8 + 1) + flatBytes(trainable) + masters + 2 * flatBytes(optimizer.firstMoments)
+  const saved = [trainableOf(trainer.policy), ...flatState(trainer).map(([, flat]) => flat)]
+  return tokens * (8 + 1) + saved.reduce((sum, flat) => sum + flatBytes(flat), 0)
 }

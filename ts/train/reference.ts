@@ -24,6 +24,20 @@ export interface Reference {
 }
 
 /**
+ * The model to compare with: the one that is given, or the policy as it starts. One that follows the policy is a copy, so
+ * that the caller's stays as it is.
+ *
+ * @throws WhetstoneError E_CONFIG for a model that cannot be the reference
+ */
+export async function openReference(policy: Decoder, given: Decoder | undefined, follows: boolean): Promise<Reference> {
+  if (given === undefined) return startReference(policy)
+  checkReference(policy, given)
+  if (!follows || isAdapted(given)) return { decoder: given, dispose: () => undefined }
+  const copy = frozenCopy(given)
+  return { decoder: copy, dispose: () => disposeCopy(copy) }
+}
+
+/**
  * The policy as it is now: a copy of its weights; with an adapter that changes nothing yet the base alone, with another
  * one the base and a copy of the adapter.
  */

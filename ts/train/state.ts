@@ -1,4 +1,5 @@
-// What a training state is as bytes: weights, their f32 masters if any, and moments by parameter name, plus the counters.
+// What a training state is as bytes: weights, their f32 masters if any, moments, and a reference that moves, by parameter
+// name, plus the counters.
 // Snapshots are taken at step boundaries, when nothing is in flight; restoring writes all of it or, on a mismatch, none.
 
 import { join, relative } from 'node:path'
@@ -78,12 +79,26 @@ export async function policyFiles(policy: Decoder, base: string, folder: string)
   return { weights, texts: { 'config.json': config }, copied: 'all' }
 }
 
-/** The optimizer's tensors: masters (of a bf16 model) and moments. */
+/** What a step reads besides the policy's weights: masters (of a bf16 model), moments, and a reference that moves. */
+export function flatState({
+  policy,
+  optimizer,
+  reference,
+  referenceSync,
+}: Trainer): [prefix: string, flat: FlatTensors][] {
+  const { masters, firstMoments, secondMoments } = optimizer
+  const state: [string, FlatTensors][] = [
+    ['m.', firstMoments],
+    ['v.', secondMoments],
+  ]
+  if (masters !== trainableOf(policy)) state.unshift(['w.', masters])
+  if (referenceSync !== undefined && reference !== undefined) state.push(['r.', reference.parameters])
+  return state
+}
+
+/** The tensors of a checkpoint besides the policy's weights. */
 export async function optimizerEntries(trainer: Trainer): Promise<Entry[]> {
-  const { masters, firstMoments, secondMoments } = trainer.optimizer
-  const parts = [await entriesOf(firstMoments, 'm.'), await entriesOf(secondMoments, 'v.')]
-  if (masters !== trainableOf(trainer.policy)) parts.unshift(await entriesOf(masters, 'w.'))
-  return parts.flat()
+  return (await Promise.all(flatState(trainer).map(([prefix, flat]) => entriesOf(flat, prefix)))).flat()
 }
 
 /** Reads every parameter of flat tensors, checking shapes before the first is written. */
@@ -124,7 +139,7 @@ function hostArrays(flat: FlatTensors): Record<ParameterGroup, Float32Array | Ui
 }
 
 /**
- * Puts weights, masters, moments and the update count back; all or nothing.
+ * Puts weights, masters, moments, a reference that moves and the update count back; all or nothing.
  *
  * @throws WhetstoneError E_MISMATCH when a tensor is missing or has another shape
  */
@@ -134,14 +149,8 @@ export async function restoreTrainer(
   optimizer: EntrySource,
   updates: number,
 ): Promise<void> {
-  const { masters, firstMoments, secondMoments } = trainer.optimizer
-  const parameters = trainableOf(trainer.policy)
-  const writes = [
-    await readFlat(parameters, weights),
-    await readFlat(firstMoments, optimizer, 'm.'),
-    await readFlat(secondMoments, optimizer, 'v.'),
-  ]
-  if (masters !== parameters) writes.push(await readFlat(masters, optimizer, 'w.'))
+  const writes = [await readFlat(trainableOf(trainer.policy), weights)]
+  for (const [prefix, flat] of flatState(trainer)) writes.push(await readFlat(flat, optimizer, prefix))
   for (const write of writes) write()
   trainer.optimizer.updates = updates
 }

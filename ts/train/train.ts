@@ -19,15 +19,8 @@ import { planData } from './data/plan.js'
 import { type DataSource, dataKind, extraFieldWarnings, readData } from './data/rows.js'
 import { type Emit, type Run, startRun } from './events.js'
 import { abortError, type PhaseResult, runPhase } from './loop.js'
-import {
-  checkReference,
-  dataHash,
-  frozenParts,
-  modelHash,
-  type Reference,
-  startReference,
-  withReferenceLogps,
-} from './reference.js'
+import { dataHash, frozenParts, modelHash, openReference, type Reference, withReferenceLogps } from './reference.js'
+import { referenceSyncOf } from './reference-sync.js'
 import { openRun, type RunFolder } from './run-folder.js'
 import { createTrainer, disposeTrainer, evaluateLoss, type Trainer, type TrainerOptions } from './trainer.js'
 
@@ -111,6 +104,7 @@ export const trainerSettings = (
   temperature: values.temperature,
   seed: values.seed,
   neftuneNoiseAlpha: values.neftuneNoiseAlpha,
+  referenceSync: referenceSyncOf(values),
 })
 
 /** How the examples of an objective are laid into micro-batches. */
@@ -150,7 +144,11 @@ async function runJob(job: Job): Promise<TrainResult> {
   const data = await encodedData(job)
   if (options.reference !== undefined && !objective.needs.reference)
     job.emit({ type: 'warning', message: `the reference is not used: ${objective.name} looks at none` })
-  const reference = await referenceOf(options)
+  if (values.syncRefModel && values.precomputeRefLogProbs)
+    throw new WhetstoneError('E_CONFIG', 'syncRefModel', 'expected it without precomputeRefLogProbs, got both')
+  const reference = objective.needs.reference
+    ? await openReference(policy.decoder, options.reference, values.syncRefModel)
+    : undefined
   let trainer: Trainer | undefined
   try {
     const referenceSha256 = job.folder && reference && (await modelHash(reference.decoder))
@@ -187,14 +185,6 @@ async function encodedData({ options, values, emit }: Job): Promise<Data> {
   const { examples, summary } = encode(rows.train)
   for (const message of [...warningsOf(summary), ...rows.warnings]) emit({ type: 'warning', message })
   return { train: examples, held: rows.held.length === 0 ? [] : encode(rows.held, rows.train).examples }
-}
-
-/** The model to compare with, when the objective looks at one. */
-async function referenceOf({ objective, policy, reference }: TrainOptions): Promise<Reference | undefined> {
-  if (!objective.needs.reference) return undefined
-  if (reference === undefined) return startReference(policy.decoder)
-  checkReference(policy.decoder, reference)
-  return { decoder: reference, dispose: () => undefined }
 }
 
 /** The data with the reference's log-probs, when the settings ask for them; a KL over the vocabulary needs the model. */

@@ -21,6 +21,7 @@ import {
   zeroGradients,
 } from './optimizer.js'
 import { checkReference } from './reference.js'
+import { checkReferenceSync, moveReference, type ReferenceSync } from './reference-sync.js'
 import { countsOf, exampleCount, gradientVector, type NoiseOptions, sequencesOf, type Terms, termsOf } from './terms.js'
 
 export type { MicroBatch } from './data/micro-batch.js'
@@ -44,8 +45,9 @@ export interface StepResult {
 /** A policy in training. */
 export interface Trainer {
   readonly policy: Decoder
-  /** Frozen model for objectives that look at one. */
+  /** Frozen model for objectives that look at one; or one that follows the policy. */
   readonly reference: Decoder | undefined
+  readonly referenceSync: ReferenceSync | undefined
   objective: Objective
   readonly optimizer: Optimizer
   readonly activationCheckpointing: boolean
@@ -63,6 +65,8 @@ export interface TrainerOptions {
   readonly policy: Decoder
   readonly objective: Objective
   readonly reference?: Decoder
+  /** Changes the reference as training goes on; default: it stays as it is. */
+  readonly referenceSync?: ReferenceSync
   readonly optimizer: AdamWConfig
   readonly activationCheckpointing?: boolean
   /** Default 1. */
@@ -76,15 +80,17 @@ export interface TrainerOptions {
 /**
  * Puts a policy into training: makes gradients and optimizer state.
  *
- * @throws WhetstoneError E_CONFIG for a reference that cannot be one, E_OOM
+ * @throws WhetstoneError E_CONFIG for a reference that cannot be one or cannot follow, E_OOM
  */
 export function createTrainer(options: TrainerOptions): Trainer {
-  const { policy, objective, reference, seed = 0, neftuneNoiseAlpha = 0 } = options
+  const { policy, objective, reference, referenceSync, seed = 0, neftuneNoiseAlpha = 0 } = options
   if (reference !== undefined && objective.needs.reference) checkReference(policy, reference)
+  if (referenceSync !== undefined) checkReferenceSync(policy, reference, referenceSync)
   const optimizer = createOptimizer(policy, options.optimizer, seed)
   return {
     policy,
     reference,
+    referenceSync,
     objective,
     optimizer,
     activationCheckpointing: options.activationCheckpointing ?? false,
@@ -134,7 +140,10 @@ export async function trainStep(
   const { gradNorm, applied } = Number.isFinite(loss)
     ? await update(trainer.optimizer, trainer.policy, learningRate)
     : { gradNorm: Number.NaN, applied: false }
-  if (applied) remember(trainer, totals)
+  if (applied) {
+    remember(trainer, totals)
+    followPolicy(trainer)
+  }
   const tokens = batches.reduce((sum, batch) => sum + batch.packed.ids.length, 0)
   return { loss, gradNorm, learningRate, trainedTokens: counts.tokens, tokens, stats: means(totals), applied }
 }
@@ -264,6 +273,13 @@ const means = (totals: Totals): Record<string, number> =>
   Object.fromEntries(
     Object.entries(totals).flatMap(([name, { sum, count }]) => (count === 0 ? [] : [[name, sum / count]])),
   )
+
+/** Moves the reference when its time has come. */
+function followPolicy({ policy, reference, referenceSync, optimizer: { updates } }: Trainer): void {
+  if (reference === undefined || referenceSync === undefined) return
+  const { refModelSyncSteps, refModelMixupAlpha } = referenceSync
+  if (updates % refModelSyncSteps === 0) moveReference(reference, policy, refModelMixupAlpha)
+}
 
 /** Adds a step's totals to those that the objective looks back on. */
 function remember(trainer: Trainer, totals: Totals): void {

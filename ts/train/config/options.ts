@@ -29,6 +29,21 @@ export const stochasticRounding = z
   .default(false)
   .describe('bf16 weights without f32 masters, rounded at random: 4 bytes per weight less')
 
+/** Settings of a reference that follows the policy. */
+export const referenceSyncShape = {
+  syncRefModel: z
+    .boolean()
+    .default(false)
+    .describe('move the reference towards the policy as training goes on (TR-DPO, 2404.09656)'),
+  refModelMixupAlpha: z
+    .number()
+    .min(0)
+    .max(1)
+    .default(0.6)
+    .describe('share of the policy in what the reference becomes; 1 replaces it'),
+  refModelSyncSteps: count(1).default(512).describe('optimizer steps from one move of the reference to the next'),
+}
+
 /** Settings of `train(...)` that every objective shares. */
 export const trainingOptions = z.strictObject({
   ...optimizerShape,
@@ -62,6 +77,7 @@ export const trainingOptions = z.strictObject({
     .boolean()
     .default(false)
     .describe('run the reference once over all rows before the first step, then free it'),
+  ...referenceSyncShape,
   gradientCheckpointing: z
     .boolean()
     .default(false)

@@ -16,6 +16,7 @@ import type { Emit } from '../events.js'
 import { type PhaseResult, runPhase } from '../loop.js'
 import type { AdamWConfig } from '../optimizer.js'
 import { frozenParts, modelHash } from '../reference.js'
+import type { ReferenceSync } from '../reference-sync.js'
 import type { Schedule } from '../schedule.js'
 import { type Task, taskKind } from '../tasks/task.js'
 import { createTrainer, disposeTrainer, type MicroBatch } from '../trainer.js'
@@ -41,6 +42,8 @@ export interface UpdateOptions {
   readonly temperature?: number
   /** Recompute layers in backward: less memory, same bits. Default false. */
   readonly gradientCheckpointing?: boolean
+  /** Changes the reference as training goes on; default: it stays as it is. */
+  readonly referenceSync?: ReferenceSync
   /** What the selected traces become; default each an example whose completions are trained. */
   readonly toExamples?: ToExamples
   /**
@@ -115,6 +118,7 @@ const updateKinds = {
   perDeviceTrainBatchSize: optional(kinds.count),
   temperature: optional(kinds.number),
   gradientCheckpointing: optional(kinds.flag),
+  referenceSync: optional(having('when the reference moves', 'refModelSyncSteps', 'refModelMixupAlpha')),
   toExamples: optional(kinds.call),
   numIterations: optional(kinds.count),
 }
@@ -143,6 +147,7 @@ export async function iterate(options: IterateOptions): Promise<PhaseResult> {
     optimizer: update.optimizer,
     temperature: update.temperature,
     activationCheckpointing: update.gradientCheckpointing,
+    referenceSync: update.referenceSync,
     seed: options.seed,
   })
   const totalSteps = rounds * update.stepsPerRound
@@ -202,6 +207,7 @@ const settingsOf = ({ fingerprint, rounds, seed, update }: IterateOptions): Reco
   batchSize: update.batchSize,
   ...(update.numIterations !== undefined && { numIterations: update.numIterations }),
   ...(update.temperature !== undefined && { temperature: update.temperature }),
+  ...update.referenceSync,
   rounds,
   seed,
 })

@@ -9,12 +9,13 @@ import { checkOptions, either, kinds, optional } from '../../src/base/arguments.
 import { WhetstoneError } from '../../src/base/errors.js'
 import { type LanguageModel, modelKind } from '../../src/generate/language-model.js'
 import { type Decoder, decoderKind, positionLimit } from '../../src/models/decoder.js'
-import { optimizerShape, stochasticRounding } from '../config/options.js'
+import { optimizerShape, referenceSyncShape, stochasticRounding } from '../config/options.js'
 import { type Resolved, resolvedKind, type Source, sourcesKind } from '../config/resolve.js'
 import { dataKind } from '../data/rows.js'
 import { type Emit, type Run, startRun } from '../events.js'
 import { abortError, type PhaseResult } from '../loop.js'
-import { type Reference, startReference } from '../reference.js'
+import { openReference, type Reference } from '../reference.js'
+import { referenceSyncOf } from '../reference-sync.js'
 import { openRun } from '../run-folder.js'
 import { sourceKind, type Task } from '../tasks/task.js'
 import type { ToExamples } from './examples.js'
@@ -33,6 +34,7 @@ const count = (least = 0) => z.int().min(least)
 export const onlineShape = {
   ...optimizerShape,
   stochasticRounding,
+  ...referenceSyncShape,
   learningRate: optimizerShape.learningRate.default(1e-6),
   rounds: count(1).default(100).describe('rounds of sampling and training'),
   promptsPerRound: count(1).default(8).describe('prompts of a round; each is sampled numGenerations times'),
@@ -156,9 +158,8 @@ export const startOnline = <V extends OnlineValues>(
     const folder = output === undefined ? undefined : await openRun(output, record, resume, warn)
     let started: Reference | undefined
     try {
-      started = await startOf(options, method)
-      const reference = options.reference ?? started?.decoder
-      return await runOnline({ ...options, reference }, config.values, method, (event) => {
+      started = await referenceOf(options, method, config.values)
+      return await runOnline({ ...options, reference: started?.decoder }, config.values, method, (event) => {
         folder?.log(event)
         emit(event)
       })
@@ -168,12 +169,13 @@ export const startOnline = <V extends OnlineValues>(
     }
   })
 
-/** The policy as it is now, when the method looks at a reference and none was given. */
-const startOf = async (
+/** The model to compare with, when the method looks at one. */
+const referenceOf = async (
   { policy, reference }: OnlineOptions,
   { objective, needsReference = false }: OnlineMethod,
+  { syncRefModel }: OnlineValues,
 ): Promise<Reference | undefined> =>
-  reference === undefined && (needsReference || objective.needs.reference) ? startReference(policy.decoder) : undefined
+  needsReference || objective.needs.reference ? openReference(policy.decoder, reference, syncRefModel) : undefined
 
 /** The rewards of a run: what was passed, or the source's checker; then the method's own. */
 function rewardsOf({ prompts, rewardFuncs }: OnlineOptions, { rewardWeights }: OnlineValues, own: OnlineMethod) {
@@ -228,6 +230,7 @@ function updateOf(values: OnlineValues, method: OnlineMethod): IterateOptions['u
     numIterations: values.numIterations,
     gradientCheckpointing: values.gradientCheckpointing,
     temperature: method.temperature,
+    referenceSync: referenceSyncOf(values),
     toExamples: method.toExamples,
   }
 }
