@@ -25,13 +25,14 @@ const terms = ['logps', 'kl', 'entropy', 'meanLogps', 'values'] as const satisfi
 
 /**
  * Objectives with factors that are held fixed in the gradient, so that it is not that of the value: probabilities (dft,
- * WPO), ratios (cispo), drift (nashMd), the reference points of KTO and BCO, the value of k3+ and the mask of old samples.
+ * WPO), ratios (cispo, vespo), drift (nashMd), the reference points of KTO and BCO, the value of k3+ and the mask of old samples.
  */
 const heldFixed = [
   'sft dft',
   'dpo useWeighting',
   'dpo useWeighting with sft',
   'cispo',
+  'vespo',
   'nashMd',
   'kto',
   'bco',

@@ -70,7 +70,11 @@ t.test('every method of policy gradients learns', async (t) => {
     const [first, second] = steps(events)
     t.match(first.stats, { ratio: 1, kl: 0 }, 'on policy, at the reference: exactly')
     const clips = Object.entries(first.stats).filter(([name]) => name.includes('clip_ratio'))
-    t.equal(clips.length, { reinforce: 0, sapo: 0, cispo: 1 }[method as string] ?? 3, `${method}: what it clips`)
+    t.equal(
+      clips.length,
+      { reinforce: 0, sapo: 0, vespo: 0, cispo: 1 }[method as string] ?? 3,
+      `${method}: what it clips`,
+    )
     t.ok(clips.every(([, share]) => share === 0))
     t.ok(second.stats.kl > 0, 'then the policy leaves the reference')
   }
@@ -109,6 +113,7 @@ t.test('settings of the objective reach it', async (t) => {
     { delta: 1.001 },
     { lossType: 'luspo' },
     { lossType: 'drGrpo' },
+    { topEntropyQuantile: 0.5 },
   ])
     t.not(await hashOf(changed), plain, JSON.stringify(changed))
   t.equal(await hashOf({ lossType: 'grpo' }), plain)
@@ -116,14 +121,22 @@ t.test('settings of the objective reach it', async (t) => {
   const sapo = await hashOf({ method: 'sapo' })
   for (const temperature of ['sapoTemperaturePos', 'sapoTemperatureNeg'])
     t.not(await hashOf({ method: 'sapo', [temperature]: 2 }), sapo, temperature)
+  const vespo = await hashOf({ method: 'vespo' })
+  for (const setting of ['vespoKPos', 'vespoLambdaPos', 'vespoKNeg', 'vespoLambdaNeg'])
+    t.not(await hashOf({ method: 'vespo', [setting]: 1 }), vespo, setting)
 })
 
 t.test('micro-batches change nothing', async (t) => {
-  const cut = (perDeviceTrainBatchSize: number, gradientAccumulationSteps: number) =>
-    runRecipe('grpo', { base, options: { rounds: 3, perDeviceTrainBatchSize, gradientAccumulationSteps } })
-  const [one, four, all] = [await cut(16, 1), await cut(4, 4), await cut(1, 16)]
-  t.equal(four.hash, one.hash)
-  t.equal(all.hash, one.hash)
+  for (const topEntropyQuantile of [1, 0.4]) {
+    const cut = (perDeviceTrainBatchSize: number, gradientAccumulationSteps: number) =>
+      runRecipe('grpo', {
+        base,
+        options: { rounds: 3, perDeviceTrainBatchSize, gradientAccumulationSteps, topEntropyQuantile },
+      })
+    const [one, four, all] = [await cut(16, 1), await cut(4, 4), await cut(1, 16)]
+    t.equal(four.hash, one.hash)
+    t.equal(all.hash, one.hash)
+  }
 })
 
 t.test('groups without a difference', async (t) => {

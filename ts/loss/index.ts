@@ -12,7 +12,7 @@ import { kto } from './kto.js'
 import { logRatio } from './log-ratio.js'
 import { nashMd } from './nash-md.js'
 import { orpo } from './orpo.js'
-import { cispo, dapo, drGrpo, gmpo, grpo, gspo, ppo, reinforce, rloo, sapo, score } from './policy-gradient.js'
+import { cispo, dapo, drGrpo, gmpo, grpo, gspo, ppo, reinforce, rloo, sapo, score, vespo } from './policy-gradient.js'
 import { gapReward, listwiseReward, pairReward, pointwiseReward, processReward, reward } from './reward-models.js'
 import { sft } from './sft.js'
 import { simpo } from './simpo.js'
@@ -94,6 +94,7 @@ export {
   slic,
   srpo,
   superhf,
+  vespo,
   xpo,
 }
 
@@ -127,6 +128,7 @@ const makers = {
   cispo,
   sapo,
   gmpo,
+  vespo,
   score,
   reward,
   pointwiseReward,

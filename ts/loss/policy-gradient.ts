@@ -1,11 +1,12 @@
 // Policy gradients over sampled completions: REINFORCE, RLOO, PPO, GRPO and its variants as settings of one formula.
-//   loss = aggregate over tokens of c_t keep_t w_t surrogate(A_t, rho_t) + beta k_t KL_t - entropyCoef H_t
+//   loss = aggregate over tokens of c_t keep_t w_t surrogate(A_t, rho_t) + beta k_t KL_t - entropyCoef top_t H_t
 // Advantages come with the batch (advantages.ts makes them): the score `advantage` of a completion, or one per token.
 // `old` log-probs are those of the policy that sampled; without them the batch is on-policy and rho is 1 with the gradient
 // of l. aggregation: tokenMean = sum / trained tokens of the step (TRL: dapo; bnpo is the same over a micro-batch);
 // sequenceMean = mean per sequence, then over sequences (grpo); sequenceSum = sum per sequence, then mean (luspo);
 // constant = sum / (sequences x maxCompletionLength) (dr_grpo). Every completion is an example of its own; one with several
-// turns brings advantages and klWeights k_t per token. Weights w_t do not act on the KL and the entropy.
+// turns brings advantages and klWeights k_t per token. Weights w_t do not act on the KL and the entropy. keep_t is 0 for tokens
+// and sequences that masks leave out, top_t for those of low entropy.
 // Differs from TRL: KL estimator `k3` is not multiplied by rho unless it is `rhoK3`, which is TRL's default.
 
 import * as z from 'zod'
@@ -14,11 +15,19 @@ import { nonNegative, oneOf, positive, refuse, withDefaults } from './config.js'
 import type { SequenceTerms } from './define.js'
 import { klEstimators } from './kl.js'
 import { defineObjective, statistic } from './objective.js'
-import { clipped, importanceCaps, offPolicyMask, type PolicyTokens, ratioLevels, surrogates } from './surrogates.js'
+import {
+  clipped,
+  highEntropyMask,
+  importanceCaps,
+  offPolicyMask,
+  type PolicyTokens,
+  ratioLevels,
+  surrogates,
+} from './surrogates.js'
 import { ofRole, overExamples, scoresOf, sequenceSums, tokensOf, type View, weightsOf } from './view.js'
 
 const settings = z.strictObject({
-  lossType: oneOf('clip', 'reinforce', 'cispo', 'sapo', 'gmpo').describe('surrogate of a token'),
+  lossType: oneOf('clip', 'reinforce', 'cispo', 'sapo', 'gmpo', 'vespo').describe('surrogate of a token'),
   aggregation: oneOf('tokenMean', 'sequenceMean', 'sequenceSum', 'constant').describe('from tokens to one loss'),
   maxCompletionLength: z.int().positive().optional().describe('constant: tokens that a completion counts as'),
   importanceSamplingLevel: oneOf('token', 'sequence', 'sequenceSum').describe('ratio of what to what'),
@@ -42,6 +51,16 @@ const settings = z.strictObject({
   importanceSamplingCap: positive(3).describe('largest such weight; beyond it: this, or 0 with mask'),
   sapoTemperaturePos: positive(1).describe('sapo: temperature for positive advantages'),
   sapoTemperatureNeg: positive(1.05).describe('sapo: temperature for the others'),
+  vespoKPos: nonNegative(2).describe('vespo: power of the ratio where the advantage is not negative'),
+  vespoLambdaPos: positive(3).describe('vespo: decay with the ratio there'),
+  vespoKNeg: nonNegative(3).describe('vespo: power of the ratio where the advantage is negative'),
+  vespoLambdaNeg: positive(2).describe('vespo: decay with the ratio there'),
+  topEntropyQuantile: z
+    .number()
+    .min(0)
+    .max(1)
+    .default(1)
+    .describe('train this share of the tokens, those of the highest entropy in the step (2506.01939)'),
 })
 
 /** Settings that have one default in every method. */
@@ -55,6 +74,11 @@ export const methodSettings = settings
     offPolicyMaskThreshold: true,
     sapoTemperaturePos: true,
     sapoTemperatureNeg: true,
+    vespoKPos: true,
+    vespoLambdaPos: true,
+    vespoKNeg: true,
+    vespoLambdaNeg: true,
+    topEntropyQuantile: true,
   })
   .strip()
 
@@ -103,17 +127,19 @@ const aggregations: Readonly<Record<Settings['aggregation'], (view: View, maxCom
 
 function formulaOf(view: View, config: Settings) {
   const tokens = tokensOfPolicy(view, config)
-  const { epsilon, epsilonHigh = epsilon, offPolicyMaskThreshold, beta, entropyCoef } = config
+  const { epsilon, epsilonHigh = epsilon, offPolicyMaskThreshold, beta, entropyCoef, topEntropyQuantile } = config
   const clip = { ...config, epsilonHigh }
   let losses = mul(weightsOf(view), surrogates[config.lossType](tokens, clip))
   if (offPolicyMaskThreshold !== undefined) losses = mul(offPolicyMask(tokens, offPolicyMaskThreshold), losses)
+  const top = topEntropyQuantile < 1 ? highEntropyMask(view.entropy, topEntropyQuantile) : 1
+  losses = mul(losses, top)
   if (config.importanceSamplingMode !== 'none') losses = mul(samplerWeights(view, config), losses)
   const drift = sub(
     view.logps,
     tokensOf(view, 'reference', (terms) => terms.logps),
   )
   if (beta > 0) losses = add(losses, mul(klPenalty(tokens, drift, config), beta))
-  if (entropyCoef > 0) losses = sub(losses, mul(view.entropy, entropyCoef))
+  if (entropyCoef > 0) losses = sub(losses, mul(mul(view.entropy, top), entropyCoef))
   const scale = aggregations[config.aggregation](view, config.maxCompletionLength ?? 1)
   const perCompletion = ofRole(view, 'completion', mul(sequenceSums(view, losses), scale))
   return {
@@ -136,19 +162,27 @@ const klPenalty = ({ view, rho }: PolicyTokens, drift: Vector, { klEstimator }: 
     klEstimators[klEstimator](drift, rho),
   )
 
+/** What vespo leaves no choice about. */
+const vespoSettings = { importanceSamplingLevel: 'token', importanceSamplingMode: 'none' } as const
+
 /** A policy gradient under a name, with defaults of its own. */
 const policyGradient = (name: string, defaults: Partial<Settings>) =>
   defineObjective(name, withDefaults(settings, defaults), (config) => {
     if (config.aggregation === 'constant' && config.maxCompletionLength === undefined)
       refuse(name.split('.')[0], 'maxCompletionLength', 'expected the number of tokens to divide by, got nothing')
+    for (const [setting, only] of Object.entries(vespoSettings))
+      if (config.lossType === 'vespo' && config[setting as keyof typeof vespoSettings] !== only)
+        refuse(name.split('.')[0], setting, `expected ${only}: vespo has weights of whole sequences already`)
+    const byEntropy = config.topEntropyQuantile < 1
     return {
       needs: {
         rows: 'group',
         reference: config.beta > 0,
         roles: ['completion'],
-        terms: config.entropyCoef > 0 ? ['entropy'] : [],
+        terms: config.entropyCoef > 0 || byEntropy ? ['entropy'] : [],
         observes: ['entropy'],
         tokens: config.importanceSamplingMode === 'none' ? [] : ['sampler'],
+        wholeStep: byEntropy,
       },
       formula: (view) => formulaOf(view, config),
     }
@@ -199,3 +233,6 @@ export const sapo = policyGradient('sapo.v1', { lossType: 'sapo', aggregation: '
 
 /** GMPO (2507.20673): the geometric mean of clipped ratios. */
 export const gmpo = policyGradient('gmpo.v1', { lossType: 'gmpo', aggregation: 'sequenceMean', epsilon: 0.4 })
+
+/** VESPO (2602.10693): soft weights of whole sequences in place of the clip. */
+export const vespo = policyGradient('vespo.v1', { lossType: 'vespo' })

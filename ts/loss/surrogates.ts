@@ -37,6 +37,10 @@ export interface SurrogateSettings {
   readonly dualClip?: number
   readonly sapoTemperaturePos: number
   readonly sapoTemperatureNeg: number
+  readonly vespoKPos: number
+  readonly vespoLambdaPos: number
+  readonly vespoKNeg: number
+  readonly vespoLambdaNeg: number
 }
 
 /** Of one number per sequence: one per token. */
@@ -86,8 +90,29 @@ function gmpo({ view, logRatio, advantages }: PolicyTokens, { epsilon, epsilonHi
   return neg(mul(exp(toTokens(view, sequenceMeans(view, oneSided))), advantages))
 }
 
+const within = (x: number, low: number, high: number): number => Math.min(Math.max(x, low), high)
+
+/**
+ * VESPO's weight of each token: e^lambda w^k e^(-lambda w), with w the ratio of the whole sequence and k and lambda by the
+ * sign of A; 1 at w = 1. Bounds of logarithms as in TRL.
+ */
+function vespoWeights({ view, logRatio, advantages }: PolicyTokens, settings: SurrogateSettings): Vector {
+  const { vespoKPos, vespoLambdaPos, vespoKNeg, vespoLambdaNeg } = settings
+  const sums = toTokens(view, sequenceSums(view, clamp(detach(logRatio), -20, 20))).value
+  const value = advantages.value.map((a, t) => {
+    const [k, lambda] = a >= 0 ? [vespoKPos, vespoLambdaPos] : [vespoKNeg, vespoLambdaNeg]
+    const log = within(sums[t], Math.log(1e-8), 20)
+    return Math.exp(lambda + k * log - lambda * Math.exp(log))
+  })
+  return { value, sources: [] }
+}
+
+/** VESPO (2602.10693): -sg(phi) A l, phi a soft bound on sequences far from the policy that sampled them. */
+const vespo = (tokens: PolicyTokens, settings: SurrogateSettings): Vector =>
+  neg(mul(mul(vespoWeights(tokens, settings), tokens.advantages), tokens.logps))
+
 /** Surrogates by name. */
-export const surrogates = { clip, reinforce, cispo, sapo, gmpo } as const satisfies Record<
+export const surrogates = { clip, reinforce, cispo, sapo, gmpo, vespo } as const satisfies Record<
   string,
   (tokens: PolicyTokens, settings: SurrogateSettings) => Vector
 >
@@ -103,7 +128,7 @@ function clippedAt({ advantages }: PolicyTokens, { value }: Vector, low: number,
   }
 }
 
-/** Which tokens a surrogate clips. */
+/** Which tokens a surrogate clips, and how it weighs them. */
 export const clipped: Readonly<
   Record<
     keyof typeof surrogates,
@@ -117,6 +142,22 @@ export const clipped: Readonly<
   }),
   sapo: () => ({}),
   gmpo: (tokens, { epsilon, epsilonHigh }) => clippedAt(tokens, tokens.logRatio, -epsilon, epsilonHigh),
+  vespo: (tokens, settings) => ({
+    'vespo/phi_seq_mean': sequenceMeans(tokens.view, vespoWeights(tokens, settings)).value,
+  }),
+}
+
+/**
+ * 1 where the entropy is among the highest `quantile` of all tokens of the step, else 0 (2506.01939); between two tokens
+ * the bound is interpolated, as torch.quantile does.
+ */
+export function highEntropyMask({ value }: Vector, quantile: number): Vector {
+  const sorted = Float64Array.from(value).sort()
+  const at = (1 - quantile) * (sorted.length - 1)
+  const below = Math.floor(at)
+  const next = sorted[Math.min(below + 1, sorted.length - 1)]
+  const bound = sorted[below] + (at - below) * (next - sorted[below])
+  return { value: value.map((entropy) => Number(entropy >= bound)), sources: [] }
 }
 
 /** 1 where a sequence may train; 0 where A < 0 and mean(old - l) is above the threshold (DeepSeek-V3.2). */

@@ -57,6 +57,7 @@ export {
   slic,
   srpo,
   superhf,
+  vespo,
   type XpoConfig,
   xpo,
 } from '../loss/index.js'

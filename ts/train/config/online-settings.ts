@@ -57,6 +57,7 @@ export const onlineTrainers: Readonly<Record<string, OnlineTrainer>> = {
   cispo: gradient('cispo', 'samples and rewards: clipped weights, unclipped gradients (2506.13585)'),
   sapo: gradient('sapo', 'samples and rewards: a soft gate in place of the clip (2511.20347)'),
   gmpo: gradient('gmpo', 'samples and rewards: geometric mean of clipped ratios (2507.20673)'),
+  vespo: gradient('vespo', 'samples and rewards: soft weights of whole samples (2602.10693)'),
   onlineDpo: {
     description: 'samples and rewards: DPO on the best and the worst sample (2402.04792)',
     recipe: 'onlineDpo',

@@ -1,5 +1,5 @@
 // Policy gradients over groups of samples: GRPO (2402.03300), RLOO (2402.14740), REINFORCE with the batch's mean as
-// baseline, Dr. GRPO (2503.20783), DAPO (2503.14476), GSPO (2507.18071), CISPO (2506.13585), SAPO, GMPO. One loop; a method is
+// baseline, Dr. GRPO (2503.20783), DAPO (2503.14476), GSPO (2507.18071), CISPO (2506.13585), SAPO, GMPO, VESPO. One loop; a method is
 // an objective, an advantage function and its defaults. Names as in TRL's GRPOConfig.
 // `old` log-probs are the sampler's, which are the trainer's bits: the first ratio of a round is exactly 1. They are those
 // of logits / temperature, as in TRL; with topK, topP or minP those at temperature 1. Differs from TRL: KL is a term of the
@@ -52,6 +52,7 @@ const methods = {
   cispo: { objective: losses.cispo, scale: 'group' },
   sapo: { objective: losses.sapo, scale: 'group' },
   gmpo: { objective: losses.gmpo, scale: 'group' },
+  vespo: { objective: losses.vespo, scale: 'group' },
 } as const satisfies Record<string, Method>
 
 interface Method {
