@@ -136,6 +136,7 @@ async function compileWithClang() {
   const settings = {
     CMAKE_CXX_COMPILER: 'clang++',
     CMAKE_BUILD_TYPE: 'Debug',
+    CMAKE_CXX_FLAGS_DEBUG: '',
     WS_TESTS: 'ON',
     WS_CUDA: 'OFF',
     WS_EMULATOR: 'OFF',
@@ -172,9 +173,14 @@ async function main() {
     console.error(`native tests need ${missing.join(', ')}; on Debian: apt-get install build-essential cmake`)
     return reportCounts(failed)
   }
-  const results = await checkSymbols()
-  for (const suite of sanitizers) results.push(...(await runSanitized(suite)))
-  results.push(...(await compileWithClang()))
+  // Two at a time, because each has moments that keep one core busy: configuring, linking, its longest test.
+  const [address, thread] = sanitizers
+  const parts = await Promise.all([
+    checkSymbols(),
+    runSanitized(address),
+    runSanitized(thread).then(async (results) => [...results, ...(await compileWithClang())]),
+  ])
+  const results = parts.flat()
   const sum = (key) => results.reduce((total, result) => total + result[key], 0)
   reportCounts({ passed: sum('passed'), failed: sum('failed') })
 }

@@ -82,13 +82,6 @@ async function runFile(file, env, label) {
   return counts
 }
 
-/** Runs test files, two at a time, with extra environment variables; their counts. */
-const runFiles = (files, env = {}, label = '') =>
-  inParallel(
-    files.map((file) => () => runFile(file, env, label)),
-    Math.min(2, cores),
-  )
-
 /** The levels below the best one, which the first pass has run. None when the caller forces a level. */
 async function lowerLevels() {
   if (process.env.WHETSTONE_ISA) return []
@@ -97,31 +90,52 @@ async function lowerLevels() {
 }
 
 /**
- * GPUs that are a library of ours (native/cuda/emulator), one per level of kernels; none when it was not built. `races`
- * looks for races too, which takes twice to four times as long.
+ * A file on GPUs that are a library of ours (native/cuda/emulator), one per level of kernels; on none when it was not built.
+ * `races` looks for races too, which takes twice to four times as long.
  */
-function emulatedGpus(name) {
+function onGpus(file, name, more = {}) {
   const library = join(root, `build/Release/libcuda_${name}.so`)
   if (!existsSync(library)) return []
   // Kernels come by name, so any file serves as their image.
-  const gpu = { WHETSTONE_DEVICE: 'cuda:0', WHETSTONE_CUDA_LIBRARY: library, WHETSTONE_CUDA_KERNELS: library }
-  return ['80', '90'].map((level) => ({ ...gpu, WHETSTONE_EMULATED_LEVEL: level }))
+  const gpu = { WHETSTONE_DEVICE: 'cuda:0', WHETSTONE_CUDA_LIBRARY: library, WHETSTONE_CUDA_KERNELS: library, ...more }
+  const note = name === 'races' ? ', races' : ''
+  return ['80', '90'].map((level) => ({
+    file,
+    env: { ...gpu, WHETSTONE_EMULATED_LEVEL: level },
+    label: ` (GPU ${level}${note})`,
+  }))
 }
 
-/** One file on all of them at once: on each it keeps one core busy. */
-const runOnGpus = (file, gpus, env = {}, label = '') =>
-  Promise.all(gpus.map((gpu) => runFile(file, { ...gpu, ...env }, ` (GPU ${gpu.WHETSTONE_EMULATED_LEVEL}${label})`)))
+/** What takes a minute begins first, so that nothing runs alone at the end. */
+const slowest = [
+  'races',
+  'cuda-emulated',
+  'cuda-runs',
+  'golden.test.js (GPU',
+  'save-faults',
+  'train-kinds',
+  '(GPU',
+  'ops',
+]
+function rank({ file, label }) {
+  const at = slowest.findIndex((name) => `${file}${label}`.includes(name))
+  return at < 0 ? slowest.length : at
+}
 
 async function runSuite() {
   const folder = 'dist/test'
+  const [ops, golden] = ['ops', 'golden'].map((name) => `${folder}/${name}.test.js`)
   const files = readdirSync(join(root, folder)).filter((name) => name.endsWith('.test.js'))
-  const passes = await runFiles(files.map((name) => `${folder}/${name}`))
-  const ops = `${folder}/ops.test.js`
-  for (const level of await lowerLevels()) passes.push(await runFile(ops, { WHETSTONE_ISA: level }, ` (${level})`))
-  passes.push(...(await runOnGpus(ops, emulatedGpus('races'), { WHETSTONE_OPS: 'calls' }, ', races')))
-  passes.push(...(await runOnGpus(ops, emulatedGpus('emulated'), { WHETSTONE_OPS: 'comparisons' })))
-  passes.push(...(await runOnGpus(`${folder}/golden.test.js`, emulatedGpus('emulated'))))
-  return passes
+  const runs = [
+    ...files.map((name) => ({ file: `${folder}/${name}`, env: {}, label: '' })),
+    ...(await lowerLevels()).map((level) => ({ file: ops, env: { WHETSTONE_ISA: level }, label: ` (${level})` })),
+    ...onGpus(ops, 'races', { WHETSTONE_OPS: 'calls' }),
+    ...onGpus(ops, 'emulated', { WHETSTONE_OPS: 'comparisons' }),
+    ...onGpus(golden, 'emulated'),
+  ]
+  const inOrder = runs.toSorted((a, b) => rank(a) - rank(b))
+  const tasks = inOrder.map((run) => () => runFile(run.file, run.env, run.label))
+  return inParallel(tasks, Math.min(2, cores))
 }
 
 async function runGolden() {
