@@ -6,12 +6,11 @@ import { disposeDecoder } from '../ts/src/models/decoder.js'
 import { disposeFlat } from '../ts/src/nn/parameters.js'
 import { createTrainer, disposeTrainer, trainStep } from '../ts/train/trainer.js'
 import type { Float } from './harness.js'
-import { benchBatch, benchDecoder, benchShapes } from './models.js'
+import { benchBatch, benchDecoder, benchOptimizer, benchShapes } from './models.js'
 
 const [shape] = benchShapes
-const optimizer = { adamBeta1: 0.9, adamBeta2: 0.999, adamEpsilon: 1e-8, weightDecay: 0, maxGradNorm: 1 }
 const policy = benchDecoder(getDevice(), shape, process.argv[2] as Float)
-const trainer = createTrainer({ policy, objective: sft(), optimizer })
+const trainer = createTrainer({ policy, objective: sft(), optimizer: benchOptimizer })
 const { loss } = await trainStep(trainer, [benchBatch(shape)], 1e-4)
 console.log(performance.now() - performance.nodeTiming.bootstrapComplete)
 disposeTrainer(trainer)

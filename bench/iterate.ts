@@ -16,9 +16,9 @@ import { withScores } from '../ts/train/loop/trace.js'
 import { makeTaskModel } from '../ts/train/task-model.js'
 import { createTask } from '../ts/train/tasks/index.js'
 import type { BenchOptions, Float, Spread, Subject } from './harness.js'
+import { benchOptimizer } from './models.js'
 
 const model = { seed: 1, hiddenSize: 128, layers: 4, heads: 4, intermediateSize: 384 }
-const adamW = { adamBeta1: 0.9, adamBeta2: 0.999, adamEpsilon: 1e-8, weightDecay: 0, maxGradNorm: 1 }
 const [tasksPerRound, numGenerations, stepsPerRound, batchSize] = [128, 4, 8, 64]
 
 /** Seconds of a part of one round, and how much it did. */
@@ -71,7 +71,7 @@ async function measure(folder: string, dtype: Float, { rounds, report }: BenchOp
     select: (traces) => [...traces],
     update: {
       objective: superhf({ kappa: 0.1 }),
-      optimizer: adamW,
+      optimizer: benchOptimizer,
       schedule: { learningRate: 1e-5, lrSchedulerType: 'constant', warmupSteps: 0 },
       stepsPerRound,
       batchSize,

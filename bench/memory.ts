@@ -7,9 +7,8 @@ import { getDevice } from '../ts/src/native/device.js'
 import { disposeFlat } from '../ts/src/nn/parameters.js'
 import { createTrainer, disposeTrainer, trainStep } from '../ts/train/trainer.js'
 import type { BenchOptions, BenchRow } from './harness.js'
-import { type BenchShape, benchBatch, benchDecoder, benchPairs } from './models.js'
+import { type BenchShape, benchBatch, benchDecoder, benchOptimizer, benchPairs } from './models.js'
 
-const optimizer = { adamBeta1: 0.9, adamBeta2: 0.999, adamEpsilon: 1e-8, weightDecay: 0, maxGradNorm: 1 }
 const vocabularies = [1024, 8192, 32768, 131072]
 
 const shapeOf = (vocabSize: number): BenchShape => ({
@@ -34,7 +33,7 @@ async function measure({ objective, batch, reference }: (typeof jobs)[number], s
   const device = getDevice()
   const policy = benchDecoder(device, shape, 'bf16')
   const prior = reference ? benchDecoder(device, shape, 'bf16') : undefined
-  const trainer = createTrainer({ policy, reference: prior, objective, optimizer })
+  const trainer = createTrainer({ policy, reference: prior, objective, optimizer: benchOptimizer })
   const micro = batch(shape)
   await trainStep(trainer, [micro], 1e-4)
   const before = device.memory().liveBytes

@@ -7,8 +7,18 @@ import { initializeDecoder, smallLlamaConfig } from '../ts/src/models/init.js'
 import type { Device } from '../ts/src/native/device.js'
 import { copyFlat, createFlat, disposeFlat } from '../ts/src/nn/parameters.js'
 import { microBatchOf, microBatchOfRows } from '../ts/train/data/micro-batch.js'
+import type { AdamWConfig } from '../ts/train/optimizer.js'
 import type { MicroBatch } from '../ts/train/trainer.js'
 import type { Float } from './harness.js'
+
+/** AdamW's settings in every bench, PyTorch's but for the decay. */
+export const benchOptimizer: AdamWConfig = {
+  adamBeta1: 0.9,
+  adamBeta2: 0.999,
+  adamEpsilon: 1e-8,
+  weightDecay: 0.1,
+  maxGradNorm: 1,
+}
 
 /** A model and the batch that it is timed on. */
 export interface BenchShape {

@@ -13,11 +13,9 @@ import { createTrainer, type MicroBatch, type Trainer, trainStep } from '../ts/t
 import { copyProbe, peakProbe } from './ceilings.js'
 import { flameGraph, foldedStacks, type Stack } from './flame.js'
 import { type Float, race } from './harness.js'
-import { benchBatch, benchDecoder, benchPairs, benchShapes, shapeWords } from './models.js'
+import { benchBatch, benchDecoder, benchOptimizer, benchPairs, benchShapes, shapeWords } from './models.js'
 import { machineLine } from './table.js'
 import { type TracedOp, traceOps } from './trace.js'
-
-const optimizer = { adamBeta1: 0.9, adamBeta2: 0.999, adamEpsilon: 1e-8, weightDecay: 0.1, maxGradNorm: 1 }
 
 function parseCommand() {
   const options = {
@@ -50,7 +48,7 @@ function trainerOf(device: Device, { shape, dtype, lora, objective }: Command): 
   const base = benchDecoder(device, shape, dtype)
   const policy = lora ? withAdapter(base, { r: 16 }) : base
   const reference = objective === 'dpo' ? (lora ? base : benchDecoder(device, shape, dtype)) : undefined
-  return createTrainer({ policy, reference, objective: objective === 'dpo' ? dpo() : sft(), optimizer })
+  return createTrainer({ policy, reference, objective: objective === 'dpo' ? dpo() : sft(), optimizer: benchOptimizer })
 }
 
 const batchOf = ({ objective, shape }: Command): MicroBatch =>

@@ -11,9 +11,8 @@ import type { EncodedExample } from '../ts/train/data/example.js'
 import { microBatchOf } from '../ts/train/data/micro-batch.js'
 import { createTrainer, disposeTrainer, type Trainer, trainStep } from '../ts/train/trainer.js'
 import { type BenchOptions, type Float, race, timed } from './harness.js'
-import { benchDecoder, benchShapes, shapeWords } from './models.js'
+import { benchDecoder, benchOptimizer, benchShapes, shapeWords } from './models.js'
 
-const optimizer = { adamBeta1: 0.9, adamBeta2: 0.999, adamEpsilon: 1e-8, weightDecay: 0, maxGradNorm: 1 }
 const ratios = [0.5, 1.6, 4, 11]
 const pairCount = 4
 const completionTokens = 48
@@ -48,7 +47,7 @@ export async function benchPrompts(options: BenchOptions): Promise<void> {
     device.threads = threads
     const policy = benchDecoder(device, shape, dtype)
     const reference = benchDecoder(device, shape, dtype)
-    const trainer = createTrainer({ policy, reference, objective: dpo(), optimizer })
+    const trainer = createTrainer({ policy, reference, objective: dpo(), optimizer: benchOptimizer })
     for (const ratio of ratios) {
       const { result, tokens } = await compare(trainer, ratio, options)
       const words = `${shapeWords(shape)}, ${pairCount} pairs, ${tokens[0]} tokens instead of ${tokens[1]}`

@@ -15,6 +15,7 @@ import {
   type BenchShape,
   benchBatch,
   benchDecoder,
+  benchOptimizer,
   benchPairs,
   benchShapes,
   gpuShape,
@@ -26,7 +27,6 @@ import {
 import type { Peer } from './peer.js'
 
 const learningRate = 1e-4
-const optimizer = { adamBeta1: 0.9, adamBeta2: 0.999, adamEpsilon: 1e-8, weightDecay: 0.1, maxGradNorm: 1 }
 const beta = 0.1
 
 /** What is trained. */
@@ -73,7 +73,16 @@ async function peakBytesOf(device: Device, step: () => Promise<unknown>): Promis
 /** The peer's side, checked to train as many parameters. */
 async function peerSide(peer: Peer | undefined, job: Job, trainer: Trainer): Promise<Sides['peer']> {
   const { shape, objective, loraRank, dtype, threads } = job
-  const ready = await peer?.prepare({ ...shape, objective, beta, loraRank, dtype, threads, learningRate, ...optimizer })
+  const ready = await peer?.prepare({
+    ...shape,
+    objective,
+    beta,
+    loraRank,
+    dtype,
+    threads,
+    learningRate,
+    ...benchOptimizer,
+  })
   if (peer === undefined || ready === undefined) return undefined
   const count = parameterCount(trainableOf(trainer.policy))
   if (ready.parameters !== count)
@@ -127,7 +136,7 @@ function disposeModel(model: Decoder | undefined): void {
 function trainerOf(job: Job, device: Device): Trainer {
   device.threads = job.threads
   const objective = job.objective === 'dpo' ? dpo({ beta }) : sft()
-  return createTrainer({ ...modelsOf(job, device), objective, optimizer })
+  return createTrainer({ ...modelsOf(job, device), objective, optimizer: benchOptimizer })
 }
 
 function disposeAll(trainer: Trainer): void {
