@@ -173,14 +173,9 @@ async function main() {
     console.error(`native tests need ${missing.join(', ')}; on Debian: apt-get install build-essential cmake`)
     return reportCounts(failed)
   }
-  // Two at a time, because each has moments that keep one core busy: configuring, linking, its longest test.
-  const [address, thread] = sanitizers
-  const parts = await Promise.all([
-    checkSymbols(),
-    runSanitized(address),
-    runSanitized(thread).then(async (results) => [...results, ...(await compileWithClang())]),
-  ])
-  const results = parts.flat()
+  const results = await checkSymbols()
+  for (const suite of sanitizers) results.push(...(await runSanitized(suite)))
+  results.push(...(await compileWithClang()))
   const sum = (key) => results.reduce((total, result) => total + result[key], 0)
   reportCounts({ passed: sum('passed'), failed: sum('failed') })
 }
