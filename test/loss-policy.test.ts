@@ -1,7 +1,8 @@
 // Policy gradients against TRL 1.13: the weights of VESPO (get_gamma_weights) with loss and gradient, and which tokens
-// topEntropyQuantile keeps (get_high_entropy_mask). The numbers are TRL's, in float64.
+// topEntropyQuantile keeps (get_high_entropy_mask); advantages of several reward functions. The numbers are TRL's, in float64.
 
 import t from 'tap'
+import { advantages as advantagesOf, normalizeThenSum, overBatch } from '../ts/loss/advantages.js'
 import type { ObjectiveBatch } from '../ts/loss/define.js'
 import { countStep, dapo, grpo, vespo } from '../ts/loss/index.js'
 
@@ -95,4 +96,43 @@ t.test('topEntropyQuantile', async (t) => {
     )
   })
   t.throws(() => grpo({ topEntropyQuantile: 1.5 }), { code: 'E_CONFIG' })
+})
+
+/** TRL rounds n / (n - 1) to f32. */
+const close = (got: readonly number[], wanted: readonly number[]) =>
+  got.length === wanted.length && wanted.every((value, i) => Math.abs(got[i] - value) < 1e-7)
+
+t.test('each reward normalised before the sum', async (t) => {
+  const first = [
+    [1, 0, 1],
+    [0, 0, 1],
+    [1, 1, 1],
+  ]
+  const second = [
+    [0.2, 0.9, 0.4],
+    [null, 3, null],
+    [1, 2, 4],
+  ]
+  const functions = [
+    { weight: 1, rows: first },
+    { weight: 0.5, rows: second },
+  ]
+  const wanted = [
+    [0.260083197, -0.967134779, 0.707051583],
+    [-0.930535776, -0.930535776, 1.861071551],
+    [-0.703494709, -0.175873677, 0.879368387],
+  ]
+  normalizeThenSum(functions).forEach((row, g) => {
+    t.ok(close(row, wanted[g]), `group ${g}: ${row}`)
+  })
+})
+
+t.test('advantages normalised over the batch', async (t) => {
+  const clipped = [
+    [1, 0, 2],
+    [0, 2, -1],
+  ]
+  const [a, b] = overBatch(advantagesOf.rloo(clipped))
+  t.ok(close([...a, ...b], [0, -0.865975389, 0.865975389, -0.288658463, 1.443292316, -1.154633853]), `${a}, ${b}`)
+  t.same(overBatch([[3]]), [[3]], 'one alone has nothing to be compared with')
 })

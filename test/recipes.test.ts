@@ -114,6 +114,9 @@ t.test('settings of the objective reach it', async (t) => {
     { lossType: 'luspo' },
     { lossType: 'drGrpo' },
     { topEntropyQuantile: 0.5 },
+    { normalizeAdvantages: true },
+    { rewardClipRange: [0, 0.2] },
+    { multiObjectiveAggregation: 'normalizeThenSum' },
   ])
     t.not(await hashOf(changed), plain, JSON.stringify(changed))
   t.equal(await hashOf({ lossType: 'grpo' }), plain)
@@ -275,6 +278,11 @@ t.test('refused', async (t) => {
   await refuse('grpo', { rewardFuncs: [share, share] }, { code: 'E_CONFIG', message: /'share' twice/ })
   await refuse('grpo', { rewardFuncs: ['share'] }, { code: 'E_CONFIG', message: /expected functions/ })
   await refuse('grpo', { rewardWeights: [1, 2] }, { code: 'E_CONFIG', where: 'rewardWeights' })
+  await refuse('grpo', { rewardClipRange: [1] }, { code: 'E_CONFIG', where: 'rewardClipRange' })
+  await refuse('grpo', { rewardClipRange: [1, 0] }, { code: 'E_CONFIG', where: 'rewardClipRange' })
+  const each = { multiObjectiveAggregation: 'normalizeThenSum' }
+  for (const other of [{ scaleRewards: 'none' }, { rewardClipRange: [0, 1] }, { normalizeAdvantages: true }])
+    await refuse('grpo', { ...each, ...other }, { code: 'E_CONFIG', where: Object.keys(other)[0] })
   await refuse('grpo', { prompts: [] }, { code: 'E_CONFIG', where: 'data' })
   await refuse('grpo', { prompts: [...prompts, { promt: 'a' }] }, { code: 'E_FORMAT', where: 'row 7' })
   await refuse('grpo', { prompts: [{ prompt: [{ role: 'user', content: 'a' }] }] }, { code: 'E_TEMPLATE' })

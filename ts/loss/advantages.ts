@@ -64,6 +64,40 @@ export const advantages = {
   }),
 } as const satisfies Record<string, Advantages>
 
+/** (value - mean) / (deviation + eps) over the whole batch; a batch of one stays as it is. */
+export function overBatch(values: Rows, eps = 1e-4): number[][] {
+  const all = values.flat()
+  if (all.length < 2) return values.map((row) => [...row])
+  const scale = deviation(all) + eps
+  return values.map((row) => minus(row, mean(all)).map((v) => v / scale))
+}
+
+/** Rewards of one function over a batch; null where it does not apply. */
+export interface WeightedRewards {
+  readonly weight: number
+  readonly rows: readonly (readonly (number | null)[])[]
+}
+
+/**
+ * GDPO (2601.05242): the rewards of each function normalised within their group, then summed with weights, then normalised
+ * over the batch, so that a function with small differences counts as much as one with large ones. Where a function applies
+ * to fewer than two samples of a group it adds nothing.
+ */
+export function normalizeThenSum(functions: readonly WeightedRewards[], eps = 1e-4): number[][] {
+  const [{ rows: shape }] = functions
+  const sums = shape.map((row) => row.map(() => 0))
+  for (const { weight, rows } of functions)
+    rows.forEach((row, g) => {
+      const given = row.filter((r) => r !== null)
+      if (given.length < 2) return
+      const [centre, scale] = [mean(given), deviation(given) + eps]
+      row.forEach((r, i) => {
+        if (r !== null) sums[g][i] += (weight * (r - centre)) / scale
+      })
+    })
+  return overBatch(sums, eps)
+}
+
 /** Rewards with the KL penalty of their samples: reward - beta sum_t (log pi - log ref). */
 export const withKlPenalty = (rewards: Rows, logRatios: Rows, beta: number): number[][] =>
   rewards.map((row, i) => row.map((reward, j) => reward - beta * logRatios[i][j]))

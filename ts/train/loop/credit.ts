@@ -1,7 +1,8 @@
 // Credit: from the rewards of groups to advantages, as scores of the traces. The formulas are ts/loss/advantages.ts.
 // Also what DAPO's dynamic sampling needs: which groups teach anything.
 
-import type { Advantages } from '../../loss/advantages.js'
+import { type Advantages, normalizeThenSum } from '../../loss/advantages.js'
+import type { NamedReward } from './rewards.js'
 import type { Select } from './select.js'
 import { byTask, type Trace, withScores } from './trace.js'
 
@@ -18,19 +19,42 @@ function scoredOf(group: readonly Trace[], by: string): readonly Trace[] {
   return scored.length < Math.min(2, group.length) ? [] : scored
 }
 
-/**
- * Adds the score `as`, an advantage within each task's group (or over all of them). Traces whose check failed have no
- * reward: they are left out, and teach nothing.
- */
-export const credit =
-  (advantages: Advantages, by = 'reward', as = 'advantage'): Select =>
+/** Adds a score to the traces of groups of tasks, from a function of those groups. */
+const creditGroups =
+  (
+    valuesOf: (groups: readonly (readonly Trace[])[]) => readonly (readonly number[])[],
+    by: string,
+    as: string,
+  ): Select =>
   (traces) => {
     const groups = byTask(traces)
       .map((group) => scoredOf(group, by))
       .filter((group) => group.length > 0)
-    const values = advantages(groups.map((group) => rewardsOf(group, by)))
+    if (groups.length === 0) return []
+    const values = valuesOf(groups)
     return groups.flatMap((group, g) => group.map((trace, i) => withScores(trace, { [as]: values[g][i] })))
   }
+
+/**
+ * Adds the score `as`, an advantage within each task's group (or over all of them). Traces whose check failed have no
+ * reward: they are left out, and teach nothing.
+ */
+export const credit = (advantages: Advantages, by = 'reward', as = 'advantage'): Select =>
+  creditGroups((groups) => advantages(groups.map((group) => rewardsOf(group, by))), by, as)
+
+/** Adds the score `advantage` by {@link normalizeThenSum} over what each reward function gave. */
+export const creditEach = (rewards: readonly NamedReward[]): Select =>
+  creditGroups(
+    (groups) =>
+      normalizeThenSum(
+        rewards.map(({ name, weight }) => ({
+          weight,
+          rows: groups.map((group) => group.map(({ scores }) => scores[`rewards/${name}`] ?? null)),
+        })),
+      ),
+    'reward',
+    'advantage',
+  )
 
 /** Number of groups that teach something. */
 export const countUntied = (traces: readonly Trace[]): number => byTask(traces).filter((group) => !isTied(group)).length

@@ -23,7 +23,7 @@ import { type Explore, promptIds, type SampleGroupOptions, sampleGroup } from '.
 import { type IterateOptions, iterate } from './iterate.js'
 import { type RoundStatistics, rewardStatistics, sampledEntropy } from './metrics.js'
 import { isTaskSource, type PromptSource, readPrompts, taskRounds } from './prompts.js'
-import { checkerReward, nameRewards, type RewardFunction, scoreRewards } from './rewards.js'
+import { checkerReward, type NamedReward, nameRewards, type RewardFunction, scoreRewards } from './rewards.js'
 import type { Score } from './score.js'
 import type { Select } from './select.js'
 import type { Trace } from './trace.js'
@@ -97,7 +97,8 @@ const onlineKinds = {
 /** What a method makes of the shared parts. */
 export interface OnlineMethod {
   readonly objective: Objective
-  readonly select: Select
+  /** What of the samples is trained, and with which advantage. */
+  readonly select: (rewards: readonly NamedReward[]) => Select
   readonly toExamples: ToExamples
   /** Examples of a round. */
   readonly examplesPerRound: number
@@ -256,7 +257,7 @@ async function runOnline(
     tasks: rounds.of,
     explore: method.explore ?? sampleGroup(samplingOf(values)),
     score: method.score?.(score, reference) ?? score,
-    select: method.select,
+    select: method.select(rewards),
     update,
     rounds: values.rounds,
     limits: { shardSize: method.enough && values.promptsPerRound, enough: method.enough },

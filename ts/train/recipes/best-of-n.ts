@@ -30,7 +30,7 @@ export const bestOfN = (options: BestOfNOptions): Run<PhaseResult> =>
     (sources) => resolveConfig(bestOfNOptions, sources),
     ({ perPrompt, threshold, promptsPerRound, kappa }) => ({
       objective: kappa > 0 ? superhf({ kappa }) : sft(),
-      select: pick({ perTask: perPrompt, threshold }),
+      select: () => pick({ perTask: perPrompt, threshold }),
       toExamples: completionExamples,
       examplesPerRound: promptsPerRound * perPrompt,
     }),

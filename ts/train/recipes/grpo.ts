@@ -6,12 +6,12 @@
 // loss for every method, also RLOO; DAPO's dynamic sampling is there (prompts whose samples tie are replaced).
 
 import * as z from 'zod'
-import type { Advantages } from '../../loss/advantages.js'
 import * as losses from '../../loss/index.js'
 import { methodSettings } from '../../loss/policy-gradient.js'
 import { resolveConfig } from '../config/resolve.js'
 import type { Run } from '../events.js'
-import { countUntied, credit, untiedFirst } from '../loop/credit.js'
+import { countUntied, untiedFirst } from '../loop/credit.js'
+import { type CreditMethod, creditOf, creditShape } from '../loop/credit-settings.js'
 import { policyExamples } from '../loop/examples.js'
 import { sampleGroup } from '../loop/explore.js'
 import {
@@ -24,13 +24,6 @@ import {
 } from '../loop/online.js'
 import { overlongReward } from '../loop/rewards.js'
 import type { PhaseResult } from '../loop.js'
-
-/** Advantages by TRL's `scale_rewards`. */
-const byScale = {
-  group: losses.advantages.grpo,
-  batch: losses.advantages.batchStd,
-  none: losses.advantages.drGrpo,
-} as const
 
 /** Aggregations by TRL's `loss_type`; bnpo, there a mean over a micro-batch, is dapo when it is one over the step. */
 const byLossType = {
@@ -55,16 +48,13 @@ const methods = {
   vespo: { objective: losses.vespo, scale: 'group' },
 } as const satisfies Record<string, Method>
 
-interface Method {
+interface Method extends CreditMethod {
   readonly objective: (config: losses.PolicyGradientConfig) => losses.Objective
-  readonly scale?: keyof typeof byScale
-  readonly advantages?: Advantages
   readonly dynamicSampling?: boolean
   readonly maskTruncatedCompletions?: boolean
 }
 
 const names = Object.keys(methods) as [keyof typeof methods, ...(keyof typeof methods)[]]
-const scales = Object.keys(byScale) as [keyof typeof byScale, ...(keyof typeof byScale)[]]
 const lossTypes = Object.keys(byLossType) as [keyof typeof byLossType, ...(keyof typeof byLossType)[]]
 
 /** Settings of policy gradients. */
@@ -76,7 +66,7 @@ export const grpoOptions = z.strictObject({
   epsilonHigh: z.number().positive().optional().describe('clip above 1 + epsilonHigh; cispo: the cap'),
   importanceSamplingLevel: z.enum(['token', 'sequence', 'sequenceSum']).optional().describe('ratio of what to what'),
   lossType: z.enum(lossTypes).optional().describe('from tokens to one loss; default the method’s'),
-  scaleRewards: z.enum(scales).optional().describe('divide advantages by the deviation of group, batch, or nothing'),
+  ...creditShape,
   dynamicSampling: z.boolean().optional().describe('replace prompts whose samples tie; default: dapo'),
   maxResamples: z.int().min(1).default(4).describe('dynamic sampling: rounds of prompts that a round may try'),
   maskTruncatedCompletions: z.boolean().optional().describe('do not train samples that were cut off; default: dapo'),
@@ -93,8 +83,7 @@ function methodOf(values: Settings): OnlineMethod {
   const method: Method = methods[values.method]
   const { dynamicSampling = method.dynamicSampling ?? false } = values
   const { maskTruncatedCompletions: mask = method.maskTruncatedCompletions ?? false } = values
-  const scaled = byScale[values.scaleRewards ?? method.scale ?? 'group']
-  const advantages = credit(values.scaleRewards === undefined ? (method.advantages ?? scaled) : scaled)
+  const advantages = creditOf(values, method)
   const { epsilon, epsilonHigh, importanceSamplingLevel, lossType } = values
   const own = { ...methodSettings.parse(values), epsilon, epsilonHigh, importanceSamplingLevel, maxCompletionLength }
   const tempered = isUntruncated(values)
@@ -105,7 +94,8 @@ function methodOf(values: Settings): OnlineMethod {
     rewards: softPunishCache > 0 ? [overlongReward(maxCompletionLength, softPunishCache)] : [],
     promptsTried: promptsPerRound * (dynamicSampling ? values.maxResamples : 1),
     enough: dynamicSampling ? (traces) => countUntied(traces) >= promptsPerRound : undefined,
-    select: (traces) => advantages(dynamicSampling ? untiedFirst(promptsPerRound)(traces) : traces),
+    select: (rewards) => (traces) =>
+      advantages(rewards)(dynamicSampling ? untiedFirst(promptsPerRound)(traces) : traces),
     toExamples: (traces, round) =>
       policyExamples(mask ? traces.filter(({ finishReason }) => finishReason === 'stop') : traces, round),
     examplesPerRound: promptsPerRound * numGenerations,

@@ -31,7 +31,7 @@ export const onlineDpo = (options: OnlineDpoOptions): Run<PhaseResult> =>
     (sources) => resolveConfig(onlineDpoOptions, sources),
     ({ beta, lossType, labelSmoothing, promptsPerRound }) => ({
       objective: dpo({ beta, lossType, labelSmoothing }),
-      select: (traces) => [...traces],
+      select: () => (traces) => [...traces],
       toExamples: pairExamples(),
       examplesPerRound: promptsPerRound,
     }),

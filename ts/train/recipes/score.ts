@@ -81,7 +81,7 @@ function methodOf(values: Settings, { policy }: OnlineOptions): OnlineMethod {
         referenceLogps(reference, policy)(await scoreTurns(rewards)(traces)),
     needsReference: true,
     statistics: twoTurnStatistics,
-    select: (traces) => [...traces],
+    select: () => (traces) => [...traces],
     toExamples: examplesOf(values),
     examplesPerRound: promptsPerRound * numGenerations,
   }
