@@ -117,11 +117,13 @@ export async function update(optimizer: Optimizer, model: Decoder, learningRate:
   const { norm, ok } = scope.run(() => {
     const norm = tensor(model.device, new Float32Array(1))
     const ok = tensor(model.device, new Int32Array([1]))
+    const keys = keysOf(optimizer)
     for (const group of parameterGroups) addNorm(norm, gradients.flat[group])
     allFinite(ok, isBounded(config) ? norm : squareOf(norm))
     for (const flat of [masters, gradients, firstMoments, secondMoments])
       for (const group of parameterGroups) allFinite(ok, flat.flat[group])
-    for (const group of parameterGroups) stepGroup(optimizer, parameters, group, learningRate, { norm, ok })
+    for (const group of parameterGroups)
+      stepGroup(optimizer, parameters, group, learningRate, { norm, ok, key: keys[group] })
     return { norm, ok }
   })
   const [[gradNorm], flag] = await Promise.all([norm.data(), ok.data()])
@@ -130,13 +132,24 @@ export async function update(optimizer: Optimizer, model: Decoder, learningRate:
   return { gradNorm, applied }
 }
 
+/**
+ * The keys of a step's random numbers, where weights are rounded at random. Made before the first group is changed: no step
+ * is left half done for want of memory.
+ */
+function keysOf({ masters, updates, seed }: Optimizer): Partial<Record<ParameterGroup, Tensor>> {
+  if (masters.dtype !== 'bf16') return {}
+  const key = (group: ParameterGroup) =>
+    tensor(masters.flat[group].device, Int32Array.of(...deriveKey(seed, 'rounding', updates, group), 0, 0))
+  return { matrix: key('matrix'), vector: key('vector') }
+}
+
 /** One group's step, which `ok` may still turn into none. */
 function stepGroup(
-  { config, masters, gradients, firstMoments, secondMoments, updates, seed }: Optimizer,
+  { config, masters, gradients, firstMoments, secondMoments, updates }: Optimizer,
   parameters: FlatTensors,
   group: ParameterGroup,
   learningRate: number,
-  { norm, ok }: Readonly<Record<'norm' | 'ok', Tensor>>,
+  { norm, ok, key }: { readonly norm: Tensor; readonly ok: Tensor; readonly key?: Tensor },
 ): void {
   const [m, v, g] = [firstMoments, secondMoments, gradients].map((of) => of.flat[group])
   const state = { w: masters.flat[group], m, v, g, norm, ok }
@@ -149,10 +162,8 @@ function stepGroup(
     step: updates + 1,
     maxNorm: config.maxGradNorm,
   }
-  if (masters.dtype === 'bf16') {
-    const key = Int32Array.of(...deriveKey(seed, 'rounding', updates, group), 0, 0)
-    adamwStochastic({ ...state, key: tensor(norm.device, key) }, options)
-  } else adamw({ ...state, copy: masters === parameters ? undefined : parameters.flat[group] }, options)
+  if (key !== undefined) adamwStochastic({ ...state, key }, options)
+  else adamw({ ...state, copy: masters === parameters ? undefined : parameters.flat[group] }, options)
 }
 
 /** Names the first parameter that holds a non-finite number, and what of it: for the error text only. */

@@ -129,7 +129,8 @@ function leavesOf({ policy, optimizer, tiedHead }: Trainer): Map<Tensor, Tensor>
  * One optimizer step over its micro-batches at the given learning rate. When the loss, a gradient, a weight or a moment
  * is NaN or Inf, nothing is changed and `applied` is false; {@link refuseNonFinite} then says where.
  *
- * @throws WhetstoneError E_CONFIG without a trained token or for a rate that is no number, E_OOM: nothing was changed
+ * @throws WhetstoneError E_CONFIG without a trained token or for a rate that is no number, E_OOM: nothing was changed,
+ *   unless memory ran out while a reference was moved
  */
 export async function trainStep(
   trainer: Trainer,
