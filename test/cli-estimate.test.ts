@@ -148,6 +148,12 @@ t.test('a model of billions of weights without its weights', async (t) => {
     training: trainingOptions.parse({ ...settings, stochasticRounding: true }),
   })
   t.equal(alone.peakBytes, estimate.peakBytes - bytes('f32 masters'), 'stochastic rounding has no masters')
+  const follows = trainingOptions.parse({ ...settings, syncRefModel: true })
+  const [own, given] = [undefined, model].map((reference) =>
+    estimateMemory({ model, objective: objectives.dpo(), training: follows, reference }),
+  )
+  t.equal((await own).peakBytes, estimate.peakBytes, 'a copy of the start follows')
+  t.equal((await given).peakBytes, estimate.peakBytes + bytes('reference'), 'one that is given is copied first')
   const without = await estimateMemory({ model, objective: objectives.simpo(), training })
   t.equal(
     without.rows.find((row) => row.name === 'reference'),

@@ -109,9 +109,12 @@ export async function referenceOf(
   options: ResolvedEstimate,
   policy: Decoder,
 ): Promise<Decoder | undefined> {
-  const { objective, reference, lora } = options
+  const { objective, reference, lora, training } = options
   if (!objective.needs.reference || isPrecomputed(options)) return undefined
   if (reference === undefined && lora !== undefined) return withoutAdapter(policy)
   const directory = reference ?? (await foldersOf(options)).model
-  return emptyDecoder(counting, directory, { dtype: policy.parameters.dtype, use: 'reference' })
+  const settings = { dtype: policy.parameters.dtype, use: 'reference' } as const
+  // One that is given and follows the policy is copied: what was given stays as it is.
+  if (reference !== undefined && training.syncRefModel) await emptyDecoder(counting, directory, settings)
+  return emptyDecoder(counting, directory, settings)
 }
