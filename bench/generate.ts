@@ -48,7 +48,7 @@ const samplings: readonly Sampling[] = [
 /** Times every sampling, type and number of threads. */
 export async function benchGenerate(options: BenchOptions): Promise<void> {
   const { kind } = getDevice()
-  for (const sampling of samplings.filter(({ name, only = kind }) => name.includes(options.only) && only === kind))
+  for (const sampling of samplings.filter(({ name, only = kind }) => options.only(name) && only === kind))
     for (const dtype of options.dtypes)
       for (const threads of options.threads)
         for (const row of await measure({ ...sampling, dtype, threads }, options)) options.report(row)

@@ -21,10 +21,14 @@ const print = (line: string): void => {
   process.stdout.write(`${line}\n`)
 }
 
+/** Ops that are timed by a program of their own: one that hangs, or loses the GPU, takes no other's rows with it. */
+const opGroups = ['^linear', '^attention', '^head', '^(?!linear|attention|head)']
+
 /** Has this machine's Python a PyTorch that sees the device? */
 function hasTorch(device: string): boolean {
   const program = device === 'cpu' ? 'import torch' : 'import torch; assert torch.cuda.is_available()'
-  return spawnSync(process.env.WHETSTONE_PYTHON ?? 'python3', ['-c', program], { stdio: 'ignore' }).status === 0
+  const options = { stdio: 'ignore', timeout: 90_000 } as const
+  return spawnSync(process.env.WHETSTONE_PYTHON ?? 'python3', ['-c', program], options).status === 0
 }
 
 /** Runs the bench with its table shown; the rows that it wrote, complete or not. */
@@ -61,12 +65,18 @@ async function main(): Promise<number> {
   const left = (): number => Math.max(1, totalSeconds - (performance.now() - start) / 1000)
   const peer = hasTorch(device) ? ['--peer', 'torch'] : []
   if (peer.length === 0) print('\nno peer: WHETSTONE_PYTHON (or python3) has no torch for this device')
-  const common = ['--device', device, '--threads', '1', '--rounds', rounds, '--only', only]
+  const common = ['--device', device, '--threads', '1', '--rounds', rounds]
   const rows: BenchRow[] = []
   const results = []
-  for (const args of [['step', ...peer], ['generate'], ['kernels', ...peer]]) {
+  const groups = only === '' ? opGroups : [only]
+  const parts = [
+    ...groups.map((ops) => ({ args: ['kernels', ...peer, '--only', ops], seconds: 90 })),
+    { args: ['step', ...peer, '--only', only], seconds: 150 },
+    { args: ['generate', '--only', only], seconds: 60 },
+  ]
+  for (const { args, seconds } of parts) {
     print('')
-    results.push(await bench([...args, ...common], left()))
+    results.push(await bench([...args, ...common], Math.min(seconds, left())))
     rows.push(...results[results.length - 1].rows)
     await writeAtomic(json, `${JSON.stringify({ date: new Date().toISOString(), device, report, rows }, null, 2)}\n`)
   }

@@ -52,8 +52,8 @@ export interface BenchOptions {
   readonly dtypes: readonly Float[]
   /** Timed runs per row. */
   readonly rounds: number
-  /** Rows whose name holds this text; all when empty. */
-  readonly only: string
+  /** Is a row of this name asked for? */
+  readonly only: (name: string) => boolean
   /** The peer's program for this suite; absent without `--peer`. */
   readonly peer?: Peer
   readonly report: (row: BenchRow) => void

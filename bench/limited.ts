@@ -1,5 +1,5 @@
 // A program with a time limit. It is the head of a process group, so that what it starts (a sanitizer's target, a peer's
-// Python) ends with it.
+// Python) ends with it. One that a driver holds beyond its end is left behind.
 
 import { spawn } from 'node:child_process'
 
@@ -17,6 +17,9 @@ export interface LimitedOptions {
   /** Output goes to this process's own. */
   readonly show?: boolean
 }
+
+/** What the system may take to end a killed program. */
+const secondsToEnd = 15
 
 /** Runs it for at most so many seconds. Ctrl-C ends it too. */
 export async function runLimited(
@@ -43,11 +46,16 @@ export async function runLimited(
     process.exit(130)
   }
   process.once('SIGINT', interrupt)
-  const timer = setTimeout(() => {
-    late = true
-    endAll()
-  }, seconds * 1000)
+  let timer: NodeJS.Timeout | undefined
   const code = await new Promise<number | null>((resolve) => {
+    timer = setTimeout(() => {
+      late = true
+      endAll()
+      timer = setTimeout(() => {
+        child.unref()
+        resolve(null)
+      }, secondsToEnd * 1000)
+    }, seconds * 1000)
     child.on('error', (error) => {
       output += error.message
       resolve(null)

@@ -1,5 +1,5 @@
 // `npm run bench -- [SUITE ...] [--device NAME] [--peer NAME] [--json FILE] [--svg FILE] [--threads 1,2] [--dtype f32,bf16]
-// [--rounds N] [--only TEXT]`: runs suites on a device, the CPU by default, and prints a table. How to read it: docs/benchmarks.md.
+// [--rounds N] [--only PATTERN]`: runs suites on a device, the CPU by default, and prints a table. How to read it: docs/benchmarks.md.
 
 import { parseArgs } from 'node:util'
 import { messageOf, WhetstoneError } from '../ts/src/base/errors.js'
@@ -32,6 +32,16 @@ const suites: Readonly<Record<string, Suite>> = {
 
 const refuse = (where: string, expected: string, got: string): never => {
   throw new WhetstoneError('E_CONFIG', where, `expected ${expected}, got '${got}'`)
+}
+
+/** Does a name match a regular expression? */
+function matching(where: string, pattern: string): (name: string) => boolean {
+  try {
+    const expression = new RegExp(pattern)
+    return (name) => expression.test(name)
+  } catch {
+    return refuse(where, 'a regular expression', pattern)
+  }
 }
 
 function oneOf<T extends string>(where: string, known: readonly T[], got: string): T {
@@ -81,7 +91,7 @@ function parseCommand() {
     threads: (values.threads ?? defaultThreads(device)).split(',').map((text) => wholeNumber('--threads', text)),
     dtypes: values.dtype.split(',').map((text) => oneOf<Float>('--dtype', ['f32', 'bf16'], text)),
     rounds: wholeNumber('--rounds', values.rounds),
-    only: values.only,
+    only: matching('--only', values.only),
   }
 }
 

@@ -48,7 +48,7 @@ async function measure({ objective, batch, reference }: (typeof jobs)[number], s
 /** One row per objective and vocabulary; the unit is MiB, where less is better. */
 export async function benchMemory(options: BenchOptions): Promise<void> {
   const device = getDevice()
-  for (const job of jobs.filter(({ name }) => name.includes(options.only)))
+  for (const job of jobs.filter(({ name }) => options.only(name)))
     for (const vocabSize of vocabularies) {
       const bytes = await measure(job, shapeOf(vocabSize))
       const mebibytes = bytes / 2 ** 20

@@ -55,8 +55,7 @@ interface Job extends Training {
 
 /** Times every training, type and number of threads. */
 export async function benchStep(options: BenchOptions): Promise<void> {
-  const wanted = ({ name, only }: Training) =>
-    name.includes(options.only) && (only ?? getDevice().kind) === getDevice().kind
+  const wanted = ({ name, only }: Training) => options.only(name) && (only ?? getDevice().kind) === getDevice().kind
   for (const training of trainings.filter(wanted))
     for (const dtype of options.dtypes)
       for (const threads of options.threads) options.report(await measure({ ...training, dtype, threads }, options))

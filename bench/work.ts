@@ -65,6 +65,8 @@ const bytesOf: Readonly<Partial<Record<OpName, (s: Shapes, i: Integers, e: (oper
   copy: ({ to }, _, e) => sizeOf(to) * (e('to') + e('from')),
   gather_rows: ({ x, ids }, _, e) => 2 * ids[0] * x[1] * e('x'),
   scatter_add_rows: ({ dy }, _, e) => sizeOf(dy) * (e('dy') + 8),
+  // the copy is written and not read
+  adamw: ({ w, copy }) => 28 * sizeOf(w) + (copy === undefined ? 0 : 2 * sizeOf(copy)),
   cache_write: ({ k }, _, e) => 4 * sizeOf(k) * e('k'),
   cache_copy: ({ keys, from }, _, e) => 4 * from[0] * sizeOf(keys.slice(1)) * e('keys'),
   // what sequences have in common counts for each: who reads it once is faster than memory

@@ -30,6 +30,7 @@ const skip = existsSync(library) ? false : 'it was not built'
 const runs = [
   { words: ['sampler', '12'], level: '80', checks: 240 },
   { words: ['sampler', '12'], level: '90', checks: 240 },
+  { words: ['tiles', '272,72,456'], level: '90', checks: 11 },
   { words: ['resume', '5'], level: '90', checks: 2 },
   { words: ['memory'], level: '90', checks: 14 },
 ]

@@ -275,7 +275,6 @@ WS_DEVICE void attend_widely(const TiledAttentionArguments& t) {
 #define FORWARD(D) \
   WS_KERNEL(attention_wide_##D, WideForward<D>::threads, TiledAttentionArguments, a) { attend_widely<D>(a); }
 FORWARD(64)
-FORWARD(96)
 FORWARD(128)
 FORWARD(256)
 #undef FORWARD
@@ -294,7 +293,7 @@ const SizedKernel forward_kernels[2][head_sizes] = {
     {FORWARD(bf16, 64), FORWARD(bf16, 96), FORWARD(bf16, 128), FORWARD(bf16, 256)}};
 #undef FORWARD
 #define FORWARD(D) {&attention_wide_##D, WideForward<D>::shared_bytes, WideForward<D>::rows}
-const SizedKernel wide_kernels[head_sizes] = {FORWARD(64), FORWARD(96), FORWARD(128), FORWARD(256)};
+const SizedKernel wide_kernels[head_sizes] = {FORWARD(64), {}, FORWARD(128), FORWARD(256)};
 #undef FORWARD
 
 }  // namespace
@@ -323,7 +322,7 @@ Status attention(const Call& c, Launcher& on) {
   WS_TRY(same_shape(c.t[4], "o", q, "q"));
   WS_TRY(check_lse(lse, h));
   const bool wide = on.hopper() && q.dtype == DType::bf16;
-  const int size = head_size_index(h.dim);
+  const int size = head_size_index(h.dim, wide);
   const SizedKernel& kernel = wide ? wide_kernels[size] : forward_kernels[q.dtype == DType::bf16][size];
   const int members = h.group < kernel.rows ? h.group : kernel.rows, parts = (h.group + members - 1) / members;
   const AttentionArguments a = {q.data, k.data, v.data, c.t[3].as<int32_t>(), c.t[4].data, lse.as<float>(), h, members,

@@ -356,8 +356,11 @@ namespace ws::cuda {
 constexpr int most_heads = 65535;  // blocks of a grid in y
 constexpr int head_sizes = 4;  // sizes that kernels are made for: 64, 96, 128, 256; others are filled up with zeros
 
-/// Index of the smallest of them that holds dim.
-static inline int head_size_index(int dim) { return dim <= 64 ? 0 : dim <= 96 ? 1 : dim <= 128 ? 2 : 3; }
+/// Index of the smallest of them that holds dim. wgmma leaves out 96: it would end inside a box of 64 columns, which no layout of
+/// the manual does.
+static inline int head_size_index(int dim, bool wide) {
+  return dim <= 64 ? 0 : dim <= 96 && !wide ? 1 : dim <= 128 ? 2 : 3;
+}
 
 /// One of a family's kernels: with its dynamic shared memory and the rows of its tiles.
 struct SizedKernel {

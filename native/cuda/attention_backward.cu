@@ -254,14 +254,8 @@ WS_DEVICE void key_gradients(const AttentionGradients& a, int index, const KeyTi
   copy_wait<0>();
   barrier();
   KeySums<T, D> sums = {};
-  const Planned& root = a.plan.segments[index];
-  add_segment(a, root, tile, false, sums);
-  if (root.segment.prefix() == 0) {
-    for (int i = root.next; i >= 0; i = a.plan.segments[i].next) {
-      const Planned& sharer = a.plan.segments[i];
-      if (tile.first < sharer.segment.p1) add_segment(a, sharer, tile, true, sums);
-    }
-  }
+  each_viewer(a, index, tile,
+              [&](const Planned& own, bool shared_keys) { add_segment(a, own, tile, shared_keys, sums); });
   char* own_rows = shared() + warp() * strip * pitch<T, D>;
   const int first = tile.first + warp() * strip, here = at_most(strip, tile.end - first);
   const float scale[2] = {h.scale, h.scale}, one[2] = {1.0f, 1.0f};
@@ -317,7 +311,6 @@ BACKWARD(f32, 256)
     backward_keys_widely<D>(a);                                                            \
   }
 BACKWARD(64)
-BACKWARD(96)
 BACKWARD(128)
 BACKWARD(256)
 #undef BACKWARD
@@ -345,7 +338,7 @@ struct BackwardKernels {
 const BackwardKernels backward_kernels[3][head_sizes] = {
     {BACKWARD(f32, 64), BACKWARD(f32, 96), BACKWARD(f32, 128), BACKWARD(f32, 256)},
     {BACKWARD(bf16, 64), BACKWARD(bf16, 96), BACKWARD(bf16, 128), BACKWARD(bf16, 256)},
-    {WIDE(64), WIDE(96), WIDE(128), WIDE(256)}};
+    {WIDE(64), {}, WIDE(128), WIDE(256)}};
 #undef BACKWARD
 #undef WIDE
 
@@ -379,7 +372,7 @@ Status attention_backward(const Call& c, Launcher& on) {
   if (h.tokens == 0) return {};
   const bool two_bytes = q.dtype == DType::bf16;
   const bool wide = two_bytes && on.hopper();
-  const BackwardKernels& kernels = backward_kernels[two_bytes + wide][head_size_index(h.dim)];
+  const BackwardKernels& kernels = backward_kernels[two_bytes + wide][head_size_index(h.dim, wide)];
   const int rows = kernels.queries.rows, members = h.group < rows ? h.group : rows;
   const int parts = (h.group + members - 1) / members;
   AttentionGradients a = {c.t[0].data, c.t[1].data, q.data, k.data, c.t[5].data, c.t[2].as<float>(), nullptr,

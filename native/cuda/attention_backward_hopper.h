@@ -124,18 +124,6 @@ WS_DEVICE void backward_queries_widely(const TiledGradients& t) {
 
 // dK, dV -------------------------------------------------------------------------------------------------------------
 
-/// f(segment, whether the keys are its prefix) for the segments whose queries see a tile's keys, in order.
-template <class F>
-WS_DEVICE void each_viewer(const AttentionGradients& a, int index, const KeyTile& tile, F f) {
-  const Planned& root = a.plan.segments[index];
-  f(root, false);
-  if (root.segment.prefix() != 0) return;
-  for (int i = root.next; i >= 0; i = a.plan.segments[i].next) {
-    const Planned& sharer = a.plan.segments[i];
-    if (tile.first < sharer.segment.p1) f(sharer, true);
-  }
-}
-
 /// Rows of queries and of do in chunks.
 template <class S>
 WS_DEVICE void load_chunks(const AttentionGradients& a, const QuerySpan& m, Loader<S>& loader) {

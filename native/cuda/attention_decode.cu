@@ -443,7 +443,6 @@ WS_DEVICE void decode_widely(const DecodeArguments& a) {
     decode_widely<D>(a);                                                                                        \
   }
 DECODE(64)
-DECODE(96)
 DECODE(128)
 DECODE(256)
 #undef DECODE
@@ -471,7 +470,7 @@ const SizedKernel decode_kernels[2][head_sizes] = {
     {DECODE(bf16, 64), DECODE(bf16, 96), DECODE(bf16, 128), DECODE(bf16, 256)}};
 #undef DECODE
 #define DECODE(D) {&attention_decode_wide_##D, WideDecode<D>::shared_bytes, group_rows}
-const SizedKernel wide_decode_kernels[head_sizes] = {DECODE(64), DECODE(96), DECODE(128), DECODE(256)};
+const SizedKernel wide_decode_kernels[head_sizes] = {DECODE(64), {}, DECODE(128), DECODE(256)};
 #undef DECODE
 
 /// keys [blocks,G,D,32] and values [blocks,G,32,D].
@@ -526,8 +525,9 @@ Status attention_decode(const Call& c, Launcher& on) {
   WS_CHECK(table.dims[1] <= most_heads * int64_t{split_keys / key_block} && keys.dims[0] < 0x7fffffff, shape,
            "table: too many blocks: %s", shape_text(table).text);
   const bool half = q.dtype == DType::bf16;
-  const int size = head_size_index(h.dim);
-  const SizedKernel& kernel = half && on.hopper() ? wide_decode_kernels[size] : decode_kernels[half][size];
+  const bool wide = half && on.hopper();
+  const int size = head_size_index(h.dim, wide);
+  const SizedKernel& kernel = wide ? wide_decode_kernels[size] : decode_kernels[half][size];
   const int parts = (h.group + kernel.rows - 1) / kernel.rows;
   const int64_t rows = static_cast<int64_t>(h.tokens) * h.heads, splits = most_splits(table.dims[1], h.window);
   float* states = nullptr;

@@ -101,4 +101,16 @@ WS_DEVICE Seen rows_that_see(const Heads& h, const Planned& own, const KeyTile& 
   return seen;
 }
 
+/// f(segment, whether the keys are its prefix) for the segments whose queries see a tile's keys, in order. f is large, so
+/// there is one call of it.
+template <class F>
+WS_DEVICE void each_viewer(const AttentionGradients& a, int index, const KeyTile& tile, F f) {
+  const bool root = a.plan.segments[index].segment.prefix() == 0;
+  WS_UNROLL_BY(1)
+  for (int i = index; i >= 0; i = root ? a.plan.segments[i].next : -1) {
+    const Planned& viewer = a.plan.segments[i];
+    if (i == index || tile.first < viewer.segment.p1) f(viewer, i != index);
+  }
+}
+
 }  // namespace ws::cuda

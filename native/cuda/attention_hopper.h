@@ -296,8 +296,9 @@ WS_DEVICE void start_scores(const Queries<D, held>& queries, const char* keys, f
 
 /// Starts o += probabilities x values.
 template <int D>
-WS_DEVICE void start_output(const uint32_t (&p)[4][4], const char* values, float (&o)[D / 8][4]) {
-  group_fence(flat(o));
+WS_DEVICE void start_output(uint32_t (&p)[4][4], const char* values, float (&o)[D / 8][4]) {
+  if constexpr (D <= 128) group_fence(flat(o), p);
+  else group_fence(flat(o));  // no register is left to name the fragments; ptxas would warn if they came late
   WS_UNROLL
   for (int step = 0; step < 4; ++step) group_multiply<D, true>(flat(o), p[step], Panel<true>::at(values, step), true);
   group_commit();

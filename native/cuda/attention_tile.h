@@ -184,6 +184,7 @@ WS_DEVICE void multiply_rows(const Left<float, columns, held>& left, const char*
   constexpr int row = pitch<float, columns>;
   const char* own = left.rows + lane() / 4 * row;
   clear(s);
+  WS_UNROLL_BY(2)
   for (int d = 0; d < columns; d += 4) {
     const Four a[2] = {four_of(own + 4 * d), four_of(own + 8 * row + 4 * d)};
     WS_UNROLL
@@ -225,22 +226,6 @@ WS_DEVICE void pack_left(const float (&s)[4][4], uint32_t (&a)[2][4]) {
 
 WS_DEVICE bool finite_bits(uint32_t half) { return (half & 0x7f80u) != 0x7f80u; }
 
-/// f(row of `right`, numbers of this lane's two rows there) for each of 32, by shuffles.
-template <class F>
-WS_DEVICE void each_row(const float (&s)[4][4], F f) {
-  WS_UNROLL
-  for (int j = 0; j < 4; ++j) {
-    for (int quarter = 0; quarter < 4; ++quarter) {
-      WS_UNROLL
-      for (int e = 0; e < 2; ++e) {
-        const int from = (lane() & ~3) | quarter;
-        const float upper = shuffle(s[j][e], from), lower = shuffle(s[j][2 + e], from);
-        f(8 * j + 2 * quarter + e, upper, lower);
-      }
-    }
-  }
-}
-
 /// Zeros for infinities and NaN; true when there were any.
 WS_DEVICE bool clean(uint32_t (&b)[4]) {
   bool found = false;
@@ -264,14 +249,22 @@ WS_DEVICE float number_at(const float (&s)[4][4], int j, int e) {
   return x;
 }
 
-/// What multiply_across() has left out: infinities and NaN reach those rows alone that see them. Rare, hence small.
-template <int columns, int n>
-WS_DEVICE void add_strange(const float (&s)[4][4], const char* right, const Seen& seen, float (&sums)[n][4]) {
+/// f(row of `right`, numbers of this lane's two rows there) for each of 32, by shuffles. Rolled up: f is long.
+template <class F>
+WS_DEVICE void each_row(const float (&s)[4][4], F f) {
   WS_UNROLL_BY(1)
   for (int row = 0; row < key_block; ++row) {
     const int from = (lane() & ~3) | (row % 8 / 2);
     const float upper = shuffle(number_at(s, row / 8, row % 2), from);
-    const float p[2] = {upper, shuffle(number_at(s, row / 8, row % 2 + 2), from)};
+    f(row, upper, shuffle(number_at(s, row / 8, row % 2 + 2), from));
+  }
+}
+
+/// What multiply_across() has left out: infinities and NaN reach those rows alone that see them. Rare, hence small.
+template <int columns, int n>
+WS_DEVICE void add_strange(const float (&s)[4][4], const char* right, const Seen& seen, float (&sums)[n][4]) {
+  each_row(s, [&](int row, float upper, float lower) {
+    const float p[2] = {upper, lower};
     const bool sees[2] = {seen.sees(0, row), seen.sees(1, row)};
     const char* place = right + row * pitch<bf16, columns> + lane() % 4 * 4;
     WS_UNROLL
@@ -283,7 +276,7 @@ WS_DEVICE void add_strange(const float (&s)[4][4], const char* right, const Seen
         if (sees[e / 2] && !finite_bits(e % 2 == 0 ? pair : pair >> 16)) sums[i][e] += p[e / 2] * x[e % 2];
       }
     }
-  }
+  });
 }
 
 /// sums += s times 32 rows from `right` on, n x 8 columns. Rows that see only some of them add only those: a number

@@ -85,7 +85,7 @@ CudaDevice::CudaDevice(const Gpu& gpu, int64_t limit_bytes)
       name_("sm_" + std::to_string(gpu.major) + std::to_string(gpu.minor) + " " + gpu.name),
       wait_after_ops_(is_set("WHETSTONE_CUDA_SYNC")),
       hopper_(is_hopper(gpu)),
-      pool_(*this, limit_bytes > 0 ? limit_bytes : gpu.total_bytes) {}
+      pool_(*this, limit_bytes > 0 ? limit_bytes : gpu.total_bytes, is_set("WHETSTONE_CUDA_EXACT")) {}
 
 Status CudaDevice::open() {
   const std::lock_guard lock(lifecycle());
@@ -284,6 +284,13 @@ Status CudaDevice::launch(const Launch& launch) {
   WS_CHECK(launch.shared_bytes <= static_cast<uint32_t>(gpu_.shared_bytes), device,
            "%s needs %u bytes of shared memory, %s has %d", launch.kernel->name, launch.shared_bytes,
            gpu_.name.c_str(), gpu_.shared_bytes);
+  const Status first = attempt(launch);
+  if (first.code != Code::oom) return first;
+  pool_.trim();  // the driver loads a kernel's code when it is first launched, into memory that idle segments may have
+  return attempt(launch);
+}
+
+Status CudaDevice::attempt(const Launch& launch) {
   Function function = nullptr;
   const Status found = kernels_.find(*launch.kernel, launch.shared_bytes, function);
   return found.ok() ? start(launch, function) : keep(found);

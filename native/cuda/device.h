@@ -51,6 +51,7 @@ class CudaDevice final : public Device, public Launcher, private SegmentSource {
   Status make_current();
   Status check(Result result, const char* call);
   Status keep(const Status& status);
+  Status attempt(const Launch& launch);
   Status start(const Launch& launch, Function function);
   Status out_of_scratch();
   Status clear_fault();

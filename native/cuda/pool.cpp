@@ -15,7 +15,7 @@ constexpr int64_t round_up(int64_t bytes, int64_t step) { return (bytes + step -
 }  // namespace
 
 void* MemoryPool::allocate(int64_t bytes) {
-  const int64_t size = std::max(block_step, round_up(bytes, block_step));
+  const int64_t step = exact_ ? 1 : block_step, size = std::max(step, round_up(bytes, step));
   if (live_ + size > limit_) return nullptr;
   void* block = take_idle(size);
   if (block == nullptr && grow(size)) block = take_idle(size);
@@ -47,6 +47,7 @@ void MemoryPool::release(void* pointer) {
   live_ -= block->second.bytes;
   block->second.idle = true;
   join(block);
+  if (exact_) trim();
 }
 
 /// Joins an idle block with idle neighbours of its segment and lists the whole.
@@ -73,6 +74,7 @@ void MemoryPool::join(Blocks::iterator block) {
 /// A new segment: an eighth of what there is, so that there are few, or what the limit leaves; only what is asked when
 /// the source has not that much; after giving idle segments back when even that does not fit.
 bool MemoryPool::grow(int64_t bytes) {
+  if (exact_) return add_segment(bytes);
   const int64_t least = round_up(bytes, segment_step);
   const int64_t ample = round_up(std::clamp(taken_ / 8, least_segment, most_segment), segment_step);
   const auto within_limit = [&](int64_t size) { return std::max(bytes, std::min(size, limit_ - taken_)); };

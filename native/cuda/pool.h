@@ -21,8 +21,9 @@ struct SegmentSource {
 
 class MemoryPool {
  public:
-  /// limit: most bytes that are live, and most that are taken from the source.
-  MemoryPool(SegmentSource& source, int64_t limit) : source_(source), limit_(limit) {}
+  /// limit: most bytes that are live, and most that are taken from the source. exact: a block is a segment of its own, of just
+  /// the bytes that were asked for, so that a tool that knows the source's blocks sees every access beyond an end.
+  MemoryPool(SegmentSource& source, int64_t limit, bool exact = false) : source_(source), limit_(limit), exact_(exact) {}
   ~MemoryPool() { trim(); }
   MemoryPool(const MemoryPool&) = delete;
   MemoryPool& operator=(const MemoryPool&) = delete;
@@ -54,6 +55,7 @@ class MemoryPool {
 
   SegmentSource& source_;
   const int64_t limit_;
+  const bool exact_;
   Blocks blocks_;                              // every byte of every segment, by address
   std::set<std::pair<int64_t, char*>> idle_;   // the idle ones by size, then address
   std::atomic<int64_t> live_{0}, peak_{0}, taken_{0};

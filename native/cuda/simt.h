@@ -20,7 +20,8 @@
 //   load_tile(to, map, x, y, g)                      TMA: the box at column x, line y of a TensorMap; its bytes reach g
 //   Panel<across>::at(tile, step)                    16 elements of k of a tile, as an operand of wgmma
 //   group_multiply<columns, ...>(c, a, b, add)       wgmma m64nNk16; a in shared memory or as fragments of each warp
-//   group_fence() group_commit() group_wait<n>(c)    around them; c may be touched again after a wait that names it
+//   group_fence(c, a) group_commit() group_wait<n>(c)   around them, with what is in registers; c may be touched again after
+//                                                    a wait that names it
 //   async_fence()                                    what threads wrote to shared memory, for TMA and wgmma to read
 //   more_registers<n>() fewer_registers<n>()         setmaxnreg, by whole warpgroups
 //

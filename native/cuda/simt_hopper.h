@@ -52,6 +52,13 @@ WS_DEVICE void group_fence(float (&c)[n]) {
   for (int i = 0; i < n; ++i) asm volatile("" : "+f"(c[i])::"memory");
   group_fence();
 }
+/// With fragments of a as well.
+template <int n, int steps>
+WS_DEVICE void group_fence(float (&c)[n], uint32_t (&a)[steps][4]) {
+  WS_UNROLL
+  for (int i = 0; i < 4 * steps; ++i) asm volatile("" : "+r"(a[i / 4][i % 4]));
+  group_fence(c);
+}
 WS_DEVICE void group_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 /// Until all but the newest `left` groups of this warp are done. Sums pass through, so that no use of them moves up.
 template <int left>
@@ -78,13 +85,11 @@ WS_DEVICE void group_wait(float (&c)[n], float (&d)[n]) {
 #define WS_NAMES_60 WS_NAMES_30 WS_TEN(3) WS_TEN(4) WS_TEN(5)
 #define WS_NAMES_120 WS_NAMES_60 WS_TEN(6) WS_TEN(7) WS_TEN(8) WS_TEN(9) WS_TEN(10) WS_TEN(11)
 #define WS_NAMES_32 WS_NAMES_30 "%30,%31"
-#define WS_NAMES_48 WS_NAMES_30 WS_TEN(3) "%40,%41,%42,%43,%44,%45,%46,%47"
 #define WS_NAMES_64 WS_NAMES_60 "%60,%61,%62,%63"
 #define WS_NAMES_128 WS_NAMES_120 "%120,%121,%122,%123,%124,%125,%126,%127"
 #define WS_SUMS_8(i) \
   "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), "+f"(c[i + 6]), "+f"(c[i + 7])
 #define WS_SUMS_32(i) WS_SUMS_8(i), WS_SUMS_8(i + 8), WS_SUMS_8(i + 16), WS_SUMS_8(i + 24)
-#define WS_SUMS_48(i) WS_SUMS_32(i), WS_SUMS_8(i + 32), WS_SUMS_8(i + 40)
 #define WS_SUMS_64(i) WS_SUMS_32(i), WS_SUMS_32(i + 32)
 #define WS_SUMS_128(i) WS_SUMS_64(i), WS_SUMS_64(i + 64)
 
@@ -108,7 +113,6 @@ WS_DEVICE void group_wait(float (&c)[n], float (&d)[n]) {
                    "n"(static_cast<int>(b_across)));                                                                   \
   }
 WS_WGMMA(64, 32, 32, 33, 34, 35, 36, 37, 38)
-WS_WGMMA(96, 48, 48, 49, 50, 51, 52, 53, 54)
 WS_WGMMA(128, 64, 64, 65, 66, 67, 68, 69, 70)
 WS_WGMMA(256, 128, 128, 129, 130, 131, 132, 133, 134)
 
@@ -117,7 +121,6 @@ WS_WGMMA(256, 128, 128, 129, 130, 131, 132, 133, 134)
 template <int columns, bool a_across, bool b_across>
 WS_DEVICE void group_multiply(float (&c)[columns / 2], uint64_t a, uint64_t b, bool add) {
   if constexpr (columns == 64) wgmma_64<a_across, b_across>(c, a, b, add);
-  else if constexpr (columns == 96) wgmma_96<a_across, b_across>(c, a, b, add);
   else if constexpr (columns == 128) wgmma_128<a_across, b_across>(c, a, b, add);
   else wgmma_256<a_across, b_across>(c, a, b, add);
 }
@@ -125,7 +128,6 @@ WS_DEVICE void group_multiply(float (&c)[columns / 2], uint64_t a, uint64_t b, b
 template <int columns, bool b_across>
 WS_DEVICE void group_multiply(float (&c)[columns / 2], const uint32_t (&a)[4], uint64_t b, bool add) {
   if constexpr (columns == 64) wgmma_64<b_across>(c, a, b, add);
-  else if constexpr (columns == 96) wgmma_96<b_across>(c, a, b, add);
   else if constexpr (columns == 128) wgmma_128<b_across>(c, a, b, add);
   else wgmma_256<b_across>(c, a, b, add);
 }

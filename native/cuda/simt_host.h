@@ -147,6 +147,10 @@ template <int n>
 void group_fence(float (&)[n], Site site = Site::here()) {
   group_fence(site);
 }
+template <int n, int steps>
+void group_fence(float (&)[n], uint32_t (&)[steps][4], Site site = Site::here()) {
+  group_fence(site);
+}
 void group_commit(Site site = Site::here());
 template <int columns, bool a_across, bool b_across>
 inline void group_multiply(float (&c)[columns / 2], uint64_t a, uint64_t b, bool add, Site site = Site::here()) {

@@ -1,6 +1,7 @@
 // One section of the GPU test as a program: `node section.js NAME` runs it on the device that WHETSTONE_DEVICE names and
-// prints what it found as one line of JSON. A process each: a GPU that one section loses is whole for the next. On an
-// emulated GPU some sections are asked for less: `trace STEPS`, `sampler TOKENS`, `resume STEP,...`.
+// prints what it found as one line of JSON, and on stderr where it is, for a run that hangs. A process each: a GPU that one
+// section loses is whole for the next. `compare FAMILY` takes the ops of one family. On an emulated GPU some sections are asked
+// for less: `trace STEPS`, `sampler TOKENS`, `resume STEP,...`, `tiles N,C,O`.
 
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -8,8 +9,8 @@ import { join } from 'node:path'
 import { messageOf, WhetstoneError } from '../../ts/src/base/errors.js'
 import { loadModel } from '../../ts/src/generate/language-model.js'
 import { type Device, type DeviceOptions, getDevice, openDevice } from '../../ts/src/native/device.js'
-import type { OpEntry } from '../../ts/src/ops/define.js'
-import { gatherRows, opEntries, scale } from '../../ts/src/ops/index.js'
+import type { OpCase, OpEntry } from '../../ts/src/ops/define.js'
+import { gatherRows, opEntries, opFamilies, scale } from '../../ts/src/ops/index.js'
 import { Scope } from '../../ts/src/tensor/scope.js'
 import { empty, tensor } from '../../ts/src/tensor/tensor.js'
 import { trainStep } from '../../ts/train/trainer.js'
@@ -18,9 +19,13 @@ import {
   difference,
   distance,
   type Example,
+  exampleOf,
   examplesOf,
   execute,
+  executeInParts,
   expected,
+  type Float,
+  rowsOfValue,
   sameBits,
   toleranceOf,
 } from '../ops-cases.js'
@@ -40,20 +45,22 @@ export interface Findings {
   readonly facts: Record<string, unknown>
 }
 
-/** Counts checks. */
-function counter() {
-  const findings = { passed: 0, failures: [] as string[], facts: {} as Record<string, unknown> }
-  const check = (ok: boolean, text: string): void => {
-    if (ok) findings.passed++
-    else findings.failures.push(text)
-  }
-  return { findings, check }
+const findings = { passed: 0, failures: [] as string[], facts: {} as Record<string, unknown> }
+
+function check(ok: boolean, text: string): void {
+  if (ok) findings.passed++
+  else findings.failures.push(text)
+}
+
+const at = (place: string): void => {
+  process.stderr.write(`at ${place}\n`)
 }
 
 /** Largest distances of one op's results from the float64 reference, on both devices. */
-async function compareOp(cpu: Device, gpu: Device, entry: OpEntry, check: (ok: boolean, text: string) => void) {
+async function compareOp(cpu: Device, gpu: Device, entry: OpEntry) {
   const worst = { cpu: 0, gpu: 0 }
   for (const example of examplesOf(entry)) {
+    at(`${entry.name} ${example.text}`)
     const want = expected(example)
     const [a, b] = [await execute(cpu, example), await execute(gpu, example)]
     b.forEach((result, i) => {
@@ -71,21 +78,74 @@ async function compareOp(cpu: Device, gpu: Device, entry: OpEntry, check: (ok: b
 }
 
 /** The ops that have a kernel; each of the others is a failure. */
-const opsWithKernels = (check: (ok: boolean, text: string) => void): readonly OpEntry[] =>
-  opEntries.filter(({ name }) => {
+const opsWithKernels = (entries = opEntries): readonly OpEntry[] =>
+  entries.filter(({ name }) => {
     const has = getDevice().hasKernel(name)
     if (!has) check(false, `${name}: no kernel`)
     return has
   })
 
-/** Every op against the CPU and the float64 reference. */
-async function compare(): Promise<Findings> {
-  const { findings, check } = counter()
+/** Every op, or one family, against the CPU and the float64 reference. */
+async function compare(): Promise<void> {
   const cpu = openDevice({ device: 'cpu' })
-  for (const entry of opsWithKernels(check))
-    findings.facts[entry.name] = await compareOp(cpu, getDevice(), entry, check)
+  const family = amount as keyof typeof opFamilies | undefined
+  for (const entry of opsWithKernels(family && opFamilies[family]))
+    findings.facts[entry.name] = await compareOp(cpu, getDevice(), entry)
   cpu.close()
-  return findings
+}
+
+/** An op on numbers of its own shapes. */
+const largeExample = (name: string, c: OpCase, float: Float): Example => {
+  const entry = opEntries.find((e) => e.name === name) as OpEntry
+  return exampleOf({ ...entry, cases: [c] }, 0, float)
+}
+
+/** An example's first or last rows alone. */
+function fewRows(example: Example, from: number, to: number): Example {
+  const rows = new Set(example.case.rows)
+  const values = Object.entries(example.values).map(([name, v]) => [
+    name,
+    rows.has(name) ? rowsOfValue(v, from, to) : v,
+  ])
+  return { ...example, values: Object.fromEntries(values) }
+}
+
+/**
+ * Products that fill a GPU are made by wide tiles, parts of them by narrow ones: the bits are the same. The first and last rows
+ * equal the reference.
+ */
+async function tiles(): Promise<void> {
+  const [n, c, o] = (amount ?? '2048,1096,4352').split(',').map(Number)
+  const p = { softcap: 0, temperature: 1 }
+  const targets = (i: number): number => (i * 7919) % o
+  const large: readonly [string, OpCase][] = [
+    ['linear', { in: { x: [n, c], w: [o, c] }, rows: ['x'] }],
+    ['linear_dx', { in: { dy: [n, c], w: [c, o] }, rows: ['dy'] }],
+    ['head_logprobs', { in: { h: [n, c], w: [o, c], targets: [n] }, p, fill: { targets }, rows: ['h', 'targets'] }],
+  ]
+  const ends = Array.from({ length: Math.ceil(n / 128) + 1 }, (_, i) => Math.min(n, 128 * i))
+  for (const [name, sizes] of large) {
+    const example = largeExample(name, sizes, 'bf16')
+    at(`${name} ${example.text}`)
+    const whole = await execute(getDevice(), example)
+    const parts = await executeInParts(getDevice(), example, ends)
+    check(
+      difference(whole, parts) === undefined,
+      `${name} ${example.text}: in parts of 128: ${difference(whole, parts)}`,
+    )
+    for (const from of [0, n - 4]) {
+      const want = expected(fewRows(example, from, from + 4))
+      for (const [i, result] of whole.entries()) {
+        const width = result.bits.length / n
+        const got = decode(result.bits.slice(from * width, (from + 4) * width), result.dtype)
+        const off = distance(got, want[i].data)
+        check(
+          off <= toleranceOf(example, result),
+          `${name} ${example.text}: row ${from}: ${result.name} is off by ${off}`,
+        )
+      }
+    }
+  }
 }
 
 const repeats = Number(process.env.WHETSTONE_TEST_REPEATS ?? 1000)
@@ -111,34 +171,32 @@ function largestExamples(entry: OpEntry): Example[] {
 }
 
 /** The same bits again and again. */
-async function repeat(): Promise<Findings> {
-  const { findings, check } = counter()
-  for (const entry of opsWithKernels(check))
+async function repeat(): Promise<void> {
+  for (const entry of opsWithKernels())
     for (const example of largestExamples(entry)) {
+      at(`${entry.name} ${example.text}`)
       const different = await countDifferences(getDevice(), example)
       check(different === 0, `${entry.name} ${example.text}: ${different} of ${repeats} runs differ`)
     }
   findings.facts.repeats = repeats
-  return findings
 }
 
 /** Each op case once: what compute-sanitizer watches. */
-async function once(): Promise<Findings> {
-  const { findings, check } = counter()
-  for (const entry of opsWithKernels(check))
+async function once(): Promise<void> {
+  for (const entry of opsWithKernels())
     for (const example of examplesOf(entry)) {
+      at(`${entry.name} ${example.text}`)
       const results = await execute(getDevice(), example)
       check(results.length > 0, `${entry.name} ${example.text}`)
     }
-  return findings
 }
 
 /** The log-probs of the sampler are those of the trainer, bit for bit, alone and in a batch. */
-async function sampler(): Promise<Findings> {
-  const { findings, check } = counter()
+async function sampler(): Promise<void> {
   const maxNewTokens = Number(amount ?? 24)
   for (const name of ['llama', 'qwen3', 'gemma2', 'gpt2', 'smollm'])
     for (const dtype of ['f32', 'bf16'] as const) {
+      at(`${name} ${dtype}`)
       using model = await loadModel(golden(name), { dtype })
       const prompts = [[5, 9, 14], [7], Array.from({ length: 20 }, (_, i) => 3 + i)]
       const groups = await model.generate(prompts, { numGenerations: 4, maxNewTokens, stopIds: [], seed: 3 })
@@ -151,12 +209,10 @@ async function sampler(): Promise<Findings> {
         check(sameBits(all[i].slice(prompt.length), drawn), `${name} ${dtype}: sample ${i}: sampler and trainer`)
       }
     }
-  return findings
 }
 
 /** The losses of a training run, for the comparison between devices (main.ts). */
-async function trace(): Promise<Findings> {
-  const { findings, check } = counter()
+async function trace(): Promise<void> {
   const steps = Number(amount ?? 50)
   const losses: number[] = []
   const trainer = toyTrainer()
@@ -165,12 +221,10 @@ async function trace(): Promise<Findings> {
   check(losses.every(Number.isFinite), 'every loss is a number')
   check(losses[steps - 1] < losses[0], `the loss falls: ${losses[0]} to ${losses[steps - 1]}`)
   findings.facts.losses = losses
-  return findings
 }
 
 /** A run that is stopped and resumed ends with the bits of one that was not. */
-async function resume(): Promise<Findings> {
-  const { findings, check } = counter()
+async function resume(): Promise<void> {
   const stops = (amount ?? '1,5,11').split(',').map(Number)
   const folder = await mkdtemp(join(tmpdir(), 'whetstone-gpu-'))
   try {
@@ -186,12 +240,12 @@ async function resume(): Promise<Findings> {
   } finally {
     await rm(folder, { recursive: true, force: true })
   }
-  return findings
 }
 
 /** A step in bf16 has the same bits however it is cut into micro-batches. */
-async function cuts(): Promise<Findings> {
-  return { ...(await cutInEveryWay(getDevice())), facts: { tokenAlignment: getDevice().tokenAlignment } }
+async function cuts(): Promise<void> {
+  Object.assign(findings, await cutInEveryWay(getDevice()))
+  findings.facts.tokenAlignment = getDevice().tokenAlignment
 }
 
 const codeOf = async (work: () => Promise<unknown>): Promise<string> => {
@@ -204,8 +258,7 @@ const codeOf = async (work: () => Promise<unknown>): Promise<string> => {
 }
 
 /** Out of memory is an error, whatever runs short, and smaller work goes on. */
-async function memory(): Promise<Findings> {
-  const { findings, check } = counter()
+async function memory(): Promise<void> {
   const device = (process.env.WHETSTONE_DEVICE ?? 'cpu') as DeviceOptions['device']
   const limits = [64, 32, 16, 8, 4, 2, 1].map((mib) => mib * 2 ** 20)
   for (const memoryLimitBytes of limits) {
@@ -234,11 +287,11 @@ async function memory(): Promise<Findings> {
     check(whole.memory().liveBytes <= 4096, `${whole.memory().liveBytes} bytes are held`)
   }
   whole.close()
-  return findings
 }
 
-const sections: Readonly<Record<string, () => Promise<Findings>>> = {
+const sections: Readonly<Record<string, () => Promise<void>>> = {
   compare,
+  tiles,
   repeat,
   once,
   sampler,
@@ -248,14 +301,12 @@ const sections: Readonly<Record<string, () => Promise<Findings>>> = {
   memory,
 }
 
-/** What ends a section is a failure like others. */
-const ended = (error: unknown): Findings => {
-  const code = WhetstoneError.isInstance(error) ? `${error.code} ` : ''
-  return { passed: 0, failures: [code + messageOf(error)], facts: {} }
-}
-
-// One failed op rejects every read that waits for it; the first one is told.
+// One failed op rejects every read that waits for it; the first one is told. What ends a section is a failure like others.
 process.on('unhandledRejection', () => {})
-const findings = await sections[sectionName]().catch(ended)
-process.stdout.write(`${JSON.stringify(findings)}\n`)
-getDevice().close()
+try {
+  await sections[sectionName]()
+} catch (error) {
+  check(false, `${WhetstoneError.isInstance(error) ? `${error.code} ` : ''}${messageOf(error)}`)
+}
+process.stdout.write(`${JSON.stringify(findings satisfies Findings)}\n`)
+await codeOf(async () => getDevice().close()) // a GPU that is lost cannot be opened to be closed

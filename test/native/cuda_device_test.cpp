@@ -287,6 +287,26 @@ void check_survivable() {
   CHECK(d.state().ok());
 }
 
+/// Loading a kernel takes memory of the GPU: idle segments make room for it, once.
+void check_room_for_code() {
+  Status status;
+  auto device = open(0, status);
+  CHECK_OK(status);
+  if (!device) return;
+  CudaDevice& d = inside(*device);
+  const int32_t value = 7;
+  d.release(d.allocate(4), 4);
+  CHECK(d.memory().pool_bytes > 0);
+  fake().set("fail=cuKernelGetFunction:2@1");
+  CHECK_OK(d.launch(small_launch(first_kernel, value)));
+  CHECK(d.memory().pool_bytes == 0);
+  fake().set("fail=cuLaunchKernelEx:2@1");
+  CHECK_OK(d.launch(small_launch(first_kernel, value)));
+  fake().set("fail=cuLaunchKernelEx:2@1+");
+  CHECK_CODE(d.launch(small_launch(first_kernel, value)), oom);
+  CHECK(d.state().ok());
+}
+
 /// An address outside of all memory is found, as on a GPU.
 void check_wild_address() {
   Status status;
@@ -413,6 +433,7 @@ int main() {
   with_driver("2", check_ecc);
   with_driver("2", check_launch_failed);
   with_driver("2", check_survivable);
+  with_driver("2", check_room_for_code);
   with_driver("2", check_wild_address);
   with_driver("1", check_old_driver);
   with_driver("0", check_broken_driver);

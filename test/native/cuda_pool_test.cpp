@@ -130,6 +130,23 @@ void check_limits() {
   CHECK(short_of.allocate(9 * mib) != nullptr);
 }
 
+/// Every block is what was asked for, from the source and back to it.
+void check_exact() {
+  CountingSource source;
+  MemoryPool pool(source, 1000, true);
+  void* a = pool.allocate(7);
+  void* b = pool.allocate(0);
+  CHECK(source.sizes.at(a) == 7 && source.sizes.at(b) == 1 && source.segments == 2);
+  CHECK(pool.stats().live_bytes == 8 && pool.allocate(993) == nullptr);
+  pool.release(a);
+  CHECK(source.taken == 1 && pool.stats().pool_bytes == 1);
+  void* c = pool.allocate(999);
+  CHECK(source.sizes.at(c) == 999 && pool.stats().peak_bytes == 1000);
+  pool.release(b);
+  pool.release(c);
+  CHECK(source.taken == 0 && source.segments == 0);
+}
+
 void check_abandoned() {
   CountingSource source;
   MemoryPool pool(source, 1ll << 40);
@@ -146,6 +163,7 @@ int main() {
   check_changing_shapes();
   check_disjoint();
   check_limits();
+  check_exact();
   check_abandoned();
   return report();
 }

@@ -118,7 +118,8 @@ EXPORT cuMemGetInfo_v2(size_t* free, size_t* total) {
   *total = total_bytes;
   return result::success;
 }
-/// Pages of their own, all bits set at first, with a page behind that nobody may touch.
+/// Pages of their own, all bits set at first, with a page behind that nobody may touch: memory ends there, but for the
+/// alignment of 16 bytes that vectors and tiles want.
 EXPORT cuMemAlloc_v2(Address* address, size_t bytes) {
   const std::lock_guard lock(memory_mutex);
   const size_t page = 4096, whole = (bytes + page - 1) / page * page;
@@ -128,7 +129,7 @@ EXPORT cuMemAlloc_v2(Address* address, size_t bytes) {
   mprotect(static_cast<char*>(memory) + whole, page, PROT_NONE);
   std::memset(memory, 0xff, whole);
   used_bytes += whole;
-  *address = reinterpret_cast<uint64_t>(memory);
+  *address = reinterpret_cast<uint64_t>(memory) + (whole - bytes) / 16 * 16;
   allocations[*address] = whole;
   return result::success;
 }
@@ -136,7 +137,7 @@ EXPORT cuMemFree_v2(Address address) {
   const std::lock_guard lock(memory_mutex);
   const auto found = allocations.find(address);
   if (found == allocations.end()) return result::invalid_value;
-  munmap(reinterpret_cast<void*>(address), found->second + 4096);
+  munmap(reinterpret_cast<void*>(address / 4096 * 4096), found->second + 4096);
   used_bytes -= found->second;
   allocations.erase(found);
   return result::success;

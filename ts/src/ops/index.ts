@@ -39,21 +39,20 @@ export { addNorm, allFinite, columnSum } from './reduce.js'
 export { reshape } from './reshape.js'
 export { headSample, type SampleOptions } from './sample.js'
 
+/** The ops by family, as the files of native/cpu and native/cuda. */
+export const opFamilies = {
+  layout: layoutOps,
+  elementwise: [...elementwiseOps, ...noiseOps],
+  reduce: reduceOps,
+  matmul: matmulOps,
+  norm: normOps,
+  attention: [...attentionOps, ...attentionCacheOps],
+  head: [...headOps, ...headTermsOps, ...headKlOps],
+  sample: sampleOps,
+  optimizer: optimizerOps,
+} as const satisfies Readonly<Record<string, readonly OpEntry[]>>
+
 /** Every op: tests, gradient checks and bench rows are made from these. */
-export const opEntries: readonly OpEntry[] = [
-  ...layoutOps,
-  ...elementwiseOps,
-  ...noiseOps,
-  ...reduceOps,
-  ...matmulOps,
-  ...normOps,
-  ...attentionOps,
-  ...attentionCacheOps,
-  ...headOps,
-  ...headTermsOps,
-  ...headKlOps,
-  ...sampleOps,
-  ...optimizerOps,
-]
+export const opEntries: readonly OpEntry[] = Object.values(opFamilies).flat()
 
 provideArithmetic({ zeros: (like) => zeros(like.device, like.shape), add, cast: castTo })

@@ -7,13 +7,18 @@ import { call, defineOp, type OpEntry } from './define.js'
 import { expectRank, expectShape } from './expect.js'
 import { addScaled, dot, host, hostCopy, hostRow, hostRows, hostZeros } from './host.js'
 
-/** Sizes around the edges of register tiles and k blocks: [N, C, O]. */
+/**
+ * Sizes around the edges of register tiles and k blocks: [N, C, O]. The last ones have strides that tensor cores' tiles can be
+ * loaded by, and more depth than fits into their pipelines: of y, then of dx and dw.
+ */
 const edges: readonly (readonly [number, number, number])[] = [
   [1, 1, 1],
   [3, 5, 4],
   [1, 257, 33],
   [13, 31, 49],
   [37, 300, 17],
+  [136, 456, 72],
+  [456, 72, 456],
 ]
 
 const linearOp = defineOp({
