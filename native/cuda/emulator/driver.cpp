@@ -23,9 +23,10 @@ using namespace ws::cuda;
 
 namespace {
 
-constexpr size_t total_bytes = size_t{4} << 30;
+constexpr size_t total_bytes = size_t{4} << 30, page = 4096;
+constexpr size_t pages_of(size_t bytes) { return (bytes + page - 1) / page * page; }
 std::mutex memory_mutex;
-std::map<uint64_t, size_t> allocations;
+std::map<uint64_t, size_t> allocations;  // address and bytes
 size_t used_bytes = 0;
 std::set<std::string> functions;
 std::string last_report = "no report";
@@ -119,10 +120,10 @@ EXPORT cuMemGetInfo_v2(size_t* free, size_t* total) {
   return result::success;
 }
 /// Pages of their own, all bits set at first, with a page behind that nobody may touch: memory ends there, but for the
-/// alignment of 16 bytes that vectors and tiles want.
+/// alignment of 16 bytes that vectors and tiles want. What is left over is looked at when the memory is freed.
 EXPORT cuMemAlloc_v2(Address* address, size_t bytes) {
   const std::lock_guard lock(memory_mutex);
-  const size_t page = 4096, whole = (bytes + page - 1) / page * page;
+  const size_t whole = pages_of(bytes);
   if (used_bytes + whole > total_bytes) return result::out_of_memory;
   void* memory = mmap(nullptr, whole + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) return result::out_of_memory;
@@ -130,15 +131,22 @@ EXPORT cuMemAlloc_v2(Address* address, size_t bytes) {
   std::memset(memory, 0xff, whole);
   used_bytes += whole;
   *address = reinterpret_cast<uint64_t>(memory) + (whole - bytes) / 16 * 16;
-  allocations[*address] = whole;
+  allocations[*address] = bytes;
   return result::success;
 }
 EXPORT cuMemFree_v2(Address address) {
   const std::lock_guard lock(memory_mutex);
   const auto found = allocations.find(address);
   if (found == allocations.end()) return result::invalid_value;
-  munmap(reinterpret_cast<void*>(address / 4096 * 4096), found->second + 4096);
-  used_bytes -= found->second;
+  const uint64_t end = address + found->second, begin = address / page * page;
+  for (uint64_t at = end; at % page != 0; ++at) {
+    if (*reinterpret_cast<const unsigned char*>(at) == 0xff) continue;
+    std::fprintf(stderr, "byte %llu behind the end of %llu bytes was written\n", static_cast<unsigned long long>(at - end),
+                 static_cast<unsigned long long>(found->second));
+    std::abort();
+  }
+  munmap(reinterpret_cast<void*>(begin), pages_of(found->second) + page);
+  used_bytes -= pages_of(found->second);
   allocations.erase(found);
   return result::success;
 }
