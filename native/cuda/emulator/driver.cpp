@@ -2,6 +2,7 @@
 // library of its own for tests; WHETSTONE_CUDA_LIBRARY points the package at it, which then takes it for a GPU.
 // A launch that fails is CUDA_ERROR_LAUNCH_FAILED, and cuGetErrorString gives the emulator's report.
 //   WHETSTONE_EMULATED_LEVEL   compute capability, 80 (default) or 90
+//   WHETSTONE_EMULATED_MIB     memory, 4096 by default
 //   WHETSTONE_EMULATED_SEED    order of threads and of asynchronous copies, see emulator.h
 //   WHETSTONE_EMULATED_SKIP    file.cu:line of a wait that does nothing
 //   WHETSTONE_EMULATED_SITES   file to which all waits that were reached are written at the end
@@ -23,7 +24,7 @@ using namespace ws::cuda;
 
 namespace {
 
-constexpr size_t total_bytes = size_t{4} << 30, page = 4096;
+constexpr size_t page = 4096;
 constexpr size_t pages_of(size_t bytes) { return (bytes + page - 1) / page * page; }
 std::mutex memory_mutex;
 std::map<uint64_t, size_t> allocations;  // address and bytes
@@ -35,6 +36,12 @@ Context current = nullptr;
 int number(const char* variable, int fallback) {
   const char* text = std::getenv(variable);
   return text != nullptr && text[0] != 0 ? std::atoi(text) : fallback;
+}
+
+/// Memory of the GPU.
+size_t total_bytes() {
+  static const size_t mib = static_cast<size_t>(number("WHETSTONE_EMULATED_MIB", 4096));
+  return mib << 20;
 }
 
 void write_sites() {
@@ -93,7 +100,7 @@ EXPORT cuDeviceGetName(char* name, int32_t length, Ordinal) {
   std::snprintf(name, static_cast<size_t>(length), "emulated GPU");
   return result::success;
 }
-EXPORT cuDeviceTotalMem_v2(size_t* bytes, Ordinal) { return *bytes = total_bytes, result::success; }
+EXPORT cuDeviceTotalMem_v2(size_t* bytes, Ordinal) { return *bytes = total_bytes(), result::success; }
 EXPORT cuDeviceGetAttribute(int32_t* value, int32_t what, Ordinal) {
   const int level = number("WHETSTONE_EMULATED_LEVEL", 80);
   *value = what == attribute::warp_size                ? 32
@@ -115,8 +122,8 @@ EXPORT cuCtxGetCurrent(Context* context) { return *context = current, result::su
 
 EXPORT cuMemGetInfo_v2(size_t* free, size_t* total) {
   const std::lock_guard lock(memory_mutex);
-  *free = total_bytes - used_bytes;
-  *total = total_bytes;
+  *free = total_bytes() - used_bytes;
+  *total = total_bytes();
   return result::success;
 }
 /// Pages of their own, all bits set at first, with a page behind that nobody may touch: memory ends there, but for the
@@ -124,7 +131,7 @@ EXPORT cuMemGetInfo_v2(size_t* free, size_t* total) {
 EXPORT cuMemAlloc_v2(Address* address, size_t bytes) {
   const std::lock_guard lock(memory_mutex);
   const size_t whole = pages_of(bytes);
-  if (used_bytes + whole > total_bytes) return result::out_of_memory;
+  if (used_bytes + whole > total_bytes()) return result::out_of_memory;
   void* memory = mmap(nullptr, whole + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) return result::out_of_memory;
   mprotect(static_cast<char*>(memory) + whole, page, PROT_NONE);
