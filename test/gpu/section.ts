@@ -211,16 +211,23 @@ async function sampler(): Promise<void> {
     }
 }
 
-/** The losses of a training run, for the comparison between devices (main.ts). */
+/** The losses of a training run in each type, for the comparison between devices (main.ts); half as many steps in bf16. */
 async function trace(): Promise<void> {
-  const steps = Number(amount ?? 50)
-  const losses: number[] = []
-  const trainer = toyTrainer()
-  for (let step = 0; step < steps; step++) losses.push((await trainStep(trainer, await toyPlan(step), 3e-3)).loss)
-  disposeToy(trainer)
-  check(losses.every(Number.isFinite), 'every loss is a number')
-  check(losses[steps - 1] < losses[0], `the loss falls: ${losses[0]} to ${losses[steps - 1]}`)
-  findings.facts.losses = losses
+  const count = Number(amount ?? 50)
+  const steps = { f32: count, bf16: Math.ceil(count / 2) }
+  for (const dtype of ['f32', 'bf16'] as const) {
+    const losses: number[] = []
+    const trainer = toyTrainer({ dtype })
+    for (let step = 0; step < steps[dtype]; step++)
+      losses.push((await trainStep(trainer, await toyPlan(step), 3e-3)).loss)
+    disposeToy(trainer)
+    check(losses.every(Number.isFinite), `${dtype}: every loss is a number`)
+    check(
+      losses[losses.length - 1] < losses[0],
+      `${dtype}: the loss falls: ${losses[0]} to ${losses[losses.length - 1]}`,
+    )
+    findings.facts[dtype] = losses
+  }
 }
 
 /** A run that is stopped and resumed ends with the bits of one that was not. */
