@@ -107,7 +107,10 @@ t.test('runs without a whole checkpoint', async (t) => {
 
 t.test('no such folder', async (t) => {
   const absent = (name: string) => ({ code: 'E_IO', where: name, message: /there is no such folder/ })
-  const hub = { code: 'E_IO', message: /there is no such folder.*hub.*`hf download org-x\/name-1\.5B --local-dir name-1/ }
+  const hub = {
+    code: 'E_IO',
+    message: /there is no such folder.*hub.*`hf download org-x\/name-1\.5B --local-dir name-1/,
+  }
   await t.rejects(loadModel('org-x/name-1.5B'), hub)
   await t.rejects(loadTokenizer('org-x/name-1.5B'), hub)
   await t.rejects(loadModel('gpt2-of-the-hub'), { message: /hf download gpt2-of-the-hub --local-dir/ })
@@ -143,7 +146,11 @@ t.test('files in formats that are not read', async (t) => {
   const at = (name: string) => join(folder, name)
   await rename(at('model.safetensors'), at('pytorch_model.bin'))
   await writeFile(at('training_args.bin'), '')
-  const pickled = { code: 'E_FORMAT', where: at('model.safetensors'), message: /pytorch_model\.bin.*convert them to safet/ }
+  const pickled = {
+    code: 'E_FORMAT',
+    where: at('model.safetensors'),
+    message: /pytorch_model\.bin.*convert them to safet/,
+  }
   await t.rejects(loadModel(folder), pickled)
   await rm(at('pytorch_model.bin'))
   await t.rejects(loadModel(folder), { code: 'E_IO', where: at('model.safetensors') }, 'settings are no weights')
@@ -167,10 +174,15 @@ t.test('quantised checkpoints', async (t) => {
   const folder = await copied(t)
   const path = join(folder, 'config.json')
   const config = JSON.parse(await readFile(path, 'utf8'))
-  const put = (quantization: unknown) => writeFile(path, JSON.stringify({ ...config, quantization_config: quantization }))
+  const put = (quantization: unknown) =>
+    writeFile(path, JSON.stringify({ ...config, quantization_config: quantization }))
   for (const method of ['bitsandbytes', 'gptq', 'awq', 'compressed-tensors']) {
     await put({ quant_method: method, bits: 4 })
-    const refused = { code: 'E_CONFIG', where: 'config.json: quantization_config', message: new RegExp(`not.*"${method}"`) }
+    const refused = {
+      code: 'E_CONFIG',
+      where: 'config.json: quantization_config',
+      message: new RegExp(`not.*"${method}"`),
+    }
     await t.rejects(loadModel(folder), refused)
     await t.rejects(estimateMemory({ model: folder, objective: sft(), training: {} }), refused)
   }
