@@ -1,15 +1,15 @@
 // The command line over the life of a run, as child processes: killed and resumed, merged, used and trained on.
 
 import { once } from 'node:events'
-import { readdir, readFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { cp, readdir, readFile, realpath } from 'node:fs/promises'
+import { isAbsolute, join } from 'node:path'
 import t from 'tap'
 import { loadModel } from '../ts/src/generate/language-model.js'
 import { newestCheckpoint } from '../ts/train/checkpoint/load.js'
 import { commandLine, words } from './support-cli.js'
 import { makeObjective } from './support-kinds.js'
 
-const { folder, start, run, settingsOf, eventsOf } = await commandLine(t)
+const { folder, put, start, run, settingsOf, eventsOf } = await commandLine(t)
 
 t.setTimeout(120_000)
 let kills = 0
@@ -102,4 +102,53 @@ t.test('adapters merged, used and trained on', async (t) => {
   t.match(rate, { value: 1e-5, origin: 'default of dpo with LoRA' }, 'the rate is that of adapters')
   // Dropout acts on the policy alone.
   t.ok(Math.abs(near - Math.LN2) < 0.01, `so does a trained adapter: ${near}`)
+})
+
+t.test('a run is named where a model is asked for', async (t) => {
+  const ok = async (command: string, ...more: string[]) => {
+    const outcome = await run(...words(command), ...more)
+    t.equal(outcome.code, 0, outcome.err)
+    return outcome
+  }
+  const chain = (more: string) => `train sft --model base --data completion.jsonl --output chain/sft ${more}`
+  const missing = await run(...words(chain('--maxSteps 2').replace('completion', 'none')))
+  t.equal(missing.code, 74)
+  const none = await run(...words('generate --model chain/sft --prompt a'))
+  t.match(none.err, /^E_CONFIG \[chain\/sft\] the run has no checkpoint yet/)
+  await ok(chain('--maxSteps 2'))
+  const tuned = 'chain/sft/checkpoints/step-00000002'
+  const origin = (source: string) => ({ value: tuned, origin: `${source}, newest checkpoint of chain/sft` })
+
+  const onward = 'train dpo --data preference.jsonl --maxSteps 2'
+  const { err } = await ok(`${onward} --model chain/sft --reference chain/sft --lora.r 2 --output chain/dpo`)
+  t.match(err, `"${tuned}"  (command line, newest checkpoint of chain/sft)`)
+  t.match(err, `8 rows, model ${tuned}; 2 optimizer steps`)
+  const kept = await settingsOf('chain/dpo')
+  t.match(kept, { model: origin('command line'), reference: origin('command line') })
+  const adapter = join(folder, 'chain', 'dpo', 'checkpoints', 'step-00000002')
+  const config = JSON.parse(await readFile(join(adapter, 'adapter_config.json'), 'utf8'))
+  t.ok(isAbsolute(config.base_model_name_or_path), 'PEFT finds the base from any working directory')
+  t.equal(config.base_model_name_or_path, join(await realpath(folder), tuned))
+
+  const generate = 'generate --temperature 0 --maxNewTokens 4 --json --prompt ab --model'
+  const [named, exact] = [await ok(`${generate} chain/dpo`), await ok(`${generate} ${adapter}`)]
+  t.equal(named.out, exact.out)
+  t.equal((await ok(`${generate} chain/sft --adapter chain/dpo`)).out, exact.out)
+  await ok('merge --model chain/dpo --output chain/merged')
+  await ok('preview --objective dpo --model chain/sft --data preference.jsonl')
+  const estimate = 'estimate dpo --data preference.jsonl --json --model'
+  t.equal((await ok(`${estimate} chain/dpo`)).out, (await ok(`${estimate} ${adapter}`)).out, 'as an adapter')
+  await ok('train grpo --tasks arithmetic --rounds 1 --maxCompletionLength 4 --output chain/g --model', 'chain/sft')
+  t.match((await settingsOf('chain/g')).model, origin('command line'))
+
+  await put('dpo.yaml', 'model: chain/sft\n')
+  const fromFile = `${onward} --config dpo.yaml --output chain/file`
+  await ok(fromFile)
+  t.match((await settingsOf('chain/file')).model, origin('dpo.yaml:1'))
+  await ok(`${fromFile} --resume`)
+  await ok(`train sft --model ${tuned} --data completion.jsonl --maxSteps 3 --output chain/other`)
+  await cp(join(folder, 'chain/other/checkpoints'), join(folder, 'chain/sft/checkpoints'), { recursive: true })
+  const moved = await run(...words(`${fromFile} --resume`))
+  t.match(moved.err, /^E_MISMATCH \[model\] .*step-00000002", now ".*step-00000003": resume with the same settings$/m)
+  await ok(`${fromFile} --resume --model ${tuned}`)
 })

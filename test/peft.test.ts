@@ -91,6 +91,9 @@ t.test('where the base is', async (t) => {
   await t.rejects(loadModel(adapter), elsewhere, "the name of golden's base means nothing here")
   await editConfig(adapter, { base_model_name_or_path: null })
   await t.rejects(loadModel(adapter), elsewhere, 'no name')
+  await editConfig(adapter, { base_model_name_or_path: `${base} moved` })
+  const moved = { code: 'E_CONFIG', message: /base moved' is none.*--model BASE --adapter FOLDER/ }
+  await t.rejects(loadModel(adapter), moved, 'a base that is gone')
   for (const name of ['..', base]) {
     await editConfig(adapter, { base_model_name_or_path: name })
     using model = await loadModel(adapter)

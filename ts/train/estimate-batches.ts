@@ -4,7 +4,7 @@ import type { Objective, Role } from '../loss/define.js'
 import type { DecoderConfig } from '../src/models/config.js'
 import { positionLimit } from '../src/models/decoder.js'
 import { loadTokenizer } from '../src/tokenizer/tokenizer.js'
-import { checkLengths, encodeFor, rowKindOf } from './data/encode.js'
+import { checkLengths, checkVocabulary, encodeFor, rowKindOf } from './data/encode.js'
 import type { EncodedExample, EncodedSequence } from './data/example.js'
 import { type MicroBatch, microBatchOf } from './data/micro-batch.js'
 import { planData } from './data/plan.js'
@@ -77,6 +77,7 @@ export async function examplesOf(options: ResolvedEstimate, config: DecoderConfi
   const { rows } = await readData(data, rowKindOf(objective), limit)
   const encoded = encodeFor(objective, tokenizer, rows, training)
   checkLengths(encoded, config)
+  checkVocabulary(encoded, config, tokenizer)
   return [...encoded.examples]
 }
 

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import type { Objective } from '../loss/define.js'
 import { exists } from '../src/io/files.js'
 import { readJsonObject } from '../src/io/json.js'
+import { modelFile, modelFolder } from '../src/io/model-folder.js'
 import { openWeights } from '../src/io/safetensors.js'
 import { linearModules, withEmptyAdapter, withoutAdapter } from '../src/models/adapter.js'
 import { decoderConfig } from '../src/models/config.js'
@@ -44,7 +45,7 @@ export type ResolvedEstimate = EstimateOptions & { readonly training: TrainingOp
 
 /** The type of a folder's weights, from their header; without weights what config.json says. */
 async function storedType(directory: string): Promise<'f32' | 'bf16'> {
-  const raw = await readJsonObject(join(directory, 'config.json'))
+  const raw = await readJsonObject(await modelFile(directory, 'config.json'))
   const declared = String(raw.dtype ?? raw.torch_dtype)
   const known =
     (await exists(join(directory, 'model.safetensors'))) ||
@@ -64,7 +65,7 @@ async function emptyDecoder(
 ): Promise<Decoder> {
   const generation = join(directory, 'generation_config.json')
   const stored = decoderConfig(
-    await readJsonObject(join(directory, 'config.json')),
+    await readJsonObject(await modelFile(directory, 'config.json')),
     (await exists(generation)) ? await readJsonObject(generation) : {},
   )
   const config = scoreLabels === undefined ? stored : withScoreHead(stored, scoreLabels)
@@ -77,7 +78,9 @@ async function emptyDecoder(
 }
 
 /** A model's folder and an adapter's; the folder of an adapter names its model. */
-export async function foldersOf({ model, adapter }: Pick<ResolvedEstimate, 'model' | 'adapter'>) {
+export async function foldersOf(options: Pick<ResolvedEstimate, 'model' | 'adapter'>) {
+  const model = await modelFolder(options.model)
+  const adapter = options.adapter === undefined ? undefined : await modelFolder(options.adapter)
   if (!(await isAdapterFolder(model))) return { model, adapter }
   return { model: await baseFolder(model, await readAdapterConfig(model)), adapter: model }
 }
@@ -112,7 +115,7 @@ export async function referenceOf(
   const { objective, reference, lora, training } = options
   if (!objective.needs.reference || isPrecomputed(options)) return undefined
   if (reference === undefined && lora !== undefined) return withoutAdapter(policy)
-  const directory = reference ?? (await foldersOf(options)).model
+  const directory = reference === undefined ? (await foldersOf(options)).model : await modelFolder(reference)
   const settings = { dtype: policy.parameters.dtype, use: 'reference' } as const
   // One that is given and follows the policy is copied: what was given stays as it is.
   if (reference !== undefined && training.syncRefModel) await emptyDecoder(counting, directory, settings)

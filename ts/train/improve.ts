@@ -8,6 +8,7 @@ import { checkArgument, checkOptions, kinds, optional } from '../src/base/argume
 import { WhetstoneError } from '../src/base/errors.js'
 import { proportionInterval } from '../src/base/stats.js'
 import { type LanguageModel, loadModel } from '../src/generate/language-model.js'
+import { checkpointNames, stepFolder } from '../src/io/model-folder.js'
 import { getDevice } from '../src/native/device.js'
 import { parameterCount } from '../src/nn/parameters.js'
 import { type Resolved, resolveConfig, resolvedKind } from './config/resolve.js'
@@ -91,7 +92,9 @@ export async function improve(
   const job: Job = { ...run, options, source, heldOut: source.heldOut(options.heldOut), fingerprint: { ...options } }
   try {
     const base = join(run.output, 'base')
-    await makeTaskModel(base, source, options)
+    // One of an earlier start that came to nothing may be that of other settings.
+    const begun = run.resume || (await checkpointNames(join(run.output, 'warmup'))).length > 0
+    await makeTaskModel(base, source, options, !begun)
     const { warmed, warmup } = await warmUp(job, base)
     const final = await selfTrain(job, warmed)
     const control = await runControl(job, warmed)
@@ -124,7 +127,7 @@ async function warmUp(job: Job, base: string): Promise<{ warmed: string; warmup:
   announce(job, model)
   await sftPhase(job, model, { name: 'warmup', directory, steps: options.sftSteps, rate: options.sftLearningRate })
   const warmup = await evaluate(job, model, 'warmup')
-  return { warmed: join(directory, `step-${String(options.sftSteps).padStart(8, '0')}`), warmup }
+  return { warmed: join(directory, stepFolder(options.sftSteps)), warmup }
 }
 
 function announce(job: Job, model: LanguageModel): void {

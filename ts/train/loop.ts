@@ -1,13 +1,12 @@
 // The loop around THE step: rate, step, events, evaluation, checkpoints, stop and resume. `train()` and every phase of
 // self-training run through `runPhase`; they differ by the plan, a function from the step number to its micro-batches.
 
-import { join } from 'node:path'
 import { messageOf, WhetstoneError } from '../src/base/errors.js'
 import type { LanguageModel } from '../src/generate/language-model.js'
+import { checkpointNames } from '../src/io/model-folder.js'
 import { trainableOf } from '../src/models/decoder.js'
 import { checkSameConfig } from './checkpoint/compare.js'
-import { checkpointNames, newestCheckpoint } from './checkpoint/load.js'
-import { stepFolder } from './checkpoint/manifest.js'
+import { newestCheckpoint } from './checkpoint/load.js'
 import { saveCheckpoint } from './checkpoint/save.js'
 import type { Emit } from './events.js'
 import { learningRateAt, type Schedule } from './schedule.js'
@@ -137,7 +136,7 @@ function createReporter(phase: Phase): (step: number, result: StepResult) => voi
 async function save({ directory, trainer, model, ...phase }: Phase, step: number): Promise<string | undefined> {
   if (directory === undefined) return undefined
   const { policy, optimizer, history } = trainer
-  const { weights, ...besides } = await policyFiles(policy, model.directory, join(directory, stepFolder(step)))
+  const { weights, ...besides } = await policyFiles(policy, model.directory)
   const path = await saveCheckpoint(directory, {
     step,
     files: {

@@ -11,6 +11,7 @@ import { type LanguageModel, languageModel, loadModel, tokenizerFolder } from '.
 import { bf16FromF32 } from '../src/io/dtype.js'
 import { attempt, ensureDirectory, exists, writeAtomic } from '../src/io/files.js'
 import { readText } from '../src/io/json.js'
+import { modelFolder } from '../src/io/model-folder.js'
 import { openWeights, type TensorEntry, writeSafetensors } from '../src/io/safetensors.js'
 import { mergeAdapter } from '../src/models/adapter.js'
 import type { Decoder } from '../src/models/decoder.js'
@@ -79,7 +80,8 @@ export async function merge(options: MergeOptions): Promise<MergeResult> {
   checkOptions('merge', options, mergeKinds)
   const { output } = options
   if (await exists(output)) throw new WhetstoneError('E_CONFIG', output, 'expected a folder to make, it exists already')
-  using adapted = await loadModel(options.model, { ...options, dtype: 'f32' })
+  const folder = await modelFolder(options.model)
+  using adapted = await loadModel(folder, { ...options, dtype: 'f32' })
   const dtype = options.dtype ?? (await storedType(adapted.directory))
   const probe = await probeOf(adapted)
   const before = await probe(adapted.decoder)
@@ -88,7 +90,7 @@ export async function merge(options: MergeOptions): Promise<MergeResult> {
   if (dtype === 'bf16') roundWeights(decoder)
   const rounded = check(before, await probe(decoder), 'rounded', ({ mean }) => mean <= meanRounded)
   const model = languageModel(decoder, adapted.tokenizer, adapted.directory)
-  await publish(model, await tokenizerFolder(options.model, model.directory), output, dtype)
+  await publish(model, await tokenizerFolder(folder, model.directory), output, dtype)
   return { directory: output, dtype, compared: before.length, merged, rounded }
 }
 

@@ -1,12 +1,13 @@
 // A run's folder: a lock, the resolved configuration with the origin of every value, metrics.jsonl with one event per
-// line, and what the run itself puts there. Resuming appends to the log; a folder in use, or a finished one that was
-// not asked to resume, is refused rather than overwritten.
+// line, and what the run itself puts there. Resuming appends to the log; a folder in use, or one with work that was not
+// asked to resume, is refused rather than overwritten. A run that ended before its first step does not keep its folder.
 
-import { appendFile, truncate } from 'node:fs/promises'
+import { appendFile, readdir, rm, truncate } from 'node:fs/promises'
 import { join } from 'node:path'
 import { messageOf, WhetstoneError } from '../src/base/errors.js'
 import { attempt, ensureDirectory, exists, readBytes, writeAtomic } from '../src/io/files.js'
 import { decodeUtf8, parseJson, readJsonObject } from '../src/io/json.js'
+import { checkpointFolders, isRunConfig } from '../src/io/model-folder.js'
 import { lockRun } from './checkpoint/lock.js'
 import type { Resolved } from './config/resolve.js'
 import type { TrainEvent } from './events.js'
@@ -26,9 +27,11 @@ export type LoggedEvent = TrainEvent & { readonly time: string }
 /**
  * Opens a run folder, new or to resume.
  *
- * @param warn told when an event could not be logged: the run goes on, its log has a gap
- * @throws WhetstoneError E_CONFIG when it is in use or holds a run that was not asked to resume, E_MISMATCH when the
- *   settings differ from the run's
+ * @param config settings to keep, or to resume with
+ * @param warn told when a run that has made nothing is started again, and when an event could not be logged: the run goes
+ *   on, its log has a gap
+ * @throws WhetstoneError E_CONFIG when it is in use, holds a run that has made a step, samples or a checkpoint and was not
+ *   asked to resume, or something else than a run; E_MISMATCH when the settings differ from those of a run to resume
  */
 export async function openRun(
   path: string,
@@ -39,7 +42,7 @@ export async function openRun(
   await ensureDirectory(path)
   const unlock = await lockRun(path)
   try {
-    await settleConfig(path, config, resume)
+    await settleConfig(path, config, resume, warn)
     await cutTornLine(join(path, 'metrics.jsonl'))
   } catch (error) {
     await unlock()
@@ -82,34 +85,75 @@ async function cutTornLine(file: string): Promise<void> {
   if (whole < bytes.length) await attempt('cut', file, () => truncate(file, whole))
 }
 
+type AnyResolved = Resolved<Readonly<Record<string, unknown>>>
+
 async function settleConfig(
   path: string,
-  { values, origins }: Resolved<Readonly<Record<string, unknown>>>,
+  config: AnyResolved,
   resume: boolean,
+  warn: (message: string) => void,
 ): Promise<void> {
   const file = join(path, 'config.json')
-  const known = await exists(file)
-  if (known && !resume)
-    throw new WhetstoneError(
-      'E_CONFIG',
-      path,
-      'the folder already holds a run: add --resume to go on with it, or choose another --output',
-    )
-  if (!known) {
-    const table = Object.fromEntries(
-      Object.entries(values).map(([key, value]) => [key, { value, origin: origins[key] }]),
-    )
-    await writeAtomic(file, `${JSON.stringify(table, null, 2)}\n`)
-    return
-  }
-  const stored = (await readJsonObject(file)) as Record<string, { value: unknown }>
+  if (!(await exists(file))) return writeConfig(file, config)
+  const stored = await readJsonObject(file)
+  if (!isRunConfig(stored))
+    throw new WhetstoneError('E_CONFIG', path, 'the folder holds something else than a run: choose another --output')
+  const found = await workIn(path)
+  if (resume) return checkSettings(stored as StoredConfig, config.values, found)
+  if (found !== undefined) refuseStarted(path, found)
+  warn('the folder holds a run that ended before its first step; it is started again')
+  // Reports take the beginning of a log for the run's.
+  const log = join(path, 'metrics.jsonl')
+  await attempt('remove', log, () => rm(log, { force: true }))
+  await writeConfig(file, config)
+}
+
+async function writeConfig(file: string, { values, origins }: AnyResolved): Promise<void> {
+  const table = Object.fromEntries(Object.entries(values).map(([key, value]) => [key, { value, origin: origins[key] }]))
+  await writeAtomic(file, `${JSON.stringify(table, null, 2)}\n`)
+}
+
+type StoredConfig = Readonly<Record<string, { readonly value: unknown }>>
+
+function checkSettings(stored: StoredConfig, values: Readonly<Record<string, unknown>>, found: Work | undefined): void {
+  const advice = found === undefined ? ', or start it again without --resume: it has made no step' : ''
   for (const [key, value] of Object.entries(values))
     if (JSON.stringify(stored[key]?.value) !== JSON.stringify(value))
       throw new WhetstoneError(
         'E_MISMATCH',
         key,
-        `the run was started with ${JSON.stringify(stored[key]?.value)}, now ${JSON.stringify(value)}: resume with the same settings`,
+        `the run was started with ${JSON.stringify(stored[key]?.value)}, now ${JSON.stringify(value)}: resume with the same settings${advice}`,
       )
+}
+
+/** What a run has done. */
+type Work = 'a checkpoint' | 'samples' | 'a step'
+
+/** Folders of a run where work lies: of `train`, of rounds, and of the phases of `improve`. */
+const workFolders = [...checkpointFolders, 'rounds', 'warmup', 'control']
+
+/**
+ * What starting again would lose or mix up; undefined when the run ended before its first step. What else it may have left
+ * stays: log-probs of a reference are found by their contents, and the start model of `improve` is made again.
+ */
+async function workIn(path: string): Promise<Work | undefined> {
+  for (const folder of workFolders) {
+    const directory = join(path, folder)
+    if (!(await exists(directory))) continue
+    const names = await attempt('list', directory, () => readdir(directory))
+    if (names.some((name) => /^(\.bad-)?step-/.test(name))) return 'a checkpoint'
+    if (names.some((name) => /^round-/.test(name))) return 'samples'
+  }
+  if (!(await exists(join(path, 'metrics.jsonl')))) return undefined
+  return (await readMetrics(path)).some(({ type }) => type === 'step') ? 'a step' : undefined
+}
+
+function refuseStarted(path: string, found: Work): never {
+  const others = 'choose another --output'
+  // They were paid for, and those of other settings must not be taken for the new run's.
+  const advice = found === 'samples' ? `${others}, or remove ${join(path, 'rounds')} to start again` : others
+  const text = `the folder already holds a run, which has made ${found}: add --resume to go on with it, or ${advice}`
+  throw new WhetstoneError('E_CONFIG', path, text)
 }
 
 /** Events of a run in order; a last line that was cut off by a kill is left out. */

@@ -2,7 +2,7 @@
 // name, plus the counters.
 // Snapshots are taken at step boundaries, when nothing is in flight; restoring writes all of it or, on a mismatch, none.
 
-import { join, relative } from 'node:path'
+import { join, resolve } from 'node:path'
 import { WhetstoneError } from '../src/base/errors.js'
 import { exists } from '../src/io/files.js'
 import { readText } from '../src/io/json.js'
@@ -62,15 +62,15 @@ export const weightsFile = ({ adapter }: Decoder): string =>
   adapter === undefined ? 'model.safetensors' : 'adapter_model.safetensors'
 
 /**
- * What a checkpoint in `folder` holds besides tensors, so that it loads as a model or as a PEFT adapter.
+ * What a checkpoint holds besides tensors, so that it loads as a model or as a PEFT adapter.
  *
  * @param base folder of the model that was loaded
  */
-export async function policyFiles(policy: Decoder, base: string, folder: string): Promise<PolicyFiles> {
+export async function policyFiles(policy: Decoder, base: string): Promise<PolicyFiles> {
   const weights = weightsFile(policy)
   if (policy.adapter !== undefined) {
-    // From the checkpoint's own folder, so that the working directory does not matter.
-    const adapter = adapterConfigJson(policy, relative(folder, base))
+    // PEFT takes relative paths from the working directory.
+    const adapter = adapterConfigJson(policy, resolve(base))
     return { weights, texts: { 'adapter_config.json': `${JSON.stringify(adapter, null, 2)}\n` }, copied: 'tokenizer' }
   }
   const file = join(base, 'config.json')

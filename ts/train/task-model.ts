@@ -1,8 +1,9 @@
 // A fresh small model for a task: a Hugging Face folder with config.json, random weights and a character tokenizer
 // over the task's alphabet.
 
+import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { ensureDirectory, exists, writeAtomic } from '../src/io/files.js'
+import { attempt, ensureDirectory, exists, writeAtomic } from '../src/io/files.js'
 import { writeSafetensors } from '../src/io/safetensors.js'
 import { decoderConfig } from '../src/models/config.js'
 import { createDecoder, decoderSpecs } from '../src/models/decoder.js'
@@ -24,10 +25,22 @@ export interface TaskModelOptions {
 
 const json = (value: unknown): string => `${JSON.stringify(value, null, 2)}\n`
 
-/** Writes the folder unless it is there. Equal settings give equal bytes. */
-export async function makeTaskModel(directory: string, source: TaskSource, options: TaskModelOptions): Promise<void> {
-  if (await exists(join(directory, 'model.safetensors'))) return
+/**
+ * Writes the folder unless it is there. Equal settings give equal bytes.
+ *
+ * @param again whether one that is there is replaced
+ */
+export async function makeTaskModel(
+  directory: string,
+  source: TaskSource,
+  options: TaskModelOptions,
+  again = false,
+): Promise<void> {
+  const weights = join(directory, 'model.safetensors')
+  if (!again && (await exists(weights))) return
   await ensureDirectory(directory)
+  // They come last: where they are, the folder is whole.
+  await attempt('remove', weights, () => rm(weights, { force: true }))
   const tokenizer = characterTokenizer(source.characters)
   const raw = smallLlamaConfig({
     ...options,
@@ -43,6 +56,6 @@ export async function makeTaskModel(directory: string, source: TaskSource, optio
   const device = getDevice()
   const decoder = createDecoder(config, device, createFlat(device, decoderSpecs(config), 'f32'))
   initializeDecoder(decoder, options.seed)
-  await writeSafetensors(join(directory, 'model.safetensors'), await entriesOf(decoder.parameters))
+  await writeSafetensors(weights, await entriesOf(decoder.parameters))
   disposeFlat(decoder.parameters)
 }

@@ -11,7 +11,7 @@ import { type LanguageModel, modelKind } from '../src/generate/language-model.js
 import { type Decoder, decoderKind } from '../src/models/decoder.js'
 import { type TrainingInput, type TrainingOptions, trainingOptions } from './config/options.js'
 import { type Resolved, resolveConfig, resolvedKind, type Source, sourcesKind } from './config/resolve.js'
-import { checkLengths, encodeFor, rowKindOf } from './data/encode.js'
+import { checkLengths, checkVocabulary, encodeFor, rowKindOf } from './data/encode.js'
 import type { EncodedExample } from './data/example.js'
 import { warningsOf } from './data/findings.js'
 import { type MicroBatchOptions, microBatchOf } from './data/micro-batch.js'
@@ -180,6 +180,7 @@ async function encodedData({ options, values, emit }: Job): Promise<Data> {
   const encode = (own: typeof rows.train, spare?: typeof rows.train) => {
     const encoded = encodeFor(objective, policy.tokenizer, own, values, spare)
     checkLengths(encoded, policy.decoder.config)
+    checkVocabulary(encoded, policy.decoder.config, policy.tokenizer)
     return encoded
   }
   const { examples, summary } = encode(rows.train)
@@ -226,7 +227,8 @@ async function runPlan(
   const totalSteps = values.maxSteps >= 0 ? values.maxSteps : Math.ceil(plan.stepsPerEpoch * values.numTrainEpochs)
   if (totalSteps === 0) throw new WhetstoneError('E_CONFIG', 'maxSteps', 'expected at least one step, got 0')
   const device = policy.decoder.device.description
-  emit({ type: 'start', step: 0, totalSteps, device, notes: [`${train.length} rows`] })
+  const notes = [`${train.length} rows`, `model ${policy.directory}`]
+  emit({ type: 'start', step: 0, totalSteps, device, notes })
   const result = await runPhase({
     ...values,
     name: objective.name,

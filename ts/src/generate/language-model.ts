@@ -13,6 +13,7 @@ import {
   word,
 } from '../base/arguments.js'
 import { WhetstoneError } from '../base/errors.js'
+import { modelFolder } from '../io/model-folder.js'
 import { withAdapter } from '../models/adapter.js'
 import { type Decoder, disposeDecoder } from '../models/decoder.js'
 import { type LoadOptions, loadDecoder } from '../models/load.js'
@@ -61,7 +62,7 @@ export interface LanguageModel {
   /** Where it runs; `device.reason` says why there. */
   readonly device: Device
   readonly tokenizer: Tokenizer
-  /** The Hugging Face folder that it came from. */
+  /** The Hugging Face folder that it came from; of a run the checkpoint's, of an adapter the base's. */
   readonly directory: string
   /**
    * log p(token | tokens before it) in nats at temperature 1, one per token; 0 for the first token.
@@ -124,7 +125,7 @@ const modelKinds = {
 
 /** How to load a model, and with which adapter. */
 export interface ModelOptions extends LoadOptions {
-  /** Folder of a PEFT adapter (LoRA) for the model. */
+  /** Folder of a PEFT adapter (LoRA) for the model, or of a run that trained one. */
   readonly adapter?: string
   /** Put a fresh adapter on the model, whose values are those of `seed`. */
   readonly lora?: Partial<LoraConfig>
@@ -132,13 +133,19 @@ export interface ModelOptions extends LoadOptions {
 
 /**
  * Loads a Hugging Face folder (Llama, Mistral, Qwen, Gemma, GPT-2): config.json, *.safetensors (one or sharded),
- * tokenizer.json. A folder of a PEFT adapter is loaded over the base model that it names.
+ * tokenizer.json. A folder of a PEFT adapter is loaded over the base model that it names. Of a run's folder the newest
+ * checkpoint is loaded; `directory` of the model says which.
  *
- * @throws WhetstoneError E_CONFIG, E_FORMAT, E_MISMATCH (weights missing, unexpected or misshapen, by name), E_OOM
+ * @throws WhetstoneError E_IO for no such folder (nothing is downloaded), E_CONFIG, E_FORMAT, E_MISMATCH (weights missing, unexpected or misshapen, by name), E_OOM
  */
 export async function loadModel(directory: string, options: ModelOptions = {}): Promise<LanguageModel> {
   checkArgument('loadModel.directory', directory, kinds.path)
   checkOptions('loadModel', options, modelKinds)
+  const adapter = options.adapter === undefined ? undefined : await modelFolder(options.adapter)
+  return loadFrom(await modelFolder(directory), { ...options, adapter })
+}
+
+async function loadFrom(directory: string, options: ModelOptions): Promise<LanguageModel> {
   if (!(await isAdapterFolder(directory))) return loadWith(directory, directory, options)
   if (options.adapter !== undefined)
     throw new WhetstoneError('E_CONFIG', directory, 'expected a model beside `adapter`, got the folder of an adapter')

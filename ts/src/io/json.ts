@@ -20,8 +20,13 @@ function placeOf(text: string, at: number): { line: number; column: number } {
   return { line, column: at - (before.lastIndexOf('\n') + 1) + 1 }
 }
 
+/** How a file begins that stands for another one in a git repository. */
+export const lfsStart = 'version https://git-lfs'
+export const lfsAdvice = 'it is a Git LFS pointer, not the file that it stands for: run `git lfs pull` in its folder'
+
 /** Words for a text that is no JSON at all. */
 function hint(text: string): string {
+  if (text.startsWith(lfsStart)) return `; ${lfsAdvice}`
   if (text.startsWith('\uFEFF')) return '; the text begins with a byte-order mark: save it as plain UTF-8'
   if (text.trim() === '') return '; the text is empty'
   return ''

@@ -6,7 +6,8 @@ import { join } from 'node:path'
 import { WhetstoneError } from '../base/errors.js'
 import { fileTypeBytes } from './dtype.js'
 import { exists, insideFolder, type OpenFile, openRegular, readExactly, writeAtomic } from './files.js'
-import { decodeUtf8, isJsonObject, parseJson, readJsonObject } from './json.js'
+import { decodeUtf8, isJsonObject, lfsAdvice, lfsStart, parseJson, readJsonObject } from './json.js'
+import { modelFile } from './model-folder.js'
 
 /** Where a tensor lies. */
 export interface TensorInfo {
@@ -80,6 +81,7 @@ async function readHeader({ handle, size }: OpenFile, path: string): Promise<Hea
   if (size < 8) throw new WhetstoneError('E_TORN', path, `expected at least 8 bytes, got ${size}`)
   const prefix = new Uint8Array(8)
   await readExactly(handle, path, prefix, 0)
+  if (lfsStart.startsWith(Buffer.from(prefix).toString('latin1'))) throw new WhetstoneError('E_FORMAT', path, lfsAdvice)
   const length = new DataView(prefix.buffer).getBigUint64(0, true)
   if (length > BigInt(headerLimit))
     throw new WhetstoneError('E_LIMIT', path, `expected a header of at most ${headerLimit} bytes, got ${length}`)
@@ -219,8 +221,10 @@ export function safetensorsChunks(
 export async function openWeights(folder: string, stem = 'model'): Promise<TensorFile> {
   const single = `${stem}.safetensors`
   const index = join(folder, `${single}.index.json`)
-  if ((await exists(join(folder, single))) || !(await exists(index)))
+  if ((await exists(join(folder, single))) || !(await exists(index))) {
+    await modelFile(folder, single)
     return openSafetensors(await insideFolder(folder, single))
+  }
   const { weight_map: map } = await readJsonObject(index, headerLimit)
   const entries = isJsonObject(map) ? Object.entries(map) : undefined
   if (!entries?.every((entry): entry is [string, string] => typeof entry[1] === 'string'))

@@ -260,6 +260,17 @@ function gpt2Config(name: string, raw: Json, generation: Json): DecoderConfig {
   }
 }
 
+/** Weights of fewer bits have other names and meanings by each method. */
+function refuseQuantised(quantization: unknown): void {
+  if (quantization === undefined || quantization === null) return
+  const { quant_method: method = quantization } = objectOf(quantization, 'quantization_config')
+  refuse(
+    'quantization_config',
+    'none: quantised checkpoints are not supported, take the model before it was quantised',
+    method,
+  )
+}
+
 /**
  * Reads a config.json that was parsed already.
  *
@@ -269,6 +280,7 @@ function gpt2Config(name: string, raw: Json, generation: Json): DecoderConfig {
  */
 export function decoderConfig(raw: Json, generation: Json = {}): DecoderConfig {
   const name = String(raw.model_type)
+  refuseQuantised(raw.quantization_config)
   if (name === 'gpt2') return gpt2Config(name, raw, generation)
   const family = Object.hasOwn(families, name) ? families[name] : undefined
   if (family !== undefined) return llamaConfig(name, family, raw, generation)

@@ -6,6 +6,7 @@ import { WhetstoneError } from '../base/errors.js'
 import { toDeviceType } from '../io/dtype.js'
 import { exists } from '../io/files.js'
 import { readJsonObject } from '../io/json.js'
+import { modelFile } from '../io/model-folder.js'
 import { openWeights, type TensorFile } from '../io/safetensors.js'
 import { type DeviceOptions, getDevice } from '../native/device.js'
 import {
@@ -43,7 +44,7 @@ export interface LoadOptions extends DeviceOptions {
  * @throws WhetstoneError E_CONFIG, E_FORMAT, E_MISMATCH naming tensors, E_DTYPE, E_OOM
  */
 export async function loadDecoder(directory: string, options: LoadOptions = {}): Promise<Decoder> {
-  const raw = await readJsonObject(join(directory, 'config.json'))
+  const raw = await readJsonObject(await modelFile(directory, 'config.json'))
   const generationPath = join(directory, 'generation_config.json')
   const stored = decoderConfig(raw, (await exists(generationPath)) ? await readJsonObject(generationPath) : {})
   const config = options.scoreLabels === undefined ? stored : withScoreHead(stored, options.scoreLabels)

@@ -8,6 +8,7 @@ import { WhetstoneError } from '../base/errors.js'
 import { toDeviceType } from '../io/dtype.js'
 import { ensureDirectory, exists, writeAtomic } from '../io/files.js'
 import { isJsonObject, readJsonObject } from '../io/json.js'
+import { modelFolder } from '../io/model-folder.js'
 import { openWeights, type TensorEntry, type TensorFile, writeSafetensors } from '../io/safetensors.js'
 import { isNamed, type LoraConfig, loraConfig } from '../nn/lora.js'
 import { parameter } from '../nn/parameters.js'
@@ -139,16 +140,18 @@ export async function readAdapterConfig(directory: string): Promise<AdapterDescr
 export const isAdapterFolder = (directory: string): Promise<boolean> => exists(join(directory, configFile))
 
 /**
- * The folder of an adapter's base: relative to the adapter's own folder, else to the working directory.
+ * The folder of an adapter's base. PEFT takes relative paths from the working directory; folders that this package wrote
+ * earlier have them from the adapter's own, which is looked at first.
  *
  * @throws WhetstoneError E_CONFIG when it is named nowhere, or not on this machine
  */
 export async function baseFolder(directory: string, { base }: AdapterDescription): Promise<string> {
   const where = `${join(directory, configFile)}: base_model_name_or_path`
-  const advice = 'load the base and name the adapter beside it: loadModel(base, { adapter })'
+  const advice =
+    'name the base and the adapter beside it, loadModel(base, { adapter }) or --model BASE --adapter FOLDER, or write the folder of the base there'
   if (base === undefined) throw new WhetstoneError('E_CONFIG', where, `expected a folder, got none: ${advice}`)
   const places = isAbsolute(base) ? [base] : [resolve(directory, base), resolve(base)]
-  for (const place of places) if (await exists(join(place, 'config.json'))) return place
+  for (const place of places) if (await exists(join(place, 'config.json'))) return modelFolder(place)
   throw new WhetstoneError('E_CONFIG', where, `expected a model's folder, '${base}' is none on this machine: ${advice}`)
 }
 
@@ -271,7 +274,7 @@ export async function adapterEntries(m: Decoder): Promise<TensorEntry[]> {
 /**
  * adapter_config.json of a decoder's adapter.
  *
- * @param base how it names the base model: a folder, relative ones to the adapter's own or to the working directory
+ * @param base how it names the base model: an absolute folder, or what else PEFT should find it by
  * @throws WhetstoneError E_CONFIG without an adapter
  */
 export function adapterConfigJson(m: Decoder, base: string): Json {

@@ -8,6 +8,7 @@ import { checkArgument, checkOptions, having, kinds, optional, word } from '../b
 import { WhetstoneError } from '../base/errors.js'
 import { attempt, exists } from '../io/files.js'
 import { isJsonObject, loneSurrogate, readJson, readJsonObject, readText } from '../io/json.js'
+import { modelFile, modelFolder } from '../io/model-folder.js'
 import type { Allow } from './added.js'
 import { createDecoder } from './decode.js'
 import { createEncoder } from './encode.js'
@@ -80,17 +81,19 @@ async function objectIn(folder: string, name: string): Promise<Record<string, un
 
 /**
  * Loads the tokenizer of a folder: tokenizer.json, and where they exist tokenizer_config.json, special_tokens_map.json
- * and chat_template.jinja.
+ * and chat_template.jinja. Of a run's folder: that of its newest checkpoint.
  *
- * @throws WhetstoneError E_IO, E_PATH; E_FORMAT, E_LIMIT with the field, what was expected and what came
+ * @throws WhetstoneError E_IO, E_PATH; E_CONFIG for a run without a checkpoint; E_FORMAT, E_LIMIT with the field, what
+ *   was expected and what came
  */
 export async function loadTokenizer(folder: string): Promise<Tokenizer> {
   checkArgument('loadTokenizer.folder', folder, kinds.path)
-  const path = join(folder, 'tokenizer.json')
+  const directory = await modelFolder(folder)
+  const path = await modelFile(directory, 'tokenizer.json')
   const contents = await readJson(path, fileLimit)
-  const map = await objectIn(folder, 'special_tokens_map.json')
-  const config = { ...map, ...(await objectIn(folder, 'tokenizer_config.json')) }
-  const templatePath = join(folder, 'chat_template.jinja')
+  const map = await objectIn(directory, 'special_tokens_map.json')
+  const config = { ...map, ...(await objectIn(directory, 'tokenizer_config.json')) }
+  const templatePath = join(directory, 'chat_template.jinja')
   if (await exists(templatePath)) config.chat_template = await readText(templatePath, templateLimit)
   return createTokenizer(contents, config, path)
 }

@@ -7,10 +7,11 @@ import { join } from 'node:path'
 import { type ErrorCode, messageOf, WhetstoneError } from '../../src/base/errors.js'
 import { attempt, exists, insideFolder } from '../../src/io/files.js'
 import { readJsonObject } from '../../src/io/json.js'
+import { checkpointNames } from '../../src/io/model-folder.js'
 import { openSafetensors } from '../../src/io/safetensors.js'
 import type { Shape } from '../../src/tensor/shape.js'
 import { sweepLeftovers } from './leftovers.js'
-import { stateFile, stepFolder, stepOf, verifyCheckpoint } from './manifest.js'
+import { stateFile, verifyCheckpoint } from './manifest.js'
 
 /** A verified checkpoint. */
 export interface Checkpoint {
@@ -120,12 +121,4 @@ async function setAside(directory: string, name: string): Promise<void> {
   const aside = join(directory, `.bad-${name}`)
   await attempt('remove', aside, () => rm(aside, { recursive: true, force: true }))
   await attempt('set aside', join(directory, name), () => rename(join(directory, name), aside))
-}
-
-/** Folders of checkpoints, newest first, unverified; none when the folder does not exist. */
-export async function checkpointNames(directory: string): Promise<string[]> {
-  if (!(await exists(directory))) return []
-  const names = await attempt('list', directory, () => readdir(directory))
-  const steps = names.flatMap((name) => stepOf(name) ?? []).sort((a, b) => b - a)
-  return steps.map(stepFolder)
 }

@@ -6,13 +6,13 @@ import { basename, join } from 'node:path'
 import { messageOf, WhetstoneError } from '../../src/base/errors.js'
 import { attempt, fileSize, hashFile, insideFolder } from '../../src/io/files.js'
 import { isJsonObject, readJsonObject } from '../../src/io/json.js'
+import { manifestFile, stepOf } from '../../src/io/model-folder.js'
 import { readPackageVersion } from '../../src/native/addon.js'
 
 /** Version of the layout; another one is refused, not guessed at. */
 export const checkpointVersion = 1
 
-/** Names of the files that every checkpoint has. */
-export const manifestFile = 'manifest.json'
+/** The file that every checkpoint has beside its manifest. */
 export const stateFile = 'state.json'
 
 const manifestLimitBytes = 2 ** 20
@@ -40,15 +40,6 @@ export interface VerifiedCheckpoint extends Manifest {
 }
 
 const isSize = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0
-
-/** The folder's name for a step. */
-export const stepFolder = (step: number): string => `step-${String(step).padStart(8, '0')}`
-
-/** The step of a folder's name; undefined for other names. */
-export function stepOf(name: string): number | undefined {
-  const step = Number(/^step-(\d{8,})$/.exec(name)?.[1] ?? Number.NaN)
-  return isSize(step) && stepFolder(step) === name ? step : undefined
-}
 
 /** The text of manifest.json. */
 export function manifestText(step: number, files: Readonly<Record<string, FileRecord>>): string {

@@ -14,10 +14,11 @@ import {
   syncDirectory,
   writeSynced,
 } from '../../src/io/files.js'
+import { manifestFile, stepFolder, stepOf } from '../../src/io/model-folder.js'
 import { safetensorsChunks, type TensorEntry } from '../../src/io/safetensors.js'
 import { tokenizerFilesOf } from '../../src/tokenizer/tokenizer.js'
 import { leftoverName, sweepLeftovers } from './leftovers.js'
-import { type FileRecord, manifestFile, manifestText, stateFile, stepFolder, stepOf } from './manifest.js'
+import { type FileRecord, manifestText, stateFile } from './manifest.js'
 
 /** What to save. */
 export interface CheckpointContents {

@@ -21,13 +21,14 @@ import { createTask } from '../tasks/index.js'
 import { followRun, needed, recordOf, textOf } from './common.js'
 import { type Options, readFlags } from './flags.js'
 import { loadPolicy, loadReference, type ModelSettings } from './models.js'
+import { placeModels } from './settings.js'
 
 /** The settings of an online run: defaults, then the file of `--config`, then flags. */
 async function settingsOf(trainer: string, options: Options): Promise<OnlineSettings> {
   const catalogue = onlineCatalogue(trainer)
   const file = textOf(options, 'config')
   const fromFile = file === undefined ? [] : await readConfigFile(file, catalogue)
-  return resolveOnline(trainer, catalogue, [...fromFile, ...readFlags(catalogue, options)])
+  return resolveOnline(trainer, catalogue, await placeModels([...fromFile, ...readFlags(catalogue, options)]))
 }
 
 /**

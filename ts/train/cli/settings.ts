@@ -2,9 +2,10 @@
 // settings, and the settings of a run from config file and flags.
 
 import type { Command } from 'commander'
+import { modelFolder } from '../../src/io/model-folder.js'
 import { isAdapterFolder } from '../../src/models/peft.js'
 import { trainerDefaults } from '../config/defaults.js'
-import { readConfigFile } from '../config/file.js'
+import { type Given, readConfigFile } from '../config/file.js'
 import { defaultSources, type RunSettings, resolveRun, rowTrainers, runCatalogue } from '../config/run-settings.js'
 import { textOf } from './common.js'
 import { addFlags, type Options, prepareLater, readFlags } from './flags.js'
@@ -51,6 +52,21 @@ export function addSettings(command: Command, objective: string): void {
 /** One line on what an objective does. */
 export const aboutObjective = (objective: string): string => trainerDefaults[objective].description
 
+/** Settings that name the folder of a model. */
+const folders: readonly string[] = ['model', 'adapter', 'reference']
+
+/** Puts the newest checkpoint in place of a run's folder: what is loaded is what settings and the new run say. */
+export function placeModels(given: readonly Given[]): Promise<Given[]> {
+  const place = async (one: Given): Promise<Given> => {
+    const { setting, value, origin } = one
+    const counts = given.findLast((other) => other.setting.path === setting.path) === one
+    if (!counts || !folders.includes(setting.path) || typeof value !== 'string') return one
+    const folder = await modelFolder(value)
+    return folder === value ? one : { ...one, value: folder, origin: `${origin}, newest checkpoint of ${value}` }
+  }
+  return Promise.all(given.map(place))
+}
+
 /**
  * The settings of a run: defaults, then the file of `--config`, then flags.
  *
@@ -60,7 +76,7 @@ export async function settingsOf(objective: string, options: Options): Promise<R
   const catalogue = runCatalogue(objective)
   const file = textOf(options, 'config')
   const fromFile = file === undefined ? [] : await readConfigFile(file, catalogue)
-  const given = [...fromFile, ...readFlags(catalogue, options)]
+  const given = await placeModels([...fromFile, ...readFlags(catalogue, options)])
   const model = given.findLast(({ setting }) => setting.path === 'model')?.value
   return resolveRun(objective, catalogue, given, typeof model === 'string' && (await isAdapterFolder(model)))
 }

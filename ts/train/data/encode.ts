@@ -214,6 +214,30 @@ export function checkLengths({ examples, places }: EncodedData, config: DecoderC
   })
 }
 
+/**
+ * Checks that a model has an embedding for every token: a tokenizer may have more tokens than it.
+ *
+ * @param where the row, for errors
+ * @throws WhetstoneError E_MISMATCH
+ */
+export function checkIds(where: string, ids: readonly number[], vocabSize: number, tokenizer: Tokenizer): void {
+  const foreign = ids.find((id) => id >= vocabSize)
+  if (foreign === undefined) return
+  const text = `expected ids below the ${vocabSize} of the model's vocabulary, got ${foreign} for ${JSON.stringify(tokenizer.tokenOf(foreign))}: the tokenizer has more tokens than the model; use the tokenizer.json that belongs to it`
+  throw new WhetstoneError('E_MISMATCH', where, text)
+}
+
+/** {@link checkIds} of all rows. */
+export function checkVocabulary(
+  { examples, places }: EncodedData,
+  { vocabSize }: DecoderConfig,
+  tokenizer: Tokenizer,
+): void {
+  examples.forEach((example, i) => {
+    for (const { ids } of example) checkIds(places[i], ids, vocabSize, tokenizer)
+  })
+}
+
 /** Encodes rows for an objective; see {@link encodeExamples}. Its rows are read as `rowKindOf(objective)`. */
 export function encodeFor(
   objective: Pick<Objective, 'name' | 'needs'>,

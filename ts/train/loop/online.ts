@@ -11,6 +11,7 @@ import { type LanguageModel, modelKind } from '../../src/generate/language-model
 import { type Decoder, decoderKind, positionLimit } from '../../src/models/decoder.js'
 import { optimizerShape, referenceSyncShape, stochasticRounding } from '../config/options.js'
 import { type Resolved, resolvedKind, type Source, sourcesKind } from '../config/resolve.js'
+import { checkIds } from '../data/encode.js'
 import { dataKind } from '../data/rows.js'
 import { type Emit, type Run, startRun } from '../events.js'
 import { abortError, type PhaseResult } from '../loop.js'
@@ -203,13 +204,17 @@ async function roundsOf({ prompts, policy }: OnlineOptions, values: OnlineValues
   return { size: tasks.length, digest, of: taskRounds(tasks, perRound, values.seed) }
 }
 
-/** Learned positions end: refuses before the first round what a later one could not sample. */
+/** Refuses before the first round what a later one could not sample: learned positions end, and so does a vocabulary. */
 function checkPrompts(policy: LanguageModel, tasks: readonly Task[], { maxCompletionLength }: OnlineValues): void {
-  const limit = positionLimit(policy.decoder.config)
-  if (limit === undefined) return
+  const { tokenizer, decoder } = policy
+  const { vocabSize } = decoder.config
+  const limit = positionLimit(decoder.config)
+  if (limit === undefined && tokenizer.vocabSize <= vocabSize) return
   for (const task of tasks) {
-    const { length } = promptIds(policy, task)
-    if (length + maxCompletionLength <= limit) continue
+    const ids = promptIds(policy, task)
+    const { length } = ids
+    checkIds(task.id, ids, vocabSize, tokenizer)
+    if (limit === undefined || length + maxCompletionLength <= limit) continue
     const text = `expected prompt and maxCompletionLength within the ${limit} positions of the model, got ${length} + ${maxCompletionLength}`
     throw new WhetstoneError('E_LIMIT', task.id, text)
   }
@@ -249,7 +254,8 @@ async function runOnline(
   const score = scoreRewards(rewards)
   const update = updateOf(values, method)
   const device = policy.decoder.device.description
-  const notes = [`${rounds.size} prompts`, `rewards: ${rewards.map(({ name }) => name).join(', ')}`]
+  const names = rewards.map(({ name }) => name)
+  const notes = [`${rounds.size} prompts`, `rewards: ${names.join(', ')}`, `model ${policy.directory}`]
   emit({ type: 'start', step: 0, totalSteps: values.rounds * update.stepsPerRound, device, notes })
   const result = await iterate({
     policy,
@@ -269,7 +275,7 @@ async function runOnline(
     saveRounds: values.saveRounds,
     saveTotalLimit: values.saveTotalLimit,
     monitor,
-    fingerprint: { ...values, prompts: rounds.digest, rewards: rewards.map(({ name }) => name) },
+    fingerprint: { ...values, prompts: rounds.digest, rewards: names },
     emit,
     signal,
   })
