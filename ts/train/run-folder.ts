@@ -20,6 +20,13 @@ export interface RunFolder {
   close(): Promise<void>
 }
 
+/** Settings in which a resumed run may differ from the one that it goes on with. */
+export interface Changes {
+  readonly allowed: readonly string[]
+  /** What to do about others, by name; default to resume with the same. */
+  readonly advice: Readonly<Record<string, string>>
+}
+
 /** A line of metrics.jsonl. */
 export type LoggedEvent = TrainEvent & { readonly time: string }
 
@@ -27,6 +34,7 @@ export type LoggedEvent = TrainEvent & { readonly time: string }
  * Opens a run folder, new or to resume.
  *
  * @param warn told when an event could not be logged: the run goes on, its log has a gap
+ * @param changes default none
  * @throws WhetstoneError E_CONFIG when it is in use or holds a run that was not asked to resume, E_MISMATCH when the
  *   settings differ from the run's
  */
@@ -35,11 +43,12 @@ export async function openRun(
   config: Resolved<Readonly<Record<string, unknown>>>,
   resume: boolean,
   warn: (message: string) => void,
+  changes: Changes = { allowed: [], advice: {} },
 ): Promise<RunFolder> {
   await ensureDirectory(path)
   const unlock = await lockRun(path)
   try {
-    await settleConfig(path, config, resume)
+    await settleConfig(path, config, resume, changes)
     await cutTornLine(join(path, 'metrics.jsonl'))
   } catch (error) {
     await unlock()
@@ -84,32 +93,40 @@ async function cutTornLine(file: string): Promise<void> {
 
 async function settleConfig(
   path: string,
-  { values, origins }: Resolved<Readonly<Record<string, unknown>>>,
+  config: Resolved<Readonly<Record<string, unknown>>>,
   resume: boolean,
+  { allowed, advice }: Changes,
 ): Promise<void> {
   const file = join(path, 'config.json')
-  const known = await exists(file)
-  if (known && !resume)
+  if (!(await exists(file))) return writeConfig(file, config)
+  if (!resume)
     throw new WhetstoneError(
       'E_CONFIG',
       path,
       'the folder already holds a run: add --resume to go on with it, or choose another --output',
     )
-  if (!known) {
-    const table = Object.fromEntries(
-      Object.entries(values).map(([key, value]) => [key, { value, origin: origins[key] }]),
-    )
-    await writeAtomic(file, `${JSON.stringify(table, null, 2)}\n`)
-    return
-  }
   const stored = (await readJsonObject(file)) as Record<string, { value: unknown }>
-  for (const [key, value] of Object.entries(values))
-    if (JSON.stringify(stored[key]?.value) !== JSON.stringify(value))
-      throw new WhetstoneError(
-        'E_MISMATCH',
-        key,
-        `the run was started with ${JSON.stringify(stored[key]?.value)}, now ${JSON.stringify(value)}: resume with the same settings`,
-      )
+  const changed = Object.entries(config.values).filter(
+    ([key, value]) => JSON.stringify(stored[key]?.value) !== JSON.stringify(value),
+  )
+  const refused = changed.find(([key]) => !allowed.includes(key))
+  if (refused !== undefined) {
+    const [key, value] = refused
+    throw new WhetstoneError(
+      'E_MISMATCH',
+      key,
+      `the run was started with ${JSON.stringify(stored[key]?.value)}, now ${JSON.stringify(value)}: ${advice[key] ?? 'resume with the same settings'}`,
+    )
+  }
+  if (changed.length > 0) await writeConfig(file, config)
+}
+
+async function writeConfig(
+  file: string,
+  { values, origins }: Resolved<Readonly<Record<string, unknown>>>,
+): Promise<void> {
+  const table = Object.fromEntries(Object.entries(values).map(([key, value]) => [key, { value, origin: origins[key] }]))
+  await writeAtomic(file, `${JSON.stringify(table, null, 2)}\n`)
 }
 
 /** Events of a run in order; a last line that was cut off by a kill is left out. */
