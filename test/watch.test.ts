@@ -16,6 +16,8 @@ import { temporaryFolder } from './support.js'
 import { rowsOf, tinyFolder, weightsHash } from './support-kinds.js'
 import { type RunOptions, runToy, toyPlan } from './support-run.js'
 
+t.setTimeout(120_000)
+
 const watch: Watch = { metric: 'loss', greaterIsBetter: false, threshold: 0, loadBest: true }
 
 /** Misses behind each evaluation, and the step of the best checkpoint at last, all steps saved. */
