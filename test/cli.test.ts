@@ -43,7 +43,7 @@ const quick = ['--data', 'rows.jsonl', '--model', model, '--maxSteps', '2', '--p
 t.test('help names every command, every objective and every setting', async (t) => {
   const top = await run('--help')
   t.equal(top.code, 0)
-  for (const command of ['improve', 'train', 'preview', 'estimate', 'merge', 'generate', 'report', 'doctor'])
+  for (const command of ['improve', 'train', 'preview', 'estimate', 'eval', 'merge', 'generate', 'report', 'doctor'])
     t.match(top.out, new RegExp(`^ +${command}`, 'm'))
   const train = await run('train', '--help')
   for (const name of [...rowTrainers, ...Object.keys(onlineTrainers)])
@@ -230,6 +230,7 @@ t.test('readers that are gone from the start: every command ends quietly, with i
     [['doctor', '--json'], 0],
     [['preview', ...quick.slice(0, 4)], 0],
     [['estimate', 'sft', ...quick], 0],
+    [['eval', 'sft', ...quick], 0],
     [['generate', '--model', model, '--prompt', 'one', '--maxNewTokens', '40'], 0],
     [['merge', '--model', model, '--output', 'merged'], 1],
     [['report', 'three'], 0],

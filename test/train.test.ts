@@ -250,7 +250,7 @@ t.test('weight decay on matrices only', async (t) => {
 
 t.test('schedules', async (t) => {
   // Transformers: get_constant_schedule_with_warmup, get_linear_schedule_with_warmup, get_cosine_schedule_with_warmup.
-  const formulas: Record<LrSchedulerType, (step: number, warmup: number, total: number) => number> = {
+  const formulas: Partial<Record<LrSchedulerType, (step: number, warmup: number, total: number) => number>> = {
     constant: () => 1,
     linear: (step, warmup, total) => Math.max(0, (total - step) / Math.max(1, total - warmup)),
     cosine: (step, warmup, total) => {

@@ -10,7 +10,7 @@ import { type MicroBatch, microBatchOf } from './data/micro-batch.js'
 import { planData } from './data/plan.js'
 import { readData } from './data/rows.js'
 import { foldersOf, type ResolvedEstimate } from './estimate-models.js'
-import { layoutOf } from './train.js'
+import { layoutOf } from './evaluate.js'
 
 /**
  * The micro-batches with most tokens and with most trained tokens, and some of all sizes for the blocks left idle.

@@ -2,6 +2,7 @@
 // has to listen: while no one iterates events are dropped; a slow listener gets the newest step, and every other event.
 
 import type { StepResult } from './trainer.js'
+import type { BestCheckpoint } from './watch.js'
 
 /** One optimizer step. Times and rates are of this process. */
 export interface StepEvent extends StepResult {
@@ -47,7 +48,15 @@ export type TrainEvent =
   | { readonly type: 'round'; readonly round: number; readonly values: Readonly<Record<string, number>> }
   | { readonly type: 'checkpoint'; readonly step: number; readonly path: string }
   | { readonly type: 'warning'; readonly message: string }
-  | { readonly type: 'end'; readonly step: number; readonly stepsDone: number; readonly stopped: boolean }
+  | {
+      readonly type: 'end'
+      readonly step: number
+      readonly stepsDone: number
+      readonly stopped: boolean
+      /** Where evaluations are watched: whether the patience with them ended the run, and the best checkpoint. */
+      readonly stoppedEarly?: boolean
+      readonly best?: BestCheckpoint
+    }
 
 /** Reports an event. */
 export type Emit = (event: TrainEvent) => void

@@ -1,17 +1,19 @@
 // The loop around THE step: rate, step, events, evaluation, checkpoints, stop and resume. `train()` and every phase of
 // self-training run through `runPhase`; they differ by the plan, a function from the step number to its micro-batches.
 
+import { join } from 'node:path'
 import { messageOf, WhetstoneError } from '../src/base/errors.js'
 import type { LanguageModel } from '../src/generate/language-model.js'
-import { checkpointNames } from '../src/io/model-folder.js'
+import { checkpointNames, stepFolder } from '../src/io/model-folder.js'
 import { trainableOf } from '../src/models/decoder.js'
 import { checkSameConfig } from './checkpoint/compare.js'
-import { newestCheckpoint } from './checkpoint/load.js'
+import { newestCheckpoint, readCheckpoint } from './checkpoint/load.js'
 import { saveCheckpoint } from './checkpoint/save.js'
 import type { Emit } from './events.js'
-import { learningRateAt, type Schedule } from './schedule.js'
-import { entriesOf, optimizerEntries, policyFiles, restoreTrainer, weightsFile } from './state.js'
+import { checkSchedule, learningRateAt, type Schedule } from './schedule.js'
+import { entriesOf, optimizerEntries, policyFiles, readFlat, restoreTrainer, weightsFile } from './state.js'
 import { type MicroBatch, refuseNonFinite, type StepResult, type Trainer, trainStep } from './trainer.js'
+import { type BestCheckpoint, isOver, judge, settle, unwatched, type Watch, type WatchState } from './watch.js'
 
 /** Micro-batches of optimizer step `step` (0-based): a pure function, whatever was run before. */
 export type Plan = (step: number) => Promise<readonly MicroBatch[]>
@@ -27,13 +29,20 @@ export interface Phase {
   readonly directory?: string
   /** Everything that decides the arithmetic; a resumed run must agree with it. */
   readonly fingerprint: Readonly<Record<string, unknown>>
+  /** Fields of it that a resumed run may change. */
+  readonly free?: readonly string[]
   /** Steps between checkpoints; 0: at the end only. */
   readonly saveSteps: number
+  /** Default 2; 0 keeps all. */
   readonly saveTotalLimit?: number
+  /** Leave the optimizer out of checkpoints, which then cannot be resumed. */
+  readonly saveOnlyModel?: boolean
   /** Steps between calls of `evaluate`; 0: at the end only. */
   readonly evalSteps?: number
-  /** Called behind every `evalSteps`-th step and the last; reports by events. */
-  readonly evaluate?: (step: number) => Promise<void>
+  /** Called behind every `evalSteps`-th step and the last; reports by events, and gives what `watch` looks at. */
+  readonly evaluate?: (step: number) => Promise<Readonly<Record<string, number>> | undefined>
+  /** What evaluations decide. */
+  readonly watch?: Watch
   readonly loggingSteps?: number
   readonly nonFinite?: 'stop' | 'skip'
   readonly resume: boolean
@@ -50,42 +59,79 @@ export interface PhaseResult {
   /** True when the signal stopped it before its end; the state is saved. */
   readonly stopped: boolean
   readonly last: StepResult | undefined
-  /** Folder of the newest checkpoint, if the phase keeps any. */
+  /** Folder of the newest checkpoint, or of the best where its weights were loaded; if the phase keeps any. */
   readonly checkpoint: string | undefined
+  /** The best checkpoint, where evaluations are watched. */
+  readonly best?: BestCheckpoint
+  /** True when the patience with evaluations came to its end before the last step. */
+  readonly stoppedEarly?: boolean
 }
 
 /** Steps with NaN in a row that `nonFinite: 'skip'` allows. */
 const skipLimit = 3
 
 /**
- * Runs a phase to its end or to the signal, from its newest checkpoint when resuming.
+ * Runs a phase to its end, to the end of its patience or to the signal, from its newest checkpoint when resuming.
  *
  * @throws WhetstoneError E_NONFINITE, E_MISMATCH (resumed with another configuration), E_CONFIG (started over an earlier
  *   run), E_IO, E_TORN
  */
 export async function runPhase(phase: Phase): Promise<PhaseResult> {
   const { schedule, signal } = phase
+  checkSchedule(schedule)
   const resumed = phase.resume ? await resumePhase(phase) : await startPhase(phase)
   const first = resumed?.step ?? 0
-  const saver = createSaver(phase, resumed?.checkpoint)
+  const watcher = createWatcher(phase, resumed?.watch ?? unwatched)
+  const saver = createSaver(phase, watcher, resumed?.checkpoint)
   const report = createReporter(phase)
   let last: StepResult | undefined
   let skipped = 0
   let step = first
   let saved = first
-  while (step < schedule.totalSteps) {
+  const isDone = () => step === schedule.totalSteps || watcher.isOver()
+  if (resumed !== undefined) await watcher.catchUp(step)
+  while (!isDone()) {
     const batches = await unlessAborted(signal, () => phase.plan(step))
     if (batches === undefined) break
     last = await trainStep(phase.trainer, batches, learningRateAt(schedule, step))
     step++
     skipped = last.applied ? 0 : await handleNonFinite(phase, step, last, skipped)
     report(step, last)
-    if (due(step, phase.saveSteps, schedule.totalSteps) && (await saver.save(step, step === schedule.totalSteps)))
-      saved = step
-    if (due(step, phase.evalSteps, schedule.totalSteps)) await unlessAborted(signal, async () => phase.evaluate?.(step))
+    await watcher.look(step)
+    if ((isDone() || watcher.saves(step)) && (await saver.save(step, isDone()))) saved = step
   }
   if (step > saved) await saver.save(step, true)
-  return { step, stepsDone: step - first, stopped: step < schedule.totalSteps, last, checkpoint: saver.newest() }
+  const stopped = !isDone() || watcher.owes(step)
+  const found = { step, stepsDone: step - first, stopped, last, checkpoint: saver.newest() }
+  return phase.watch === undefined ? found : withBest(phase, phase.watch, watcher.state(), found)
+}
+
+/** The result with what evaluations have decided; loads the best weights where that was asked for. */
+async function withBest(
+  { directory, trainer, schedule }: Phase,
+  { metric, loadBest }: Watch,
+  { best }: WatchState,
+  result: PhaseResult,
+): Promise<PhaseResult> {
+  const { step, stopped } = result
+  const stoppedEarly = !stopped && step < schedule.totalSteps
+  if (directory === undefined || best === undefined) return { ...result, stoppedEarly }
+  const checkpoint = join(directory, stepFolder(best.step))
+  const found = { ...result, stoppedEarly, best: { ...best, metric, checkpoint } }
+  if (!loadBest || stopped) return found
+  if (best.step !== step) await loadWeights(trainer, checkpoint)
+  return { ...found, checkpoint }
+}
+
+/** Puts a checkpoint's weights into the policy. */
+async function loadWeights({ policy }: Trainer, checkpoint: string): Promise<void> {
+  const weights = await (await readCheckpoint(checkpoint)).tensors(weightsFile(policy))
+  try {
+    const write = await readFlat(trainableOf(policy), weights)
+    write()
+  } finally {
+    await weights.close()
+  }
 }
 
 /** The work's result; undefined when the signal came before or during it. */
@@ -102,6 +148,42 @@ async function unlessAborted<R>(signal: AbortSignal | undefined, work: () => Pro
 
 const due = (step: number, every: number | undefined, total: number): boolean =>
   step === total || (every !== undefined && every > 0 && step % every === 0)
+
+/** Evaluates when it is time, and knows what the evaluations have come to. */
+function createWatcher(phase: Phase, found: WatchState) {
+  const { watch, signal, evalSteps, saveSteps, schedule } = phase
+  let state = found
+  const saves = (step: number) => due(step, saveSteps, schedule.totalSteps)
+  const owes = (step: number) =>
+    phase.evaluate !== undefined && state.evaluated < step && due(step, evalSteps, schedule.totalSteps)
+  const look = async (step: number) => {
+    if (!owes(step)) return
+    const values = await unlessAborted(signal, async () => ({ found: await phase.evaluate?.(step) }))
+    if (values !== undefined) state = judge(watch, state, step, values.found)
+  }
+  const settled = (step: number) => (saves(step) || isOver(watch, state) ? settle(watch, state, step) : state)
+  return {
+    saves,
+    /** Is there an evaluation of this step that a signal kept from being made? */
+    owes,
+    look,
+    isOver: () => isOver(watch, state),
+    state: () => state,
+    /** The state with this step's checkpoint: one that only a signal asked for does not compete with the others. */
+    settled,
+    accept: (next: WatchState) => {
+      state = next
+    },
+    /** Makes the evaluation that a signal kept from being made behind the step whose checkpoint is resumed. */
+    catchUp: async (step: number) => {
+      if (step === 0 || !owes(step)) return
+      await look(step)
+      state = settled(step)
+    },
+  }
+}
+
+type Watcher = ReturnType<typeof createWatcher>
 
 /** Steps with NaN in a row, this one included; `step` is 1-based. */
 async function handleNonFinite(phase: Phase, step: number, result: StepResult, skipped: number): Promise<number> {
@@ -133,7 +215,11 @@ function createReporter(phase: Phase): (step: number, result: StepResult) => voi
 }
 
 /** Saves the state at a step boundary; the folder, or undefined when the phase keeps none. */
-async function save({ directory, trainer, model, ...phase }: Phase, step: number): Promise<string | undefined> {
+async function save(
+  { directory, trainer, model, ...phase }: Phase,
+  watch: WatchState,
+  step: number,
+): Promise<string | undefined> {
   if (directory === undefined) return undefined
   const { policy, optimizer, history } = trainer
   const { weights, ...besides } = await policyFiles(policy, model.directory)
@@ -141,12 +227,13 @@ async function save({ directory, trainer, model, ...phase }: Phase, step: number
     step,
     files: {
       [weights]: await entriesOf(trainableOf(policy)),
-      'optimizer.safetensors': await optimizerEntries(trainer),
+      ...(phase.saveOnlyModel !== true && { 'optimizer.safetensors': await optimizerEntries(trainer) }),
     },
-    state: { phase: phase.name, step, updates: optimizer.updates, history, fingerprint: phase.fingerprint },
+    state: { phase: phase.name, step, updates: optimizer.updates, history, watch, fingerprint: phase.fingerprint },
     modelDirectory: model.directory,
     ...besides,
     saveTotalLimit: phase.saveTotalLimit ?? 2,
+    bestStep: watch.best?.step,
     warn: (message) => phase.emit({ type: 'warning', message }),
   })
   phase.emit({ type: 'checkpoint', step, path })
@@ -157,7 +244,7 @@ async function save({ directory, trainer, model, ...phase }: Phase, step: number
  * Saves, and lets training go on when that fails once: the checkpoint before still stands. A second failure in a row,
  * and any failure of the last save, is thrown.
  */
-function createSaver(phase: Phase, found: string | undefined) {
+function createSaver(phase: Phase, watcher: Watcher, found: string | undefined) {
   let newest = found
   let failed = false
   return {
@@ -165,7 +252,10 @@ function createSaver(phase: Phase, found: string | undefined) {
     /** False: it failed, and that was said. */
     save: async (step: number, last: boolean): Promise<boolean> => {
       try {
-        newest = (await save(phase, step)) ?? newest
+        const settled = watcher.settled(step)
+        const path = await save(phase, settled, step)
+        if (path !== undefined) watcher.accept(settled)
+        newest = path ?? newest
         failed = false
         return true
       } catch (error) {
@@ -190,12 +280,19 @@ async function startPhase({ directory }: Phase): Promise<undefined> {
 }
 
 /** Restores the newest checkpoint of the phase; undefined when there is none yet. */
-async function resumePhase(phase: Phase): Promise<{ step: number; checkpoint: string } | undefined> {
+async function resumePhase(phase: Phase): Promise<{ step: number; checkpoint: string; watch: WatchState } | undefined> {
   if (phase.directory === undefined) return undefined
   const found = await newestCheckpoint(phase.directory, (message) => phase.emit({ type: 'warning', message }))
   if (found === undefined) return undefined
   const { state } = found
-  checkSameConfig(state.fingerprint as Record<string, unknown>, phase.fingerprint)
+  checkSameConfig(state.fingerprint as Record<string, unknown>, phase.fingerprint, phase.free)
+  const { totalSteps } = phase.schedule
+  if (Number(state.step) > totalSteps)
+    throw new WhetstoneError(
+      'E_MISMATCH',
+      'maxSteps',
+      `expected at least the ${Number(state.step)} steps that are done, got ${totalSteps}`,
+    )
   const weights = await found.tensors(weightsFile(phase.trainer.policy))
   const optimizer = await found.tensors('optimizer.safetensors')
   try {
@@ -204,7 +301,8 @@ async function resumePhase(phase: Phase): Promise<{ step: number; checkpoint: st
   } finally {
     await Promise.all([weights.close(), optimizer.close()])
   }
-  return { step: Number(state.step), checkpoint: found.directory }
+  const watch = (state.watch ?? unwatched) as WatchState
+  return { step: Number(state.step), checkpoint: found.directory, watch }
 }
 
 /** Turns an abort into the error that a caller of `train` expects. */

@@ -21,6 +21,13 @@ export interface RunFolder {
   close(): Promise<void>
 }
 
+/** Settings in which a resumed run may differ from the one that it goes on with. */
+export interface Changes {
+  readonly allowed: readonly string[]
+  /** What to do about others, by name; default to resume with the same. */
+  readonly advice: Readonly<Record<string, string>>
+}
+
 /** A line of metrics.jsonl. */
 export type LoggedEvent = TrainEvent & { readonly time: string }
 
@@ -30,6 +37,7 @@ export type LoggedEvent = TrainEvent & { readonly time: string }
  * @param config settings to keep, or to resume with
  * @param warn told when a run that has made nothing is started again, and when an event could not be logged: the run goes
  *   on, its log has a gap
+ * @param changes default none
  * @throws WhetstoneError E_CONFIG when it is in use, holds a run that has made a step, samples or a checkpoint and was not
  *   asked to resume, or something else than a run; E_MISMATCH when the settings differ from those of a run to resume
  */
@@ -38,11 +46,12 @@ export async function openRun(
   config: Resolved<Readonly<Record<string, unknown>>>,
   resume: boolean,
   warn: (message: string) => void,
+  changes: Changes = { allowed: [], advice: {} },
 ): Promise<RunFolder> {
   await ensureDirectory(path)
   const unlock = await lockRun(path)
   try {
-    await settleConfig(path, config, resume, warn)
+    await settleConfig(path, config, resume, warn, changes)
     await cutTornLine(join(path, 'metrics.jsonl'))
   } catch (error) {
     await unlock()
@@ -92,6 +101,7 @@ async function settleConfig(
   config: AnyResolved,
   resume: boolean,
   warn: (message: string) => void,
+  changes: Changes,
 ): Promise<void> {
   const file = join(path, 'config.json')
   if (!(await exists(file))) return writeConfig(file, config)
@@ -99,7 +109,7 @@ async function settleConfig(
   if (!isRunConfig(stored))
     throw new WhetstoneError('E_CONFIG', path, 'the folder holds something else than a run: choose another --output')
   const found = await workIn(path)
-  if (resume) return checkSettings(stored as StoredConfig, config.values, found)
+  if (resume) return changeSettings(file, stored as StoredConfig, config, changes, found)
   if (found !== undefined) refuseStarted(path, found)
   warn('the folder holds a run that ended before its first step; it is started again')
   // Reports take the beginning of a log for the run's.
@@ -115,15 +125,28 @@ async function writeConfig(file: string, { values, origins }: AnyResolved): Prom
 
 type StoredConfig = Readonly<Record<string, { readonly value: unknown }>>
 
-function checkSettings(stored: StoredConfig, values: Readonly<Record<string, unknown>>, found: Work | undefined): void {
-  const advice = found === undefined ? ', or start it again without --resume: it has made no step' : ''
-  for (const [key, value] of Object.entries(values))
-    if (JSON.stringify(stored[key]?.value) !== JSON.stringify(value))
-      throw new WhetstoneError(
-        'E_MISMATCH',
-        key,
-        `the run was started with ${JSON.stringify(stored[key]?.value)}, now ${JSON.stringify(value)}: resume with the same settings${advice}`,
-      )
+/** Settings of a resumed run: those that it was started with, and what may be changed. */
+async function changeSettings(
+  file: string,
+  stored: StoredConfig,
+  config: AnyResolved,
+  { allowed, advice }: Changes,
+  found: Work | undefined,
+): Promise<void> {
+  const again = found === undefined ? ', or start it again without --resume: it has made no step' : ''
+  const changed = Object.entries(config.values).filter(
+    ([key, value]) => JSON.stringify(stored[key]?.value) !== JSON.stringify(value),
+  )
+  const refused = changed.find(([key]) => !allowed.includes(key))
+  if (refused !== undefined) {
+    const [key, value] = refused
+    throw new WhetstoneError(
+      'E_MISMATCH',
+      key,
+      `the run was started with ${JSON.stringify(stored[key]?.value)}, now ${JSON.stringify(value)}: ${advice[key] ?? 'resume with the same settings'}${again}`,
+    )
+  }
+  if (changed.length > 0) await writeConfig(file, config)
 }
 
 /** What a run has done. */

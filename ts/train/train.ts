@@ -11,18 +11,21 @@ import { type LanguageModel, modelKind } from '../src/generate/language-model.js
 import { type Decoder, decoderKind } from '../src/models/decoder.js'
 import { type TrainingInput, type TrainingOptions, trainingOptions } from './config/options.js'
 import { type Resolved, resolveConfig, resolvedKind, type Source, sourcesKind } from './config/resolve.js'
+import { changesOf, noChanges } from './continue.js'
 import { checkLengths, checkVocabulary, encodeFor, rowKindOf } from './data/encode.js'
 import type { EncodedExample } from './data/example.js'
 import { warningsOf } from './data/findings.js'
-import { type MicroBatchOptions, microBatchOf } from './data/micro-batch.js'
 import { planData } from './data/plan.js'
 import { type DataSource, dataKind, extraFieldWarnings, readData } from './data/rows.js'
+import { evaluationOf, intervalsOf, layoutOf } from './evaluate.js'
 import { type Emit, type Run, startRun } from './events.js'
 import { abortError, type PhaseResult, runPhase } from './loop.js'
 import { dataHash, frozenParts, modelHash, openReference, type Reference, withReferenceLogps } from './reference.js'
 import { referenceSyncOf } from './reference-sync.js'
-import { openRun, type RunFolder } from './run-folder.js'
-import { createTrainer, disposeTrainer, evaluateLoss, type Trainer, type TrainerOptions } from './trainer.js'
+import { type Changes, openRun, type RunFolder } from './run-folder.js'
+import { checkSchedule } from './schedule.js'
+import { createTrainer, disposeTrainer, type Trainer, type TrainerOptions } from './trainer.js'
+import { type Watch, watchOf } from './watch.js'
 
 /** What to train, on what, and where to. Settings have TRL's names; see `trainingOptions` for defaults. */
 export interface TrainOptions extends TrainingInput {
@@ -107,32 +110,33 @@ export const trainerSettings = (
   referenceSync: referenceSyncOf(values),
 })
 
-/** How the examples of an objective are laid into micro-batches. */
-export const layoutOf = ({ needs }: Objective, { sharePrompts }: TrainingOptions): MicroBatchOptions => ({
-  share: sharePrompts ? 'example' : 'none',
-  reads: needs.values === undefined ? 'next' : 'own',
-})
-
 /** A run on its way: what its parts need. */
 interface Job {
   readonly options: TrainOptions
   readonly values: TrainingOptions
   readonly folder: RunFolder | undefined
+  readonly watch: Watch | undefined
+  readonly changes: Changes
   readonly emit: Emit
 }
 
 async function runTraining(options: TrainOptions, emit: Emit): Promise<TrainResult> {
   checkOptions('train', options, trainKinds)
   const config = resolveConfig(trainingOptions, options.sources ?? [{ origin: 'argument', values: given(options) }])
+  const { values } = config
   const { output, resume = false, record = config } = options
+  checkSchedule(values)
+  const evaluates = options.evalData !== undefined || values.evalRows > 0
+  const watch = watchOf(values, { evaluates, saves: output !== undefined })
+  const changes = resume ? await changesOf(values, output, watch !== undefined) : noChanges
   const warn = (message: string) => emit({ type: 'warning', message })
-  const folder = output === undefined ? undefined : await openRun(output, record, resume, warn)
+  const folder = output === undefined ? undefined : await openRun(output, record, resume, warn, changes)
   const log: Emit = (event) => {
     folder?.log(event)
     emit(event)
   }
   try {
-    return await runJob({ options, values: config.values, folder, emit: log })
+    return await runJob({ options, values, folder, watch, changes, emit: log })
   } finally {
     await folder?.close()
   }
@@ -221,7 +225,7 @@ async function runPlan(
   { train, held }: Data,
   referenceSha256: string | undefined,
 ): Promise<TrainResult> {
-  const { options, values, folder, emit } = job
+  const { options, values, folder, watch, emit } = job
   const { policy, objective, signal } = options
   const plan = planData(train, { ...values, ...layoutOf(objective, values) })
   const totalSteps = values.maxSteps >= 0 ? values.maxSteps : Math.ceil(plan.stepsPerEpoch * values.numTrainEpochs)
@@ -231,6 +235,7 @@ async function runPlan(
   emit({ type: 'start', step: 0, totalSteps, device, notes })
   const result = await runPhase({
     ...values,
+    ...intervalsOf(values, plan.stepsPerEpoch),
     name: objective.name,
     model: policy,
     trainer,
@@ -238,12 +243,15 @@ async function runPlan(
     plan: async (step) => plan.step(step),
     directory: folder === undefined ? undefined : join(folder.path, 'checkpoints'),
     fingerprint: folder === undefined ? {} : { ...(await fingerprintOf(job, train)), referenceSha256 },
-    evaluate: held.length === 0 ? undefined : evaluation(job, trainer, held),
+    free: job.changes.allowed,
+    evaluate: evaluationOf(trainer, values, held, emit),
+    watch,
     resume: options.resume ?? false,
     signal,
     emit,
   })
-  emit({ type: 'end', step: result.step, stepsDone: result.stepsDone, stopped: result.stopped })
+  const { step, stepsDone, stopped, stoppedEarly, best } = result
+  emit({ type: 'end', step, stepsDone, stopped, stoppedEarly, best })
   if (result.stopped && signal !== undefined) throw abortError(signal)
   if (result.last === undefined) return { ...result, metrics: {} }
   const { loss, gradNorm, trainedTokens, stats } = result.last
@@ -277,16 +285,4 @@ async function splitData(options: TrainOptions, { evalRows, seed }: TrainingOpti
     throw new WhetstoneError('E_CONFIG', 'evalRows', `expected fewer than the ${rows.length} rows, got ${evalRows}`)
   const held = new Set(permutation(rows.length, deriveKey(seed, 'evaluation')).slice(0, evalRows))
   return { train: rows.filter((_, i) => !held.has(i)), held: rows.filter((_, i) => held.has(i)), warnings }
-}
-
-/** The loss over the held examples, as a callback of the loop. */
-function evaluation({ values, emit }: Job, trainer: Trainer, held: readonly EncodedExample[]) {
-  const size = values.perDeviceTrainBatchSize
-  const starts = Array.from({ length: Math.ceil(held.length / size) }, (_, i) => i * size)
-  const layout = layoutOf(trainer.objective, values)
-  const batches = starts.map((start) => microBatchOf(held.slice(start, start + size), layout))
-  return async (step: number) => {
-    const { loss, stats } = await evaluateLoss(trainer, batches)
-    emit({ type: 'eval', name: 'eval', step, values: { loss, ...stats } })
-  }
 }

@@ -206,7 +206,7 @@ async function inParts(trainer: Trainer, parts: readonly Part[], counts: StepCou
 /** A loss that looks at all examples together: every micro-batch runs forward first, and again to go back. */
 async function wholeStep(trainer: Trainer, parts: readonly Part[], counts: StepCounts): Promise<Evaluation[]> {
   const sequences: SequenceTerms[] = []
-  for (const part of parts) sequences.push(...(await forwardOf(trainer, part, true)))
+  for (const part of parts) sequences.push(...(await forwardOf(trainer, part, noiseOf(trainer, part))))
   const evaluation = evaluate(trainer, sequences, counts)
   if (!Number.isFinite(evaluation.loss)) return [evaluation]
   for (const part of parts) {
@@ -217,19 +217,29 @@ async function wholeStep(trainer: Trainer, parts: readonly Part[], counts: StepC
   return [evaluation]
 }
 
-const evaluate = ({ objective, history }: Trainer, sequences: readonly SequenceTerms[], step: StepCounts): Evaluation =>
-  objective.evaluate({ sequences, step, history })
+/** What an evaluation needs of a trainer. */
+export type Evaluated = Pick<Trainer, 'policy' | 'reference' | 'objective' | 'temperature' | 'history'> &
+  Partial<Pick<Trainer, 'tiedHead'>>
 
-function termsOfPart(trainer: Trainer, { batch, firstSequence }: Part, training: boolean): Terms {
-  const noise = { ...trainer.noise, update: trainer.optimizer.updates, firstSequence }
-  const sources = { ...trainer, head: trainer.tiedHead?.weight }
-  return termsOf(sources, batch, training ? noise : undefined)
-}
+const evaluate = (
+  { objective, history }: Evaluated,
+  sequences: readonly SequenceTerms[],
+  step: StepCounts,
+): Evaluation => objective.evaluate({ sequences, step, history })
+
+const noiseOf = ({ noise, optimizer }: Trainer, { firstSequence }: Part): NoiseOptions => ({
+  ...noise,
+  update: optimizer.updates,
+  firstSequence,
+})
+
+const termsOfPart = (trainer: Evaluated, { batch }: Part, noise: NoiseOptions | undefined): Terms =>
+  termsOf({ activationCheckpointing: false, ...trainer, head: trainer.tiedHead?.weight }, batch, noise)
 
 /** The terms of a micro-batch on the host. */
-async function forwardOf(trainer: Trainer, part: Part, training: boolean): Promise<SequenceTerms[]> {
+async function forwardOf(trainer: Evaluated, part: Part, noise?: NoiseOptions): Promise<SequenceTerms[]> {
   using scope = new Scope()
-  const terms = scope.run(() => termsOfPart(trainer, part, training))
+  const terms = scope.run(() => termsOfPart(trainer, part, noise))
   return sequencesOf(part.batch, terms, part.firstExample)
 }
 
@@ -241,7 +251,7 @@ async function backwardOf(
 ): Promise<Evaluation> {
   using scope = new Scope()
   using tape = new Tape(leavesOf(trainer))
-  const terms = scope.run(() => tape.record(() => termsOfPart(trainer, part, true)))
+  const terms = scope.run(() => tape.record(() => termsOfPart(trainer, part, noiseOf(trainer, part))))
   const evaluation = evaluationOf(await sequencesOf(part.batch, terms, part.firstExample))
   if (!Number.isFinite(evaluation.loss)) return evaluation
   scope.run(() => {
@@ -308,11 +318,11 @@ export async function refuseNonFinite(trainer: Trainer, step: number, { loss }: 
 
 /** The objective's value on batches without training. */
 export async function evaluateLoss(
-  trainer: Trainer,
+  trainer: Evaluated,
   batches: readonly MicroBatch[],
 ): Promise<Pick<StepResult, 'loss' | 'stats'>> {
   const sequences: SequenceTerms[] = []
-  for (const part of partsOf(batches)) sequences.push(...(await forwardOf(trainer, part, false)))
+  for (const part of partsOf(batches)) sequences.push(...(await forwardOf(trainer, part)))
   const { loss, totals } = totalOf([evaluate(trainer, sequences, countsOf(batches))])
   return { loss, stats: means(totals) }
 }

@@ -32,8 +32,10 @@ export interface CheckpointContents {
   readonly modelDirectory: string
   /** Which files are copied: the tokenizer's, and by default those of the configuration. */
   readonly copied?: 'all' | 'tokenizer'
-  /** Newest checkpoints to keep. */
+  /** Newest checkpoints to keep; 0: all. */
   readonly saveTotalLimit: number
+  /** A checkpoint that stays: as in Transformers it takes the place of the oldest that would, but never of the newest. */
+  readonly bestStep?: number
   /** Checkpoints whose step is a multiple of this are kept for ever; default none. */
   readonly keepEverySteps?: number
   /** Told when the checkpoint is saved but an older one could not be removed; without it, that is thrown. */
@@ -130,11 +132,20 @@ async function discard(directory: string, name: string): Promise<void> {
   await attempt('remove', trash, () => rm(trash, { recursive: true, force: true }))
 }
 
-async function retain(directory: string, { saveTotalLimit, keepEverySteps = 0 }: CheckpointContents): Promise<void> {
+/** Checkpoints that go. */
+function outdated(steps: readonly number[], contents: CheckpointContents): number[] {
+  const { saveTotalLimit: limit, keepEverySteps = 0, bestStep } = contents
+  if (limit === 0) return []
+  const bestIsOld = bestStep !== undefined && steps.indexOf(bestStep) >= limit
+  return steps
+    .slice(bestIsOld ? Math.max(1, limit - 1) : limit)
+    .filter((step) => step !== bestStep && (keepEverySteps === 0 || step % keepEverySteps !== 0))
+}
+
+async function retain(directory: string, contents: CheckpointContents): Promise<void> {
   const names = await attempt('list', directory, () => readdir(directory))
   const steps = names.flatMap((name) => stepOf(name) ?? []).sort((a, b) => b - a)
-  const old = steps.slice(saveTotalLimit).filter((step) => keepEverySteps === 0 || step % keepEverySteps !== 0)
-  for (const step of old) await discard(directory, stepFolder(step))
+  for (const step of outdated(steps, contents)) await discard(directory, stepFolder(step))
   // What an earlier save of this process could not remove goes now.
   await sweepLeftovers(directory)
 }

@@ -117,7 +117,11 @@ export async function followRun(
   } catch (error) {
     progress.end()
     if (!signal.aborted || !WhetstoneError.isInstance(error) || error.code !== 'E_ABORTED') throw error
-    progress.note(`stopped; the same command with --resume goes on (${output})`)
+    const onward =
+      all.values.saveOnlyModel === true
+        ? 'its checkpoint is a model without the optimizer, so that the run cannot go on'
+        : 'the same command with --resume goes on'
+    progress.note(`stopped; ${onward} (${output})`)
   }
 }
 

@@ -7,6 +7,7 @@ import { messageOf, WhetstoneError } from '../../src/base/errors.js'
 import { readPackageVersion } from '../../src/native/addon.js'
 import type { AddCommand } from './common.js'
 import { estimateCommand } from './estimate.js'
+import { evaluateCommand } from './evaluate.js'
 import { spellArguments } from './flags.js'
 import { generateCommand } from './generate.js'
 import { improveCommand } from './improve.js'
@@ -20,6 +21,7 @@ const commands: readonly AddCommand[] = [
   trainCommand,
   previewCommand,
   estimateCommand,
+  evaluateCommand,
   mergeCommand,
   generateCommand,
   reportCommand,

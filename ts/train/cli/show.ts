@@ -22,8 +22,14 @@ const lines: { readonly [T in TrainEvent['type']]: (event: Extract<TrainEvent, {
   sample: () => undefined,
   checkpoint: () => undefined,
   warning: (e) => ({ stays: `  warning: ${e.message}` }),
-  end: (e) =>
-    e.stepsDone === 0 ? { stays: `the run was finished already: 0 of ${e.step} steps done now` } : undefined,
+  end: (e) => {
+    const said = [
+      e.stepsDone === 0 ? `the run was finished already: 0 of ${e.step} steps done now` : '',
+      e.stoppedEarly === true ? `stopped early at step ${e.step}: the evaluations no longer improve` : '',
+      e.best === undefined ? '' : `best checkpoint: step ${e.best.step}, ${e.best.metric} ${e.best.value.toFixed(4)}`,
+    ].filter((text) => text !== '')
+    return said.length === 0 ? undefined : { stays: said.join('; ') }
+  },
 }
 
 /** Rewards of a checker are shares of samples that are right; those of reward functions have any size. */

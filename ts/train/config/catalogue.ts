@@ -3,6 +3,7 @@
 // them, and its last part alone where that is not another setting's. Flags, help and config files are made from here.
 
 import * as z from 'zod'
+import { isJsonObject } from '../../src/io/json.js'
 import { plainName } from './spelling.js'
 
 /** Settings that share a schema and a prefix. */
@@ -23,6 +24,8 @@ export interface Field {
   readonly choices: readonly string[]
   /** What its list holds. */
   readonly items: Field | undefined
+  /** Names in its object. */
+  readonly keys: readonly string[]
   readonly fallback: unknown
   readonly description: string
 }
@@ -67,6 +70,7 @@ interface JsonField {
   readonly const?: unknown
   readonly anyOf?: readonly JsonField[]
   readonly items?: JsonField
+  readonly properties?: Readonly<Record<string, JsonField>>
   readonly default?: unknown
   readonly description?: string
 }
@@ -79,6 +83,7 @@ function fieldOf(json: JsonField): Field {
     kinds: new Set([...types, ...variants.flatMap(({ kinds }) => [...kinds])]),
     choices: [...words.filter((word) => typeof word === 'string'), ...variants.flatMap(({ choices }) => choices)],
     items: json.items === undefined ? variants.find(({ items }) => items !== undefined)?.items : fieldOf(json.items),
+    keys: [...Object.keys(json.properties ?? {}), ...variants.flatMap(({ keys }) => keys)],
     fallback: json.default,
     description: json.description ?? '',
   }
@@ -115,9 +120,19 @@ export function catalogueOf(groups: readonly Group[]): Catalogue {
   }
 }
 
-/** The words of a field however they are spelled: TRL's `exo_pair` is `exoPair`. Other values stay as they are. */
+/** The words and names of a field however they are spelled: TRL's `exo_pair` is `exoPair`. Other values stay as they are. */
 export function spellWords(field: Field, value: unknown): unknown {
   if (Array.isArray(value) && field.items !== undefined) return value.map((item) => spellWords(field.items!, item))
+  if (isJsonObject(value)) return spellKeys(field, value)
   if (typeof value !== 'string' || field.choices.includes(value)) return value
   return field.choices.find((word) => plainName(word) === plainName(value)) ?? value
+}
+
+/** An object with the names of its field; one that is there twice stays as it is, to be refused. */
+function spellKeys({ keys }: Field, value: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  const nameOf = (key: string): string => {
+    const name = keys.find((known) => plainName(known) === plainName(key)) ?? key
+    return Object.hasOwn(value, name) ? key : name
+  }
+  return Object.fromEntries(Object.entries(value).map(([key, own]) => [nameOf(key), own]))
 }

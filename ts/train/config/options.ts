@@ -4,18 +4,33 @@
 
 import * as z from 'zod'
 import { encodeShape } from '../data/encode-options.js'
-import type { LrSchedulerType } from '../schedule.js'
+import { type LrSchedulerKwargs, lrSchedulerTypes } from '../schedule.js'
 
 const count = (least = 0) => z.int().min(least)
+
+/** Settings that only some schedules have. */
+const lrSchedulerKwargs = z.strictObject({
+  numCycles: z.number().positive().optional(),
+  power: z.number().positive().optional(),
+  lrEnd: z.number().min(0).optional(),
+  minLr: z.number().min(0).optional(),
+  minLrRate: z.number().min(0).max(1).optional(),
+  timescale: count(1).optional(),
+} satisfies { [K in keyof LrSchedulerKwargs]: z.ZodType<LrSchedulerKwargs[K]> })
 
 /** Settings of the optimizer and its schedule. */
 export const optimizerShape = {
   learningRate: z.number().min(0).default(2e-5).describe('peak learning rate'),
-  lrSchedulerType: z
-    .enum(['constant', 'linear', 'cosine'] satisfies LrSchedulerType[])
-    .default('linear')
-    .describe('shape of the rate behind the warm-up'),
-  warmupSteps: count().default(0).describe('optimizer steps from rate 0 to the peak'),
+  lrSchedulerType: z.enum(lrSchedulerTypes).default('linear').describe('shape of the rate behind the warm-up'),
+  lrSchedulerKwargs: lrSchedulerKwargs
+    .default({})
+    .describe('of some shapes: numCycles, power, lrEnd, minLr, minLrRate, timescale'),
+  warmupSteps: z
+    .number()
+    .min(0)
+    .default(0)
+    .describe('optimizer steps from rate 0 to the peak; below 1: a share of all steps'),
+  warmupRatio: z.number().min(0).max(1).default(0).describe('the same share, under its older name'),
   adamBeta1: z.number().min(0).lt(1).default(0.9).describe('decay of the first moment'),
   adamBeta2: z.number().min(0).lt(1).default(0.999).describe('decay of the second moment'),
   adamEpsilon: z.number().positive().default(1e-8).describe('added to the root of the second moment'),
@@ -42,6 +57,44 @@ export const referenceSyncShape = {
     .default(0.6)
     .describe('share of the policy in what the reference becomes; 1 replaces it'),
   refModelSyncSteps: count(1).default(512).describe('optimizer steps from one move of the reference to the next'),
+}
+
+/** Newest checkpoints to keep; TRL's `null` is 0. */
+export const saveTotalLimit = count()
+  .nullable()
+  .default(2)
+  .transform((limit) => limit ?? 0)
+  .describe('checkpoints to keep; 0: all (TRL: all)')
+
+/** Settings of evaluations, checkpoints, and what the former decide about the latter. */
+const watchShape = {
+  evalStrategy: z
+    .enum(['no', 'steps', 'epoch'])
+    .default('steps')
+    .describe('when to evaluate: never, every evalSteps, or behind each epoch (TRL: no)'),
+  evalSteps: count().default(0).describe('optimizer steps between evaluations; 0: only at the end'),
+  evalRows: count().default(0).describe('rows of the data to hold out for evaluation, when there is no evalData'),
+  perDeviceEvalBatchSize: count(1)
+    .optional()
+    .describe('rows per micro-batch of an evaluation; default that of training (TRL: 8)'),
+  saveStrategy: z
+    .enum(['no', 'steps', 'epoch'])
+    .default('steps')
+    .describe('when to save besides the end: never, every saveSteps, or behind each epoch'),
+  saveSteps: count().default(500).describe('optimizer steps between checkpoints; 0: only at the end'),
+  saveTotalLimit,
+  saveOnlyModel: z
+    .boolean()
+    .default(false)
+    .describe('leave the optimizer out of checkpoints: smaller, but the run cannot be resumed'),
+  loadBestModelAtEnd: z
+    .boolean()
+    .default(false)
+    .describe('keep the checkpoint with the best evaluation, and end with its weights'),
+  metricForBestModel: z.string().min(1).default('loss').describe('number of the evaluation that tells the best'),
+  greaterIsBetter: z.boolean().optional().describe('default true unless the name of the metric ends in loss'),
+  earlyStoppingPatience: count(1).optional().describe('stop behind that many evaluations without a better one'),
+  earlyStoppingThreshold: z.number().min(0).default(0).describe('how much better it must be to count as such'),
 }
 
 /** Settings of `train(...)` that every objective shares. */
@@ -84,10 +137,7 @@ export const trainingOptions = z.strictObject({
     .describe('recompute each layer in backward: less memory, same bits (TRL: true)'),
   seed: count().default(42).describe('key of every random choice'),
   loggingSteps: count(1).default(1).describe('optimizer steps between step events (TRL: 10)'),
-  evalSteps: count().default(0).describe('optimizer steps between evaluations; 0: only at the end'),
-  evalRows: count().default(0).describe('rows of the data to hold out for evaluation, when there is no evalData'),
-  saveSteps: count().default(500).describe('optimizer steps between checkpoints; 0: only at the end'),
-  saveTotalLimit: count(1).default(2).describe('checkpoints to keep (TRL: all)'),
+  ...watchShape,
   nonFinite: z
     .enum(['stop', 'skip'])
     .default('stop')

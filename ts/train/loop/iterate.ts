@@ -77,7 +77,7 @@ export interface IterateOptions {
   readonly resume?: boolean
   /** Rounds between checkpoints, default 1. What a kill costs beyond it is training: samples are kept. */
   readonly saveRounds?: number
-  /** Checkpoints to keep; default 2. */
+  /** Checkpoints to keep, 0: all; default 2. */
   readonly saveTotalLimit?: number
   /** Called behind each round; reports by events. */
   readonly monitor?: (round: number) => Promise<void>
@@ -102,7 +102,7 @@ const iterateKinds = {
   output: optional(kinds.path),
   resume: optional(kinds.flag),
   saveRounds: optional(kinds.count),
-  saveTotalLimit: optional(kinds.count),
+  saveTotalLimit: optional(kinds.whole),
   monitor: optional(kinds.call),
   fingerprint: optional(kinds.object),
   emit: kinds.call,
@@ -168,7 +168,10 @@ export async function iterate(options: IterateOptions): Promise<PhaseResult> {
       saveSteps: update.stepsPerRound * (options.saveRounds ?? 1),
       saveTotalLimit: options.saveTotalLimit,
       evalSteps: update.stepsPerRound,
-      evaluate: async (step) => options.monitor?.(step / update.stepsPerRound),
+      evaluate: async (step) => {
+        await options.monitor?.(step / update.stepsPerRound)
+        return undefined
+      },
       resume: options.resume ?? false,
       emit,
       signal: options.signal,

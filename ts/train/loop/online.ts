@@ -9,7 +9,7 @@ import { checkOptions, either, kinds, optional } from '../../src/base/arguments.
 import { WhetstoneError } from '../../src/base/errors.js'
 import { type LanguageModel, modelKind } from '../../src/generate/language-model.js'
 import { type Decoder, decoderKind, positionLimit } from '../../src/models/decoder.js'
-import { optimizerShape, referenceSyncShape, stochasticRounding } from '../config/options.js'
+import { optimizerShape, referenceSyncShape, saveTotalLimit, stochasticRounding } from '../config/options.js'
 import { type Resolved, resolvedKind, type Source, sourcesKind } from '../config/resolve.js'
 import { checkIds } from '../data/encode.js'
 import { dataKind } from '../data/rows.js'
@@ -18,6 +18,7 @@ import { abortError, type PhaseResult } from '../loop.js'
 import { openReference, type Reference } from '../reference.js'
 import { referenceSyncOf } from '../reference-sync.js'
 import { openRun } from '../run-folder.js'
+import { checkSchedule } from '../schedule.js'
 import { sourceKind, type Task } from '../tasks/task.js'
 import type { ToExamples } from './examples.js'
 import { type Explore, promptIds, type SampleGroupOptions, sampleGroup } from './explore.js'
@@ -52,7 +53,7 @@ export const onlineShape = {
   numIterations: count(1).default(1).describe('passes over the samples of a round'),
   gradientCheckpointing: z.boolean().default(false).describe('recompute layers in backward: less memory, same bits'),
   saveRounds: count(1).default(1).describe('rounds between checkpoints'),
-  saveTotalLimit: count(1).default(2).describe('checkpoints to keep'),
+  saveTotalLimit,
   samples: count().default(2).describe('samples to show per round'),
   seed: count().default(42).describe('key of every random choice'),
 }
@@ -154,6 +155,7 @@ export const startOnline = <V extends OnlineValues>(
   startRun(async (emit) => {
     checkOptions('recipe', options, onlineKinds)
     const config = resolve(options.sources ?? [{ origin: 'argument', values: given(options) }])
+    checkSchedule(config.values)
     const method = methodOf(config.values)
     const { output, resume = false, record = config } = options
     const warn = (message: string) => emit({ type: 'warning', message })
@@ -228,7 +230,9 @@ function updateOf(values: OnlineValues, method: OnlineMethod): IterateOptions['u
     schedule: {
       learningRate: values.learningRate,
       lrSchedulerType: values.lrSchedulerType,
+      lrSchedulerKwargs: values.lrSchedulerKwargs,
       warmupSteps: values.warmupSteps,
+      warmupRatio: values.warmupRatio,
     },
     stepsPerRound: values.numIterations * Math.ceil(method.examplesPerRound / batchSize),
     batchSize,

@@ -1,0 +1,116 @@
+// Evaluation over rows that are not trained: when, in which micro-batches, and the loss as the objective has it. The value
+// does not depend on how the rows are cut.
+
+import type { Objective } from '../loss/define.js'
+import { WhetstoneError } from '../src/base/errors.js'
+import type { LanguageModel } from '../src/generate/language-model.js'
+import { withoutAdapter } from '../src/models/adapter.js'
+import type { Decoder } from '../src/models/decoder.js'
+import type { TrainingOptions } from './config/options.js'
+import { checkLengths, encodeFor, rowKindOf } from './data/encode.js'
+import type { EncodedExample } from './data/example.js'
+import { warningsOf } from './data/findings.js'
+import { type MicroBatch, type MicroBatchOptions, microBatchOf } from './data/micro-batch.js'
+import { type DataSource, extraFieldWarnings, readData } from './data/rows.js'
+import type { Emit } from './events.js'
+import { checkReference } from './reference.js'
+import { evaluateLoss, type Trainer } from './trainer.js'
+
+/** How the examples of an objective are laid into micro-batches. */
+export const layoutOf = ({ needs }: Objective, { sharePrompts }: TrainingOptions): MicroBatchOptions => ({
+  share: sharePrompts ? 'example' : 'none',
+  reads: needs.values === undefined ? 'next' : 'own',
+})
+
+/** Rows as the micro-batches of an evaluation. */
+export function evaluationBatches(
+  objective: Objective,
+  values: TrainingOptions,
+  held: readonly EncodedExample[],
+): MicroBatch[] {
+  const size = values.perDeviceEvalBatchSize ?? values.perDeviceTrainBatchSize
+  const starts = Array.from({ length: Math.ceil(held.length / size) }, (_, i) => i * size)
+  const layout = layoutOf(objective, values)
+  return starts.map((start) => microBatchOf(held.slice(start, start + size), layout))
+}
+
+type Evaluate = (step: number) => Promise<Readonly<Record<string, number>>>
+
+/** The loss and statistics over the held examples, as a callback of the loop; undefined when there is nothing to do. */
+export function evaluationOf(
+  trainer: Trainer,
+  values: TrainingOptions,
+  held: readonly EncodedExample[],
+  emit: Emit,
+): Evaluate | undefined {
+  if (held.length === 0) return undefined
+  if (values.evalStrategy === 'no') {
+    emit({ type: 'warning', message: `evalStrategy is no: the ${held.length} rows held out are not evaluated` })
+    return undefined
+  }
+  const batches = evaluationBatches(trainer.objective, values, held)
+  return async (step) => {
+    const { loss, stats } = await evaluateLoss(trainer, batches)
+    const all = { loss, ...stats }
+    emit({ type: 'eval', name: 'eval', step, values: all })
+    return all
+  }
+}
+
+/** Optimizer steps between evaluations and between checkpoints; 0: only at the end. */
+export function intervalsOf(
+  { evalStrategy, evalSteps, saveStrategy, saveSteps }: TrainingOptions,
+  stepsPerEpoch: number,
+): { evalSteps: number; saveSteps: number } {
+  const every = (strategy: TrainingOptions['saveStrategy'], steps: number) =>
+    ({ no: 0, steps, epoch: stepsPerEpoch })[strategy]
+  return { evalSteps: every(evalStrategy, evalSteps), saveSteps: every(saveStrategy, saveSteps) }
+}
+
+/** What to evaluate, and on what. */
+export interface RowsOptions {
+  readonly policy: LanguageModel
+  /** Default the base of the policy's adapter. */
+  readonly reference?: Decoder
+  readonly objective: Objective
+  readonly data: DataSource
+  readonly limit?: number
+  readonly values: TrainingOptions
+  readonly warn: (message: string) => void
+}
+
+/** An objective's loss over rows. */
+export interface RowsResult {
+  readonly rows: number
+  readonly loss: number
+  readonly stats: Readonly<Record<string, number>>
+}
+
+/** The frozen model to compare with: a model beside itself would tell nothing. */
+function referenceOf({ policy: { decoder }, reference, objective }: RowsOptions): Decoder | undefined {
+  if (!objective.needs.reference) return undefined
+  if (reference !== undefined) checkReference(decoder, reference)
+  const found = reference ?? (decoder.adapter === undefined ? undefined : withoutAdapter(decoder))
+  if (found !== undefined) return found
+  const text = `expected a model to compare with: ${objective.name} looks at one, and beside itself a model has log-ratios of 0`
+  throw new WhetstoneError('E_CONFIG', '--reference', text)
+}
+
+/**
+ * The objective's loss over all rows of a file, with no training: what a run says of rows that were held out.
+ *
+ * @throws WhetstoneError E_CONFIG without a reference that is needed, E_FORMAT, E_OOM
+ */
+export async function evaluateRows(options: RowsOptions): Promise<RowsResult> {
+  const { policy, objective, values, warn } = options
+  const reference = referenceOf(options)
+  if (objective.needs.history !== undefined)
+    warn(`${objective.name} looks back on the steps of its training, of which there are none here`)
+  const { rows, extraFields } = await readData(options.data, rowKindOf(objective), options.limit)
+  const encoded = encodeFor(objective, policy.tokenizer, rows, values)
+  checkLengths(encoded, policy.decoder.config)
+  for (const message of [...warningsOf(encoded.summary), ...extraFieldWarnings(extraFields, rows.length)]) warn(message)
+  const evaluated = { policy: policy.decoder, reference, objective, temperature: values.temperature, history: {} }
+  const { loss, stats } = await evaluateLoss(evaluated, evaluationBatches(objective, values, encoded.examples))
+  return { rows: encoded.examples.length, loss, stats }
+}
