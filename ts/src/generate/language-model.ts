@@ -1,6 +1,7 @@
 // The model that users hold: a decoder, its tokenizer and its folder, with log-probs and generation as methods.
 // Everything numeric happens in models/ and engine.ts; here text becomes ids and ids become text.
 
+import '../base/dispose.js'
 import {
   checkArgument,
   checkOptions,

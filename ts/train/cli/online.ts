@@ -1,6 +1,7 @@
 // `whetstone train TRAINER` for trainers that learn from the model's own samples: prompts from built-in tasks or a file,
 // rewards from the tasks' checker or a module of functions.
 
+import '../../src/base/dispose.js'
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { messageOf, WhetstoneError } from '../../src/base/errors.js'
