@@ -38,6 +38,9 @@ const recipeOf = (run: (options: never) => { readonly result: Promise<unknown> }
       'rewardFuncs!': '',
       rounds: 'number',
       topP: '',
+      stopStrings: 'list',
+      stopIds: 'list',
+      maxRows: 'number',
       rewardWeights: '',
       reference: '',
       output: 'text',
@@ -52,7 +55,16 @@ const recipeOf = (run: (options: never) => { readonly result: Promise<unknown> }
 const short = { rounds: 1, promptsPerRound: 1, numGenerations: 2, maxCompletionLength: 2, learningRate: 0 }
 
 const deviceOptions = { device: '', threads: 'number', isa: 'text', memoryLimitBytes: 'number' }
-const sampling = { maxNewTokens: 'number', temperature: 'number', topK: 'number', topP: '', minP: '' }
+const sampling = {
+  maxNewTokens: 'number',
+  temperature: 'number',
+  topK: 'number',
+  topP: '',
+  minP: '',
+  stopIds: 'list',
+  stopStrings: 'list',
+  maxRows: 'number',
+}
 const group = { numGenerations: 1, maxNewTokens: 2 }
 
 /** Every public function, and the functions that those give. */
@@ -84,11 +96,8 @@ export const table: Readonly<Record<string, Entry>> = {
       1: {
         ...sampling,
         numGenerations: 'number',
-        stopIds: 'list',
-        stopStrings: 'list',
         seed: 'number',
         promptKeys: '',
-        maxRows: 'number',
         signal: '',
         onText: 'function',
       },
@@ -341,7 +350,23 @@ export const table: Readonly<Record<string, Entry>> = {
   sampleGroup: {
     call: api.sampleGroup,
     args: [group],
-    options: { 0: { 'numGenerations!': 'number', 'maxNewTokens!': 'number', temperature: 'number', logps: '' } },
+    options: {
+      0: {
+        'numGenerations!': 'number',
+        'maxNewTokens!': 'number',
+        temperature: 'number',
+        stopIds: 'list',
+        stopStrings: 'list',
+        maxRows: 'number',
+        logps: '',
+      },
+    },
+  },
+  rewardModel: {
+    call: (...args) => Promise.resolve(api.rewardModel(...(args as unknown as Parameters<typeof api.rewardModel>))),
+    args: [scorer, { name: 'x' }],
+    fair: { 1: 'undefined object' },
+    options: { 1: { name: 'text', specialTokens: '' } },
   },
   'sampleGroup()': {
     call: api.sampleGroup(group),

@@ -23,6 +23,7 @@ import { type Explore, promptIds, type SampleGroupOptions, sampleGroup } from '.
 import { type IterateOptions, iterate } from './iterate.js'
 import { type RoundStatistics, rewardStatistics, sampledEntropy } from './metrics.js'
 import { isTaskSource, type PromptSource, readPrompts, taskRounds } from './prompts.js'
+import { type OpenRewards, openRewards, rewardsKind } from './reward-model.js'
 import { checkerReward, type NamedReward, nameRewards, type RewardFunction, scoreRewards } from './rewards.js'
 import type { Score } from './score.js'
 import type { Select } from './select.js'
@@ -45,6 +46,12 @@ export const onlineShape = {
   topP: z.number().positive().max(1).default(1).describe('sampling: smallest set of tokens with this mass'),
   topK: count().default(0).describe('sampling: most probable tokens to choose from; 0: all'),
   minP: z.number().min(0).max(1).default(0).describe('sampling: least share of the largest probability'),
+  stopStrings: z
+    .array(z.string().min(1))
+    .optional()
+    .describe('texts that end a sample; rewards see what is before them. As JSON they keep blanks and commas'),
+  stopIds: z.array(count()).optional().describe('tokens that end a sample; default the end tokens of the model'),
+  maxRows: count(1).default(256).describe('most samples in flight at once: memory, never results'),
   rewardWeights: z.array(z.number()).optional().describe('weight of each reward function; default 1'),
   perDeviceTrainBatchSize: count(1).default(8).describe('examples per micro-batch'),
   gradientAccumulationSteps: count(1).default(1).describe('micro-batches per optimizer step'),
@@ -64,8 +71,11 @@ export interface OnlineOptions {
   readonly policy: LanguageModel
   /** A task source, a .jsonl or .json file of rows with `prompt`, or such rows. */
   readonly prompts: PromptSource
-  /** Judges of samples. A task source needs none: its exact checker is one. */
-  readonly rewardFuncs?: readonly RewardFunction[]
+  /**
+   * Judges of samples: functions, and folders of reward models, which the run loads and frees. A task source needs none: its
+   * exact checker is one.
+   */
+  readonly rewardFuncs?: readonly (RewardFunction | string)[]
   /** Frozen model that the policy is tied to; default the policy as it is when the run starts. */
   readonly reference?: Decoder
   /** Run folder; none: nothing is saved. */
@@ -84,7 +94,7 @@ export interface OnlineOptions {
 const onlineKinds = {
   policy: modelKind,
   prompts: either(sourceKind, dataKind),
-  rewardFuncs: optional(kinds.list),
+  rewardFuncs: optional(rewardsKind),
   reference: optional(decoderKind),
   output: optional(kinds.path),
   resume: optional(kinds.flag),
@@ -127,6 +137,9 @@ export const samplingOf = (values: OnlineValues): SampleGroupOptions => ({
   topP: values.topP,
   topK: values.topK,
   minP: values.minP,
+  stopStrings: values.stopStrings,
+  stopIds: values.stopIds,
+  maxRows: values.maxRows,
 })
 
 /** True when sampling leaves no token out: its log-probs are then those of a trainer at its temperature. */
@@ -158,14 +171,18 @@ export const startOnline = <V extends OnlineValues>(
     const warn = (message: string) => emit({ type: 'warning', message })
     const folder = output === undefined ? undefined : await openRun(output, record, resume, warn)
     let started: Reference | undefined
+    let judges: OpenRewards | undefined
     try {
+      judges = await openRewards(options.rewardFuncs, options.policy.decoder.device)
       started = await referenceOf(options, method, config.values)
-      return await runOnline({ ...options, reference: started?.decoder }, config.values, method, (event) => {
+      const parts = { ...options, reference: started?.decoder, judges }
+      return await runOnline(parts, config.values, method, (event) => {
         folder?.log(event)
         emit(event)
       })
     } finally {
       started?.dispose()
+      judges?.dispose()
       await folder?.close()
     }
   })
@@ -178,9 +195,14 @@ const referenceOf = async (
 ): Promise<Reference | undefined> =>
   needsReference || objective.needs.reference ? openReference(policy.decoder, reference, syncRefModel) : undefined
 
+/** The options of a run whose models are there. */
+interface OnlineParts extends OnlineOptions {
+  readonly judges: OpenRewards
+}
+
 /** The rewards of a run: what was passed, or the source's checker; then the method's own. */
-function rewardsOf({ prompts, rewardFuncs }: OnlineOptions, { rewardWeights }: OnlineValues, own: OnlineMethod) {
-  const passed = rewardFuncs ?? (isTaskSource(prompts) ? [checkerReward(prompts)] : [])
+function rewardsOf({ prompts, judges }: OnlineParts, { rewardWeights }: OnlineValues, own: OnlineMethod) {
+  const passed = judges.functions ?? (isTaskSource(prompts) ? [checkerReward(prompts)] : [])
   const named = nameRewards(passed, rewardWeights)
   return own.rewards === undefined || own.rewards.length === 0 ? named : [...named, ...nameRewards(own.rewards)]
 }
@@ -237,7 +259,7 @@ function updateOf(values: OnlineValues, method: OnlineMethod): IterateOptions['u
 }
 
 async function runOnline(
-  options: OnlineOptions,
+  options: OnlineParts,
   values: OnlineValues,
   method: OnlineMethod,
   emit: Emit,
@@ -269,7 +291,12 @@ async function runOnline(
     saveRounds: values.saveRounds,
     saveTotalLimit: values.saveTotalLimit,
     monitor,
-    fingerprint: { ...values, prompts: rounds.digest, rewards: rewards.map(({ name }) => name) },
+    fingerprint: {
+      ...values,
+      prompts: rounds.digest,
+      rewards: rewards.map(({ name }) => name),
+      ...(options.judges.hashes.length > 0 && { rewardModels: options.judges.hashes }),
+    },
     emit,
     signal,
   })
