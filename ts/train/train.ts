@@ -14,7 +14,7 @@ import { type Resolved, resolveConfig, resolvedKind, type Source, sourcesKind } 
 import { checkLengths, encodeFor, rowKindOf } from './data/encode.js'
 import type { EncodedExample } from './data/example.js'
 import { warningsOf } from './data/findings.js'
-import { type MicroBatchOptions, microBatchOf } from './data/micro-batch.js'
+import { type MicroBatch, type MicroBatchOptions, microBatchOf } from './data/micro-batch.js'
 import { planData } from './data/plan.js'
 import { type DataSource, dataKind, extraFieldWarnings, readData } from './data/rows.js'
 import { type Emit, type Run, startRun } from './events.js'
@@ -108,10 +108,23 @@ export const trainerSettings = (
 })
 
 /** How the examples of an objective are laid into micro-batches. */
-export const layoutOf = ({ needs }: Objective, { sharePrompts }: TrainingOptions): MicroBatchOptions => ({
+export const layoutOf = (
+  { needs }: Objective,
+  { sharePrompts }: Pick<TrainingOptions, 'sharePrompts'>,
+): MicroBatchOptions => ({
   share: sharePrompts ? 'example' : 'none',
   reads: needs.values === undefined ? 'next' : 'own',
 })
+
+/** Examples in their order, `size` in each micro-batch: an evaluation's. */
+export function batchesInOrder(
+  examples: readonly EncodedExample[],
+  size: number,
+  layout: MicroBatchOptions,
+): MicroBatch[] {
+  const starts = Array.from({ length: Math.ceil(examples.length / size) }, (_, i) => i * size)
+  return starts.map((start) => microBatchOf(examples.slice(start, start + size), layout))
+}
 
 /** A run on its way: what its parts need. */
 interface Job {
@@ -279,10 +292,7 @@ async function splitData(options: TrainOptions, { evalRows, seed }: TrainingOpti
 
 /** The loss over the held examples, as a callback of the loop. */
 function evaluation({ values, emit }: Job, trainer: Trainer, held: readonly EncodedExample[]) {
-  const size = values.perDeviceTrainBatchSize
-  const starts = Array.from({ length: Math.ceil(held.length / size) }, (_, i) => i * size)
-  const layout = layoutOf(trainer.objective, values)
-  const batches = starts.map((start) => microBatchOf(held.slice(start, start + size), layout))
+  const batches = batchesInOrder(held, values.perDeviceTrainBatchSize, layoutOf(trainer.objective, values))
   return async (step: number) => {
     const { loss, stats } = await evaluateLoss(trainer, batches)
     emit({ type: 'eval', name: 'eval', step, values: { loss, ...stats } })

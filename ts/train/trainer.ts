@@ -60,6 +60,9 @@ export interface Trainer {
   history: Readonly<Record<string, Statistic>>
 }
 
+/** What an objective's value depends on. */
+export type LossSources = Omit<Trainer, 'optimizer' | 'noise' | 'referenceSync'>
+
 /** How to make a {@link Trainer}. */
 export interface TrainerOptions {
   readonly policy: Decoder
@@ -206,7 +209,7 @@ async function inParts(trainer: Trainer, parts: readonly Part[], counts: StepCou
 /** A loss that looks at all examples together: every micro-batch runs forward first, and again to go back. */
 async function wholeStep(trainer: Trainer, parts: readonly Part[], counts: StepCounts): Promise<Evaluation[]> {
   const sequences: SequenceTerms[] = []
-  for (const part of parts) sequences.push(...(await forwardOf(trainer, part, true)))
+  for (const part of parts) sequences.push(...(await forwardOf(trainer, part, noiseOf(trainer, part))))
   const evaluation = evaluate(trainer, sequences, counts)
   if (!Number.isFinite(evaluation.loss)) return [evaluation]
   for (const part of parts) {
@@ -217,19 +220,25 @@ async function wholeStep(trainer: Trainer, parts: readonly Part[], counts: StepC
   return [evaluation]
 }
 
-const evaluate = ({ objective, history }: Trainer, sequences: readonly SequenceTerms[], step: StepCounts): Evaluation =>
-  objective.evaluate({ sequences, step, history })
+const evaluate = (
+  { objective, history }: LossSources,
+  sequences: readonly SequenceTerms[],
+  step: StepCounts,
+): Evaluation => objective.evaluate({ sequences, step, history })
 
-function termsOfPart(trainer: Trainer, { batch, firstSequence }: Part, training: boolean): Terms {
-  const noise = { ...trainer.noise, update: trainer.optimizer.updates, firstSequence }
-  const sources = { ...trainer, head: trainer.tiedHead?.weight }
-  return termsOf(sources, batch, training ? noise : undefined)
-}
+const noiseOf = ({ noise, optimizer }: Trainer, { firstSequence }: Part): NoiseOptions => ({
+  ...noise,
+  update: optimizer.updates,
+  firstSequence,
+})
+
+const termsOfPart = (sources: LossSources, { batch }: Part, noise?: NoiseOptions): Terms =>
+  termsOf({ ...sources, head: sources.tiedHead?.weight }, batch, noise)
 
 /** The terms of a micro-batch on the host. */
-async function forwardOf(trainer: Trainer, part: Part, training: boolean): Promise<SequenceTerms[]> {
+async function forwardOf(sources: LossSources, part: Part, noise?: NoiseOptions): Promise<SequenceTerms[]> {
   using scope = new Scope()
-  const terms = scope.run(() => termsOfPart(trainer, part, training))
+  const terms = scope.run(() => termsOfPart(sources, part, noise))
   return sequencesOf(part.batch, terms, part.firstExample)
 }
 
@@ -241,7 +250,7 @@ async function backwardOf(
 ): Promise<Evaluation> {
   using scope = new Scope()
   using tape = new Tape(leavesOf(trainer))
-  const terms = scope.run(() => tape.record(() => termsOfPart(trainer, part, true)))
+  const terms = scope.run(() => tape.record(() => termsOfPart(trainer, part, noiseOf(trainer, part))))
   const evaluation = evaluationOf(await sequencesOf(part.batch, terms, part.firstExample))
   if (!Number.isFinite(evaluation.loss)) return evaluation
   scope.run(() => {
@@ -308,12 +317,12 @@ export async function refuseNonFinite(trainer: Trainer, step: number, { loss }: 
 
 /** The objective's value on batches without training. */
 export async function evaluateLoss(
-  trainer: Trainer,
+  sources: LossSources,
   batches: readonly MicroBatch[],
 ): Promise<Pick<StepResult, 'loss' | 'stats'>> {
   const sequences: SequenceTerms[] = []
-  for (const part of partsOf(batches)) sequences.push(...(await forwardOf(trainer, part, false)))
-  const { loss, totals } = totalOf([evaluate(trainer, sequences, countsOf(batches))])
+  for (const part of partsOf(batches)) sequences.push(...(await forwardOf(sources, part)))
+  const { loss, totals } = totalOf([evaluate(sources, sequences, countsOf(batches))])
   return { loss, stats: means(totals) }
 }
 

@@ -9,7 +9,7 @@ import { checkOptions, either, kinds, optional } from '../../src/base/arguments.
 import { WhetstoneError } from '../../src/base/errors.js'
 import { type LanguageModel, modelKind } from '../../src/generate/language-model.js'
 import { type Decoder, decoderKind, positionLimit } from '../../src/models/decoder.js'
-import { optimizerShape, referenceSyncShape, stochasticRounding } from '../config/options.js'
+import { adamwOptions, optimizerShape, referenceSyncShape, stochasticRounding } from '../config/options.js'
 import { type Resolved, resolvedKind, type Source, sourcesKind } from '../config/resolve.js'
 import { dataKind } from '../data/rows.js'
 import { type Emit, type Run, startRun } from '../events.js'
@@ -241,7 +241,7 @@ function updateOf(values: OnlineValues, method: OnlineMethod): IterateOptions['u
   const batchSize = values.perDeviceTrainBatchSize * values.gradientAccumulationSteps
   return {
     objective: method.objective,
-    optimizer: values,
+    optimizer: adamwOptions.strip().parse(values),
     schedule: {
       learningRate: values.learningRate,
       lrSchedulerType: values.lrSchedulerType,
