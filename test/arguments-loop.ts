@@ -65,6 +65,7 @@ export const loopTable: Readonly<Record<string, Entry>> = {
         limits: 'object',
         statistics: 'function',
         samples: 'number',
+        roundsPerEpoch: 'number',
         output: 'text',
         resume: 'true',
         saveRounds: 'number',
@@ -132,7 +133,11 @@ export const loopTable: Readonly<Record<string, Entry>> = {
     args: [api.advantages.grpo, 'reward', 'advantage'],
     fair: { 0: 'function', 1: 'undefined text', 2: 'undefined text' },
   },
-  'credit()': { call: api.credit(api.advantages.grpo), args: [[trace]], fair: { 0: 'list' } },
+  'credit()': {
+    call: api.credit(api.advantages.grpo),
+    args: [[trace, { ...trace, sample: 1 }]],
+    fair: { 0: 'list' },
+  },
   policyExamples: {
     call: (traces) => api.policyExamples(traces, 1),
     args: [[{ ...trace, scores: { advantage: 1 } }]],

@@ -91,7 +91,9 @@ export const trainingOptions = z.strictObject({
     .default(false)
     .describe('recompute each layer in backward: less memory, same bits (TRL: true)'),
   seed: count().default(42).describe('key of every random choice'),
-  loggingSteps: count(1).default(1).describe('optimizer steps between step events (TRL: 10)'),
+  loggingSteps: count(1)
+    .default(1)
+    .describe('optimizer steps between step events, whose loss and statistics are means over them (TRL: 10)'),
   evalSteps: count().default(0).describe('optimizer steps between evaluations; 0: only at the end'),
   evalRows: count().default(0).describe('rows of the data to hold out for evaluation, when there is no evalData'),
   saveSteps: count().default(500).describe('optimizer steps between checkpoints; 0: only at the end'),

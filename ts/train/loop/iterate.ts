@@ -69,6 +69,8 @@ export interface IterateOptions {
   readonly select: Select
   readonly update: UpdateOptions
   readonly rounds: number
+  /** Rounds that go once through all tasks, for the `epoch` of step events; default: they have none. */
+  readonly roundsPerEpoch?: number
   /** How far the exploring of a round goes; default all of its tasks. */
   readonly limits?: RolloutLimits
   /** What a round reports; default that of tasks with exact checkers. */
@@ -99,6 +101,7 @@ const iterateKinds = {
   select: kinds.call,
   update: kinds.object,
   rounds: kinds.count,
+  roundsPerEpoch: optional(kinds.number),
   limits: optional(kinds.object),
   statistics: optional(kinds.call),
   samples: optional(kinds.whole),
@@ -165,6 +168,7 @@ export async function iterate(given: IterateOptions): Promise<PhaseResult> {
       model: policy,
       trainer,
       schedule: { ...schedule, totalSteps },
+      stepsPerEpoch: options.roundsPerEpoch && options.roundsPerEpoch * update.stepsPerRound,
       plan: async (step) => {
         const number = 1 + Math.floor(step / update.stepsPerRound)
         if (current?.number !== number) current = await makeRound(options, number)

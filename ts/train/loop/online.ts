@@ -153,7 +153,7 @@ const given = (options: OnlineOptions): Record<string, unknown> => {
 }
 
 /**
- * Starts an online method. Iterate the result for events; await `result` for the end.
+ * Starts an online method. Iterate it for events; await its `result` for the end; see {@link Run}.
  *
  * @param resolve the method's settings from their sources
  * @param methodOf the method for resolved settings
@@ -282,6 +282,7 @@ async function runOnline(
     select: method.select(rewards),
     update,
     rounds: values.rounds,
+    roundsPerEpoch: rounds.size / tried,
     limits: { shardSize: method.enough && values.promptsPerRound, enough: method.enough },
     statistics: statisticsOf(values, method),
     samples: values.samples,
