@@ -2,21 +2,18 @@
 
 import { rmSync } from 'node:fs'
 import * as api from '../ts/src/index.js'
+import { loopTable } from './arguments-loop.js'
 import {
   adapted,
-  context,
   decoder,
   type Entry,
   emit,
   finished,
   fresh,
-  frozen,
-  loop,
   model,
   pairs,
   placed,
   policy,
-  reward,
   rows,
   saved,
   scorer,
@@ -24,39 +21,23 @@ import {
   source,
   task,
   tokenizer,
-  trace,
 } from './support-arguments.js'
 
-/** A recipe in one short round. */
-const recipeOf = (run: (options: never) => { readonly result: Promise<unknown> }): Entry => ({
-  call: (options) => run(options).result,
-  args: [{ policy, prompts: [{ prompt: '2 + 2 =' }], rewardFuncs: [reward], ...short }],
-  options: {
-    0: {
-      'policy!': '',
-      'prompts!': '',
-      'rewardFuncs!': '',
-      rounds: 'number',
-      topP: '',
-      rewardWeights: '',
-      reference: '',
-      output: 'text',
-      resume: 'true',
-      signal: '',
-      monitor: 'function',
-      sources: 'list',
-      record: '',
-    },
-  },
-})
-const short = { rounds: 1, promptsPerRound: 1, numGenerations: 2, maxCompletionLength: 2, learningRate: 0 }
-
 const deviceOptions = { device: '', threads: 'number', isa: 'text', memoryLimitBytes: 'number' }
-const sampling = { maxNewTokens: 'number', temperature: 'number', topK: 'number', topP: '', minP: '' }
-const group = { numGenerations: 1, maxNewTokens: 2 }
+const sampling = {
+  maxNewTokens: 'number',
+  temperature: 'number',
+  topK: 'number',
+  topP: '',
+  minP: '',
+  stopIds: 'list',
+  stopStrings: 'list',
+  maxRows: 'number',
+}
 
 /** Every public function, and the functions that those give. */
 export const table: Readonly<Record<string, Entry>> = {
+  ...loopTable,
   loadModel: {
     call: async (...args) => (await api.loadModel(...(args as unknown as [string]))).dispose(),
     args: [model, { device: 'cpu' }],
@@ -84,11 +65,8 @@ export const table: Readonly<Record<string, Entry>> = {
       1: {
         ...sampling,
         numGenerations: 'number',
-        stopIds: 'list',
-        stopStrings: 'list',
         seed: 'number',
         promptKeys: '',
-        maxRows: 'number',
         signal: '',
         onText: 'function',
       },
@@ -253,69 +231,6 @@ export const table: Readonly<Record<string, Entry>> = {
       1: { 'output!': 'text', 'resume!': 'true', 'emit!': 'function' },
     },
   },
-  iterate: {
-    call: api.iterate,
-    args: [loop],
-    options: {
-      0: {
-        'policy!': '',
-        'tasks!': '',
-        'explore!': '',
-        'score!': '',
-        'select!': '',
-        'update!': '',
-        'rounds!': 'number',
-        'seed!': 'number',
-        'emit!': 'function',
-        reference: '',
-        limits: 'object',
-        statistics: 'function',
-        samples: 'number',
-        output: 'text',
-        resume: 'true',
-        saveRounds: 'number',
-        saveTotalLimit: 'number',
-        monitor: 'function',
-        fingerprint: 'object',
-        signal: '',
-      },
-    },
-  },
-  'iterate.update': {
-    call: (update: (typeof loop)['update']) => api.iterate({ ...loop, update }),
-    args: [loop.update],
-    options: {
-      0: {
-        'objective!': '',
-        'optimizer!': '',
-        'schedule!': '',
-        'stepsPerRound!': 'number',
-        'batchSize!': 'number',
-        perDeviceTrainBatchSize: 'number',
-        temperature: 'number',
-        gradientCheckpointing: 'true',
-        toExamples: '',
-        numIterations: '',
-      },
-    },
-  },
-  'recipes.grpo': recipeOf(api.recipes.grpo),
-  'recipes.onlineDpo': recipeOf(api.recipes.onlineDpo),
-  'recipes.bestOfN': recipeOf(api.recipes.bestOfN),
-  'recipes.score': recipeOf(api.recipes.score),
-  'recipes.superhf': {
-    call: (...args) => {
-      const [from, options, rest] = args as unknown as Parameters<typeof api.recipes.superhf>
-      return api.recipes.superhf(from, options, typeof rest === 'object' && rest ? { ...loop, ...rest } : rest)
-    },
-    args: [
-      source,
-      { ...group, temperature: 1, topP: 1, perTask: 1, kappa: 0 },
-      { signal: AbortSignal.abort(), reference: frozen.decoder },
-    ],
-    fair: { 2: '' },
-    options: { 1: { 'numGenerations!': 'number', 'temperature!': 'number', 'kappa!': 'number' } },
-  },
   merge: {
     call: async (options) => {
       // The folder is given back, so that each call finds it free.
@@ -338,32 +253,6 @@ export const table: Readonly<Record<string, Entry>> = {
   },
   'source.train': { call: source.train, args: [1], fair: { 0: 'number' } },
   'source.check': { call: source.check, args: [task, 'x'], fair: { 1: 'text' } },
-  sampleGroup: {
-    call: api.sampleGroup,
-    args: [group],
-    options: { 0: { 'numGenerations!': 'number', 'maxNewTokens!': 'number', temperature: 'number', logps: '' } },
-  },
-  'sampleGroup()': {
-    call: api.sampleGroup(group),
-    args: [context, [task]],
-    fair: { 1: 'list' },
-    options: { 0: { 'policy!': '', 'seed!': 'number', 'round!': 'number', signal: '' } },
-  },
-  chain: { call: api.chain, args: [group, [{ maxNewTokens: 2, inject: () => 'x' }]], fair: { 1: 'list' } },
-  'chain()': {
-    call: api.chain(group, [{ maxNewTokens: 2, inject: () => 'x' }]),
-    args: [context, [task]],
-    fair: { 1: 'list' },
-  },
-  verify: { call: api.verify, args: [source.check], fair: { 0: 'function' } },
-  'verify()': { call: api.verify(source.check), args: [[trace]], fair: { 0: 'list' } },
-  pick: {
-    call: api.pick,
-    args: [{ by: 'reward' }],
-    fair: { 0: 'undefined object' },
-    options: { 0: { by: 'text', threshold: 'number', perTask: 'number', distinct: 'true' } },
-  },
-  'pick()': { call: api.pick(), args: [[trace]], fair: { 0: 'list' } },
   countStep: { call: api.countStep, args: [[{ role: 'completion', example: 0, tokens: 1 }]], fair: { 0: 'list' } },
   maskSequence: {
     call: api.maskSequence,

@@ -40,3 +40,18 @@ t.test('every trainer on samples, by name', async (t) => {
   t.equal(cut.code, 1)
   t.match(cut.err, /^E_VERIFIER \[round 1\] all \d samples that were kept were cut off.*maskTruncatedCompletions/m)
 })
+
+t.test('reward models by folder, beside modules', async (t) => {
+  const trained = await run(...words('train reward --model base --data preference.jsonl --maxSteps 1 --output judge'))
+  t.equal(trained.code, 0, trained.err)
+  const judge = /checkpoint: (\S+)/.exec(trained.out)?.[1] ?? ''
+  const command = '--config online.yaml --data completion.jsonl --stopStrings a --rounds 1'
+  const both = await run(...words(`train grpo ${command} --reward_funcs rewards.mjs,${judge} --output judged`))
+  t.equal(both.code, 0, both.err)
+  const [round] = (await eventsOf('judged')).filter(({ type }) => type === 'round')
+  t.match(round, { values: { 'rewards/long/mean': Number, 'rewards/judge/mean': Number } })
+  t.match(await settingsOf('judged'), { rewards: { value: ['rewards.mjs', judge] }, stopStrings: { value: ['a'] } })
+  const plain = await run(...words(`train grpo ${command} --rewards base --output plain`))
+  t.equal(plain.code, 1)
+  t.match(plain.err, /^E_CONFIG \[base\] expected a reward model with a score head of one number/m)
+})

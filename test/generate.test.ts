@@ -4,6 +4,7 @@
 import { isDeepStrictEqual } from 'node:util'
 import t, { type Test } from 'tap'
 import { type LanguageModel, languageModel, loadModel } from '../ts/src/generate/language-model.js'
+import { followTexts } from '../ts/src/generate/text.js'
 import { loadAddon } from '../ts/src/native/addon.js'
 import { getDevice } from '../ts/src/native/device.js'
 import { loadTokenizer } from '../ts/src/tokenizer/tokenizer.js'
@@ -227,6 +228,65 @@ t.test('stop rules', async (t) => {
     await t.rejects(model.generate(prompts[0], { ...settings, signal: AbortSignal.abort() }), { code: 'E_ABORTED' })
     t.equal(await liveBytes(), before)
   })
+})
+
+/** Where the earliest of some texts begins. */
+const cutAt = (text: string, stops: readonly string[]): string =>
+  stops.reduce((cut, stop) => (text.includes(stop) ? cut.slice(0, text.indexOf(stop)) : cut), text)
+
+t.test('streaming with stop strings gives out the text of the completion and no more', async (t) => {
+  using model = await open('qwen2')
+  const settings = { maxNewTokens: 24, stopIds: [], seed: 5 }
+  const [{ text }] = await model.generate(prompts[3], settings)
+  const stopSets = [
+    ...[1, 3, 6].flatMap((length) => [4, 11, text.length - length].map((at) => [text.slice(at, at + length)])),
+    [`${text.slice(5, 9)}\n never`, text.slice(14, 17)],
+    [text.slice(9, 12), text.slice(8, 10)],
+    [`${text.slice(-2)} and more that never comes`],
+  ]
+  for (const stopStrings of stopSets) {
+    let streamed = ''
+    const onText = (_prompt: number, _sample: number, piece: string) => {
+      streamed += piece
+    }
+    const [stopped] = await model.generate(prompts[3], { ...settings, stopStrings, onText })
+    const [silent] = await model.generate(prompts[3], { ...settings, stopStrings })
+    t.same(stopped, silent, 'following changes nothing')
+    t.equal(streamed, stopped.text, `what came before ${JSON.stringify(stopStrings)}`)
+    t.equal(stopped.text, cutAt(text, stopStrings))
+  }
+})
+
+t.test('text is held back only while it may begin a stop string', async (t) => {
+  const tokenizer = await loadTokenizer(golden('qwen2'))
+  const ids = tokenizer.encode('a b\n\nUser: aab 日本', { addSpecialTokens: false })
+  const pieces: string[] = []
+  const onText = (_prompt: number, _sample: number, piece: string) => pieces.push(piece)
+  const half = { stopIds: new Set<number>(), stopStrings: ['\n\nUser!', 'aab c'], maxNewTokens: ids.length - 1 }
+  const texts = followTexts(tokenizer, { ...half, onText })
+  const asked = ids.slice(0, -1).map((id) => texts.follow(0, 0, id))
+  t.notOk(asked.includes(true))
+  t.ok(pieces.length > 3 && !pieces.includes(''), 'as soon as it is decided')
+  t.equal(pieces.join(''), tokenizer.decode(ids.slice(0, -1)), 'all of it, also what was held back at the end')
+  t.ok(pieces.join('').endsWith('\uFFFD'), 'with the beginning of a character that never came whole')
+  t.equal(texts.textOf(0, 0), pieces.join(''))
+  const letters = ['a', 'b', 'aa', 'é', ' a', '\n']
+  const tokens = letters.flatMap((text) => tokenizer.encode(text, { addSpecialTokens: false }))
+  const random = randomIds('held back', 6 * 500, tokens.length).map((i) => tokens[i])
+  const end = tokenizer.encode('z', { addSpecialTokens: false })[0]
+  let stops = 0
+  for (let run = 0; run < 500; run++) {
+    const own = random.slice(run * 6, run * 6 + 6)
+    const stopStrings = [letters[run % 6] + letters[(run >> 1) % 6], `b${letters[(run >> 2) % 6]}`]
+    pieces.length = 0
+    const follower = followTexts(tokenizer, { stopIds: new Set([end]), stopStrings, maxNewTokens: 9, onText })
+    const at = [...own, end].findIndex((id) => follower.follow(0, run, id))
+    stops += Number(at >= 0)
+    const whole = tokenizer.decode(own)
+    if (pieces.join('') !== cutAt(whole, stopStrings) || follower.textOf(0, run) !== pieces.join(''))
+      t.fail(`${JSON.stringify(whole)} by ${JSON.stringify(stopStrings)} gave ${JSON.stringify(pieces)}`)
+  }
+  t.ok(stops > 50 && stops < 450, `${stops} of 500 stopped`)
 })
 
 t.test('streaming', async (t) => {

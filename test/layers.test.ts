@@ -260,6 +260,17 @@ t.test('native code is loaded in one place', async (t) => {
   )
 })
 
+t.test('who names the symbols of `using` makes sure first that they are there', async (t) => {
+  const symbols = 'ts/src/base/dispose.ts'
+  const naming = product.filter(({ file, names }) => file !== symbols && names.has('Symbol.dispose'))
+  t.ok(naming.length > 3, 'files are found')
+  t.same(
+    naming.filter(({ imports }) => imports[0]?.target !== symbols).map(({ file }) => file),
+    [],
+    'first of all imports',
+  )
+})
+
 t.test('file content is parsed as JSON in one place', async (t) => {
   /** json-scan.ts decodes single keys of a text that json.ts has parsed. */
   t.same(using('JSON.parse'), ['ts/src/io/json-scan.ts', 'ts/src/io/json.ts'].filter(exists))

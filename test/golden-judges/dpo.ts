@@ -41,13 +41,14 @@ const metrics = [
   'mean_token_accuracy',
   'logits/chosen',
   'logits/rejected',
+  'num_tokens',
 ]
 
-function judgeStep(expected: DpoStep, { loss, gradNorm, stats }: StepResult, name: string): Finding[] {
+function judgeStep(expected: DpoStep, { loss, gradNorm, stats, numTokens }: StepResult, name: string): Finding[] {
   return [
     within(`${name} loss`, Math.abs(loss - expected.exact_loss), 1e-4),
     within(`${name} grad_norm`, Math.abs(gradNorm / expected.grad_norm - 1), 1e-4),
-    ...judgeStatistics(name, metrics, stats, expected),
+    ...judgeStatistics(name, metrics, { ...stats, num_tokens: numTokens }, expected),
     ...(['logps/chosen', 'logps/rejected'] as const).map((key) =>
       within(`${name} ${key}`, Math.abs(stats[key] / Number(expected[key]) - 1), 1e-4),
     ),

@@ -40,6 +40,9 @@ interface Recipe {
   readonly lossTolerance: number
 }
 
+/** What traces log. */
+const logs = ['entropy', 'mean_token_accuracy', 'num_tokens']
+
 async function runRecipe(
   recipe: Recipe,
   expected: Expected,
@@ -52,13 +55,13 @@ async function runRecipe(
     const findings: Finding[] = []
     for (const [k, batches] of recipe.steps.entries()) {
       const rate = learningRateAt(recipe.schedule, k)
-      const { loss, gradNorm, stats } = await trainStep(trainer, batches, rate)
+      const { loss, gradNorm, stats, numTokens } = await trainStep(trainer, batches, rate)
       const { loss: wanted, grad_norm, lr, learning_rate, ...logged } = expected.steps[k]
       findings.push(
         within(`${name} step ${k} loss`, Math.abs(loss - wanted), recipe.lossTolerance),
         within(`${name} step ${k} grad_norm`, Math.abs(gradNorm / grad_norm - 1), 1e-4),
         within(`${name} step ${k} lr`, Math.abs(rate - (lr ?? learning_rate ?? Number.NaN)), 1e-15),
-        ...judgeStatistics(`${name} step ${k}`, ['entropy', 'mean_token_accuracy'], stats, logged),
+        ...judgeStatistics(`${name} step ${k}`, logs, { ...stats, num_tokens: numTokens }, logged),
       )
     }
     return [...findings, ...(await judgeFinal(trainer, expected, name)), ...(await judgeEnd(trainer))]

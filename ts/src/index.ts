@@ -70,18 +70,33 @@ export { type EncodedPrompt, encodePrompts } from '../train/data/prompts.js'
 export { type DataSource, type PlacedRow, type RowKinds, readData } from '../train/data/rows.js'
 export { revisionPrompt } from '../train/data/srpo.js'
 export { type EstimateOptions, estimateMemory, type MemoryEstimate } from '../train/estimate.js'
-export type { Run, TrainEvent } from '../train/events.js'
+export type { LossEvaluation } from '../train/evaluate.js'
+export { type EvaluateOptions, evaluateLoss } from '../train/evaluate-loss.js'
+export type { Emit, Run, StepEvent, TrainEvent } from '../train/events.js'
 export { type ImproveResult, improve } from '../train/improve.js'
 export { chain, type Turn } from '../train/loop/chain.js'
-export { sampleGroup } from '../train/loop/explore.js'
-export { type IterateOptions, iterate } from '../train/loop/iterate.js'
+export { credit } from '../train/loop/credit.js'
+export { pairExamples, policyExamples, type ToExamples } from '../train/loop/examples.js'
+export { type Explore, type ExploreContext, type SampleGroupOptions, sampleGroup } from '../train/loop/explore.js'
+export { type IterateOptions, iterate, type UpdateOptions } from '../train/loop/iterate.js'
+export type { RoundStatistics } from '../train/loop/metrics.js'
 export type { PromptRow, PromptSource } from '../train/loop/prompts.js'
 export { type ReviseOptions, revise } from '../train/loop/revise.js'
-export type { RewardFunction, RewardInput } from '../train/loop/rewards.js'
-export { verify } from '../train/loop/score.js'
-export { pick } from '../train/loop/select.js'
-export type { Trace } from '../train/loop/trace.js'
+export { type RewardModelOptions, rewardModel } from '../train/loop/reward-model.js'
+export {
+  type NamedReward,
+  nameRewards,
+  type RewardFunction,
+  type RewardInput,
+  scoreRewards,
+} from '../train/loop/rewards.js'
+export type { RolloutLimits } from '../train/loop/rollouts.js'
+export { type Score, verify } from '../train/loop/score.js'
+export { type PickOptions, pick, type Select } from '../train/loop/select.js'
+export { byTask, completionOf, type Segment, type Trace } from '../train/loop/trace.js'
+export type { PhaseResult } from '../train/loop.js'
 export { type MergeOptions, type MergeResult, merge } from '../train/merge.js'
+export type { AdamWConfig } from '../train/optimizer.js'
 export {
   type BestOfNOptions,
   type GrpoOptions,
@@ -90,7 +105,9 @@ export {
   recipes,
   type ScoreOptions,
 } from '../train/recipes/index.js'
+export type { ReferenceSync } from '../train/reference-sync.js'
 export { writeReport } from '../train/report/report.js'
+export type { LrSchedulerType, Schedule } from '../train/schedule.js'
 export { createTask, type Task, type TaskSource, tasks, type Verdict } from '../train/tasks/index.js'
 export { type TrainOptions, type TrainResult, train } from '../train/train.js'
 export { type ErrorCode, errorCodes, WhetstoneError } from './base/errors.js'
@@ -103,6 +120,7 @@ export {
   type Prompt,
 } from './generate/language-model.js'
 export { withAdapter, withoutAdapter } from './models/adapter.js'
+export type { Decoder } from './models/decoder.js'
 export { saveAdapter } from './models/peft.js'
 export { type Device, type DeviceOptions, getDevice, memory } from './native/device.js'
 export { doctor, formatDoctor } from './native/doctor.js'

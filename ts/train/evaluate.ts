@@ -8,6 +8,7 @@ import { withoutAdapter } from '../src/models/adapter.js'
 import type { Decoder } from '../src/models/decoder.js'
 import type { TrainingOptions } from './config/options.js'
 import { checkLengths, encodeFor, rowKindOf } from './data/encode.js'
+import type { EncodeOptions } from './data/encode-options.js'
 import type { EncodedExample } from './data/example.js'
 import { warningsOf } from './data/findings.js'
 import { type MicroBatch, type MicroBatchOptions, microBatchOf } from './data/micro-batch.js'
@@ -17,15 +18,22 @@ import { checkReference } from './reference.js'
 import { evaluateLoss, type Trainer } from './trainer.js'
 
 /** How the examples of an objective are laid into micro-batches. */
-export const layoutOf = ({ needs }: Objective, { sharePrompts }: TrainingOptions): MicroBatchOptions => ({
+export const layoutOf = (
+  { needs }: Objective,
+  { sharePrompts }: Pick<TrainingOptions, 'sharePrompts'>,
+): MicroBatchOptions => ({
   share: sharePrompts ? 'example' : 'none',
   reads: needs.values === undefined ? 'next' : 'own',
 })
 
+/** Settings that an evaluation depends on. */
+export type EvaluationSettings = EncodeOptions &
+  Pick<TrainingOptions, 'temperature' | 'sharePrompts' | 'perDeviceEvalBatchSize' | 'perDeviceTrainBatchSize'>
+
 /** Rows as the micro-batches of an evaluation. */
 export function evaluationBatches(
   objective: Objective,
-  values: TrainingOptions,
+  values: EvaluationSettings,
   held: readonly EncodedExample[],
 ): MicroBatch[] {
   const size = values.perDeviceEvalBatchSize ?? values.perDeviceTrainBatchSize
@@ -75,14 +83,19 @@ export interface RowsOptions {
   readonly objective: Objective
   readonly data: DataSource
   readonly limit?: number
-  readonly values: TrainingOptions
+  readonly values: EvaluationSettings
   readonly warn: (message: string) => void
 }
 
 /** An objective's loss over rows. */
-export interface RowsResult {
+export interface LossEvaluation {
+  /** Rows that were looked at. */
   readonly rows: number
+  /** Tokens that the loss counts. */
+  readonly trainedTokens: number
+  /** In the objective's normalisation over all rows: for `sft` the mean over all trained tokens, in nats. */
   readonly loss: number
+  /** The objective's statistics, as means. */
   readonly stats: Readonly<Record<string, number>>
 }
 
@@ -93,7 +106,7 @@ function referenceOf({ policy: { decoder }, reference, objective }: RowsOptions)
   const found = reference ?? (decoder.adapter === undefined ? undefined : withoutAdapter(decoder))
   if (found !== undefined) return found
   const text = `expected a model to compare with: ${objective.name} looks at one, and beside itself a model has log-ratios of 0`
-  throw new WhetstoneError('E_CONFIG', '--reference', text)
+  throw new WhetstoneError('E_CONFIG', 'reference', text)
 }
 
 /**
@@ -101,7 +114,7 @@ function referenceOf({ policy: { decoder }, reference, objective }: RowsOptions)
  *
  * @throws WhetstoneError E_CONFIG without a reference that is needed, E_FORMAT, E_OOM
  */
-export async function evaluateRows(options: RowsOptions): Promise<RowsResult> {
+export async function evaluateRows(options: RowsOptions): Promise<LossEvaluation> {
   const { policy, objective, values, warn } = options
   const reference = referenceOf(options)
   if (objective.needs.history !== undefined)
@@ -112,5 +125,6 @@ export async function evaluateRows(options: RowsOptions): Promise<RowsResult> {
   for (const message of [...warningsOf(encoded.summary), ...extraFieldWarnings(extraFields, rows.length)]) warn(message)
   const evaluated = { policy: policy.decoder, reference, objective, temperature: values.temperature, history: {} }
   const { loss, stats } = await evaluateLoss(evaluated, evaluationBatches(objective, values, encoded.examples))
-  return { rows: encoded.examples.length, loss, stats }
+  const { examples, trainedTokens } = encoded.summary
+  return { rows: examples, trainedTokens, loss, stats }
 }

@@ -4,13 +4,19 @@
 import type { StepResult } from './trainer.js'
 import type { BestCheckpoint } from './watch.js'
 
-/** One optimizer step. Times and rates are of this process. */
+/**
+ * An optimizer step, and with `loggingSteps` those since the event before: `loss` and `stats` are means over them, each over
+ * the steps that have it, as in TRL; a step that changed nothing (`applied` false) does not count beside others that did.
+ * The rest is the last step's. Times and rates are of this process, and so are the steps of a mean behind a resume.
+ */
 export interface StepEvent extends StepResult {
   readonly type: 'step'
   readonly phase: string
   /** 1-based number of the step just finished. */
   readonly step: number
   readonly totalSteps: number
+  /** Passes over the data so far, a fraction; only where there is data to pass over. */
+  readonly epoch?: number
   readonly tokensPerSecond: number
   /** Device bytes in use by tensors, at their highest since the start. */
   readonly memoryBytes: number
@@ -61,7 +67,14 @@ export type TrainEvent =
 /** Reports an event. */
 export type Emit = (event: TrainEvent) => void
 
-/** A job in progress. Iterate it for events; `result` settles when it ends. An error rejects both. */
+/**
+ * A job in progress, which runs by itself: iterate it for events, await `result` for the end.
+ *
+ * Events are not kept. Whoever iterates right away (`for await` before any other `await`) sees all of them, whoever comes
+ * later those that follow, and behind the end there are none. Leaving the loop (`break`) leaves the events, not the job: only
+ * its `signal` stops it. An error is thrown by the loop and rejects `result`; where nobody is in a loop or awaits `result`,
+ * it is an unhandled rejection, which ends Node.
+ */
 export interface Run<R> extends AsyncIterable<TrainEvent> {
   readonly result: Promise<R>
 }
@@ -69,23 +82,28 @@ export interface Run<R> extends AsyncIterable<TrainEvent> {
 /** Starts `work` and gives its events and result a common handle. */
 export function startRun<R>(work: (emit: Emit) => Promise<R>): Run<R> {
   const listeners = new Set<Listener>()
+  let settled: { error?: unknown } | undefined
   const emit: Emit = (event) => {
     for (const listener of listeners) listener.push(event)
   }
-  const finish = (error?: unknown) => {
+  const settle = (error?: unknown) => {
+    settled = { error }
     for (const listener of listeners) listener.end(error)
   }
-  const result = Promise.resolve().then(() => work(emit))
-  result.then(() => finish(), finish)
-  let settled: { error?: unknown } | undefined
-  result.then(
-    () => {
-      settled = {}
-    },
-    (error) => {
-      settled = { error }
-    },
-  )
+  const result: Promise<R> = Promise.resolve()
+    .then(() => work(emit))
+    .then(
+      (value) => {
+        settle()
+        return value
+      },
+      (error: unknown) => {
+        // Those who iterate get the error there. With none, a result that nobody awaits must not keep it to itself.
+        if (listeners.size > 0) result.catch(() => undefined)
+        settle(error)
+        throw error
+      },
+    )
   return {
     result,
     [Symbol.asyncIterator]: () => {

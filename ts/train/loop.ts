@@ -43,7 +43,10 @@ export interface Phase {
   readonly evaluate?: (step: number) => Promise<Readonly<Record<string, number>> | undefined>
   /** What evaluations decide. */
   readonly watch?: Watch
+  /** Steps between step events, default 1; their loss and statistics are means over the steps in between. */
   readonly loggingSteps?: number
+  /** Steps of one pass over the data, for the `epoch` of step events; none: they have none. */
+  readonly stepsPerEpoch?: number
   readonly nonFinite?: 'stop' | 'skip'
   readonly resume: boolean
   readonly emit: Emit
@@ -192,20 +195,40 @@ async function handleNonFinite(phase: Phase, step: number, result: StepResult, s
   return skipped + 1
 }
 
+const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length
+
+/** Loss and statistics as means over steps, each over those that have it; steps that changed nothing only when all did. */
+function meansOf(steps: readonly StepResult[]): Pick<StepResult, 'loss' | 'stats'> {
+  const applied = steps.filter((step) => step.applied)
+  const counted = applied.length > 0 ? applied : steps
+  const names = new Set(counted.flatMap(({ stats }) => Object.keys(stats)))
+  const meanOf = (name: string) => mean(counted.flatMap(({ stats }) => stats[name] ?? []))
+  return {
+    loss: mean(counted.map(({ loss }) => loss)),
+    stats: Object.fromEntries([...names].map((name) => [name, meanOf(name)])),
+  }
+}
+
 /** Reports every `loggingSteps`-th step, with tokens per second over what this process did. */
 function createReporter(phase: Phase): (step: number, result: StepResult) => void {
-  const { loggingSteps = 1, schedule, model, emit, name } = phase
+  const { loggingSteps = 1, schedule, model, emit, name, stepsPerEpoch } = phase
   const start = performance.now()
   let tokens = 0
+  let unreported: StepResult[] = []
   return (step, result) => {
     tokens += result.tokens
+    unreported.push(result)
     if (step % loggingSteps !== 0 && step !== schedule.totalSteps) return
+    const means = meansOf(unreported)
+    unreported = []
     const seconds = (performance.now() - start) / 1000
     emit({
       type: 'step',
       phase: name,
       ...result,
+      ...means,
       step,
+      ...(stepsPerEpoch !== undefined && { epoch: step / stepsPerEpoch }),
       totalSteps: schedule.totalSteps,
       tokensPerSecond: tokens / seconds,
       seconds,
@@ -221,7 +244,7 @@ async function save(
   step: number,
 ): Promise<string | undefined> {
   if (directory === undefined) return undefined
-  const { policy, optimizer, history } = trainer
+  const { policy, optimizer, history, numTokens } = trainer
   const { weights, ...besides } = await policyFiles(policy, model.directory)
   const path = await saveCheckpoint(directory, {
     step,
@@ -229,7 +252,15 @@ async function save(
       [weights]: await entriesOf(trainableOf(policy)),
       ...(phase.saveOnlyModel !== true && { 'optimizer.safetensors': await optimizerEntries(trainer) }),
     },
-    state: { phase: phase.name, step, updates: optimizer.updates, history, watch, fingerprint: phase.fingerprint },
+    state: {
+      phase: phase.name,
+      step,
+      updates: optimizer.updates,
+      history,
+      numTokens,
+      watch,
+      fingerprint: phase.fingerprint,
+    },
     modelDirectory: model.directory,
     ...besides,
     saveTotalLimit: phase.saveTotalLimit ?? 2,
@@ -298,6 +329,7 @@ async function resumePhase(phase: Phase): Promise<{ step: number; checkpoint: st
   try {
     await restoreTrainer(phase.trainer, weights, optimizer, Number(state.updates))
     phase.trainer.history = (state.history ?? {}) as Trainer['history']
+    phase.trainer.numTokens = Number(state.numTokens ?? 0)
   } finally {
     await Promise.all([weights.close(), optimizer.close()])
   }

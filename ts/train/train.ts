@@ -60,7 +60,9 @@ export interface TrainResult extends PhaseResult {
 }
 
 /**
- * Trains a policy. Iterate the result for events; await `result` for the end.
+ * Trains a policy, beginning at once. Iterate what it returns for events, right away, because they are not kept; await its
+ * `result` for the end. `break` ends the loop over events, not the training: abort `signal` to stop it. An error comes out of
+ * the loop and of `result`; with neither it is an unhandled rejection. See {@link Run}.
  *
  * @throws WhetstoneError (through `result`) E_CONFIG, E_FORMAT, E_NONFINITE, E_OOM, E_ABORTED by the signal: the state
  *   is saved first
@@ -240,6 +242,7 @@ async function runPlan(
     model: policy,
     trainer,
     schedule: { ...values, totalSteps },
+    stepsPerEpoch: plan.stepsPerEpoch,
     plan: async (step) => plan.step(step),
     directory: folder === undefined ? undefined : join(folder.path, 'checkpoints'),
     fingerprint: folder === undefined ? {} : { ...(await fingerprintOf(job, train)), referenceSha256 },

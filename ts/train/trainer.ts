@@ -36,6 +36,8 @@ export interface StepResult {
   readonly trainedTokens: number
   /** All tokens that went through the model; a shared beginning counts once. */
   readonly tokens: number
+  /** Tokens of the whole sequences of all steps so far, these included; a shared beginning counts for each of them. */
+  readonly numTokens: number
   /** The objective's statistics, as means over the step. */
   readonly stats: Readonly<Record<string, number>>
   /** False when a non-finite number was found and nothing was changed. */
@@ -58,7 +60,12 @@ export interface Trainer {
   readonly tiedHead: { readonly weight: Tensor; readonly gradient: Tensor } | undefined
   /** Totals over all applied steps of the statistics that the objective wants to look back on. */
   history: Readonly<Record<string, Statistic>>
+  /** Tokens of the whole sequences of all steps so far: TRL's `num_tokens`. */
+  numTokens: number
 }
+
+/** What an objective's value depends on. */
+export type LossSources = Omit<Trainer, 'optimizer' | 'noise' | 'referenceSync' | 'numTokens'>
 
 /** How to make a {@link Trainer}. */
 export interface TrainerOptions {
@@ -98,6 +105,7 @@ export function createTrainer(options: TrainerOptions): Trainer {
     noise: { seed, neftuneNoiseAlpha },
     tiedHead: tiedHeadOf(policy),
     history: {},
+    numTokens: 0,
   }
 }
 
@@ -146,8 +154,23 @@ export async function trainStep(
     followPolicy(trainer)
   }
   const tokens = batches.reduce((sum, batch) => sum + batch.packed.ids.length, 0)
-  return { loss, gradNorm, learningRate, trainedTokens: counts.tokens, tokens, stats: means(totals), applied }
+  trainer.numTokens += batches.reduce((sum, batch) => sum + wholeTokens(batch), 0)
+  const { numTokens } = trainer
+  return {
+    loss,
+    gradNorm,
+    learningRate,
+    trainedTokens: counts.tokens,
+    tokens,
+    numTokens,
+    stats: means(totals),
+    applied,
+  }
 }
+
+/** Tokens of a micro-batch, were nothing shared. */
+const wholeTokens = ({ packed: { ids, shared } }: MicroBatch): number =>
+  shared.reduce((sum, tokens) => sum + tokens, ids.length)
 
 /** Loss and gradients by parameter name, without an update: for inspection and tests. */
 export async function gradientsOf(

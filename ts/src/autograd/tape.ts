@@ -2,6 +2,7 @@
 // gradient rule. Backward walks the steps in reverse, frees what it used, and adds weight gradients straight into
 // f32 buffers, in token order, so that micro-batches accumulate to the bits of one big batch.
 
+import '../base/dispose.js'
 import { WhetstoneError } from '../base/errors.js'
 import { adopt, Scope, tidy } from '../tensor/scope.js'
 import { sameShape, shapeText } from '../tensor/shape.js'

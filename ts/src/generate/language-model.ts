@@ -1,6 +1,7 @@
 // The model that users hold: a decoder, its tokenizer and its folder, with log-probs and generation as methods.
 // Everything numeric happens in models/ and engine.ts; here text becomes ids and ids become text.
 
+import '../base/dispose.js'
 import {
   checkArgument,
   checkOptions,
@@ -25,6 +26,7 @@ import { type ChatMessage, encodeChat, messagesKind } from '../tokenizer/templat
 import { loadTokenizer, type Tokenizer, tokenizerFilesOf } from '../tokenizer/tokenizer.js'
 import { type GenerationRequest, type SamplingOptions, sample, type TokenSample } from './engine.js'
 import { logits, logProbs, scores } from './read.js'
+import { followTexts } from './text.js'
 
 /** What to continue: text (special tokens added as the tokenizer does), token ids, or a conversation. */
 export type Prompt = string | readonly number[] | readonly ChatMessage[]
@@ -46,7 +48,10 @@ export interface GenerateOptions extends SamplingOptions {
   /** Most samples in flight at once. Default 256. */
   readonly maxRows?: number
   readonly signal?: AbortSignal
-  /** Called with each new piece of text, never half a character. */
+  /**
+   * Called with each new piece of text, never half a character. All pieces of a sample, joined, are its `text`: what may be
+   * the beginning of a stop string, or of a character, is held back until it is decided.
+   */
   readonly onText?: (prompt: number, sample: number, text: string) => void
 }
 
@@ -235,7 +240,8 @@ async function generate(
 ): Promise<Completion[][]> {
   const { numGenerations = 1, maxNewTokens = 256, seed = 0, maxRows = 256, stopStrings = [] } = options
   const stopIds = new Set(options.stopIds ?? model.decoder.config.eosTokenIds)
-  const text = textFollower(model.tokenizer, stopIds, options)
+  const follows = stopStrings.length > 0 || options.onText !== undefined
+  const texts = followTexts(model.tokenizer, { stopIds, stopStrings, maxNewTokens, onText: options.onText })
   const request: GenerationRequest = {
     ...options,
     prompts: prompts.map((prompt) => encodePrompt(model, prompt)),
@@ -244,55 +250,13 @@ async function generate(
     seed,
     maxRows,
     stopIds,
-    onToken: stopStrings.length > 0 || options.onText !== undefined ? text.follow : undefined,
+    onToken: follows ? texts.follow : undefined,
   }
   const groups = await sample(model.decoder, request)
-  text.finish()
-  return groups.map((samples) =>
-    samples.map((one) => ({ ...one, text: textOf(model.tokenizer, one, stopIds, stopStrings) })),
-  )
+  const textOf = (one: TokenSample, p: number, s: number): string =>
+    follows ? texts.textOf(p, s) : model.tokenizer.decode(withoutEnd(one.ids, stopIds))
+  return groups.map((samples, p) => samples.map((one, s) => ({ ...one, text: textOf(one, p, s) })))
 }
 
-/**
- * Follows each sample's text as tokens come: `follow` says when a stop string has appeared, `finish` gives out what was
- * held back as the beginning of a character that never came whole.
- */
-function textFollower(tokenizer: Tokenizer, stopIds: ReadonlySet<number>, options: GenerateOptions) {
-  const { stopStrings = [], onText } = options
-  const createFollower = (prompt: number, index: number) => {
-    const decoder = tokenizer.createDecoder()
-    let text = ''
-    const take = (piece: string): boolean => {
-      text += piece
-      if (piece !== '') onText?.(prompt, index, piece)
-      return stopStrings.some((stop) => text.includes(stop))
-    }
-    return { push: (id: number) => take(decoder.push(id)), finish: () => take(decoder.end()) }
-  }
-  const followers = new Map<string, ReturnType<typeof createFollower>>()
-  const follow = (prompt: number, index: number, id: number): boolean => {
-    if (stopIds.has(id)) return false
-    const key = `${prompt} ${index}`
-    const follower = followers.get(key) ?? createFollower(prompt, index)
-    followers.set(key, follower)
-    return follower.push(id)
-  }
-  return {
-    follow,
-    finish: () => {
-      for (const follower of followers.values()) follower.finish()
-    },
-  }
-}
-
-function textOf(
-  tokenizer: Tokenizer,
-  one: TokenSample,
-  stopIds: ReadonlySet<number>,
-  stopStrings: readonly string[],
-): string {
-  const ended = one.ids.length > 0 && stopIds.has(one.ids[one.ids.length - 1])
-  const text = tokenizer.decode(ended ? one.ids.slice(0, -1) : one.ids)
-  const cuts = stopStrings.map((stop) => text.indexOf(stop)).filter((at) => at >= 0)
-  return cuts.length === 0 ? text : text.slice(0, Math.min(...cuts))
-}
+const withoutEnd = (ids: readonly number[], stopIds: ReadonlySet<number>): readonly number[] =>
+  stopIds.has(ids[ids.length - 1]) ? ids.slice(0, -1) : ids

@@ -2,6 +2,7 @@
 // unless kept. Scopes nest and are synchronous: a scope is entered by `run`, which refuses a promise, so that
 // no await can leave another piece of code inside it.
 
+import '../base/dispose.js'
 import { WhetstoneError } from '../base/errors.js'
 
 interface Held {

@@ -2,6 +2,7 @@
 // Its life is a count of holds: its owner (the scope that it was made in, or whoever keeps it) has one, a tape that
 // saved it has another. Memory goes back in queue order when the last hold ends. Garbage collection plays no part.
 
+import '../base/dispose.js'
 import { WhetstoneError } from '../base/errors.js'
 import type { NumberArray } from '../native/addon.js'
 import type { Device } from '../native/device.js'

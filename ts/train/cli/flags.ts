@@ -68,7 +68,8 @@ function parseText(name: string, field: Field, text: string): unknown {
   if (/^[[{]/.test(text) && (field.kinds.has('array') || field.kinds.has('object'))) return parseJson(text, `--${name}`)
   if (field.items !== undefined && (text.includes(',') || !field.kinds.has('string'))) {
     const { items } = field
-    return text.split(',').map((item) => parseText(name, items, item.trim()))
+    const parts = text.includes(',') ? text.split(',').map((item) => item.trim()) : [text]
+    return parts.map((item) => parseText(name, items, item))
   }
   if (numeric(field) && text.trim() !== '' && !Number.isNaN(Number(text))) return Number(text)
   return text

@@ -1,6 +1,8 @@
 // `whetstone train TRAINER` for trainers that learn from the model's own samples: prompts from built-in tasks or a file,
 // rewards from the tasks' checker or a module of functions.
 
+import '../../src/base/dispose.js'
+import { statSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { messageOf, WhetstoneError } from '../../src/base/errors.js'
@@ -54,15 +56,32 @@ async function readRewards(file: string): Promise<RewardFunction[]> {
   )
 }
 
+/** What judges samples: reward models by their folders, and the functions of modules. */
+async function judgesOf(given: string | readonly string[]): Promise<(RewardFunction | string)[]> {
+  const judges: (RewardFunction | string)[] = []
+  for (const path of [given].flat())
+    if (statSync(path, { throwIfNoEntry: false })?.isDirectory()) judges.push(path)
+    else judges.push(...(await readRewards(path)))
+  return judges
+}
+
 type Prompts = Pick<OnlineOptions, 'prompts' | 'rewardFuncs'>
 
 async function promptsOf({ tasks, difficulty, data, rewards }: OnlineRunOptions, seed: number): Promise<Prompts> {
   if ((tasks === undefined) === (data === undefined))
-    throw new WhetstoneError('E_CONFIG', '--tasks', 'expected either --tasks NAME or --data FILE with --rewards MODULE')
-  const rewardFuncs = rewards === undefined ? undefined : await readRewards(rewards)
+    throw new WhetstoneError(
+      'E_CONFIG',
+      '--tasks',
+      'expected either --tasks NAME or --data FILE with --rewards MODULE or FOLDER',
+    )
+  const rewardFuncs = rewards === undefined ? undefined : await judgesOf(rewards)
   if (tasks !== undefined) return { prompts: createTask(tasks, { seed, difficulty }), rewardFuncs }
   if (rewardFuncs === undefined)
-    throw new WhetstoneError('E_CONFIG', '--rewards', 'expected a module of reward functions for the prompts, got none')
+    throw new WhetstoneError(
+      'E_CONFIG',
+      '--rewards',
+      'expected a module of reward functions, or a reward model, for the prompts, got none',
+    )
   return { prompts: String(data), rewardFuncs }
 }
 

@@ -61,6 +61,7 @@ const aliases: Readonly<Record<string, string>> = {
   simpogamma: 'gamma',
   cpoalpha: 'sftweight',
   maxnewtokens: 'maxcompletionlength',
+  rewardfuncs: 'rewards',
   usepeft: 'lora',
 }
 

@@ -19,10 +19,10 @@ export const onlineRunOptions = z.strictObject({
   difficulty: z.int().min(1).optional().describe('size of the tasks'),
   data: z.string().optional().describe('prompts: .jsonl or .json rows with `prompt`, and columns for the rewards'),
   rewards: z
-    .string()
+    .union([z.string(), z.array(z.string()).min(1)])
     .optional()
     .describe(
-      'JavaScript module of reward functions, samples => numbers: exports by name, or a list as default export',
+      'what judges samples, one or several: JavaScript modules of reward functions, samples => numbers, exported by name or as a list by default; folders of reward models',
     ),
   output: runOptions.shape.output,
   reference: runOptions.shape.reference,

@@ -38,6 +38,14 @@ export const optimizerShape = {
   maxGradNorm: z.number().min(0).default(1).describe('clip the gradient norm to this; 0 switches clipping off'),
 }
 
+const { learningRate, lrSchedulerType, warmupSteps, ...adamwShape } = optimizerShape
+
+/** Settings of AdamW alone. */
+export const adamwOptions = z.strictObject({ ...adamwShape, stochasticRounding: z.boolean().optional() })
+
+/** Settings of a schedule alone; the rate must be given. */
+export const scheduleOptions = z.strictObject({ learningRate: learningRate.unwrap(), lrSchedulerType, warmupSteps })
+
 /** For models that are loaded: a new one is f32. */
 export const stochasticRounding = z
   .boolean()
@@ -136,7 +144,9 @@ export const trainingOptions = z.strictObject({
     .default(false)
     .describe('recompute each layer in backward: less memory, same bits (TRL: true)'),
   seed: count().default(42).describe('key of every random choice'),
-  loggingSteps: count(1).default(1).describe('optimizer steps between step events (TRL: 10)'),
+  loggingSteps: count(1)
+    .default(1)
+    .describe('optimizer steps between step events, whose loss and statistics are means over them (TRL: 10)'),
   ...watchShape,
   nonFinite: z
     .enum(['stop', 'skip'])

@@ -2,6 +2,7 @@
 // Also what DAPO's dynamic sampling needs: which groups teach anything.
 
 import { type Advantages, normalizeThenSum } from '../../loss/advantages.js'
+import { checkArgument, kinds } from '../../src/base/arguments.js'
 import type { NamedReward } from './rewards.js'
 import type { Select } from './select.js'
 import { byTask, type Trace, withScores } from './trace.js'
@@ -38,9 +39,17 @@ const creditGroups =
 /**
  * Adds the score `as`, an advantage within each task's group (or over all of them). Traces whose check failed have no
  * reward: they are left out, and teach nothing.
+ *
+ * @param advantages from the rewards of groups to as many numbers, such as `advantages.grpo`
+ * @param by the score that is the reward, default `reward`
+ * @param as the score that is added, default `advantage`
  */
-export const credit = (advantages: Advantages, by = 'reward', as = 'advantage'): Select =>
-  creditGroups((groups) => advantages(groups.map((group) => rewardsOf(group, by))), by, as)
+export function credit(advantages: Advantages, by = 'reward', as = 'advantage'): Select {
+  checkArgument('credit.advantages', advantages, kinds.call)
+  checkArgument('credit.by', by, kinds.filled)
+  checkArgument('credit.as', as, kinds.filled)
+  return creditGroups((groups) => advantages(groups.map((group) => rewardsOf(group, by))), by, as)
+}
 
 /** Adds the score `advantage` by {@link normalizeThenSum} over what each reward function gave. */
 export const creditEach = (rewards: readonly NamedReward[]): Select =>

@@ -2,9 +2,10 @@
 // Pure functions; old log-probs are the sampler's own, which are the trainer's bits. Packing is data/micro-batch.ts.
 
 import type { Role, TokenInput } from '../../loss/define.js'
+import { checkArgument, kinds } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import type { EncodedExample, EncodedSequence } from '../data/example.js'
-import { byTask, type Segment, type Trace } from './trace.js'
+import { byTask, type Segment, type Trace, tracesKind } from './trace.js'
 
 /** Makes the examples of a round from what was selected. */
 export type ToExamples = (traces: readonly Trace[], round: number) => readonly EncodedExample[]
@@ -63,30 +64,46 @@ export const completionExamples: ToExamples = (traces) => traces.map((trace) => 
 /** Log-probs under the policy that sampled. */
 export const oldLogps: TurnNumbers = ({ logps = [] }) => logps
 
-/** Every trace with its `advantage` and the log-probs under the policy that sampled it: policy gradients. */
-export const policyExamples: ToExamples = (traces) =>
-  traces.map((trace) => [
-    sequenceOf(trace, { scores: { advantage: trace.scores.advantage }, inputs: { old: oldLogps } }),
+/** A score that a trace must have. */
+function neededScore({ task, sample, scores }: Trace, name: string): number {
+  if (scores[name] !== undefined) return scores[name]
+  const text = `expected the score '${name}', got ${Object.keys(scores).join(', ') || 'none'}: score the traces, or leave this one out in select`
+  throw new WhetstoneError('E_CONFIG', `task ${task.id} sample ${sample}`, text)
+}
+
+/**
+ * Every trace with its `advantage` (see `credit`) and the log-probs under the policy that sampled it: policy gradients.
+ *
+ * @throws WhetstoneError E_CONFIG for a trace without an advantage, E_SHAPE for one whose log-probs were not kept
+ */
+export const policyExamples: ToExamples = (traces) => {
+  checkArgument('policyExamples.traces', traces, tracesKind)
+  return traces.map((trace) => [
+    sequenceOf(trace, { scores: { advantage: neededScore(trace, 'advantage') }, inputs: { old: oldLogps } }),
   ])
+}
 
 /**
  * The best and the worst of each task as a pair, of equals the first best and the last worst: preference objectives.
  * Pairs that tie stay, with weight 0: they have no gradient, and the number of examples is known before the round.
  *
- * @throws WhetstoneError E_CONFIG for a task with one trace
+ * @param by the score that compares, default `reward`
+ * @throws WhetstoneError E_CONFIG for a task with one trace, and for a trace without the score
  */
-export const pairExamples =
-  (by = 'reward'): ToExamples =>
-  (traces) =>
-    byTask(traces).map((group) => {
-      const ranked = group.toSorted((a, b) => b.scores[by] - a.scores[by] || a.sample - b.sample)
-      const [best] = ranked
-      const [, ...others] = ranked
-      const worst = others.findLast((trace) => trace.scores[by] < best.scores[by]) ?? others[0]
-      if (worst === undefined)
-        throw new WhetstoneError('E_CONFIG', `task ${best.task.id}`, 'expected at least 2 samples to compare, got 1')
-      const weight = Number(worst.scores[by] < best.scores[by])
-      const side = (trace: Trace, role: Role) =>
-        sequenceOf(trace, { role, weights: (segment) => filled(segment, weight) })
-      return [side(best, 'chosen'), side(worst, 'rejected')]
-    })
+export function pairExamples(by = 'reward'): ToExamples {
+  checkArgument('pairExamples.by', by, kinds.filled)
+  return (traces) => byTask(traces).map((group) => pairOf(group, by))
+}
+
+/** The pair of a task's traces. */
+function pairOf(group: readonly Trace[], by: string): EncodedExample {
+  for (const trace of group) neededScore(trace, by)
+  const ranked = group.toSorted((a, b) => b.scores[by] - a.scores[by] || a.sample - b.sample)
+  const [best, ...others] = ranked
+  const worst = others.findLast((trace) => trace.scores[by] < best.scores[by]) ?? others[0]
+  if (worst === undefined)
+    throw new WhetstoneError('E_CONFIG', `task ${best.task.id}`, 'expected at least 2 samples to compare, got 1')
+  const weight = Number(worst.scores[by] < best.scores[by])
+  const side = (trace: Trace, role: Role) => sequenceOf(trace, { role, weights: (segment) => filled(segment, weight) })
+  return [side(best, 'chosen'), side(worst, 'rejected')]
+}

@@ -26,6 +26,12 @@ export interface SampleGroupOptions {
   readonly topK?: number
   readonly topP?: number
   readonly minP?: number
+  /** Tokens that end a sample. Default the policy's end tokens. */
+  readonly stopIds?: readonly number[]
+  /** Texts that end a sample. Their tokens are trained with the rest; the text of the sample ends before them. */
+  readonly stopStrings?: readonly string[]
+  /** Most samples in flight at once: memory, never results. Default 256. */
+  readonly maxRows?: number
   /**
    * Log-probs that traces keep: of the model at temperature 1 (default), or of the distribution that was sampled from.
    * Without top-k, top-p and min-p the latter are the bits of a trainer at the same temperature.
@@ -42,6 +48,9 @@ export const samplingKinds = {
   topK: optional(kinds.number),
   topP: optional(kinds.number),
   minP: optional(kinds.number),
+  stopIds: optional(kinds.numbers),
+  stopStrings: optional(listOf(kinds.filled)),
+  maxRows: optional(kinds.count),
   logps: optional(word('model', 'sampling')),
 }
 const groupKinds = { ...samplingKinds, numGenerations: kinds.number }

@@ -3,12 +3,14 @@
 // and resuming work in every part of a round, by the phase's checkpoints and the round's shards.
 
 import { join } from 'node:path'
+import { readConfig } from '../../loss/config.js'
 import type { Objective } from '../../loss/define.js'
 import { objectiveKind } from '../../loss/objective.js'
 import { checkArgument, checkOptions, having, kinds, listOf, optional } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import { type LanguageModel, modelKind } from '../../src/generate/language-model.js'
 import { type Decoder, decoderKind } from '../../src/models/decoder.js'
+import { adamwOptions, scheduleOptions } from '../config/options.js'
 import type { EncodedExample } from '../data/example.js'
 import { microBatchOf } from '../data/micro-batch.js'
 import { createWalk, type Walk } from '../data/plan.js'
@@ -31,8 +33,10 @@ import { byTask, completionOf, type Trace, tracesKind } from './trace.js'
 /** How the policy learns from what was selected. */
 export interface UpdateOptions {
   readonly objective: Objective
-  readonly optimizer: AdamWConfig
-  readonly schedule: Omit<Schedule, 'totalSteps'>
+  /** What is left out has the trainer's default. */
+  readonly optimizer?: Partial<AdamWConfig>
+  /** The peak rate, and what else differs from the trainer's default: `linear`, no warm-up. */
+  readonly schedule: Pick<Schedule, 'learningRate'> & Partial<Omit<Schedule, 'totalSteps'>>
   readonly stepsPerRound: number
   /** Examples per optimizer step. */
   readonly batchSize: number
@@ -65,6 +69,8 @@ export interface IterateOptions {
   readonly select: Select
   readonly update: UpdateOptions
   readonly rounds: number
+  /** Rounds that go once through all tasks, for the `epoch` of step events; default: they have none. */
+  readonly roundsPerEpoch?: number
   /** How far the exploring of a round goes; default all of its tasks. */
   readonly limits?: RolloutLimits
   /** What a round reports; default that of tasks with exact checkers. */
@@ -95,6 +101,7 @@ const iterateKinds = {
   select: kinds.call,
   update: kinds.object,
   rounds: kinds.count,
+  roundsPerEpoch: optional(kinds.number),
   limits: optional(kinds.object),
   statistics: optional(kinds.call),
   samples: optional(kinds.whole),
@@ -111,8 +118,8 @@ const iterateKinds = {
 
 const updateKinds = {
   objective: objectiveKind,
-  optimizer: having('settings of AdamW', 'adamBeta1', 'adamBeta2', 'adamEpsilon', 'weightDecay', 'maxGradNorm'),
-  schedule: having('a schedule', 'learningRate', 'lrSchedulerType', 'warmupSteps'),
+  optimizer: optional(kinds.object),
+  schedule: kinds.object,
   stepsPerRound: kinds.count,
   batchSize: kinds.count,
   perDeviceTrainBatchSize: optional(kinds.count),
@@ -133,18 +140,21 @@ interface Round {
 /**
  * Runs the loop to its end or to the signal.
  *
- * @throws WhetstoneError E_VERIFIER when a round keeps nothing, and what training throws
+ * @throws WhetstoneError E_CONFIG, E_VERIFIER when a round keeps nothing, and what training throws
  */
-export async function iterate(options: IterateOptions): Promise<PhaseResult> {
-  checkOptions('iterate', options, iterateKinds)
-  checkOptions('iterate.update', options.update, updateKinds)
+export async function iterate(given: IterateOptions): Promise<PhaseResult> {
+  checkOptions('iterate', given, iterateKinds)
+  checkOptions('iterate.update', given.update, updateKinds)
+  const optimizer = readConfig('iterate.update.optimizer', adamwOptions, given.update.optimizer ?? {})
+  const schedule = readConfig('iterate.update.schedule', scheduleOptions, given.update.schedule)
+  const options: IterateOptions = { ...given, update: { ...given.update, optimizer, schedule } }
   const { policy, reference, update, rounds, emit, output } = options
   checkUpdate(options)
   const trainer = createTrainer({
     policy: policy.decoder,
     reference,
     objective: update.objective,
-    optimizer: update.optimizer,
+    optimizer,
     temperature: update.temperature,
     activationCheckpointing: update.gradientCheckpointing,
     referenceSync: update.referenceSync,
@@ -157,7 +167,8 @@ export async function iterate(options: IterateOptions): Promise<PhaseResult> {
       name: 'round',
       model: policy,
       trainer,
-      schedule: { ...update.schedule, totalSteps },
+      schedule: { ...schedule, totalSteps },
+      stepsPerEpoch: options.roundsPerEpoch && options.roundsPerEpoch * update.stepsPerRound,
       plan: async (step) => {
         const number = 1 + Math.floor(step / update.stepsPerRound)
         if (current?.number !== number) current = await makeRound(options, number)

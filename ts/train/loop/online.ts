@@ -9,7 +9,13 @@ import { checkOptions, either, kinds, optional } from '../../src/base/arguments.
 import { WhetstoneError } from '../../src/base/errors.js'
 import { type LanguageModel, modelKind } from '../../src/generate/language-model.js'
 import { type Decoder, decoderKind, positionLimit } from '../../src/models/decoder.js'
-import { optimizerShape, referenceSyncShape, saveTotalLimit, stochasticRounding } from '../config/options.js'
+import {
+  adamwOptions,
+  optimizerShape,
+  referenceSyncShape,
+  saveTotalLimit,
+  stochasticRounding,
+} from '../config/options.js'
 import { type Resolved, resolvedKind, type Source, sourcesKind } from '../config/resolve.js'
 import { checkIds } from '../data/encode.js'
 import { dataKind } from '../data/rows.js'
@@ -25,6 +31,7 @@ import { type Explore, promptIds, type SampleGroupOptions, sampleGroup } from '.
 import { type IterateOptions, iterate } from './iterate.js'
 import { type RoundStatistics, rewardStatistics, sampledEntropy } from './metrics.js'
 import { isTaskSource, type PromptSource, readPrompts, taskRounds } from './prompts.js'
+import { type OpenRewards, openRewards, rewardsKind } from './reward-model.js'
 import { checkerReward, type NamedReward, nameRewards, type RewardFunction, scoreRewards } from './rewards.js'
 import type { Score } from './score.js'
 import type { Select } from './select.js'
@@ -47,6 +54,12 @@ export const onlineShape = {
   topP: z.number().positive().max(1).default(1).describe('sampling: smallest set of tokens with this mass'),
   topK: count().default(0).describe('sampling: most probable tokens to choose from; 0: all'),
   minP: z.number().min(0).max(1).default(0).describe('sampling: least share of the largest probability'),
+  stopStrings: z
+    .array(z.string().min(1))
+    .optional()
+    .describe('texts that end a sample; rewards see what is before them. As JSON they keep blanks and commas'),
+  stopIds: z.array(count()).optional().describe('tokens that end a sample; default the end tokens of the model'),
+  maxRows: count(1).default(256).describe('most samples in flight at once: memory, never results'),
   rewardWeights: z.array(z.number()).optional().describe('weight of each reward function; default 1'),
   perDeviceTrainBatchSize: count(1).default(8).describe('examples per micro-batch'),
   gradientAccumulationSteps: count(1).default(1).describe('micro-batches per optimizer step'),
@@ -66,8 +79,11 @@ export interface OnlineOptions {
   readonly policy: LanguageModel
   /** A task source, a .jsonl or .json file of rows with `prompt`, or such rows. */
   readonly prompts: PromptSource
-  /** Judges of samples. A task source needs none: its exact checker is one. */
-  readonly rewardFuncs?: readonly RewardFunction[]
+  /**
+   * Judges of samples: functions, and folders of reward models, which the run loads and frees. A task source needs none: its
+   * exact checker is one.
+   */
+  readonly rewardFuncs?: readonly (RewardFunction | string)[]
   /** Frozen model that the policy is tied to; default the policy as it is when the run starts. */
   readonly reference?: Decoder
   /** Run folder; none: nothing is saved. */
@@ -86,7 +102,7 @@ export interface OnlineOptions {
 const onlineKinds = {
   policy: modelKind,
   prompts: either(sourceKind, dataKind),
-  rewardFuncs: optional(kinds.list),
+  rewardFuncs: optional(rewardsKind),
   reference: optional(decoderKind),
   output: optional(kinds.path),
   resume: optional(kinds.flag),
@@ -129,6 +145,9 @@ export const samplingOf = (values: OnlineValues): SampleGroupOptions => ({
   topP: values.topP,
   topK: values.topK,
   minP: values.minP,
+  stopStrings: values.stopStrings,
+  stopIds: values.stopIds,
+  maxRows: values.maxRows,
 })
 
 /** True when sampling leaves no token out: its log-probs are then those of a trainer at its temperature. */
@@ -142,7 +161,7 @@ const given = (options: OnlineOptions): Record<string, unknown> => {
 }
 
 /**
- * Starts an online method. Iterate the result for events; await `result` for the end.
+ * Starts an online method. Iterate it for events; await its `result` for the end; see {@link Run}.
  *
  * @param resolve the method's settings from their sources
  * @param methodOf the method for resolved settings
@@ -161,14 +180,18 @@ export const startOnline = <V extends OnlineValues>(
     const warn = (message: string) => emit({ type: 'warning', message })
     const folder = output === undefined ? undefined : await openRun(output, record, resume, warn)
     let started: Reference | undefined
+    let judges: OpenRewards | undefined
     try {
+      judges = await openRewards(options.rewardFuncs, options.policy.decoder.device)
       started = await referenceOf(options, method, config.values)
-      return await runOnline({ ...options, reference: started?.decoder }, config.values, method, (event) => {
+      const parts = { ...options, reference: started?.decoder, judges }
+      return await runOnline(parts, config.values, method, (event) => {
         folder?.log(event)
         emit(event)
       })
     } finally {
       started?.dispose()
+      judges?.dispose()
       await folder?.close()
     }
   })
@@ -181,9 +204,14 @@ const referenceOf = async (
 ): Promise<Reference | undefined> =>
   needsReference || objective.needs.reference ? openReference(policy.decoder, reference, syncRefModel) : undefined
 
+/** The options of a run whose models are there. */
+interface OnlineParts extends OnlineOptions {
+  readonly judges: OpenRewards
+}
+
 /** The rewards of a run: what was passed, or the source's checker; then the method's own. */
-function rewardsOf({ prompts, rewardFuncs }: OnlineOptions, { rewardWeights }: OnlineValues, own: OnlineMethod) {
-  const passed = rewardFuncs ?? (isTaskSource(prompts) ? [checkerReward(prompts)] : [])
+function rewardsOf({ prompts, judges }: OnlineParts, { rewardWeights }: OnlineValues, own: OnlineMethod) {
+  const passed = judges.functions ?? (isTaskSource(prompts) ? [checkerReward(prompts)] : [])
   const named = nameRewards(passed, rewardWeights)
   return own.rewards === undefined || own.rewards.length === 0 ? named : [...named, ...nameRewards(own.rewards)]
 }
@@ -226,7 +254,7 @@ function updateOf(values: OnlineValues, method: OnlineMethod): IterateOptions['u
   const batchSize = values.perDeviceTrainBatchSize * values.gradientAccumulationSteps
   return {
     objective: method.objective,
-    optimizer: values,
+    optimizer: adamwOptions.strip().parse(values),
     schedule: {
       learningRate: values.learningRate,
       lrSchedulerType: values.lrSchedulerType,
@@ -246,7 +274,7 @@ function updateOf(values: OnlineValues, method: OnlineMethod): IterateOptions['u
 }
 
 async function runOnline(
-  options: OnlineOptions,
+  options: OnlineParts,
   values: OnlineValues,
   method: OnlineMethod,
   emit: Emit,
@@ -270,6 +298,7 @@ async function runOnline(
     select: method.select(rewards),
     update,
     rounds: values.rounds,
+    roundsPerEpoch: rounds.size / tried,
     limits: { shardSize: method.enough && values.promptsPerRound, enough: method.enough },
     statistics: statisticsOf(values, method),
     samples: values.samples,
@@ -279,7 +308,12 @@ async function runOnline(
     saveRounds: values.saveRounds,
     saveTotalLimit: values.saveTotalLimit,
     monitor,
-    fingerprint: { ...values, prompts: rounds.digest, rewards: names },
+    fingerprint: {
+      ...values,
+      prompts: rounds.digest,
+      rewards: names,
+      ...(options.judges.hashes.length > 0 && { rewardModels: options.judges.hashes }),
+    },
     emit,
     signal,
   })

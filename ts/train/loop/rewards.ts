@@ -3,10 +3,11 @@
 // sample. Differs from TRL: a function that fails, or gives NaN, stops the run; it is never a warning.
 
 import { overlongPenalty } from '../../loss/advantages.js'
+import { checkArgument, type Kind, kinds, listOf, optional } from '../../src/base/arguments.js'
 import { messageOf, WhetstoneError } from '../../src/base/errors.js'
 import type { Task, TaskSource } from '../tasks/index.js'
 import type { Score } from './score.js'
-import { type Segment, type Trace, turnsOf, withScores } from './trace.js'
+import { type Segment, type Trace, tracesKind, turnsOf, withScores } from './trace.js'
 
 /** Samples to judge; every list has one entry per sample. */
 export interface RewardInput {
@@ -30,6 +31,15 @@ export interface NamedReward {
   readonly evaluate: RewardFunction
 }
 
+/** A {@link NamedReward} among arguments. */
+const rewardKind: Kind = {
+  expected: 'a named reward, as nameRewards() gives them',
+  fits: (value) => {
+    const { name, weight, evaluate } = (value ?? {}) as Partial<NamedReward>
+    return kinds.filled.fits(name) && kinds.number.fits(weight) && kinds.call.fits(evaluate)
+  },
+}
+
 const refuse = (option: string, message: string): never => {
   throw new WhetstoneError('E_CONFIG', option, message)
 }
@@ -40,11 +50,12 @@ const refuse = (option: string, message: string): never => {
  * @throws WhetstoneError E_CONFIG when there is none, a name comes twice, or the weights do not fit
  */
 export function nameRewards(functions: readonly RewardFunction[], weights?: readonly number[]): NamedReward[] {
+  checkArgument('rewardFuncs', functions, listOf(kinds.call))
+  checkArgument('rewardWeights', weights, optional(kinds.numbers))
   if (functions.length === 0) refuse('rewardFuncs', 'expected at least one reward function, got none')
   if (weights !== undefined && weights.length !== functions.length)
     refuse('rewardWeights', `expected ${functions.length} weights, one per reward function, got ${weights.length}`)
   const rewards = functions.map((evaluate, i) => {
-    if (typeof evaluate !== 'function') refuse('rewardFuncs', `expected functions, got a ${typeof evaluate} at ${i}`)
     return { name: evaluate.name || `reward${i + 1}`, weight: weights?.[i] ?? 1, evaluate }
   })
   const twice = rewards.find(({ name }, i) => rewards.findIndex((other) => other.name === name) !== i)
@@ -96,9 +107,10 @@ const shown = (value: unknown): string =>
  * @throws WhetstoneError E_VERIFIER naming the function and the sample: a function fails, gives something that is no
  *   finite number, or none applies
  */
-export const scoreRewards =
-  (rewards: readonly NamedReward[]): Score =>
-  async (traces) => {
+export function scoreRewards(rewards: readonly NamedReward[]): Score {
+  checkArgument('scoreRewards.rewards', rewards, listOf(rewardKind))
+  return async (traces) => {
+    checkArgument('scoreRewards: traces', traces, tracesKind)
     if (traces.length === 0) return []
     const judged = await Promise.all(rewards.map((reward) => judge(reward, traces)))
     return traces.map((trace, i) => {
@@ -116,6 +128,7 @@ export const scoreRewards =
       })
     })
   }
+}
 
 /** 1 for completions that end by themselves and that the source's exact checker accepts, else 0. */
 export const checkerReward = (source: Pick<TaskSource, 'check'>): RewardFunction =>

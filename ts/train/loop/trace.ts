@@ -1,7 +1,7 @@
 // What the self-training loop passes on: a task's attempt as segments of text and tokens, with log-probs under the
 // policy that wrote it, and named scores. Primitives read and extend traces; none changes one in place.
 
-import { having, kinds, listOf } from '../../src/base/arguments.js'
+import { checkArgument, having, type Kind, kinds, listOf } from '../../src/base/arguments.js'
 import type { Task } from '../tasks/index.js'
 
 /** A stretch of a trace from one speaker. */
@@ -31,20 +31,25 @@ export interface Trace {
 
 const isTrace = having('a trace', 'task', 'segments', 'scores')
 
-/** Traces among arguments. */
-export const tracesKind = listOf({
+/** A trace among arguments. */
+const traceKind: Kind = {
   ...isTrace,
   fits: (value) => isTrace.fits(value) && kinds.list.fits((value as Trace).segments),
-})
+}
+
+/** Traces among arguments. */
+export const tracesKind = listOf(traceKind)
 
 /** What the policy wrote, turn by turn. */
 export const turnsOf = (trace: Trace): Segment[] => trace.segments.filter(({ role }) => role === 'completion')
 
-/** The text that the policy wrote. */
-export const completionOf = (trace: Trace): string =>
-  turnsOf(trace)
+/** The text that the policy wrote; of several turns all of them. */
+export function completionOf(trace: Trace): string {
+  checkArgument('completionOf.trace', trace, traceKind)
+  return turnsOf(trace)
     .map((segment) => segment.text)
     .join('')
+}
 
 /** Tokens that the policy wrote. */
 export const completionLength = (trace: Trace): number =>
@@ -58,6 +63,7 @@ export const withScores = (trace: Trace, scores: Readonly<Record<string, number>
 
 /** Traces by task, in order of first appearance. */
 export function byTask(traces: readonly Trace[]): Trace[][] {
+  checkArgument('byTask.traces', traces, tracesKind)
   const groups = new Map<string, Trace[]>()
   for (const trace of traces) {
     const group = groups.get(trace.task.id)

@@ -6,7 +6,7 @@
 
 import { superhf as superhfObjective } from '../../loss/index.js'
 import { checkArgument, checkOptions, kinds } from '../../src/base/arguments.js'
-import { sampleGroup } from '../loop/explore.js'
+import { type SampleGroupOptions, sampleGroup, samplingKinds } from '../loop/explore.js'
 import { type IterateOptions, iterate } from '../loop/iterate.js'
 import { verify } from '../loop/score.js'
 import { pick } from '../loop/select.js'
@@ -14,12 +14,9 @@ import type { PhaseResult } from '../loop.js'
 import { sourceKind, type TaskSource } from '../tasks/task.js'
 
 /** Settings of SuperHF; names as in TRL, kappa as in the paper. */
-export interface SuperHfOptions {
-  /** Samples per task. */
-  readonly numGenerations: number
+export interface SuperHfOptions extends Omit<SampleGroupOptions, 'logps'> {
   readonly temperature: number
   readonly topP: number
-  readonly maxNewTokens: number
   /** Best samples to keep per task. */
   readonly perTask: number
   /** Weight of KL(prior || policy). */
@@ -27,10 +24,10 @@ export interface SuperHfOptions {
 }
 
 const superhfKinds = {
+  ...samplingKinds,
   numGenerations: kinds.number,
   temperature: kinds.number,
   topP: kinds.number,
-  maxNewTokens: kinds.number,
   perTask: kinds.whole,
   kappa: kinds.number,
 }
@@ -46,10 +43,10 @@ export async function superhf(
   checkArgument('superhf.source', source, sourceKind)
   checkOptions('superhf', options, superhfKinds)
   checkOptions('superhf.loop', loop, { update: kinds.object })
-  const { numGenerations, temperature, topP, maxNewTokens, perTask, kappa } = options
+  const { perTask, kappa, ...sampling } = options
   return iterate({
     ...loop,
-    explore: sampleGroup({ numGenerations, temperature, topP, maxNewTokens }),
+    explore: sampleGroup(sampling),
     score: verify((task, completion) => source.check(task, completion)),
     select: pick({ by: 'reward', threshold: 1, perTask }),
     update: { ...loop.update, objective: superhfObjective({ kappa }) },

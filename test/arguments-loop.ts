@@ -1,0 +1,199 @@
+// The part of arguments-table.ts that is about self-training: parts of the loop, the loop, recipes.
+
+import * as api from '../ts/src/index.js'
+import {
+  context,
+  type Entry,
+  frozen,
+  loop,
+  policy,
+  reward,
+  rows,
+  scorer,
+  source,
+  task,
+  trace,
+} from './support-arguments.js'
+
+/** A recipe in one short round. */
+const recipeOf = (run: (options: never) => { readonly result: Promise<unknown> }): Entry => ({
+  call: (options) => run(options).result,
+  args: [{ policy, prompts: [{ prompt: '2 + 2 =' }], rewardFuncs: [reward], ...short }],
+  options: {
+    0: {
+      'policy!': '',
+      'prompts!': '',
+      'rewardFuncs!': '',
+      rounds: 'number',
+      topP: '',
+      stopStrings: 'list',
+      stopIds: 'list',
+      maxRows: 'number',
+      rewardWeights: '',
+      reference: '',
+      output: 'text',
+      resume: 'true',
+      signal: '',
+      monitor: 'function',
+      sources: 'list',
+      record: '',
+    },
+  },
+})
+const short = { rounds: 1, promptsPerRound: 1, numGenerations: 2, maxCompletionLength: 2, learningRate: 0 }
+
+const named = api.nameRewards([reward as never])
+const group = { numGenerations: 1, maxNewTokens: 2 }
+
+/** Public functions of the loop, and the functions that those give. */
+export const loopTable: Readonly<Record<string, Entry>> = {
+  iterate: {
+    call: api.iterate,
+    args: [loop],
+    options: {
+      0: {
+        'policy!': '',
+        'tasks!': '',
+        'explore!': '',
+        'score!': '',
+        'select!': '',
+        'update!': '',
+        'rounds!': 'number',
+        'seed!': 'number',
+        'emit!': 'function',
+        reference: '',
+        limits: 'object',
+        statistics: 'function',
+        samples: 'number',
+        roundsPerEpoch: 'number',
+        output: 'text',
+        resume: 'true',
+        saveRounds: 'number',
+        saveTotalLimit: 'number',
+        monitor: 'function',
+        fingerprint: 'object',
+        signal: '',
+      },
+    },
+  },
+  'iterate.update': {
+    call: (update: (typeof loop)['update']) => api.iterate({ ...loop, update }),
+    args: [loop.update],
+    options: {
+      0: {
+        'objective!': '',
+        optimizer: 'object',
+        'schedule!': '',
+        'stepsPerRound!': 'number',
+        'batchSize!': 'number',
+        perDeviceTrainBatchSize: 'number',
+        temperature: 'number',
+        gradientCheckpointing: 'true',
+        toExamples: '',
+        numIterations: '',
+      },
+    },
+  },
+  'recipes.grpo': recipeOf(api.recipes.grpo),
+  'recipes.onlineDpo': recipeOf(api.recipes.onlineDpo),
+  'recipes.bestOfN': recipeOf(api.recipes.bestOfN),
+  'recipes.score': recipeOf(api.recipes.score),
+  'recipes.superhf': {
+    call: (...args) => {
+      const [from, options, rest] = args as unknown as Parameters<typeof api.recipes.superhf>
+      return api.recipes.superhf(from, options, typeof rest === 'object' && rest ? { ...loop, ...rest } : rest)
+    },
+    args: [
+      source,
+      { ...group, temperature: 1, topP: 1, perTask: 1, kappa: 0 },
+      { signal: AbortSignal.abort(), reference: frozen.decoder },
+    ],
+    fair: { 2: '' },
+    options: { 1: { 'numGenerations!': 'number', 'temperature!': 'number', 'kappa!': 'number' } },
+  },
+  sampleGroup: {
+    call: api.sampleGroup,
+    args: [group],
+    options: {
+      0: {
+        'numGenerations!': 'number',
+        'maxNewTokens!': 'number',
+        temperature: 'number',
+        stopIds: 'list',
+        stopStrings: 'list',
+        maxRows: 'number',
+        logps: '',
+      },
+    },
+  },
+  byTask: { call: api.byTask, args: [[trace]], fair: { 0: 'list' } },
+  completionOf: { call: api.completionOf, args: [trace] },
+  credit: {
+    call: api.credit,
+    args: [api.advantages.grpo, 'reward', 'advantage'],
+    fair: { 0: 'function', 1: 'undefined text', 2: 'undefined text' },
+  },
+  'credit()': {
+    call: api.credit(api.advantages.grpo),
+    args: [[trace, { ...trace, sample: 1 }]],
+    fair: { 0: 'list' },
+  },
+  policyExamples: {
+    call: (traces) => api.policyExamples(traces, 1),
+    args: [[{ ...trace, scores: { advantage: 1 } }]],
+    fair: { 0: 'list' },
+  },
+  pairExamples: { call: api.pairExamples, args: ['reward'], fair: { 0: 'undefined text' } },
+  'pairExamples()': {
+    call: (traces) => api.pairExamples()(traces, 1),
+    args: [[trace, { ...trace, sample: 1 }]],
+    fair: { 0: 'list' },
+  },
+  nameRewards: { call: api.nameRewards, args: [[reward], [1]], fair: { 1: 'undefined' } },
+  scoreRewards: { call: api.scoreRewards, args: [named], fair: { 0: 'list' } },
+  'scoreRewards()': { call: api.scoreRewards(named), args: [[trace]], fair: { 0: 'list' } },
+  evaluateLoss: {
+    call: api.evaluateLoss,
+    args: [{ policy, objective: api.sft(), data: rows }],
+    options: {
+      0: {
+        'policy!': '',
+        'objective!': '',
+        'data!': '',
+        limit: 'number',
+        reference: '',
+        temperature: 'number',
+        perDeviceEvalBatchSize: 'number',
+        sharePrompts: 'true',
+        maxLength: 'number',
+      },
+    },
+  },
+  rewardModel: {
+    call: (...args) => Promise.resolve(api.rewardModel(...(args as unknown as Parameters<typeof api.rewardModel>))),
+    args: [scorer, { name: 'x' }],
+    fair: { 1: 'undefined object' },
+    options: { 1: { name: 'text', specialTokens: '' } },
+  },
+  'sampleGroup()': {
+    call: api.sampleGroup(group),
+    args: [context, [task]],
+    fair: { 1: 'list' },
+    options: { 0: { 'policy!': '', 'seed!': 'number', 'round!': 'number', signal: '' } },
+  },
+  chain: { call: api.chain, args: [group, [{ maxNewTokens: 2, inject: () => 'x' }]], fair: { 1: 'list' } },
+  'chain()': {
+    call: api.chain(group, [{ maxNewTokens: 2, inject: () => 'x' }]),
+    args: [context, [task]],
+    fair: { 1: 'list' },
+  },
+  verify: { call: api.verify, args: [source.check], fair: { 0: 'function' } },
+  'verify()': { call: api.verify(source.check), args: [[trace]], fair: { 0: 'list' } },
+  pick: {
+    call: api.pick,
+    args: [{ by: 'reward' }],
+    fair: { 0: 'undefined object' },
+    options: { 0: { by: 'text', threshold: 'number', perTask: 'number', distinct: 'true' } },
+  },
+  'pick()': { call: api.pick(), args: [[trace]], fair: { 0: 'list' } },
+}
