@@ -90,6 +90,28 @@ t.test('settings that do not go together', async (t) => {
   t.notOk((await readdir(folder)).includes('no'), 'and no folder is left')
 })
 
+t.test('schedules of trainers on samples', async (t) => {
+  await put('rewards.mjs', 'export const long = ({ completions }) => completions.map((text) => text.length)\n')
+  const settings = '--model base --data completion.jsonl --rewards rewards.mjs --rounds 4 --promptsPerRound 1'
+  const of = (output: string, more: string) =>
+    run(
+      ...words(
+        `train grpo ${settings} --numGenerations 2 --maxCompletionLength 4 --learningRate 1e-3 --output ${output} ${more}`,
+      ),
+    )
+  const type = '--lrSchedulerType cosine_with_min_lr'
+  const { code, err } = await of(
+    'waves',
+    `${type} --lrSchedulerKwargs {"min_lr":1e-3} --warmupRatio 0.5 --saveTotalLimit 0`,
+  )
+  t.equal(code, 0, err)
+  const rates = (await eventsOf('waves')).flatMap(({ type, learningRate }) => (type === 'step' ? [learningRate] : []))
+  t.same(rates, [0, 5e-4, 1e-3, 1e-3], 'half of the steps to the peak, which is the least rate too')
+  t.equal((await readdir(join(folder, 'waves', 'rounds', 'checkpoints'))).length, 4, 'saveTotalLimit 0 keeps all')
+  t.match((await of('no', type)).err, /^E_CONFIG \[lrSchedulerKwargs\] .*either minLr or minLrRate/m)
+  t.notOk((await readdir(folder)).includes('no'), 'refused before there is a folder')
+})
+
 t.test('more steps: as if from the start, or refused with what to do', async (t) => {
   const of = (output: string, more: string) =>
     run(...words(`train sft --config run.yaml --data completion.jsonl --output ${output} ${more}`))

@@ -230,7 +230,7 @@ t.test('readers that are gone from the start: every command ends quietly, with i
     [['doctor', '--json'], 0],
     [['preview', ...quick.slice(0, 4)], 0],
     [['estimate', 'sft', ...quick], 0],
-    [['eval', 'sft', ...quick], 0],
+    [['eval', 'sft', ...quick, '--json'], 0],
     [['generate', '--model', model, '--prompt', 'one', '--maxNewTokens', '40'], 0],
     [['merge', '--model', model, '--output', 'merged'], 1],
     [['report', 'three'], 0],

@@ -5,7 +5,7 @@ import { readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { WhetstoneError } from '../ts/src/base/errors.js'
-import { loadModel } from '../ts/src/generate/language-model.js'
+import { loadModel, type ModelOptions } from '../ts/src/generate/language-model.js'
 import { sft } from '../ts/src/index.js'
 import { trainingOptions } from '../ts/train/config/options.js'
 import type { TrainEvent } from '../ts/train/events.js'
@@ -229,8 +229,8 @@ t.test('a signal during an evaluation: it is made when the run goes on', async (
 const { folder, base } = await tinyFolder(t)
 const rows = rowsOf.completion
 
-async function trained(options: Partial<TrainOptions>) {
-  using policy = await loadModel(base)
+async function trained(options: Partial<TrainOptions>, load: ModelOptions = {}) {
+  using policy = await loadModel(base, load)
   const shared = { learningRate: 3e-2, lrSchedulerType: 'constant', perDeviceTrainBatchSize: 2, maxSteps: 12 } as const
   const job = train({ policy, objective: sft(), data: rows, ...shared, ...options })
   const events: TrainEvent[] = []
@@ -270,6 +270,22 @@ t.test('train ends with the best weights in memory, and says where they lie', as
   })
   await t.rejects(trained({ ...options, output: join(folder, 'no rows'), evalRows: 0 }), { code: 'E_CONFIG' })
   t.notOk((await readdir(folder)).includes('no rows'), 'refused before there is a folder')
+})
+
+t.test('an adapter, and weights in bf16', async (t) => {
+  const settings = { evalRows: 3, evalSteps: 2, saveSteps: 2, loadBestModelAtEnd: true, maxSteps: 8 }
+  // The adapter's loss falls from one evaluation to the next, so the worst is taken for the best.
+  for (const [name, load, more] of [
+    ['adapter', { dtype: 'f32', lora: { r: 4, loraAlpha: 32 } }, { greaterIsBetter: true }],
+    ['bf16', { dtype: 'bf16' }, { learningRate: 0.3 }],
+  ] as const) {
+    const { result, of, hash } = await trained({ ...settings, ...more, output: join(folder, name) }, load)
+    const losses = of('eval').map(({ values }) => values.loss)
+    t.equal(result.best?.value, name === 'adapter' ? Math.max(...losses) : Math.min(...losses))
+    t.ok((result.best?.step ?? 8) < 8, `${name}: the last is not the best`)
+    using best = await loadModel(result.checkpoint ?? '', { dtype: load.dtype })
+    t.equal(await weightsHash(best), hash, name)
+  }
 })
 
 t.test('by epochs', async (t) => {

@@ -26,7 +26,9 @@ export async function changesOf(
   watched: boolean,
 ): Promise<Changes> {
   if (output === undefined) return none
-  const [newest = 'step-N'] = await checkpointNames(join(output, 'checkpoints'))
+  const [newest] = await checkpointNames(join(output, 'checkpoints'))
+  // Nothing was saved: the run begins anew, with whatever settings its folder has.
+  if (newest === undefined) return none
   const onward = `start a new run from its checkpoint, with ${join(output, 'checkpoints', newest)} as the model and another output`
   if (values.saveOnlyModel)
     throw new WhetstoneError(
