@@ -78,12 +78,15 @@ function schemaOf({ recipe, method }: OnlineTrainer): z.ZodObject {
 }
 
 /** The settings of an online trainer. */
-export const onlineCatalogue = (trainer: string): Catalogue =>
-  catalogueOf([
+export const onlineCatalogue = (trainer: string): Catalogue => {
+  const { method } = onlineTrainers[trainer]
+  const catalogue = catalogueOf([
     { name: '', title: 'Model, prompts, rewards and output', schema: onlineRunOptions },
     { name: '', title: `Settings of ${trainer}`, schema: schemaOf(onlineTrainers[trainer]) },
     loraGroup,
   ])
+  return method === undefined ? catalogue : { ...catalogue, fixed: { method } }
+}
 
 /** An online run as it was asked for. */
 export interface OnlineSettings {
