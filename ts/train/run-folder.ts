@@ -27,8 +27,8 @@ export type LoggedEvent = TrainEvent & { readonly time: string }
  * Opens a run folder, new or to resume.
  *
  * @param warn told when an event could not be logged: the run goes on, its log has a gap
- * @throws WhetstoneError E_CONFIG when it is in use or holds a run that was not asked to resume, E_MISMATCH when the
- *   settings differ from the run's
+ * @throws WhetstoneError E_CONFIG when it is in use, holds a run that was not asked to resume, or none that was;
+ *   E_MISMATCH when the settings differ from the run's
  */
 export async function openRun(
   path: string,
@@ -36,6 +36,7 @@ export async function openRun(
   resume: boolean,
   warn: (message: string) => void,
 ): Promise<RunFolder> {
+  if (resume && !(await exists(join(path, 'config.json')))) refuseResume(path)
   await ensureDirectory(path)
   const unlock = await lockRun(path)
   try {
@@ -57,6 +58,13 @@ export async function openRun(
       await writing.finally(unlock)
     },
   }
+}
+
+/** To go on never means to begin: a mistyped folder would become a second run. */
+function refuseResume(path: string): never {
+  const text =
+    'there is no run in the folder to go on with: leave out --resume to start one, or name the folder of a run'
+  throw new WhetstoneError('E_CONFIG', path, text)
 }
 
 /** Appends whole lines to a file. Never rejects: a full disk costs lines of the log, not the run. */

@@ -113,6 +113,17 @@ export const layoutOf = ({ needs }: Objective, { sharePrompts }: TrainingOptions
   reads: needs.values === undefined ? 'next' : 'own',
 })
 
+/**
+ * Refuses evaluations without rows to evaluate on.
+ *
+ * @throws WhetstoneError E_CONFIG
+ */
+export function checkEvaluation({ evalSteps, evalRows }: TrainingOptions, evalData: unknown): void {
+  if (evalSteps === 0 || evalRows > 0 || evalData !== undefined) return
+  const text = `expected evalData or evalRows beside it, got neither: there is nothing to evaluate on every ${evalSteps} steps`
+  throw new WhetstoneError('E_CONFIG', 'evalSteps', text)
+}
+
 /** A run on its way: what its parts need. */
 interface Job {
   readonly options: TrainOptions
@@ -124,7 +135,8 @@ interface Job {
 async function runTraining(options: TrainOptions, emit: Emit): Promise<TrainResult> {
   checkOptions('train', options, trainKinds)
   const config = resolveConfig(trainingOptions, options.sources ?? [{ origin: 'argument', values: given(options) }])
-  const { output, resume = false, record = config } = options
+  const { output, resume = false, record = config, evalData } = options
+  checkEvaluation(config.values, evalData)
   const warn = (message: string) => emit({ type: 'warning', message })
   const folder = output === undefined ? undefined : await openRun(output, record, resume, warn)
   const log: Emit = (event) => {
