@@ -3,6 +3,7 @@
 import { bytesText } from '../../src/base/progress.js'
 import { estimateMemory, type MemoryEstimate } from '../estimate.js'
 import { type AddCommand, print } from './common.js'
+import { addDeviceFlag } from './device.js'
 import type { Options } from './flags.js'
 import { addObjectives, settingsOf } from './settings.js'
 
@@ -11,7 +12,12 @@ export const estimateCommand: AddCommand = (program) => {
   const command = program
     .command('estimate')
     .description('predict the memory of a training run before it starts; one subcommand per objective')
-  addObjectives(command, (objective) => `memory of train ${objective} with the same options`, runEstimate)
+  addObjectives(
+    command,
+    (objective) => `memory of train ${objective} with the same options`,
+    runEstimate,
+    addDeviceFlag,
+  )
 }
 
 async function runEstimate(objective: string, options: Options): Promise<void> {

@@ -6,7 +6,6 @@ import { pathToFileURL } from 'node:url'
 import { messageOf, WhetstoneError } from '../../src/base/errors.js'
 import type { LanguageModel } from '../../src/generate/language-model.js'
 import { withoutAdapter } from '../../src/models/adapter.js'
-import { readConfigFile } from '../config/file.js'
 import {
   type OnlineRunOptions,
   type OnlineSettings,
@@ -18,17 +17,10 @@ import type { OnlineOptions } from '../loop/online.js'
 import type { RewardFunction } from '../loop/rewards.js'
 import { recipes } from '../recipes/index.js'
 import { createTask } from '../tasks/index.js'
-import { followRun, needed, recordOf, textOf } from './common.js'
-import { type Options, readFlags } from './flags.js'
+import { followRun, needed, recordOf } from './common.js'
+import type { Options } from './flags.js'
 import { loadPolicy, loadReference, type ModelSettings } from './models.js'
-
-/** The settings of an online run: defaults, then the file of `--config`, then flags. */
-async function settingsOf(trainer: string, options: Options): Promise<OnlineSettings> {
-  const catalogue = onlineCatalogue(trainer)
-  const file = textOf(options, 'config')
-  const fromFile = file === undefined ? [] : await readConfigFile(file, catalogue)
-  return resolveOnline(trainer, catalogue, [...fromFile, ...readFlags(catalogue, options)])
-}
+import { givenOf, usualValues } from './settings.js'
 
 /**
  * The functions that a module exports, by name or in its default export.
@@ -80,11 +72,13 @@ async function referenceOf(settings: OnlineSettings, models: ModelSettings, { de
 
 /** Runs an online trainer. */
 export async function runOnline(trainer: string, options: Options): Promise<void> {
-  const settings = await settingsOf(trainer, options)
+  const catalogue = onlineCatalogue(trainer)
+  const settings = resolveOnline(trainer, catalogue, await givenOf(catalogue, options))
   const { run, sources, values, lora, all } = settings
   const output = needed(run.output, 'output')
   const resume = options.resume === true
-  await followRun({ all, output, json: options.json === true }, async ({ signal, follow, warn }) => {
+  const usual = usualValues(catalogue)
+  await followRun({ all, usual, output, json: options.json === true }, async ({ signal, follow, warn }) => {
     const seed = Number(values.seed)
     const prompts = await promptsOf(run, seed)
     const models: ModelSettings = { run, lora, seed, warn }
