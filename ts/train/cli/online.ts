@@ -47,18 +47,22 @@ async function readRewards(file: string): Promise<RewardFunction[]> {
 
 type Prompts = Pick<OnlineOptions, 'prompts' | 'rewardFuncs'>
 
-async function promptsOf({ tasks, difficulty, data, rewards }: OnlineRunOptions, seed: number): Promise<Prompts> {
-  if ((tasks === undefined) === (data === undefined))
-    throw new WhetstoneError('E_CONFIG', '--tasks', 'expected either --tasks NAME or --data FILE with --rewards MODULE')
-  const rewardFuncs = rewards === undefined ? undefined : await readRewards(rewards)
-  if (tasks !== undefined) return { prompts: createTask(tasks, { seed, difficulty }), rewardFuncs }
-  if (rewardFuncs === undefined)
-    throw new WhetstoneError('E_CONFIG', '--rewards', 'expected a module of reward functions for the prompts, got none')
-  return { prompts: String(data), rewardFuncs }
+/** The tasks or the file of prompts. */
+export function promptSource({ tasks, difficulty, data }: OnlineRunOptions, seed: number): Prompts['prompts'] {
+  if (tasks !== undefined && data === undefined) return createTask(tasks, { seed, difficulty })
+  if (data !== undefined && tasks === undefined) return data
+  throw new WhetstoneError('E_CONFIG', '--tasks', 'expected either --tasks NAME or --data FILE with --rewards MODULE')
+}
+
+async function promptsOf(run: OnlineRunOptions, seed: number): Promise<Prompts> {
+  const prompts = promptSource(run, seed)
+  const rewardFuncs = run.rewards === undefined ? undefined : await readRewards(run.rewards)
+  if (run.tasks !== undefined || rewardFuncs !== undefined) return { prompts, rewardFuncs }
+  throw new WhetstoneError('E_CONFIG', '--rewards', 'expected a module of reward functions for the prompts, got none')
 }
 
 /** Is the policy tied to a reference by a weight above 0? */
-const isTied = ({ values }: OnlineSettings): boolean =>
+export const isTied = ({ values }: OnlineSettings): boolean =>
   ['beta', 'beta1', 'beta2'].some((name) => Number(values[name] ?? 0) > 0)
 
 /** The reference: what is asked for, else the policy without its fresh adapter, else the model once more. */
@@ -70,14 +74,19 @@ async function referenceOf(settings: OnlineSettings, models: ModelSettings, { de
     : { decoder: withoutAdapter(decoder), [Symbol.dispose]: () => {} }
 }
 
+/** The settings of an online run: defaults, then the files of `--config`, then flags. */
+export async function onlineSettingsOf(trainer: string, options: Options): Promise<OnlineSettings> {
+  const catalogue = onlineCatalogue(trainer)
+  return resolveOnline(trainer, catalogue, await givenOf(catalogue, options))
+}
+
 /** Runs an online trainer. */
 export async function runOnline(trainer: string, options: Options): Promise<void> {
-  const catalogue = onlineCatalogue(trainer)
-  const settings = resolveOnline(trainer, catalogue, await givenOf(catalogue, options))
+  const settings = await onlineSettingsOf(trainer, options)
   const { run, sources, values, lora, all } = settings
   const output = needed(run.output, 'output')
   const resume = options.resume === true
-  const usual = usualValues(catalogue)
+  const usual = usualValues(onlineCatalogue(trainer))
   await followRun({ all, usual, output, json: options.json === true }, async ({ signal, follow, warn }) => {
     const seed = Number(values.seed)
     const prompts = await promptsOf(run, seed)
