@@ -259,6 +259,12 @@ t.test('evaluations without rows, and a run to go on with that is none', async (
   await t.rejects(train({ ...options, evalSteps: 2, output }).result, { code: 'E_CONFIG', where: 'evalSteps' })
   await t.rejects(train({ ...options, output, resume: true }).result, { code: 'E_CONFIG', where: output })
   t.notOk(existsSync(output), 'nothing is made')
+  const stop = AbortSignal.abort(new Error('at once'))
+  await t.rejects(train({ ...options, output, signal: stop }).result, { code: 'E_ABORTED' })
+  const messages: string[] = []
+  for await (const event of train({ ...options, output, resume: true }))
+    if (event.type === 'warning') messages.push(event.message)
+  t.match(messages.join(), 'the run has no checkpoint yet: it begins at step 0 again')
   const { stepsDone } = await train({ ...options, evalSteps: 2, evalData: rowsFor(objective) }).result
   t.equal(stepsDone, 1)
 })

@@ -18,7 +18,7 @@ import { type MicroBatchOptions, microBatchOf } from './data/micro-batch.js'
 import { planData } from './data/plan.js'
 import { type DataSource, dataKind, extraFieldWarnings, readData } from './data/rows.js'
 import { type Emit, type Run, startRun } from './events.js'
-import { abortError, type PhaseResult, runPhase } from './loop.js'
+import { abortError, type PhaseResult, runPhase, tellEmptyResume } from './loop.js'
 import { dataHash, frozenParts, modelHash, openReference, type Reference, withReferenceLogps } from './reference.js'
 import { referenceSyncOf } from './reference-sync.js'
 import { openRun, type RunFolder } from './run-folder.js'
@@ -239,6 +239,9 @@ async function runPlan(
   if (totalSteps === 0) throw new WhetstoneError('E_CONFIG', 'maxSteps', 'expected at least one step, got 0')
   const device = policy.decoder.device.description
   emit({ type: 'start', step: 0, totalSteps, device, notes: [`${train.length} rows`] })
+  const directory = folder === undefined ? undefined : join(folder.path, 'checkpoints')
+  const resume = options.resume ?? false
+  await tellEmptyResume({ directory, resume, emit })
   const result = await runPhase({
     ...values,
     name: objective.name,
@@ -246,10 +249,10 @@ async function runPlan(
     trainer,
     schedule: { ...values, totalSteps },
     plan: async (step) => plan.step(step),
-    directory: folder === undefined ? undefined : join(folder.path, 'checkpoints'),
+    directory,
     fingerprint: folder === undefined ? {} : { ...(await fingerprintOf(job, train)), referenceSha256 },
     evaluate: held.length === 0 ? undefined : evaluation(job, trainer, held),
-    resume: options.resume ?? false,
+    resume,
     signal,
     emit,
   })

@@ -13,7 +13,7 @@ import { optimizerShape, referenceSyncShape, stochasticRounding } from '../confi
 import { type Resolved, resolvedKind, type Source, sourcesKind } from '../config/resolve.js'
 import { dataKind } from '../data/rows.js'
 import { type Emit, type Run, startRun } from '../events.js'
-import { abortError, type PhaseResult } from '../loop.js'
+import { abortError, type PhaseResult, tellEmptyResume } from '../loop.js'
 import { openReference, type Reference } from '../reference.js'
 import { referenceSyncOf } from '../reference-sync.js'
 import { openRun } from '../run-folder.js'
@@ -251,6 +251,8 @@ async function runOnline(
   const device = policy.decoder.device.description
   const notes = [`${rounds.size} prompts`, `rewards: ${rewards.map(({ name }) => name).join(', ')}`]
   emit({ type: 'start', step: 0, totalSteps: values.rounds * update.stepsPerRound, device, notes })
+  const directory = output === undefined ? undefined : join(output, 'rounds')
+  await tellEmptyResume({ directory: directory && join(directory, 'checkpoints'), resume: resume ?? false, emit })
   const result = await iterate({
     policy,
     reference,
@@ -264,7 +266,7 @@ async function runOnline(
     statistics: statisticsOf(values, method),
     samples: values.samples,
     seed: values.seed,
-    output: output === undefined ? undefined : join(output, 'rounds'),
+    output: directory,
     resume,
     saveRounds: values.saveRounds,
     saveTotalLimit: values.saveTotalLimit,
