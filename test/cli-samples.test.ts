@@ -55,3 +55,51 @@ t.test('reward models by folder, beside modules', async (t) => {
   t.equal(plain.code, 1)
   t.match(plain.err, /^E_CONFIG \[base\] expected a reward model with a score head of one number/m)
 })
+
+t.test('memory of trainers on samples, before they run', async (t) => {
+  await put('score.mjs', 'export const long = ({ completions }) => completions.map((text) => text.length)\n')
+  const settings = ['model: base', 'max_completion_length: 24', 'num_generations: 4', 'rounds: 1', 'rewards: score.mjs']
+  await put('estimate.yaml', `${settings.join('\n')}\nprompts_per_round: 4\ndata: completion.jsonl\n`)
+  const runs = [
+    ['grpo', ''],
+    ['grpo', '--beta 0.1'],
+    ['grpo', '--lora.r 4 --beta 0.1'],
+    ['rloo', '--dtype bf16 --stochasticRounding'],
+    ['dapo', '--maskTruncatedCompletions false'],
+    ['onlineDpo', '--dtype bf16 --gradientCheckpointing'],
+    ['bestOfN', '--threshold -1'],
+    ['score', ''],
+  ]
+  await inPairs(runs, async ([name, own]) => {
+    const what = `${name} ${own}`.trim()
+    const output = `memory ${what}`
+    const command = words(`${what} --config estimate.yaml`)
+    const { code, err } = await run('train', ...command, '--output', output)
+    t.equal(code, 0, err)
+    const used = (await eventsOf(output)).flatMap(({ memoryBytes }) =>
+      typeof memoryBytes === 'number' ? memoryBytes : [],
+    )
+    const estimate = await run('estimate', ...command, '--json')
+    t.equal(estimate.code, 0, `${what}: ${estimate.err}`)
+    const { peakBytes, rows } = JSON.parse(estimate.out) as {
+      peakBytes: number
+      rows: { name: string; bytes: number }[]
+    }
+    const last = Math.max(...used)
+    t.ok(Math.abs(peakBytes / last - 1) < 0.15, `${what}: ${peakBytes} predicted for ${last}`)
+    t.equal(
+      rows.reduce((sum, { bytes }) => sum + bytes, 0),
+      peakBytes,
+      `${what}: the table adds up`,
+    )
+    t.ok(
+      rows.every(({ bytes }) => bytes > 0),
+      what,
+    )
+  })
+  const text = await run(...words('estimate grpo --config estimate.yaml'))
+  t.match(text.out, /^train grpo on base in f32\na round: 16 samples of 24 tokens behind prompts of up to \d+\n/)
+  t.match(text.out, /^ +samples, their cache, activations +\d/m)
+  t.match((await run(...words('estimate grpo --model base'))).err, /^E_CONFIG \[--tasks\] expected either/)
+  t.match((await run(...words('estimate grpo --model base --tasks arithmetic --rounds 1'))).out, /peak of the device/)
+})

@@ -258,3 +258,37 @@ t.test('values: refusals name the setting, what was expected, what came and from
   const source = { origin: 'argument', values: { sede: 1 } }
   t.throws(() => resolveConfig(schema, [source]), { where: 'sede', message: /did you mean 'seed'/ })
 })
+
+t.test('config.json of a run gives the same settings again, for every trainer', async (t) => {
+  const kept = ({ values, origins }: ReturnType<typeof resolved>['all']) =>
+    JSON.stringify(
+      Object.fromEntries(Object.keys(origins).map((key) => [key, { value: values[key], origin: origins[key] }])),
+    )
+  for (const name of rowTrainers) {
+    const { all } = resolved(name, { learningRate: 3e-4, 'lora.r': 4, limit: 7 })
+    const path = await fileOf('config.json', kept(all))
+    const again = resolveRun(name, runCatalogue(name), await readConfigFile(path, runCatalogue(name)))
+    t.same(JSON.parse(JSON.stringify(again.all.values)), JSON.parse(JSON.stringify(all.values)), name)
+    t.equal(again.all.origins.learningRate, path)
+  }
+  for (const name of Object.keys(onlineTrainers)) {
+    const catalogue = onlineCatalogue(name)
+    const given = Object.entries({ model: 'm', learningRate: 3e-4 }).map(([key, value]) => ({
+      setting: catalogue.find(key)!,
+      value,
+      origin: commandLine,
+    }))
+    const { all } = resolveOnline(name, catalogue, given)
+    const path = await fileOf('online.json', kept(all))
+    const again = resolveOnline(name, catalogue, await readConfigFile(path, catalogue))
+    t.same(JSON.parse(JSON.stringify(again.all.values)), JSON.parse(JSON.stringify(all.values)), name)
+  }
+  const other = await fileOf('other.json', JSON.stringify({ method: { value: 'rloo', origin: 'trainer rloo' } }))
+  await t.rejects(readConfigFile(other, onlineCatalogue('grpo')), {
+    code: 'E_CONFIG',
+    where: other,
+    message: /expected 'method' to be "grpo", as the command says, got "rloo"/,
+  })
+  const plain = await fileOf('plain.json', JSON.stringify({ seed: 3, lora: { r: 2 } }))
+  t.equal((await readConfigFile(plain, runCatalogue('sft'))).length, 2, 'plain settings are as they were')
+})

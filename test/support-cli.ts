@@ -25,8 +25,8 @@ export async function commandLine(t: Pick<Test, 'teardown'>) {
   const put = (name: string, text: string): Promise<void> => writeFile(join(folder, name), text)
   const settings = ['model_name_or_path: base', 'learning_rate: 3e-3', 'max_steps: 4', 'per_device_train_batch_size: 4']
   await put('run.yaml', `${settings.join('\n')}\nsave_steps: 2\n`)
-  const start = (args: readonly string[]): ChildProcess =>
-    spawn(process.execPath, [program, ...args], { cwd: folder, stdio: ['ignore', 'pipe', 'pipe'] })
+  const start = (args: readonly string[], env = process.env): ChildProcess =>
+    spawn(process.execPath, [program, ...args], { cwd: folder, env, stdio: ['ignore', 'pipe', 'pipe'] })
   return {
     folder,
     put,

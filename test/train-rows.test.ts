@@ -1,6 +1,7 @@
 // Rows on their way through train(): conversations, rows held out, packing, adapters, bf16 and recomputation for every
 // objective; rows that a model has no positions for; the first rows of a file.
 
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { loadModel } from '../ts/src/generate/language-model.js'
@@ -248,4 +249,22 @@ t.test('a checkpoint says of what type its weights are', async (t) => {
       using again = await loadModel(checkpoint)
       t.equal(again.decoder.parameters.dtype, dtype)
     }
+})
+
+t.test('evaluations without rows, and a run to go on with that is none', async (t) => {
+  const objective = makeObjective('sft')
+  using policy = await loadModel(base)
+  const options = { policy, objective, data: rowsFor(objective), maxSteps: 1 }
+  const output = join(folder, 'no-run')
+  await t.rejects(train({ ...options, evalSteps: 2, output }).result, { code: 'E_CONFIG', where: 'evalSteps' })
+  await t.rejects(train({ ...options, output, resume: true }).result, { code: 'E_CONFIG', where: output })
+  t.notOk(existsSync(output), 'nothing is made')
+  const stop = AbortSignal.abort(new Error('at once'))
+  await t.rejects(train({ ...options, output, signal: stop }).result, { code: 'E_ABORTED' })
+  const messages: string[] = []
+  for await (const event of train({ ...options, output, resume: true }))
+    if (event.type === 'warning') messages.push(event.message)
+  t.match(messages.join(), 'the run has no checkpoint yet: it begins at step 0 again')
+  const { stepsDone } = await train({ ...options, evalSteps: 2, evalData: rowsFor(objective) }).result
+  t.equal(stepsDone, 1)
 })

@@ -92,7 +92,8 @@ export async function estimateMemory(given: EstimateOptions): Promise<MemoryEsti
   }
 }
 
-function labelState(counting: CountingDevice, { optimizer, tiedHead, policy }: Trainer): void {
+/** Names what stays of a run all the time. */
+export function labelState(counting: CountingDevice, { optimizer, tiedHead, policy }: Trainer): void {
   const { masters, gradients, firstMoments, secondMoments } = optimizer
   const all = (flat: FlatTensors) => Object.values(flat.flat)
   if (policy.adapter !== undefined) counting.label('adapter', all(policy.adapter.parameters))
@@ -137,11 +138,12 @@ const names: Readonly<Record<string, string>> = {
   reduce: 'activations: sums',
 }
 
-const rowsOf = (usage: Usage): EstimateRow[] =>
+/** A table of what memory is used for, the largest first. */
+export const rowsOf = (usage: Usage): EstimateRow[] =>
   [...usage].map(([label, bytes]) => ({ name: names[label] ?? label, bytes })).sort((a, b) => b.bytes - a.bytes)
 
 /** Upper bound of what kernels use for themselves: tiles of logits, a packed operand, blocks of each worker. */
-function scratchBytes(
+export function scratchBytes(
   { vocabSize }: DecoderConfig,
   { needs }: Objective,
   { trainedTokens }: MemoryEstimate['batch'],

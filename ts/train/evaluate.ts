@@ -65,6 +65,17 @@ export function evaluationOf(
   }
 }
 
+/**
+ * Refuses evaluations without rows to evaluate on.
+ *
+ * @throws WhetstoneError E_CONFIG
+ */
+export function checkEvaluation({ evalSteps, evalRows }: TrainingOptions, evalData: unknown): void {
+  if (evalSteps === 0 || evalRows > 0 || evalData !== undefined) return
+  const text = `expected evalData or evalRows beside it, got neither: there is nothing to evaluate on every ${evalSteps} steps`
+  throw new WhetstoneError('E_CONFIG', 'evalSteps', text)
+}
+
 /** Optimizer steps between evaluations and between checkpoints; 0: only at the end. */
 export function intervalsOf(
   { evalStrategy, evalSteps, saveStrategy, saveSteps }: TrainingOptions,

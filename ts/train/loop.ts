@@ -310,6 +310,12 @@ async function startPhase({ directory }: Phase): Promise<undefined> {
   )
 }
 
+/** Says of a run to go on with that it had saved nothing yet. */
+export async function tellEmptyResume({ directory, resume, emit }: Pick<Phase, 'directory' | 'resume' | 'emit'>) {
+  if (!resume || directory === undefined || (await checkpointNames(directory)).length > 0) return
+  emit({ type: 'warning', message: 'the run has no checkpoint yet: it begins at step 0 again' })
+}
+
 /** Restores the newest checkpoint of the phase; undefined when there is none yet. */
 async function resumePhase(phase: Phase): Promise<{ step: number; checkpoint: string; watch: WatchState } | undefined> {
   if (phase.directory === undefined) return undefined

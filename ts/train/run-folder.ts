@@ -39,7 +39,7 @@ export type LoggedEvent = TrainEvent & { readonly time: string }
  *   on, its log has a gap
  * @param changes default none
  * @throws WhetstoneError E_CONFIG when it is in use, holds a run that has made a step, samples or a checkpoint and was not
- *   asked to resume, or something else than a run; E_MISMATCH when the settings differ from those of a run to resume
+ *   asked to resume, none that was, or something else than a run; E_MISMATCH when the settings differ from those of a run to resume
  */
 export async function openRun(
   path: string,
@@ -48,6 +48,7 @@ export async function openRun(
   warn: (message: string) => void,
   changes: Changes = { allowed: [], advice: {} },
 ): Promise<RunFolder> {
+  if (resume && !(await exists(join(path, 'config.json')))) refuseResume(path)
   await ensureDirectory(path)
   const unlock = await lockRun(path)
   try {
@@ -69,6 +70,13 @@ export async function openRun(
       await writing.finally(unlock)
     },
   }
+}
+
+/** To go on never means to begin: a mistyped folder would become a second run. */
+function refuseResume(path: string): never {
+  const text =
+    'there is no run in the folder to go on with: leave out --resume to start one, or name the folder of a run'
+  throw new WhetstoneError('E_CONFIG', path, text)
 }
 
 /** Appends whole lines to a file. Never rejects: a full disk costs lines of the log, not the run. */

@@ -17,9 +17,9 @@ import type { EncodedExample } from './data/example.js'
 import { warningsOf } from './data/findings.js'
 import { planData } from './data/plan.js'
 import { type DataSource, dataKind, extraFieldWarnings, readData } from './data/rows.js'
-import { evaluationOf, intervalsOf, layoutOf } from './evaluate.js'
+import { checkEvaluation, evaluationOf, intervalsOf, layoutOf } from './evaluate.js'
 import { type Emit, type Run, startRun } from './events.js'
-import { abortError, type PhaseResult, runPhase } from './loop.js'
+import { abortError, type PhaseResult, runPhase, tellEmptyResume } from './loop.js'
 import { dataHash, frozenParts, modelHash, openReference, type Reference, withReferenceLogps } from './reference.js'
 import { referenceSyncOf } from './reference-sync.js'
 import { type Changes, openRun, type RunFolder } from './run-folder.js'
@@ -126,9 +126,10 @@ async function runTraining(options: TrainOptions, emit: Emit): Promise<TrainResu
   checkOptions('train', options, trainKinds)
   const config = resolveConfig(trainingOptions, options.sources ?? [{ origin: 'argument', values: given(options) }])
   const { values } = config
-  const { output, resume = false, record = config } = options
+  const { output, resume = false, record = config, evalData } = options
   checkSchedule(values)
-  const evaluates = options.evalData !== undefined || values.evalRows > 0
+  checkEvaluation(values, evalData)
+  const evaluates = evalData !== undefined || values.evalRows > 0
   const watch = watchOf(values, { evaluates, saves: output !== undefined })
   const changes = resume ? await changesOf(values, output, watch !== undefined) : noChanges
   const warn = (message: string) => emit({ type: 'warning', message })
@@ -235,6 +236,9 @@ async function runPlan(
   const device = policy.decoder.device.description
   const notes = [`${train.length} rows`, `model ${policy.directory}`]
   emit({ type: 'start', step: 0, totalSteps, device, notes })
+  const directory = folder === undefined ? undefined : join(folder.path, 'checkpoints')
+  const resume = options.resume ?? false
+  await tellEmptyResume({ directory, resume, emit })
   const result = await runPhase({
     ...values,
     ...intervalsOf(values, plan.stepsPerEpoch),
@@ -244,12 +248,12 @@ async function runPlan(
     schedule: { ...values, totalSteps },
     stepsPerEpoch: plan.stepsPerEpoch,
     plan: async (step) => plan.step(step),
-    directory: folder === undefined ? undefined : join(folder.path, 'checkpoints'),
+    directory,
     fingerprint: folder === undefined ? {} : { ...(await fingerprintOf(job, train)), referenceSha256 },
     free: job.changes.allowed,
     evaluate: evaluationOf(trainer, values, held, emit),
     watch,
-    resume: options.resume ?? false,
+    resume,
     signal,
     emit,
   })

@@ -1,13 +1,15 @@
 // What commands share: output, signals, options that are text, and a run from its settings to its result.
 
+import { join } from 'node:path'
 import type { Command } from 'commander'
 import { WhetstoneError } from '../../src/base/errors.js'
-import { createProgress } from '../../src/base/progress.js'
-import { describeConfig, type Resolved } from '../config/resolve.js'
+import { createProgress, type Progress } from '../../src/base/progress.js'
+import { commandLine, describeConfig, type Resolved } from '../config/resolve.js'
 import type { Run } from '../events.js'
 import type { PhaseResult } from '../loop.js'
+import { signalCodes } from './failure.js'
 import type { Options } from './flags.js'
-import { show } from './show.js'
+import { createShow } from './show.js'
 
 /** One line on standard output. */
 export const print = (line: string): void => {
@@ -31,6 +33,12 @@ export function required(options: Options, name: string): string {
   throw new WhetstoneError('E_CONFIG', `--${name}`, 'expected a value, got none')
 }
 
+/** The texts of an option that may be given several times. */
+export const textsOf = (options: Options, name: string): readonly string[] => {
+  const value = options[name]
+  return Array.isArray(value) ? value : []
+}
+
 /** The number of an option, if it was given. */
 export function numberOf(options: Options, name: string): number | undefined {
   const value = textOf(options, name)
@@ -46,16 +54,45 @@ export function dtypeOf(options: Options): 'f32' | 'bf16' | undefined {
   throw new WhetstoneError('E_CONFIG', '--dtype', `expected f32 or bf16, got '${dtype}'`)
 }
 
-/** Aborts on the first SIGINT or SIGTERM; the second ends the process at once. */
+type SignalName = keyof typeof signalCodes
+
+/** Aborts on the first SIGINT or SIGTERM, whose name is the reason's; the second ends the process at once. */
 export function untilSignal(): AbortSignal {
   const controller = new AbortController()
-  for (const name of ['SIGINT', 'SIGTERM'] as const)
+  for (const name of Object.keys(signalCodes) as SignalName[])
     process.on(name, () => {
-      if (controller.signal.aborted) process.exit(130)
+      if (controller.signal.aborted) process.exit(signalCodes[name])
       process.stderr.write('\nstopping after this step; again to stop at once\n')
       controller.abort(new Error(name))
     })
   return controller.signal
+}
+
+/** Is it the error of work that this signal ended? */
+export const isStop = (error: unknown, signal: AbortSignal): boolean =>
+  signal.aborted && WhetstoneError.isInstance(error) && error.code === 'E_ABORTED'
+
+/** A word as a shell takes it. */
+const quoted = (word: string): string => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`)
+
+/** The command that goes on with what was stopped. */
+export function resumeCommand(given = process.argv.slice(2)): string {
+  const words = given.includes('--resume') ? given : [...given, '--resume']
+  return ['whetstone', ...words.map(quoted)].join(' ')
+}
+
+/**
+ * Tells that a run was stopped with its state saved. That is no failure: the exit code stays 0.
+ *
+ * @param ends it saved a model without the optimizer, so that it cannot go on
+ */
+export function printStopped(progress: Progress, output: string, json: boolean, ends = false): void {
+  const resume = ends ? undefined : resumeCommand()
+  const onward = ends
+    ? `its checkpoint is a model without the optimizer, so that the run cannot go on (${output})`
+    : `the same command with --resume goes on (${output}):\n  ${resume}`
+  progress.note(`stopped; ${onward}`)
+  if (json) print(JSON.stringify({ stopped: true, output, resume }))
 }
 
 /** Makes a command; what each one is stands in its own file. */
@@ -80,11 +117,31 @@ export function recordOf({ values: { output: _, ...values }, origins }: AnyResol
 
 /** A run of the command line. */
 export interface RunView {
-  /** Every setting with its origin, printed first. */
+  /** Every setting with its origin. */
   readonly all: AnyResolved
+  /** What settings are when nobody gives them, by their paths. */
+  readonly usual: Readonly<Record<string, unknown>>
   readonly output: string
   /** Print one JSON object and nothing else. */
   readonly json: boolean
+}
+
+/**
+ * The settings that differ from the defaults, and all that were typed: lines `name = value  (origin)`, and where the
+ * others are.
+ */
+export function describeRun({ all: { values, origins }, usual, output }: Omit<RunView, 'json'>): string {
+  const same = (key: string) => JSON.stringify(values[key]) === JSON.stringify(usual[key])
+  const isShown = (key: string): boolean => {
+    const origin = origins[key]
+    if (values[key] === undefined || origin === 'default') return false
+    return origin === commandLine || origin.startsWith('default of ') || !same(key)
+  }
+  const shown = Object.keys(values).filter(isShown)
+  const count = Object.values(values).filter((value) => value !== undefined).length - shown.length
+  const pick = <V>(of: Readonly<Record<string, V>>) => Object.fromEntries(shown.map((key) => [key, of[key]]))
+  const text = describeConfig({ values: pick(values), origins: pick(origins) })
+  return `${text}\n${count} other settings have their defaults; all of them: ${join(output, 'config.json')}`
 }
 
 type Result = PhaseResult & { readonly metrics?: Readonly<Record<string, number>> }
@@ -98,30 +155,28 @@ export interface RunStart {
 }
 
 /** Shows a run from its settings to its result. A signal saves the state and ends it well. */
-export async function followRun(
-  { all, output, json }: RunView,
-  start: (run: RunStart) => Promise<Result>,
-): Promise<void> {
+export async function followRun(view: RunView, start: (run: RunStart) => Promise<Result>): Promise<void> {
+  const { output, json } = view
   const progress = createProgress(process.stderr, json)
-  if (!json) progress.note(describeConfig(all))
+  const show = createShow(progress)
   const signal = untilSignal()
   try {
     const follow: RunStart['follow'] = async (run) => {
-      for await (const event of run) show(progress, event)
+      for await (const event of run) {
+        // Here, and not before: what fails before it starts has no use for them.
+        if (event.type === 'start') progress.note(describeRun(view))
+        show(event)
+      }
       return run.result
     }
-    const warn = (message: string) => show(progress, { type: 'warning', message })
+    const warn = (message: string) => show({ type: 'warning', message })
     const result = await start({ signal, follow, warn })
     progress.end()
     printResult(result, json)
   } catch (error) {
     progress.end()
-    if (!signal.aborted || !WhetstoneError.isInstance(error) || error.code !== 'E_ABORTED') throw error
-    const onward =
-      all.values.saveOnlyModel === true
-        ? 'its checkpoint is a model without the optimizer, so that the run cannot go on'
-        : 'the same command with --resume goes on'
-    progress.note(`stopped; ${onward} (${output})`)
+    if (!isStop(error, signal)) throw error
+    printStopped(progress, output, json, view.all.values.saveOnlyModel === true)
   }
 }
 

@@ -1,17 +1,28 @@
 // `whetstone estimate OBJECTIVE`: the memory that `train` with the same options would need, as a table or as JSON.
 
 import { bytesText } from '../../src/base/progress.js'
+import { onlineCatalogue, onlineTrainers } from '../config/online-settings.js'
 import { estimateMemory, type MemoryEstimate } from '../estimate.js'
+import { estimateOnline } from '../estimate-online.js'
 import { type AddCommand, print } from './common.js'
-import type { Options } from './flags.js'
-import { addObjectives, settingsOf } from './settings.js'
+import { addDeviceFlag } from './device.js'
+import { addFlags, type Options } from './flags.js'
+import { isTied, onlineSettingsOf, promptSource } from './online.js'
+import { addObjectives, addTrainer, settingsOf } from './settings.js'
 
 /** Adds the command. */
 export const estimateCommand: AddCommand = (program) => {
   const command = program
     .command('estimate')
     .description('predict the memory of a training run before it starts; one subcommand per objective')
-  addObjectives(command, (objective) => `memory of train ${objective} with the same options`, runEstimate)
+  const describe = (name: string) => `memory of train ${name} with the same options`
+  addObjectives(command, describe, runEstimate, addDeviceFlag)
+  for (const name of Object.keys(onlineTrainers))
+    addTrainer(command, name, {
+      description: describe(name),
+      flags: (own) => addFlags(addDeviceFlag(own), onlineCatalogue(name)),
+      run: (options) => runOnlineEstimate(name, options),
+    })
 }
 
 async function runEstimate(objective: string, options: Options): Promise<void> {
@@ -19,15 +30,28 @@ async function runEstimate(objective: string, options: Options): Promise<void> {
   const { run, training, objective: own, lora } = settings
   const estimate = await estimateMemory({ ...run, training, objective: own, lora })
   if (options.json === true) return print(JSON.stringify(estimate))
-  printTable(`train ${objective} on ${run.model}`, estimate)
+  const { sequences, tokens, trainedTokens } = estimate.batch
+  const largest = `largest micro-batch: ${sequences} sequences, ${tokens} tokens (a shared prompt counts once), ${trainedTokens} trained`
+  printTable(`train ${objective} on ${run.model} in ${estimate.dtype}\n${largest}`, estimate)
 }
 
-function printTable(what: string, { peakBytes, rows, batch, besideBytes, hostBytes, dtype }: MemoryEstimate): void {
+async function runOnlineEstimate(trainer: string, options: Options): Promise<void> {
+  const settings = await onlineSettingsOf(trainer, options)
+  const { run, values } = settings
+  const { recipe } = onlineTrainers[trainer]
+  const prompts = promptSource(run, Number(values.seed))
+  const estimate = await estimateOnline({ recipe, settings, prompts, tied: isTied(settings) })
+  if (options.json === true) return print(JSON.stringify(estimate))
+  const { samples, promptTokens, completionTokens } = estimate.round
+  const round = `a round: ${samples} samples of ${completionTokens} tokens behind prompts of up to ${promptTokens}`
+  printTable(`train ${trainer} on ${run.model} in ${estimate.dtype}\n${round}`, estimate)
+}
+
+type Table = Pick<MemoryEstimate, 'peakBytes' | 'rows' | 'besideBytes' | 'hostBytes'>
+
+function printTable(head: string, { peakBytes, rows, besideBytes, hostBytes }: Table): void {
   const line = (name: string, bytes: number) => print(`  ${name.padEnd(44)} ${bytesText(bytes).padStart(10)}`)
-  print(`${what} in ${dtype}`)
-  print(
-    `largest micro-batch: ${batch.sequences} sequences, ${batch.tokens} tokens (a shared prompt counts once), ${batch.trainedTokens} trained`,
-  )
+  print(head)
   for (const { name, bytes } of rows) line(name, bytes)
   line('peak of the device', peakBytes)
   print('beside it, about:')

@@ -5,17 +5,19 @@ import { commandLine } from '../config/resolve.js'
 import type { RunSettings } from '../config/run-settings.js'
 import { evaluateRows } from '../evaluate.js'
 import { type AddCommand, needed, print } from './common.js'
+import { addDeviceFlags } from './device.js'
 import type { Options } from './flags.js'
 import { loadPolicy, loadReference } from './models.js'
 import { addObjectives, settingsOf } from './settings.js'
-import { show } from './show.js'
+import { createShow } from './show.js'
 
 /** Adds the command. */
 export const evaluateCommand: AddCommand = (program) => {
   const command = program
     .command('eval')
     .description('loss and statistics of a model on rows, without training; one subcommand per objective')
-  addObjectives(command, (objective) => `evaluate a model on rows, with the options of train ${objective}`, runEvaluate)
+  const describe = (objective: string) => `evaluate a model on rows, with the options of train ${objective}`
+  addObjectives(command, describe, runEvaluate, addDeviceFlags)
 }
 
 /** The rows: `evalData`, or `data` where there is none or the command line says so itself. */
@@ -29,7 +31,8 @@ async function runEvaluate(name: string, options: Options): Promise<void> {
   const { run, training: values, objective, lora } = settings
   const data = rowsOf(settings)
   const progress = createProgress(process.stderr, options.json === true)
-  const warn = (message: string) => show(progress, { type: 'warning', message })
+  const show = createShow(progress)
+  const warn = (message: string) => show({ type: 'warning', message })
   const models = { run, lora, scoreLabels: objective.needs.values, seed: values.seed, warn }
   using policy = await loadPolicy(models)
   using reference = await loadReference(models)

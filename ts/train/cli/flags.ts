@@ -11,7 +11,14 @@ import { commandLine, valueText } from '../config/resolve.js'
 import { didYouMean, plainName } from '../config/spelling.js'
 
 /** Parsed options of a command. */
-export type Options = Readonly<Record<string, string | boolean | undefined>>
+export type Options = Readonly<Record<string, string | boolean | readonly string[] | undefined>>
+
+/** Is `--json` among the arguments? Asked when they cannot be read, too. */
+export const asksForJson = (given: readonly string[]): boolean =>
+  given.slice(0, given.includes('--') ? given.indexOf('--') : undefined).some((word) => /^--json$/i.test(word))
+
+/** Gathers the values of an option that may be given several times, in their order. */
+export const gathered = (value: string, before: readonly string[] = []): readonly string[] => [...before, value]
 
 /** Settings whose flags a command has, for the spellings of their names. */
 const catalogues = new WeakMap<Command, Catalogue>()

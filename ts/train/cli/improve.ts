@@ -9,9 +9,10 @@ import { type ImproveResult, improve } from '../improve.js'
 import { improveOptions, taskPresets } from '../improve-options.js'
 import { writeReport } from '../report/report.js'
 import { openRun } from '../run-folder.js'
-import { type AddCommand, print, textOf, untilSignal } from './common.js'
+import { type AddCommand, print, printStopped, textOf, untilSignal } from './common.js'
+import { addDeviceFlags } from './device.js'
 import { addFlags, type Options, readFlags } from './flags.js'
-import { show } from './show.js'
+import { createShow } from './show.js'
 
 const catalogue = catalogueOf([{ name: '', title: 'Settings', schema: improveOptions }])
 
@@ -24,7 +25,7 @@ export const improveCommand: AddCommand = (program) => {
     .option('--resume', 'go on with the run in the folder')
     .option('--json', 'print one JSON object as the last line')
     .action((options: Options) => runImprove(options))
-  addFlags(command, catalogue)
+  addFlags(addDeviceFlags(command), catalogue)
 }
 
 /** A folder under runs/ that is free, NAME or NAME-2 and so on; when resuming, the newest of them. */
@@ -50,7 +51,8 @@ async function runImprove(options: Options): Promise<void> {
   const output =
     textOf(options, 'output') ?? (await runName(`improve-${config.values.task}-seed${config.values.seed}`, resume))
   const progress = createProgress(process.stderr, options.json === true)
-  const warn = (message: string) => show(progress, { type: 'warning', message })
+  const show = createShow(progress)
+  const warn = (message: string) => show({ type: 'warning', message })
   const folder = await openRun(output, config, resume, warn)
   let result: ImproveResult | undefined
   try {
@@ -60,7 +62,7 @@ async function runImprove(options: Options): Promise<void> {
       signal: untilSignal(),
       emit: (event) => {
         folder.log(event)
-        show(progress, event)
+        show(event)
       },
     })
   } finally {
@@ -68,7 +70,7 @@ async function runImprove(options: Options): Promise<void> {
     await folder.close()
   }
   const report = await writeReport(output)
-  if (result === undefined) progress.note(`stopped; the same command with --resume goes on (${output})`)
+  if (result === undefined) printStopped(progress, output, options.json === true)
   else printResult(result, report, options.json === true)
 }
 

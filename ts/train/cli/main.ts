@@ -1,14 +1,15 @@
 #!/usr/bin/env node
-// The command line: a table of commands, each in its own file. Errors end with their code and text on standard error
-// and with an exit code: 74 when the operating system refused a file operation, 70 when a device failed for good, else 1.
+// The command line: a table of commands, each in its own file. Errors end with their code and text on standard error, with
+// --json as an object on standard output too, and with an exit code (failure.ts).
 
 import { Command } from 'commander'
-import { messageOf, WhetstoneError } from '../../src/base/errors.js'
 import { readPackageVersion } from '../../src/native/addon.js'
 import type { AddCommand } from './common.js'
+import { openDeviceOf } from './device.js'
 import { estimateCommand } from './estimate.js'
 import { evaluateCommand } from './evaluate.js'
-import { spellArguments } from './flags.js'
+import { endWith, exitCodes } from './failure.js'
+import { asksForJson, spellArguments } from './flags.js'
 import { generateCommand } from './generate.js'
 import { improveCommand } from './improve.js'
 import { doctorCommand, reportCommand } from './inspect.js'
@@ -28,8 +29,6 @@ const commands: readonly AddCommand[] = [
   doctorCommand,
 ]
 
-const exitCodes: Readonly<Record<string, number>> = { E_IO: 74, E_DEVICE_LOST: 70 }
-
 /**
  * A reader that closes the pipe ends the output, not the run, and quietly. What else keeps the output from being written
  * (a full disk) does not end the run either, but its exit code says so.
@@ -43,17 +42,17 @@ function surviveLostOutput(): void {
     })
 }
 
-async function main(): Promise<void> {
+async function main(given: readonly string[]): Promise<void> {
   const program = new Command('whetstone')
     .description('Fine-tune, align and self-improve language models. No Python.')
     .version(readPackageVersion())
+    .exitOverride()
+    .configureOutput({ outputError: () => undefined })
+    .hook('preAction', (_, command) => openDeviceOf(command.opts()))
   for (const add of commands) add(program)
-  await program.parseAsync(spellArguments(program, process.argv.slice(2)), { from: 'user' })
+  await program.parseAsync(spellArguments(program, given), { from: 'user' })
 }
 
 surviveLostOutput()
-main().catch((error: unknown) => {
-  const code = WhetstoneError.isInstance(error) ? error.code : undefined
-  process.stderr.write(`${code === undefined ? '' : `${code} `}${messageOf(error)}\n`)
-  process.exitCode = exitCodes[code ?? ''] ?? 1
-})
+const given = process.argv.slice(2)
+main(given).catch((error: unknown) => endWith(error, asksForJson(given)))

@@ -2,12 +2,13 @@
 
 import { type Command, Option } from 'commander'
 import { type MergeOptions, merge } from '../merge.js'
+import { addDeviceFlags } from './device.js'
 
 type Options = Pick<MergeOptions, 'model' | 'adapter' | 'output' | 'dtype'> & { readonly json?: boolean }
 
 /** Adds the command. */
 export const mergeCommand = (program: Command): void => {
-  program
+  const command = program
     .command('merge')
     .description('add an adapter to the weights of its model, checked, and write a Hugging Face folder')
     .requiredOption('--model <folder>', "an adapter's folder, or a model's beside --adapter")
@@ -18,10 +19,11 @@ export const mergeCommand = (program: Command): void => {
     )
     .option('--json', 'print the result as JSON')
     .action((options: Options) => runMerge(options))
+  addDeviceFlags(command)
 }
 
-async function runMerge({ json = false, ...options }: Options): Promise<void> {
-  const result = await merge(options)
+async function runMerge({ json = false, model, adapter, output, dtype: written }: Options): Promise<void> {
+  const result = await merge({ model, adapter, output, dtype: written })
   const { directory, dtype, compared, merged, rounded } = result
   const apart = ({ largest, mean }: typeof merged) =>
     `at most ${largest.toExponential(1)}, ${mean.toExponential(1)} in the mean`

@@ -8,7 +8,6 @@ import { pathToFileURL } from 'node:url'
 import { messageOf, WhetstoneError } from '../../src/base/errors.js'
 import type { LanguageModel } from '../../src/generate/language-model.js'
 import { withoutAdapter } from '../../src/models/adapter.js'
-import { readConfigFile } from '../config/file.js'
 import {
   type OnlineRunOptions,
   type OnlineSettings,
@@ -20,18 +19,10 @@ import type { OnlineOptions } from '../loop/online.js'
 import type { RewardFunction } from '../loop/rewards.js'
 import { recipes } from '../recipes/index.js'
 import { createTask } from '../tasks/index.js'
-import { followRun, needed, recordOf, textOf } from './common.js'
-import { type Options, readFlags } from './flags.js'
+import { followRun, needed, recordOf } from './common.js'
+import type { Options } from './flags.js'
 import { loadPolicy, loadReference, type ModelSettings } from './models.js'
-import { placeModels } from './settings.js'
-
-/** The settings of an online run: defaults, then the file of `--config`, then flags. */
-async function settingsOf(trainer: string, options: Options): Promise<OnlineSettings> {
-  const catalogue = onlineCatalogue(trainer)
-  const file = textOf(options, 'config')
-  const fromFile = file === undefined ? [] : await readConfigFile(file, catalogue)
-  return resolveOnline(trainer, catalogue, await placeModels([...fromFile, ...readFlags(catalogue, options)]))
-}
+import { givenOf, usualValues } from './settings.js'
 
 /**
  * The functions that a module exports, by name or in its default export.
@@ -67,26 +58,24 @@ async function judgesOf(given: string | readonly string[]): Promise<(RewardFunct
 
 type Prompts = Pick<OnlineOptions, 'prompts' | 'rewardFuncs'>
 
-async function promptsOf({ tasks, difficulty, data, rewards }: OnlineRunOptions, seed: number): Promise<Prompts> {
-  if ((tasks === undefined) === (data === undefined))
-    throw new WhetstoneError(
-      'E_CONFIG',
-      '--tasks',
-      'expected either --tasks NAME or --data FILE with --rewards MODULE or FOLDER',
-    )
-  const rewardFuncs = rewards === undefined ? undefined : await judgesOf(rewards)
-  if (tasks !== undefined) return { prompts: createTask(tasks, { seed, difficulty }), rewardFuncs }
-  if (rewardFuncs === undefined)
-    throw new WhetstoneError(
-      'E_CONFIG',
-      '--rewards',
-      'expected a module of reward functions, or a reward model, for the prompts, got none',
-    )
-  return { prompts: String(data), rewardFuncs }
+/** The tasks or the file of prompts. */
+export function promptSource({ tasks, difficulty, data }: OnlineRunOptions, seed: number): Prompts['prompts'] {
+  if (tasks !== undefined && data === undefined) return createTask(tasks, { seed, difficulty })
+  if (data !== undefined && tasks === undefined) return data
+  const text = 'expected either --tasks NAME or --data FILE with --rewards MODULE or FOLDER'
+  throw new WhetstoneError('E_CONFIG', '--tasks', text)
+}
+
+async function promptsOf(run: OnlineRunOptions, seed: number): Promise<Prompts> {
+  const prompts = promptSource(run, seed)
+  const rewardFuncs = run.rewards === undefined ? undefined : await judgesOf(run.rewards)
+  if (run.tasks !== undefined || rewardFuncs !== undefined) return { prompts, rewardFuncs }
+  const text = 'expected a module of reward functions, or a reward model, for the prompts, got none'
+  throw new WhetstoneError('E_CONFIG', '--rewards', text)
 }
 
 /** Is the policy tied to a reference by a weight above 0? */
-const isTied = ({ values }: OnlineSettings): boolean =>
+export const isTied = ({ values }: OnlineSettings): boolean =>
   ['beta', 'beta1', 'beta2'].some((name) => Number(values[name] ?? 0) > 0)
 
 /** The reference: what is asked for, else the policy without its fresh adapter, else the model once more. */
@@ -98,13 +87,20 @@ async function referenceOf(settings: OnlineSettings, models: ModelSettings, { de
     : { decoder: withoutAdapter(decoder), [Symbol.dispose]: () => {} }
 }
 
+/** The settings of an online run: defaults, then the files of `--config`, then flags. */
+export async function onlineSettingsOf(trainer: string, options: Options): Promise<OnlineSettings> {
+  const catalogue = onlineCatalogue(trainer)
+  return resolveOnline(trainer, catalogue, await givenOf(catalogue, options))
+}
+
 /** Runs an online trainer. */
 export async function runOnline(trainer: string, options: Options): Promise<void> {
-  const settings = await settingsOf(trainer, options)
+  const settings = await onlineSettingsOf(trainer, options)
   const { run, sources, values, lora, all } = settings
   const output = needed(run.output, 'output')
   const resume = options.resume === true
-  await followRun({ all, output, json: options.json === true }, async ({ signal, follow, warn }) => {
+  const usual = usualValues(onlineCatalogue(trainer))
+  await followRun({ all, usual, output, json: options.json === true }, async ({ signal, follow, warn }) => {
     const seed = Number(values.seed)
     const prompts = await promptsOf(run, seed)
     const models: ModelSettings = { run, lora, seed, warn }

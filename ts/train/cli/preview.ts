@@ -13,7 +13,7 @@ import { previewText } from '../data/preview-text.js'
 import { readData } from '../data/rows.js'
 import { type AddCommand, needed, numberOf, print, textOf } from './common.js'
 import { addFlags, type Options } from './flags.js'
-import { settingsOf } from './settings.js'
+import { configOption, settingsOf } from './settings.js'
 
 const { model, data, limit } = runOptions.shape
 const catalogue = catalogueOf([
@@ -30,7 +30,7 @@ export const previewCommand: AddCommand = (program) => {
     )
     .option('--objective <name>', `whose rows they are (${rowTrainers.join(', ')}) [sft]`)
     .option('--count <n>', 'rows to show [3]')
-    .option('--config <file>', 'settings of a training run as .yaml or .json; flags win')
+    .option(...configOption)
     .option('--json', 'print one JSON object')
     .action(runPreview)
   addFlags(command, catalogue)

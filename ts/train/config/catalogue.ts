@@ -47,6 +47,8 @@ export interface Setting {
 export interface Catalogue {
   readonly groups: readonly Group[]
   readonly settings: readonly Setting[]
+  /** Settings that the command leaves no choice about: a file may repeat them. */
+  readonly fixed?: Readonly<Record<string, unknown>>
   /** The setting that a name means, however it is spelled. */
   find(name: string): Setting | undefined
   /** The group that a name means. */

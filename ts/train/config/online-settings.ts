@@ -2,7 +2,7 @@
 // recipe. Several trainers are one recipe with a method. Precedence and origins are as for trainers on rows.
 
 import * as z from 'zod'
-import { onlineOptions } from '../recipes/index.js'
+import { type OnlineRecipe, onlineOptions } from '../recipes/index.js'
 import { taskNames } from '../tasks/index.js'
 import { type Catalogue, catalogueOf } from './catalogue.js'
 import type { Given } from './file.js'
@@ -34,12 +34,10 @@ export const onlineRunOptions = z.strictObject({
 /** What an online run works on, resolved. */
 export type OnlineRunOptions = z.output<typeof onlineRunOptions>
 
-type Recipe = keyof typeof onlineOptions
-
 /** A trainer that samples. */
 export interface OnlineTrainer {
   readonly description: string
-  readonly recipe: Recipe
+  readonly recipe: OnlineRecipe
   /** Which of the recipe's methods it is. */
   readonly method?: string
 }
@@ -78,12 +76,15 @@ function schemaOf({ recipe, method }: OnlineTrainer): z.ZodObject {
 }
 
 /** The settings of an online trainer. */
-export const onlineCatalogue = (trainer: string): Catalogue =>
-  catalogueOf([
+export const onlineCatalogue = (trainer: string): Catalogue => {
+  const { method } = onlineTrainers[trainer]
+  const catalogue = catalogueOf([
     { name: '', title: 'Model, prompts, rewards and output', schema: onlineRunOptions },
     { name: '', title: `Settings of ${trainer}`, schema: schemaOf(onlineTrainers[trainer]) },
     loraGroup,
   ])
+  return method === undefined ? catalogue : { ...catalogue, fixed: { method } }
+}
 
 /** An online run as it was asked for. */
 export interface OnlineSettings {

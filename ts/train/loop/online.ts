@@ -20,7 +20,7 @@ import { type Resolved, resolvedKind, type Source, sourcesKind } from '../config
 import { checkIds } from '../data/encode.js'
 import { dataKind } from '../data/rows.js'
 import { type Emit, type Run, startRun } from '../events.js'
-import { abortError, type PhaseResult } from '../loop.js'
+import { abortError, type PhaseResult, tellEmptyResume } from '../loop.js'
 import { openReference, type Reference } from '../reference.js'
 import { referenceSyncOf } from '../reference-sync.js'
 import { openRun } from '../run-folder.js'
@@ -289,6 +289,8 @@ async function runOnline(
   const names = rewards.map(({ name }) => name)
   const notes = [`${rounds.size} prompts`, `rewards: ${names.join(', ')}`, `model ${policy.directory}`]
   emit({ type: 'start', step: 0, totalSteps: values.rounds * update.stepsPerRound, device, notes })
+  const directory = output === undefined ? undefined : join(output, 'rounds')
+  await tellEmptyResume({ directory: directory && join(directory, 'checkpoints'), resume: resume ?? false, emit })
   const result = await iterate({
     policy,
     reference,
@@ -303,7 +305,7 @@ async function runOnline(
     statistics: statisticsOf(values, method),
     samples: values.samples,
     seed: values.seed,
-    output: output === undefined ? undefined : join(output, 'rounds'),
+    output: directory,
     resume,
     saveRounds: values.saveRounds,
     saveTotalLimit: values.saveTotalLimit,

@@ -21,3 +21,6 @@ export const onlineOptions = {
   bestOfN: bestOfNOptions,
   score: scoreOptions,
 } as const
+
+/** A recipe that trains a policy on the rewards of its own samples. */
+export type OnlineRecipe = keyof typeof onlineOptions
