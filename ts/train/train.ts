@@ -39,7 +39,7 @@ export interface TrainOptions extends TrainingInput {
    * without the adapter. Resume with the start model as `policy`.
    */
   readonly reference?: Decoder
-  /** Run folder; none: nothing is saved. */
+  /** Run folder; none: nothing is saved. One whose run ended before its first step is started again. */
   readonly output?: string
   /** Go on with the run in `output`. */
   readonly resume?: boolean

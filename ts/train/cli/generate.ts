@@ -9,7 +9,7 @@ export const generateCommand: AddCommand = (program) => {
   program
     .command('generate')
     .description('continue a prompt')
-    .requiredOption('--model <folder>', 'Hugging Face folder')
+    .requiredOption('--model <folder>', 'Hugging Face folder, or a run (its newest checkpoint)')
     .option('--adapter <folder>', 'PEFT folder of an adapter for the model')
     .requiredOption('--prompt <text>', 'what to continue')
     .option('--chat', 'the prompt is a user turn: apply the chat template')
