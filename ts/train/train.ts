@@ -227,7 +227,7 @@ async function runPlan(
   const totalSteps = values.maxSteps >= 0 ? values.maxSteps : Math.ceil(plan.stepsPerEpoch * values.numTrainEpochs)
   if (totalSteps === 0) throw new WhetstoneError('E_CONFIG', 'maxSteps', 'expected at least one step, got 0')
   const device = policy.decoder.device.description
-  const notes = [`${train.length} rows`, `model ${policy.directory}`]
+  const notes = [`model ${policy.directory}`, `${train.length} rows`]
   emit({ type: 'start', step: 0, totalSteps, device, notes })
   const result = await runPhase({
     ...values,
