@@ -122,7 +122,7 @@ t.test('a run is named where a model is asked for', async (t) => {
   const onward = 'train dpo --data preference.jsonl --maxSteps 2'
   const { err } = await ok(`${onward} --model chain/sft --reference chain/sft --lora.r 2 --output chain/dpo`)
   t.match(err, `"${tuned}"  (command line, newest checkpoint of chain/sft)`)
-  t.match(err, `8 rows, model ${tuned}; 2 optimizer steps`)
+  t.match(err, `model ${tuned}, 8 rows; 2 optimizer steps`)
   const kept = await settingsOf('chain/dpo')
   t.match(kept, { model: origin('command line'), reference: origin('command line') })
   const adapter = join(folder, 'chain', 'dpo', 'checkpoints', 'step-00000002')

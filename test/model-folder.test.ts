@@ -23,7 +23,7 @@ async function trained(t: Test, lora?: object): Promise<{ folder: string; base: 
   const started = train({ policy, objective: sft(), data, output: run, maxSteps: 2, saveSteps: 1, learningRate: 1e-2 })
   const notes: (readonly string[])[] = []
   for await (const event of started) if (event.type === 'start') notes.push(event.notes)
-  t.same(notes, [['8 rows', `model ${base}`]], 'the log says what was loaded')
+  t.same(notes, [[`model ${base}`, '8 rows']], 'the log says what was loaded')
   return { folder, base, run }
 }
 
@@ -79,7 +79,7 @@ t.test('runs of rounds', async (t) => {
   const output = join(folder, 'run')
   const { checkpoint, events } = await runRecipe('grpo', { base, options: { output, rounds: 1 } })
   t.equal(await modelFolder(output), checkpoint)
-  t.match(events[0], { type: 'start', notes: ['6 prompts', 'rewards: share', `model ${base}`] })
+  t.match(events[0], { type: 'start', notes: [`model ${base}`, '6 prompts', 'rewards: share'] })
   t.equal(await modelFolder(join(output, 'rounds')), checkpoint, 'what iterate(...) writes')
   using model = await loadModel(output)
   t.equal(model.directory, checkpoint)

@@ -31,7 +31,7 @@ for (const name of names)
     const [early, late] = [mean(first.rewards.slice(0, 3)), mean(first.rewards.slice(-3))]
     t.ok(late > early + 0.5, `the reward rises from ${early.toFixed(2)} to ${late.toFixed(2)}`)
     t.match(first, { step: 24, stepsDone: 24, stopped: false })
-    t.match(first.events[0], { type: 'start', totalSteps: 24, notes: ['6 prompts', 'rewards: share'] })
+    t.match(first.events[0], { type: 'start', totalSteps: 24, notes: [`model ${base}`, '6 prompts', 'rewards: share'] })
     t.equal(first.events.filter(({ type }) => type === 'sample').length, 24, 'two samples of each round are shown')
     t.equal(first.events.at(-1)?.type, 'end')
     const again = await runRecipe(name, { base, options: { rewardFuncs: [later], rewardWeights: [1] } })
@@ -252,7 +252,7 @@ t.test('a task source brings its checker', async (t) => {
   await makeTaskModel(sums, source, { seed: 1, hiddenSize: 16, layers: 1, heads: 2, intermediateSize: 32 })
   const options = { prompts: source, rewardFuncs: undefined, rounds: 2, trainTasks: 10 }
   const { events } = await runRecipe('grpo', { base: sums, options })
-  t.match(events[0], { notes: ['10 prompts', 'rewards: correct'] })
+  t.match(events[0], { notes: [`model ${sums}`, '10 prompts', 'rewards: correct'] })
 })
 
 t.test('refused', async (t) => {

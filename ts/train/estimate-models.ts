@@ -21,14 +21,14 @@ import type { CountingDevice } from './estimate-device.js'
 
 /** The run to estimate. */
 export interface EstimateOptions {
-  /** Hugging Face folder; its weights are not read. */
+  /** Hugging Face folder, or a run; its weights are not read. */
   readonly model: string
   readonly objective: Objective
   /** Settings of the run; those that are left out have the defaults of `train`. */
   readonly training: TrainingInput
   /** Default what the weights are. */
   readonly dtype?: 'f32' | 'bf16'
-  /** Hugging Face folder of the reference; default the model's. */
+  /** Folder of the reference; default the model's. */
   readonly reference?: string
   /** Rows; without them every sequence has maxLength tokens. */
   readonly data?: DataSource

@@ -25,7 +25,7 @@ import { entriesOf } from './state.js'
 
 /** What to merge, and where to. */
 export interface MergeOptions extends DeviceOptions {
-  /** Folder of an adapter, or of a model beside `adapter`. */
+  /** Folder of an adapter (or of the run that trained it), or of a model beside `adapter`. */
   readonly model: string
   readonly adapter?: string
   /** Folder to make. */

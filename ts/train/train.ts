@@ -42,7 +42,7 @@ export interface TrainOptions extends TrainingInput {
    * without the adapter. Resume with the start model as `policy`.
    */
   readonly reference?: Decoder
-  /** Run folder; none: nothing is saved. */
+  /** Run folder; none: nothing is saved. One whose run ended before its first step is started again. */
   readonly output?: string
   /** Go on with the run in `output`. */
   readonly resume?: boolean
@@ -234,7 +234,7 @@ async function runPlan(
   const totalSteps = values.maxSteps >= 0 ? values.maxSteps : Math.ceil(plan.stepsPerEpoch * values.numTrainEpochs)
   if (totalSteps === 0) throw new WhetstoneError('E_CONFIG', 'maxSteps', 'expected at least one step, got 0')
   const device = policy.decoder.device.description
-  const notes = [`${train.length} rows`, `model ${policy.directory}`]
+  const notes = [`model ${policy.directory}`, `${train.length} rows`]
   emit({ type: 'start', step: 0, totalSteps, device, notes })
   const directory = folder === undefined ? undefined : join(folder.path, 'checkpoints')
   const resume = options.resume ?? false

@@ -15,7 +15,7 @@ export const generateCommand: AddCommand = (program) => {
   const command = program
     .command('generate')
     .description('continue a prompt')
-    .requiredOption('--model <folder>', 'Hugging Face folder')
+    .requiredOption('--model <folder>', 'Hugging Face folder, or a run (its newest checkpoint)')
     .option('--adapter <folder>', 'PEFT folder of an adapter for the model')
     .option('--prompt <text>', 'what to continue; - reads it from standard input')
     .option('--promptFile <file>', 'file of what to continue, without the newline at its end; - is standard input')

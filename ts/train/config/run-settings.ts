@@ -18,13 +18,13 @@ type AnyResolved = Resolved<Readonly<Record<string, unknown>>>
 
 /** What a run works on. */
 export const runOptions = z.strictObject({
-  model: z.string().describe('Hugging Face folder to start from'),
+  model: z.string().describe('folder to start from: Hugging Face, or a run (its newest checkpoint)'),
   data: z.string().optional().describe('file of rows: .jsonl or .json'),
   evalData: z.string().optional().describe('file of rows to evaluate on'),
   output: z.string().optional().describe('run folder'),
-  reference: z.string().optional().describe('Hugging Face folder of the frozen model; default the model as it starts'),
+  reference: z.string().optional().describe('folder of the frozen model, or a run; default the model as it starts'),
   dtype: z.enum(['f32', 'bf16']).optional().describe('type of weights and arithmetic; default what the weights are'),
-  adapter: z.string().optional().describe('PEFT folder of an adapter to go on with'),
+  adapter: z.string().optional().describe('PEFT folder of an adapter to go on with, or a run that trained one'),
   lora: z
     .boolean()
     .optional()

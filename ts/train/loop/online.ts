@@ -287,7 +287,7 @@ async function runOnline(
   const update = updateOf(values, method)
   const device = policy.decoder.device.description
   const names = rewards.map(({ name }) => name)
-  const notes = [`${rounds.size} prompts`, `rewards: ${names.join(', ')}`, `model ${policy.directory}`]
+  const notes = [`model ${policy.directory}`, `${rounds.size} prompts`, `rewards: ${names.join(', ')}`]
   emit({ type: 'start', step: 0, totalSteps: values.rounds * update.stepsPerRound, device, notes })
   const directory = output === undefined ? undefined : join(output, 'rounds')
   await tellEmptyResume({ directory: directory && join(directory, 'checkpoints'), resume: resume ?? false, emit })
