@@ -80,6 +80,7 @@ const paths = packed.files.map(({ path }) => path)
 /** Everything that may be in the tarball. */
 const allowed = [
   /^(package\.json|README\.md|CHANGELOG\.md|LICENSE)$/,
+  /^docs\/[\w-]+\.(md|svg)$/,
   /^dist\/bundle\/([\w-]+\.js(\.map)?|zod-LICENSE\.txt)$/,
   /^dist\/ts\/(src|loss|train)\/[\w./-]+\.d\.ts$/,
   /^prebuilds\/(README\.md|SHA256SUMS)$/,
