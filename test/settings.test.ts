@@ -11,6 +11,7 @@ import { trainerDefaults } from '../ts/train/config/defaults.js'
 import { loraOptions } from '../ts/train/config/lora.js'
 import { trainingOptions } from '../ts/train/config/options.js'
 import { valueText } from '../ts/train/config/resolve.js'
+import { rowTrainers } from '../ts/train/config/run-settings.js'
 import type {
   BestOfNInput,
   GrpoInput,
@@ -50,7 +51,8 @@ const recipes = Object.entries(onlineOptions).map(
   ([name, schema]) => `### \`recipes.${name}\`\n\n${tableOf(ownFields(schema))}`,
 )
 
-const rates = Object.entries(trainerDefaults).map(([name, { defaults, loraDefaults }]) => {
+const rates = rowTrainers.map((name) => {
+  const { defaults, loraDefaults } = trainerDefaults[name]
   const { learningRate, ...others } = defaults
   const rest = Object.entries(others).map(([option, value]) => `\`${option}\` ${shown(value)}`)
   return `| \`${name}\` | ${valueText(learningRate)} | ${valueText(loraDefaults?.learningRate)} | ${rest.join(', ')} |`
