@@ -80,8 +80,10 @@ for (const [name, expected] of Object.entries(parts))
 // ts/train/config/settings.gen.ts --------------------------------------------------------------------------------------
 
 function typeOf(field: Field): string {
+  if (field.anyOf !== undefined) return field.anyOf.map(typeOf).join(' | ')
   if (field.enum !== undefined) return field.enum.map((word) => `'${word}'`).join(' | ')
-  if (field.type === 'array') return `${typeOf(field.items ?? {})}[]`
+  if (field.const !== undefined) return `'${field.const}'`
+  if (field.type === 'array') return `(${typeOf(field.items ?? {})})[]`.replace(/^\((\w+)\)/, '$1')
   if (field.type === 'integer') return 'number'
   if (field.type !== undefined && ['number', 'boolean', 'string'].includes(field.type)) return field.type
   throw new Error(`no type for ${JSON.stringify(field)}`)
