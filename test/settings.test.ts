@@ -79,13 +79,28 @@ for (const [name, expected] of Object.entries(parts))
 
 // ts/train/config/settings.gen.ts --------------------------------------------------------------------------------------
 
+/** Fields of an object, each of which may be left out. */
+const objectType = (properties: Readonly<Record<string, Field>>): string =>
+  `{ ${Object.entries(properties)
+    .map(([name, field]) => `readonly ${name}?: ${typeOf(field)} | undefined`)
+    .join('; ')} }`
+
+const plainTypes: Readonly<Record<string, string>> = {
+  boolean: 'boolean',
+  integer: 'number',
+  null: 'null',
+  number: 'number',
+  string: 'string',
+}
+
 function typeOf(field: Field): string {
-  if (field.anyOf !== undefined) return field.anyOf.map(typeOf).join(' | ')
-  if (field.enum !== undefined) return field.enum.map((word) => `'${word}'`).join(' | ')
-  if (field.const !== undefined) return `'${field.const}'`
-  if (field.type === 'array') return `(${typeOf(field.items ?? {})})[]`.replace(/^\((\w+)\)/, '$1')
-  if (field.type === 'integer') return 'number'
-  if (field.type !== undefined && ['number', 'boolean', 'string'].includes(field.type)) return field.type
+  const { anyOf, enum: words, const: only, type = '', items = {}, properties } = field
+  if (anyOf !== undefined) return [...new Set(anyOf.map(typeOf))].join(' | ')
+  if (words !== undefined) return words.map((word) => `'${word}'`).join(' | ')
+  if (only !== undefined) return `'${only}'`
+  if (type === 'array') return `(${typeOf(items)})[]`.replace(/^\((\w+)\)/, '$1')
+  if (properties !== undefined) return objectType(properties)
+  if (Object.hasOwn(plainTypes, type)) return plainTypes[type]
   throw new Error(`no type for ${JSON.stringify(field)}`)
 }
 

@@ -18,6 +18,7 @@ export interface Field {
   readonly enum?: readonly string[]
   readonly const?: string
   readonly items?: Field
+  readonly properties?: Readonly<Record<string, Field>>
   readonly anyOf?: readonly Field[]
   readonly minimum?: number
   readonly maximum?: number
@@ -45,7 +46,7 @@ export function boundsOf({ minimum, maximum = Infinity, exclusiveMinimum, exclus
 
 /** What a setting may be, in words. */
 export function valuesOf(field: Field): string {
-  if (field.anyOf !== undefined) return `${valuesOf(field.anyOf[0])}; or a list`
+  if (field.anyOf !== undefined) return [...new Set(field.anyOf.map(valuesOf))].join('; or ')
   if (field.enum !== undefined) return field.enum.map((word) => `\`${word}\``).join(' ')
   return [field.type === 'array' ? 'a list' : field.type, boundsOf(field)].filter((part) => part !== '').join(' ')
 }
