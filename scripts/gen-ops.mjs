@@ -22,6 +22,7 @@ const ops = [...readFileSync(source, 'utf8').matchAll(/^OP\((\w+), (\w+), "([^"]
       id,
       name,
       family,
+      signature,
       operands: [...words(inputs, false), ...words(outputs, true)],
       parameters: parameters.split(' ').filter(Boolean),
     }

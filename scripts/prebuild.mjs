@@ -1,6 +1,7 @@
 // `npm run prebuild`: puts the addon, built from the present sources and stripped, where node-gyp-build looks for it in
 // an installed package: prebuilds/<platform>-<arch>/whetstone.<libc>.node, with its digest in prebuilds/SHA256SUMS. Says
 // which system libraries it needs at least: published binaries are built on the oldest system that they shall run on.
+// With --check (`prepack`) it only looks: a package with stale binaries, or with none, is not packed.
 
 import { createHash } from 'node:crypto'
 import { chmodSync, copyFileSync, existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
@@ -47,24 +48,53 @@ async function strip(source) {
   if (error) throw new Error(`the stripped addon does not load: ${withoutPaths(error)}`)
 }
 
-function writeSums() {
+const sums = 'prebuilds/SHA256SUMS'
+
+const binaries = () => filesBelow('prebuilds').filter((name) => name.endsWith('.node'))
+
+const textOf = (name) => (existsSync(join(root, name)) ? readFileSync(join(root, name), 'utf8') : '')
+
+/** What SHA256SUMS must hold. */
+function currentSums() {
   const digest = (name) =>
     createHash('sha256')
       .update(readFileSync(join(root, name)))
       .digest('hex')
-  const binaries = filesBelow('prebuilds').filter((name) => name.endsWith('.node'))
-  const lines = binaries.map((name) => `${digest(name)}  ${name.replace('prebuilds/', '')}\n`)
-  writeFileSync(join(root, 'prebuilds/SHA256SUMS'), lines.join(''))
+  return binaries()
+    .map((name) => `${digest(name)}  ${name.replace('prebuilds/', '')}\n`)
+    .join('')
+}
+
+/** Why these binaries must not be packed; empty when they may. */
+function findFaults() {
+  const files = binaries()
+  if (files.length === 0) return ['prebuilds/ holds no addon, and installing a package builds none']
+  const digest = sourcesDigest()
+  const stale = files.flatMap((name) => {
+    const recorded = textOf(join(dirname(name), digestFile)).trim() || 'nothing'
+    if (recorded === digest) return []
+    return [`${name}: expected to be built from the sources ${digest.slice(0, 12)}, was from ${recorded.slice(0, 12)}`]
+  })
+  return textOf(sums) === currentSums() ? stale : [...stale, `${sums}: expected the digests of the binaries beside it`]
+}
+
+/** The exit code of --check. */
+function check() {
+  const faults = findFaults()
+  for (const fault of faults) console.error(fault)
+  if (faults.length > 0) console.error('Run `npm run prebuild` on each platform to make them anew, or remove them')
+  return faults.length === 0 ? 0 : 1
 }
 
 async function main() {
+  if (process.argv.includes('--check')) return check()
   if (!(await ensureAddon())) return 1
   const source = findAddon()
   if (source !== join(root, file)) {
     await strip(source)
     copyFileSync(join(dirname(source), digestFile), join(root, folder, digestFile))
   }
-  writeSums()
+  writeFileSync(join(root, sums), currentSums())
   const kilobytes = Math.round(statSync(join(root, file)).size / 1024)
   console.log(
     `${file}: ${kilobytes} KB, needs at least ${await neededVersions()}; sources ${sourcesDigest().slice(0, 12)}`,

@@ -1,9 +1,13 @@
 // The doctor: a complete report of a working installation, and a report of what is wrong instead of an exception.
 
 import { execFileSync } from 'node:child_process'
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import t from 'tap'
+import { findAddon } from '../ts/src/native/addon.js'
 import { type DoctorReport, doctor, formatDoctor } from '../ts/src/native/doctor.js'
 import { parseCpuList } from '../ts/src/native/machine.js'
+import { temporaryFolder } from './support.js'
 
 /** The report of a process of its own with these variables. */
 function doctorWith(env: Record<string, string>): DoctorReport {
@@ -46,6 +50,41 @@ t.test('an addon that cannot be loaded is a finding', async (t) => {
   t.match(report.problems[0], /no native addon for .*no-such-file/s)
   t.ok(report.threads.count >= 1, 'the rest is told all the same')
   t.match(formatDoctor(report), /^PROBLEM /m)
+})
+
+/** The addon of this build with another list of ops, by an expression of `ops`. */
+const otherOps: Readonly<Record<string, { readonly ops: string; readonly says: RegExp }>> = {
+  'an op with other operands': {
+    ops: "ops.map((op) => (op.name === 'scale' ? { ...op, signature: 'x:T z:T > y:T' } : op))",
+    says: /expected scale\(x:T > y:T; factor\) as op 8, got scale\(x:T z:T > y:T; factor\)/,
+  },
+  'other parameters': {
+    ops: "ops.map((op) => (op.name === 'fill' ? { ...op, parameters: '' } : op))",
+    says: /expected fill\(=x:f32; value\) as op 0, got fill\(=x:f32\)/,
+  },
+  'another order': { ops: '[...ops].reverse()', says: /expected fill\(.* as op 0, got adamw_stochastic\(/ },
+  'an op less': { ops: 'ops.slice(0, -1)', says: /expected adamw_stochastic\(.*, got no further op/ },
+  'an op more': { ops: 'ops.concat(ops[0])', says: /expected no further op as op \d+, got fill\(/ },
+  'no list of ops': { ops: 'undefined', says: /expected fill\(.* as op 0, got no further op/ },
+}
+
+t.test('an addon with other ops is a finding, and is not used', async (t) => {
+  const folder = await temporaryFolder(t)
+  for (const [what, { ops, says }] of Object.entries(otherOps)) {
+    const path = join(folder, `${what}.cjs`)
+    const own = ops === 'undefined' ? '{ ops: undefined }' : `{ ops: () => { const ops = addon.ops(); return ${ops} } }`
+    writeFileSync(
+      path,
+      `const addon = require(${JSON.stringify(findAddon().path)}); module.exports = { ...addon, ...${own} }`,
+    )
+    const { addon, cpu, problems } = doctorWith({ WHETSTONE_ADDON: path })
+    t.same([addon.loaded, cpu.level, problems.length], [false, null, 1], what)
+    t.match(problems[0], says, what)
+    t.match(problems[0], /reinstall the package, or build it from a clone with `npm run build`/)
+  }
+  const unchanged = join(folder, 'unchanged.cjs')
+  writeFileSync(unchanged, `module.exports = require(${JSON.stringify(findAddon().path)})`)
+  t.same(doctorWith({ WHETSTONE_ADDON: unchanged }).problems, [], 'the same ops are fine')
 })
 
 t.test('impossible settings are findings', async (t) => {

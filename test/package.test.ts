@@ -80,6 +80,7 @@ const paths = packed.files.map(({ path }) => path)
 /** Everything that may be in the tarball. */
 const allowed = [
   /^(package\.json|README\.md|CHANGELOG\.md|LICENSE)$/,
+  /^docs\/[\w-]+\.(md|svg)$/,
   /^dist\/bundle\/([\w-]+\.js(\.map)?|zod-LICENSE\.txt)$/,
   /^dist\/ts\/(src|loss|train)\/[\w./-]+\.d\.ts$/,
   /^prebuilds\/(README\.md|SHA256SUMS)$/,
@@ -92,7 +93,14 @@ t.test('the tarball holds what it must, and nothing else', async (t) => {
     [],
     'nothing beyond the list: no sources, no tests, no binding.gyp',
   )
-  const needed = ['package.json', 'README.md', 'LICENSE', 'dist/bundle/index.js', 'dist/ts/src/index.d.ts']
+  const needed = [
+    'package.json',
+    'README.md',
+    'docs/guide.md',
+    'LICENSE',
+    'dist/bundle/index.js',
+    'dist/ts/src/index.d.ts',
+  ]
   for (const path of [...needed, 'dist/bundle/cli.js', 'prebuilds/SHA256SUMS']) t.ok(paths.includes(path), path)
   const addon = new RegExp(`^prebuilds/${process.platform}-${process.arch}/whetstone\\.(glibc|musl)\\.node$`)
   t.equal(paths.filter((path) => addon.test(path)).length, 1, 'one addon for this platform')

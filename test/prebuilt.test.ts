@@ -1,5 +1,5 @@
 // The prebuilt addon of an installed package: loaded when its digest is that of prebuilds/SHA256SUMS, refused before it is
-// loaded when a byte of it or its digest has changed.
+// loaded when a byte of it or its digest has changed. And the check before packing: stale binaries are not packed.
 
 import { execFileSync, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
@@ -68,4 +68,54 @@ for (const [what, change] of Object.entries(changes))
     })
     t.same([run.status, run.stdout], [1, ''])
     t.match(run.stderr, /^E_MISMATCH \[.*whetstone.*\.node\] expected the digest/)
+  })
+
+/** A checkout in small: the scripts, two source files, and a binary that was built from them. */
+function checkOut(): void {
+  rmSync(folder, { recursive: true, force: true })
+  mkdirSync(join(binary, '..'), { recursive: true })
+  for (const part of ['scripts', 'package.json', 'CMakeLists.txt'])
+    cpSync(join(root, part), join(folder, part), { recursive: true })
+  symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'))
+  mkdirSync(join(folder, 'native'))
+  writeFileSync(join(folder, 'native/ops.def'), 'ops')
+  writeFileSync(binary, 'addon')
+  const hash = createHash('sha256').update('native/ops.def\n').update('ops').update('\nCMakeLists.txt\n')
+  const sources = hash
+    .update(readFileSync(join(folder, 'CMakeLists.txt')))
+    .update('\n')
+    .digest('hex')
+  writeFileSync(join(binary, '../sources.sha256'), `${sources}\n`)
+  writeFileSync(sums, `${createHash('sha256').update('addon').digest('hex')}  ${name}\n`)
+}
+
+const checkPrebuilds = () =>
+  spawnSync(process.execPath, [join(folder, 'scripts/prebuild.mjs'), '--check'], { encoding: 'utf8' })
+
+t.test('binaries of these sources may be packed', async (t) => {
+  checkOut()
+  t.match(checkPrebuilds(), { status: 0, stderr: '' })
+  const { scripts } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
+  t.equal(scripts.prepack, 'node scripts/prebuild.mjs --check', 'npm pack looks at them first')
+})
+
+const stale: Readonly<Record<string, { readonly change: () => void; readonly says: RegExp }>> = {
+  'changed sources': {
+    change: () => writeFileSync(join(folder, 'native/ops.def'), 'other ops'),
+    says: /\.node: expected to be built from the sources [0-9a-f]{12}, was from [0-9a-f]{12}$/m,
+  },
+  'no record of sources': { change: () => rmSync(join(binary, '../sources.sha256')), says: /was from nothing$/m },
+  'another binary': { change: () => writeFileSync(binary, 'other'), says: /SHA256SUMS: expected the digests/ },
+  'no digests beside the binary': { change: () => rmSync(sums), says: /SHA256SUMS: expected the digests/ },
+  'no binary': { change: () => rmSync(binary), says: /prebuilds\/ holds no addon/ },
+}
+
+for (const [what, { change, says }] of Object.entries(stale))
+  t.test(`not packed: ${what}`, async (t) => {
+    checkOut()
+    change()
+    const { status, stderr } = checkPrebuilds()
+    t.equal(status, 1)
+    t.match(stderr, says)
+    t.match(stderr, /Run `npm run prebuild`/)
   })

@@ -8,6 +8,7 @@ import { createRequire } from 'node:module'
 import { dirname, join, relative, sep } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { messageOf, WhetstoneError } from '../base/errors.js'
+import { opTable } from './ops.gen.js'
 
 /** Bytes that a device holds. */
 export interface MemoryStats {
@@ -169,11 +170,29 @@ function checkPrebuilt(path: string): void {
   throw new WhetstoneError('E_MISMATCH', path, text, { details: { expected, got } })
 }
 
+const opText = (name: string, signature: string, parameters: string): string =>
+  `${name}(${signature}${parameters === '' ? '' : `; ${parameters}`})`
+
+/**
+ * Refuses an addon with other ops than this package speaks of: ops cross by number, so that work would go wrong later.
+ *
+ * @throws WhetstoneError E_MISMATCH naming the first op that differs
+ */
+function checkOps(addon: Partial<Pick<Addon, 'ops'>>, path: string): void {
+  const expected = Object.values(opTable).map((op) => opText(op.name, op.signature, op.parameters.join(' ')))
+  const got = (addon.ops?.() ?? []).map((op) => opText(op.name, op.signature, op.parameters))
+  const at = Array.from({ length: Math.max(expected.length, got.length) }).findIndex((_, i) => expected[i] !== got[i])
+  if (at < 0) return
+  const [wanted, found] = [expected[at] ?? 'no further op', got[at] ?? 'no further op']
+  const text = `expected ${wanted} as op ${at}, got ${found}: the addon belongs to another version; reinstall the package, or build it from a clone with \`npm run build\``
+  throw new WhetstoneError('E_MISMATCH', path, text, { details: { op: at, expected: wanted, got: found } })
+}
+
 /**
  * The native addon, loaded on first use.
  *
  * @throws WhetstoneError E_NATIVE with the platform, what was tried, and the two ways out; E_MISMATCH for a prebuilt
- *   binary that is not the one that was packed
+ *   binary that is not the one that was packed, and for an addon with other ops than this package's
  */
 export function loadAddon(): Addon {
   loaded ??= load()
@@ -185,7 +204,9 @@ function load(): Addon {
   try {
     const { kind, path } = findAddon()
     if (kind === 'prebuilt') checkPrebuilt(path)
-    return require(path) as Addon
+    const addon = require(path) as Addon
+    checkOps(addon, path)
+    return addon
   } catch (cause) {
     if (WhetstoneError.isInstance(cause)) throw cause
     throw new WhetstoneError(

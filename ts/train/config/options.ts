@@ -157,5 +157,4 @@ export const trainingOptions = z.strictObject({
 /** Resolved settings of a run. */
 export type TrainingOptions = z.output<typeof trainingOptions>
 
-/** Settings as a caller gives them. */
-export type TrainingInput = z.input<typeof trainingOptions>
+export type { TrainingInput } from './settings.gen.js'

@@ -5,6 +5,7 @@
 import * as z from 'zod'
 import { sft, superhf } from '../../loss/index.js'
 import { resolveConfig } from '../config/resolve.js'
+import type { BestOfNInput } from '../config/settings.gen.js'
 import type { Run } from '../events.js'
 import { completionExamples } from '../loop/examples.js'
 import { type OnlineOptions, onlineShape, startOnline } from '../loop/online.js'
@@ -21,7 +22,7 @@ export const bestOfNOptions = z.strictObject({
 })
 
 /** What a run of best-of-n fine-tuning takes. */
-export type BestOfNOptions = OnlineOptions & z.input<typeof bestOfNOptions>
+export type BestOfNOptions = OnlineOptions & BestOfNInput
 
 /** Trains a policy on the best of its own samples; see {@link startOnline}. */
 export const bestOfN = (options: BestOfNOptions): Run<PhaseResult> =>

@@ -9,6 +9,7 @@ import * as z from 'zod'
 import * as losses from '../../loss/index.js'
 import { methodSettings } from '../../loss/policy-gradient.js'
 import { resolveConfig } from '../config/resolve.js'
+import type { GrpoInput } from '../config/settings.gen.js'
 import type { Run } from '../events.js'
 import { countUntied, untiedFirst } from '../loop/credit.js'
 import { type CreditMethod, creditOf, creditShape } from '../loop/credit-settings.js'
@@ -76,7 +77,7 @@ export const grpoOptions = z.strictObject({
 type Settings = z.output<typeof grpoOptions>
 
 /** What a run of policy gradients takes: shared parts, and settings. */
-export type GrpoOptions = OnlineOptions & z.input<typeof grpoOptions>
+export type GrpoOptions = OnlineOptions & GrpoInput
 
 function methodOf(values: Settings): OnlineMethod {
   const { maxCompletionLength, promptsPerRound, numGenerations, softPunishCache } = values

@@ -5,6 +5,7 @@
 import * as z from 'zod'
 import { dpo } from '../../loss/index.js'
 import { resolveConfig } from '../config/resolve.js'
+import type { OnlineDpoInput } from '../config/settings.gen.js'
 import type { Run } from '../events.js'
 import { pairExamples } from '../loop/examples.js'
 import { type OnlineOptions, onlineShape, startOnline } from '../loop/online.js'
@@ -22,7 +23,7 @@ export const onlineDpoOptions = z.strictObject({
 })
 
 /** What a run of online DPO takes. */
-export type OnlineDpoOptions = OnlineOptions & z.input<typeof onlineDpoOptions>
+export type OnlineDpoOptions = OnlineOptions & OnlineDpoInput
 
 /** Trains a policy on the best and the worst of its own samples; see {@link startOnline}. */
 export const onlineDpo = (options: OnlineDpoOptions): Run<PhaseResult> =>

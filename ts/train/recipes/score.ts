@@ -9,6 +9,7 @@
 import * as z from 'zod'
 import { advantages, improvementReward, ppo } from '../../loss/index.js'
 import { resolveConfig } from '../config/resolve.js'
+import type { ScoreInput } from '../config/settings.gen.js'
 import type { Run } from '../events.js'
 import { chain } from '../loop/chain.js'
 import { credit } from '../loop/credit.js'
@@ -39,7 +40,7 @@ export const scoreOptions = z.strictObject({
 type Settings = z.output<typeof scoreOptions>
 
 /** What a run of SCoRe takes. */
-export type ScoreOptions = OnlineOptions & z.input<typeof scoreOptions>
+export type ScoreOptions = OnlineOptions & ScoreInput
 
 /** The rewards of both attempts in a stage, as scores `shaped/1` and `shaped/2`. */
 function shaped(trace: Trace, first: boolean, alpha: number): Trace {

@@ -1,0 +1,167 @@
+// Settings of training and of online methods as users see them: docs/settings.md has every one with its default, and
+// ts/train/config/settings.gen.ts has them as types with documentation, which types that zod infers do not have. Both are
+// made here from the schemas.
+
+import { readFile, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import t from 'tap'
+import * as z from 'zod'
+import { type LoraConfig, loraDefaults } from '../ts/src/nn/lora.js'
+import { trainerDefaults } from '../ts/train/config/defaults.js'
+import { loraOptions } from '../ts/train/config/lora.js'
+import { trainingOptions } from '../ts/train/config/options.js'
+import { valueText } from '../ts/train/config/resolve.js'
+import { rowTrainers } from '../ts/train/config/run-settings.js'
+import type {
+  BestOfNInput,
+  GrpoInput,
+  OnlineDpoInput,
+  OnlineInput,
+  ScoreInput,
+  TrainingInput,
+} from '../ts/train/config/settings.gen.js'
+import { onlineShape } from '../ts/train/loop/online.js'
+import { onlineOptions } from '../ts/train/recipes/index.js'
+import { root } from './layers-scan.js'
+import {
+  boundsOf,
+  type Field,
+  fieldsOfSchema,
+  madePart,
+  settingRow,
+  shown,
+  tableHead,
+  updates,
+} from './support-settings.js'
+
+const online = z.strictObject(onlineShape)
+
+/** What a recipe has besides the settings that all online methods share, or has with another default. */
+const ownFields = (schema: z.ZodObject): [string, Field][] => {
+  const common = new Map(fieldsOfSchema(online).map(([name, field]) => [name, JSON.stringify(field)]))
+  return fieldsOfSchema(schema).filter(([name, field]) => common.get(name) !== JSON.stringify(field))
+}
+
+// docs/settings.md -----------------------------------------------------------------------------------------------------
+
+const tableOf = (fields: readonly [string, Field][]): string =>
+  [...tableHead, ...fields.map(([name, field]) => settingRow(name, shown(field.default), field)), ''].join('\n')
+
+const recipes = Object.entries(onlineOptions).map(
+  ([name, schema]) => `### \`recipes.${name}\`\n\n${tableOf(ownFields(schema))}`,
+)
+
+const rates = rowTrainers.map((name) => {
+  const { defaults, loraDefaults } = trainerDefaults[name]
+  const { learningRate, ...others } = defaults
+  const rest = Object.entries(others).map(([option, value]) => `\`${option}\` ${shown(value)}`)
+  return `| \`${name}\` | ${valueText(learningRate)} | ${valueText(loraDefaults?.learningRate)} | ${rest.join(', ')} |`
+})
+
+/** With the default that transformed settings do not tell their schema. */
+const loraFields = fieldsOfSchema(loraOptions).map(([name, field]): [string, Field] => [
+  name,
+  { ...field, default: loraDefaults[name as keyof LoraConfig] },
+])
+
+const parts: Readonly<Record<string, string>> = {
+  training: tableOf(fieldsOfSchema(trainingOptions)),
+  rates: ['| objective | learningRate | with LoRA | else |', '|---|---|---|---|', ...rates, ''].join('\n'),
+  online: tableOf(fieldsOfSchema(online)),
+  recipes: recipes.join('\n'),
+  lora: tableOf(loraFields),
+}
+
+for (const [name, expected] of Object.entries(parts))
+  t.test(`docs/settings.md: ${name}`, async (t) => {
+    t.equal((await madePart('docs/settings.md', name, expected)).made, expected)
+  })
+
+// ts/train/config/settings.gen.ts --------------------------------------------------------------------------------------
+
+/** Fields of an object, each of which may be left out. */
+const objectType = (properties: Readonly<Record<string, Field>>): string =>
+  `{ ${Object.entries(properties)
+    .map(([name, field]) => `readonly ${name}?: ${typeOf(field)} | undefined`)
+    .join('; ')} }`
+
+const plainTypes: Readonly<Record<string, string>> = {
+  boolean: 'boolean',
+  integer: 'number',
+  null: 'null',
+  number: 'number',
+  string: 'string',
+}
+
+function typeOf(field: Field): string {
+  const { anyOf, enum: words, const: only, type = '', items = {}, properties } = field
+  if (anyOf !== undefined) return [...new Set(anyOf.map(typeOf))].join(' | ')
+  if (words !== undefined) return words.map((word) => `'${word}'`).join(' | ')
+  if (only !== undefined) return `'${only}'`
+  if (type === 'array') return `(${typeOf(items)})[]`.replace(/^\((\w+)\)/, '$1')
+  if (properties !== undefined) return objectType(properties)
+  if (Object.hasOwn(plainTypes, type)) return plainTypes[type]
+  throw new Error(`no type for ${JSON.stringify(field)}`)
+}
+
+/** `peak learning rate` -> `Peak learning rate. From 0, default 2e-5.` */
+function commentOf(field: Field): string {
+  const fallback = field.default === undefined ? '' : `default ${shown(field.default)}`
+  const facts = [boundsOf(field), fallback].filter((part) => part !== '').join(', ')
+  const sentences = [field.description ?? '', facts].filter((part) => part !== '')
+  return sentences.map((part) => `${part.replace(/^[a-z](?=[a-z-]*[ ,])/, (first) => first.toUpperCase())}.`).join(' ')
+}
+
+/** A type, not an interface: it may then stand for a record of values. */
+const typeText = (name: string, about: string, fields: readonly [string, Field][], base = ''): string =>
+  [
+    `/** ${about} */`,
+    `export type ${name} = ${base}{`,
+    ...fields.flatMap(([option, field]) => [
+      `  /** ${commentOf(field)} */`,
+      `  readonly ${option}?: ${typeOf(field)} | undefined`,
+    ]),
+    '}',
+    '',
+  ].join('\n')
+
+/** What a recipe has another default for is described anew. */
+function recipeText(name: string, about: string, schema: z.ZodObject): string {
+  const fields = ownFields(schema)
+  const again = fields.flatMap(([option]) => (Object.hasOwn(onlineShape, option) ? [`'${option}'`] : []))
+  const base = again.length === 0 ? 'OnlineInput' : `Omit<OnlineInput, ${again.join(' | ')}>`
+  return typeText(name, about, fields, `${base} & `)
+}
+
+const types = [
+  '// Made by test/settings.test.ts from the schemas of settings (WHETSTONE_UPDATE_SNAPSHOTS=1). Do not edit.\n',
+  typeText('TrainingInput', 'Settings of `train` as a caller gives them.', fieldsOfSchema(trainingOptions)),
+  typeText('OnlineInput', 'Settings that all online methods share.', fieldsOfSchema(online)),
+  recipeText('GrpoInput', 'Settings of policy gradients.', onlineOptions.grpo),
+  recipeText('OnlineDpoInput', 'Settings of online DPO.', onlineOptions.onlineDpo),
+  recipeText('BestOfNInput', 'Settings of best-of-n fine-tuning.', onlineOptions.bestOfN),
+  recipeText('ScoreInput', 'Settings of SCoRe.', onlineOptions.score),
+].join('\n')
+
+t.test('types with documentation are those of the schemas', async (t) => {
+  const path = join(root, 'ts/train/config/settings.gen.ts')
+  if (updates) await writeFile(path, types)
+  t.equal(await readFile(path, 'utf8'), types, 'an intended change: WHETSTONE_UPDATE_SNAPSHOTS=1, then compile again')
+})
+
+/** True when each type takes the other's values and both have the same keys: the compiler checks it. */
+type Same<A, B> = [A, keyof A, Required<A>] extends [B, keyof B, Required<B>]
+  ? [B, keyof B, Required<B>] extends [A, keyof A, Required<A>]
+    ? true
+    : false
+  : false
+
+t.test('the compiler takes both for the same', async (t) => {
+  const training: Same<TrainingInput, z.input<typeof trainingOptions>> = true
+  const common: Same<OnlineInput, z.input<typeof online>> = true
+  const grpo: Same<GrpoInput, z.input<typeof onlineOptions.grpo>> = true
+  const onlineDpo: Same<OnlineDpoInput, z.input<typeof onlineOptions.onlineDpo>> = true
+  const bestOfN: Same<BestOfNInput, z.input<typeof onlineOptions.bestOfN>> = true
+  const score: Same<ScoreInput, z.input<typeof onlineOptions.score>> = true
+  t.same([training, common, grpo, onlineDpo, bestOfN, score], Array(6).fill(true))
+})
