@@ -11,6 +11,7 @@ import { keep, Scope } from '../src/tensor/scope.js'
 import { empty, type Tensor, tensor } from '../src/tensor/tensor.js'
 import { alignExamples, alignmentOf } from './data/align.js'
 import type { MicroBatch } from './data/micro-batch.js'
+import { evaluated } from './evaluation.js'
 import {
   type AdamWConfig,
   createOptimizer,
@@ -218,7 +219,7 @@ async function wholeStep(trainer: Trainer, parts: readonly Part[], counts: StepC
 }
 
 const evaluate = ({ objective, history }: Trainer, sequences: readonly SequenceTerms[], step: StepCounts): Evaluation =>
-  objective.evaluate({ sequences, step, history })
+  evaluated(objective, { sequences, step, history })
 
 function termsOfPart(trainer: Trainer, { batch, firstSequence }: Part, training: boolean): Terms {
   const noise = { ...trainer.noise, update: trainer.optimizer.updates, firstSequence }
