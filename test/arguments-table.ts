@@ -16,7 +16,7 @@ import {
   pairs,
   placed,
   policy,
-  reward,
+  recipeOf,
   rows,
   saved,
   scorer,
@@ -27,31 +27,8 @@ import {
   trace,
 } from './support-arguments.js'
 
-/** A recipe in one short round. */
-const recipeOf = (run: (options: never) => { readonly result: Promise<unknown> }): Entry => ({
-  call: (options) => run(options).result,
-  args: [{ policy, prompts: [{ prompt: '2 + 2 =' }], rewardFuncs: [reward], ...short }],
-  options: {
-    0: {
-      'policy!': '',
-      'prompts!': '',
-      'rewardFuncs!': '',
-      rounds: 'number',
-      topP: '',
-      rewardWeights: '',
-      reference: '',
-      output: 'text',
-      resume: 'true',
-      signal: '',
-      monitor: 'function',
-      sources: 'list',
-      record: '',
-    },
-  },
-})
-const short = { rounds: 1, promptsPerRound: 1, numGenerations: 2, maxCompletionLength: 2, learningRate: 0 }
-
-const deviceOptions = { device: '', threads: 'number', isa: 'text', memoryLimitBytes: 'number' }
+/** A device is open: one with other options is refused. */
+const deviceOptions = { device: '', threads: '', isa: '', memoryLimitBytes: '' }
 const sampling = { maxNewTokens: 'number', temperature: 'number', topK: 'number', topP: '', minP: '' }
 const group = { numGenerations: 1, maxNewTokens: 2 }
 
@@ -169,16 +146,19 @@ export const table: Readonly<Record<string, Entry>> = {
     args: [tokenizer, placed, { rows: 'completion' }, { maxLength: 9 }, 'name'],
     fair: { 1: 'list', 3: 'undefined object', 4: 'undefined text' },
     options: { 2: { 'rows!': '' } },
+    open: [2],
   },
   encodePrompts: {
     call: api.encodePrompts,
     args: [tokenizer, placed, { maxLength: 9 }],
     fair: { 1: 'list', 2: 'undefined object' },
+    options: { 2: { maxLength: 'number', specialTokens: '' } },
   },
   preview: {
     call: api.preview,
     args: [tokenizer, api.sft(), placed, { maxLength: 9 }, 1],
     fair: { 2: 'list', 3: 'undefined object', 4: 'undefined number' },
+    options: { 3: { maxLength: 'number', specialTokens: '' } },
   },
   previewText: {
     call: api.previewText,
@@ -252,6 +232,7 @@ export const table: Readonly<Record<string, Entry>> = {
       // Without its signal the job would run to its end.
       1: { 'output!': 'text', 'resume!': 'true', 'emit!': 'function' },
     },
+    open: [0],
   },
   iterate: {
     call: api.iterate,
@@ -348,6 +329,7 @@ export const table: Readonly<Record<string, Entry>> = {
     args: [context, [task]],
     fair: { 1: 'list' },
     options: { 0: { 'policy!': '', 'seed!': 'number', 'round!': 'number', signal: '' } },
+    open: [0],
   },
   chain: { call: api.chain, args: [group, [{ maxNewTokens: 2, inject: () => 'x' }]], fair: { 1: 'list' } },
   'chain()': {
@@ -396,5 +378,6 @@ export const table: Readonly<Record<string, Entry>> = {
     call: api.sft().evaluate,
     args: [{ sequences: [sequence], step: { tokens: 1, examples: 1 } }],
     options: { 0: { 'sequences!': 'list', 'step!': '', history: 'object' } },
+    open: [0],
   },
 }

@@ -15,6 +15,8 @@ export interface Entry {
   readonly fair?: Readonly<Record<number, string>>
   /** Options of argument N with the kinds that are fair; leaving one out is fair too, unless its name ends in `!`. */
   readonly options?: Readonly<Record<number, Readonly<Record<string, string>>>>
+  /** Arguments whose further members belong to somebody else; all others refuse what they do not know. */
+  readonly open?: readonly number[]
 }
 
 export const model = resolve(golden('smollm'))
@@ -77,3 +79,27 @@ export const loop = {
 export const finished = fresh()
 await api.train({ policy, objective: api.sft(), data: rows, maxSteps: 1, learningRate: 0, output: finished }).result
 export const sequence = { logps: Float64Array.of(-1), role: 'completion', example: 0 }
+
+/** A recipe in one short round. */
+export const recipeOf = (run: (options: never) => { readonly result: Promise<unknown> }): Entry => ({
+  call: (options) => run(options).result,
+  args: [{ policy, prompts: [{ prompt: '2 + 2 =' }], rewardFuncs: [reward], ...short }],
+  options: {
+    0: {
+      'policy!': '',
+      'prompts!': '',
+      'rewardFuncs!': '',
+      rounds: 'number',
+      topP: '',
+      rewardWeights: '',
+      reference: '',
+      output: 'text',
+      resume: 'true',
+      signal: '',
+      monitor: 'function',
+      sources: 'list',
+      record: '',
+    },
+  },
+})
+const short = { rounds: 1, promptsPerRound: 1, numGenerations: 2, maxCompletionLength: 2, learningRate: 0 }

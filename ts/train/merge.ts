@@ -4,7 +4,7 @@
 
 import { rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { checkOptions, kinds, optional, word } from '../src/base/arguments.js'
+import { checkOptions, kinds, membersOf, optional, word } from '../src/base/arguments.js'
 import { WhetstoneError } from '../src/base/errors.js'
 import { createRandom, deriveKey } from '../src/base/rng.js'
 import { type LanguageModel, languageModel, loadModel, tokenizerFolder } from '../src/generate/language-model.js'
@@ -79,7 +79,11 @@ export async function merge(options: MergeOptions): Promise<MergeResult> {
   checkOptions('merge', options, mergeKinds)
   const { output } = options
   if (await exists(output)) throw new WhetstoneError('E_CONFIG', output, 'expected a folder to make, it exists already')
-  using adapted = await loadModel(options.model, { ...options, dtype: 'f32' })
+  using adapted = await loadModel(options.model, {
+    ...membersOf(options, deviceKinds),
+    adapter: options.adapter,
+    dtype: 'f32',
+  })
   const dtype = options.dtype ?? (await storedType(adapted.directory))
   const probe = await probeOf(adapted)
   const before = await probe(adapted.decoder)

@@ -3,6 +3,7 @@
 // rounding). A step is all or nothing: one flag says whether every number is finite, and the kernels change no byte when
 // it is not.
 
+import { type Kind, kinds, optional } from '../src/base/arguments.js'
 import { WhetstoneError } from '../src/base/errors.js'
 import { deriveKey } from '../src/base/rng.js'
 import { type Decoder, trainableOf } from '../src/models/decoder.js'
@@ -37,6 +38,16 @@ export interface AdamWConfig {
    */
   readonly stochasticRounding?: boolean
 }
+
+/** Kinds of {@link AdamWConfig}. */
+export const adamWKinds = {
+  adamBeta1: kinds.number,
+  adamBeta2: kinds.number,
+  adamEpsilon: kinds.number,
+  weightDecay: kinds.number,
+  maxGradNorm: kinds.number,
+  stochasticRounding: optional(kinds.flag),
+} satisfies Record<keyof AdamWConfig, Kind>
 
 /** Weights to train with their gradients and moments. */
 export interface Optimizer {

@@ -4,7 +4,7 @@
 import { join } from 'node:path'
 import type { Objective } from '../loss/define.js'
 import { objectiveKind } from '../loss/objective.js'
-import { checkOptions, kinds, optional } from '../src/base/arguments.js'
+import { checkMembers, kinds, optional } from '../src/base/arguments.js'
 import { WhetstoneError } from '../src/base/errors.js'
 import { deriveKey, permutation } from '../src/base/rng.js'
 import { type LanguageModel, modelKind } from '../src/generate/language-model.js'
@@ -12,6 +12,7 @@ import { type Decoder, decoderKind } from '../src/models/decoder.js'
 import { type TrainingInput, type TrainingOptions, trainingOptions } from './config/options.js'
 import { type Resolved, resolveConfig, resolvedKind, type Source, sourcesKind } from './config/resolve.js'
 import { checkLengths, encodeFor, rowKindOf } from './data/encode.js'
+import { encodePart } from './data/encode-options.js'
 import type { EncodedExample } from './data/example.js'
 import { warningsOf } from './data/findings.js'
 import { type MicroBatchOptions, microBatchOf } from './data/micro-batch.js'
@@ -122,8 +123,9 @@ interface Job {
 }
 
 async function runTraining(options: TrainOptions, emit: Emit): Promise<TrainResult> {
-  checkOptions('train', options, trainKinds)
-  const config = resolveConfig(trainingOptions, options.sources ?? [{ origin: 'argument', values: given(options) }])
+  checkMembers('train', options, trainKinds)
+  const sources = options.sources ?? [{ origin: 'argument', values: given(options) }]
+  const config = resolveConfig(trainingOptions, sources, undefined, Object.keys(trainKinds))
   const { output, resume = false, record = config } = options
   const warn = (message: string) => emit({ type: 'warning', message })
   const folder = output === undefined ? undefined : await openRun(output, record, resume, warn)
@@ -178,7 +180,7 @@ async function encodedData({ options, values, emit }: Job): Promise<Data> {
   const { policy, objective } = options
   const rows = await splitData(options, values)
   const encode = (own: typeof rows.train, spare?: typeof rows.train) => {
-    const encoded = encodeFor(objective, policy.tokenizer, own, values, spare)
+    const encoded = encodeFor(objective, policy.tokenizer, own, encodePart(values), spare)
     checkLengths(encoded, policy.decoder.config)
     return encoded
   }

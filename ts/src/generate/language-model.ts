@@ -18,7 +18,7 @@ import { type Decoder, disposeDecoder } from '../models/decoder.js'
 import { type LoadOptions, loadDecoder } from '../models/load.js'
 import { baseFolder, isAdapterFolder, loadAdapter, readAdapterConfig, scoreLabelsIn } from '../models/peft.js'
 import { type Device, deviceKinds } from '../native/device.js'
-import type { LoraConfig } from '../nn/lora.js'
+import { type LoraConfig, loraConfig } from '../nn/lora.js'
 import { disposeFlat } from '../nn/parameters.js'
 import { type ChatMessage, encodeChat, messagesKind } from '../tokenizer/template.js'
 import { loadTokenizer, type Tokenizer, tokenizerFilesOf } from '../tokenizer/tokenizer.js'
@@ -95,7 +95,7 @@ const promptKind: Kind = {
 }
 
 /** Kinds of {@link GenerateOptions}; ranges are checked by the engine. */
-const generateKinds = {
+export const generateKinds = {
   temperature: optional(kinds.number),
   topK: optional(kinds.number),
   topP: optional(kinds.number),
@@ -139,6 +139,8 @@ export interface ModelOptions extends LoadOptions {
 export async function loadModel(directory: string, options: ModelOptions = {}): Promise<LanguageModel> {
   checkArgument('loadModel.directory', directory, kinds.path)
   checkOptions('loadModel', options, modelKinds)
+  // Before anything is read: settings that cannot be are no reason to wait for weights.
+  if (options.lora !== undefined) loraConfig(options.lora)
   if (!(await isAdapterFolder(directory))) return loadWith(directory, directory, options)
   if (options.adapter !== undefined)
     throw new WhetstoneError('E_CONFIG', directory, 'expected a model beside `adapter`, got the folder of an adapter')

@@ -3,7 +3,7 @@
 // them, and its last part alone where that is not another setting's. Flags, help and config files are made from here.
 
 import * as z from 'zod'
-import { plainName } from './spelling.js'
+import { plainName } from '../../src/base/spelling.js'
 
 /** Settings that share a schema and a prefix. */
 export interface Group {

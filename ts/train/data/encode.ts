@@ -4,7 +4,7 @@
 // the answer that it shows). What the sequences of a row are is encoders.ts.
 
 import type { Objective } from '../../loss/define.js'
-import { checkArgument, checkOptions, having, kinds, word } from '../../src/base/arguments.js'
+import { checkArgument, checkMembers, having, kinds, word } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import type { DecoderConfig } from '../../src/models/config.js'
 import { positionLimit } from '../../src/models/decoder.js'
@@ -178,7 +178,7 @@ export function encodeExamples<K extends EncodedKind>(
   name = 'data',
   spare: readonly PlacedRow<RowKinds[K]>[] = [],
 ): EncodedData {
-  checkOptions('encodeExamples.needs', needs, { rows: word(...encodedKinds) })
+  checkMembers('encodeExamples.needs', needs, { rows: word(...encodedKinds) })
   checkArgument('encodeExamples.name', name, kinds.text)
   const encoder = encoderFor(needs, name)
   checkEncoding('encodeExamples', tokenizer, rows, needs.rows)

@@ -5,7 +5,7 @@
 import { join } from 'node:path'
 import type { Objective } from '../../loss/define.js'
 import { objectiveKind } from '../../loss/objective.js'
-import { checkArgument, checkOptions, having, kinds, listOf, optional } from '../../src/base/arguments.js'
+import { checkArgument, checkOptions, kinds, listOf, optional } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import { type LanguageModel, modelKind } from '../../src/generate/language-model.js'
 import { type Decoder, decoderKind } from '../../src/models/decoder.js'
@@ -14,7 +14,7 @@ import { microBatchOf } from '../data/micro-batch.js'
 import { createWalk, type Walk } from '../data/plan.js'
 import type { Emit } from '../events.js'
 import { type PhaseResult, runPhase } from '../loop.js'
-import type { AdamWConfig } from '../optimizer.js'
+import { type AdamWConfig, adamWKinds } from '../optimizer.js'
 import { frozenParts, modelHash } from '../reference.js'
 import type { ReferenceSync } from '../reference-sync.js'
 import type { Schedule } from '../schedule.js'
@@ -111,16 +111,30 @@ const iterateKinds = {
 
 const updateKinds = {
   objective: objectiveKind,
-  optimizer: having('settings of AdamW', 'adamBeta1', 'adamBeta2', 'adamEpsilon', 'weightDecay', 'maxGradNorm'),
-  schedule: having('a schedule', 'learningRate', 'lrSchedulerType', 'warmupSteps'),
+  optimizer: kinds.object,
+  schedule: kinds.object,
   stepsPerRound: kinds.count,
   batchSize: kinds.count,
   perDeviceTrainBatchSize: optional(kinds.count),
   temperature: optional(kinds.number),
   gradientCheckpointing: optional(kinds.flag),
-  referenceSync: optional(having('when the reference moves', 'refModelSyncSteps', 'refModelMixupAlpha')),
+  referenceSync: optional(kinds.object),
   toExamples: optional(kinds.call),
   numIterations: optional(kinds.count),
+}
+
+const scheduleKinds = { learningRate: kinds.number, lrSchedulerType: kinds.text, warmupSteps: kinds.number }
+const syncKinds = { refModelSyncSteps: kinds.number, refModelMixupAlpha: kinds.number }
+const limitsKinds = { shardSize: optional(kinds.count), enough: optional(kinds.call) }
+
+function checkIterate(options: IterateOptions): void {
+  checkOptions('iterate', options, iterateKinds)
+  const { limits = {}, update } = options
+  checkOptions('iterate.limits', limits, limitsKinds)
+  checkOptions('iterate.update', update, updateKinds)
+  checkOptions('iterate.update.optimizer', update.optimizer, adamWKinds)
+  checkOptions('iterate.update.schedule', update.schedule, scheduleKinds)
+  if (update.referenceSync !== undefined) checkOptions('iterate.update.referenceSync', update.referenceSync, syncKinds)
 }
 
 /** What a round trains on. */
@@ -136,8 +150,7 @@ interface Round {
  * @throws WhetstoneError E_VERIFIER when a round keeps nothing, and what training throws
  */
 export async function iterate(options: IterateOptions): Promise<PhaseResult> {
-  checkOptions('iterate', options, iterateKinds)
-  checkOptions('iterate.update', options.update, updateKinds)
+  checkIterate(options)
   const { policy, reference, update, rounds, emit, output } = options
   checkUpdate(options)
   const trainer = createTrainer({

@@ -5,15 +5,16 @@ import { createHash } from 'node:crypto'
 import { join } from 'node:path'
 import * as z from 'zod'
 import type { Objective } from '../../loss/define.js'
-import { checkOptions, either, kinds, optional } from '../../src/base/arguments.js'
+import { checkMembers, either, kinds, membersOf, optional } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import { type LanguageModel, modelKind } from '../../src/generate/language-model.js'
 import { type Decoder, decoderKind, positionLimit } from '../../src/models/decoder.js'
 import { optimizerShape, referenceSyncShape, stochasticRounding } from '../config/options.js'
-import { type Resolved, resolvedKind, type Source, sourcesKind } from '../config/resolve.js'
+import { type Resolved, resolveConfig, resolvedKind, type Source, sourcesKind } from '../config/resolve.js'
 import { dataKind } from '../data/rows.js'
 import { type Emit, type Run, startRun } from '../events.js'
 import { abortError, type PhaseResult } from '../loop.js'
+import { adamWKinds } from '../optimizer.js'
 import { openReference, type Reference } from '../reference.js'
 import { referenceSyncOf } from '../reference-sync.js'
 import { openRun } from '../run-folder.js'
@@ -132,6 +133,10 @@ export const samplingOf = (values: OnlineValues): SampleGroupOptions => ({
 /** True when sampling leaves no token out: its log-probs are then those of a trainer at its temperature. */
 export const isUntruncated = ({ topP, topK, minP }: OnlineValues): boolean => topP === 1 && topK === 0 && minP === 0
 
+/** The settings of a method from their sources. */
+export const settingsFrom = <S extends z.ZodRawShape>(schema: z.ZodObject<S>, sources: readonly Source[]) =>
+  resolveConfig(schema, sources, undefined, Object.keys(onlineKinds))
+
 /** Settings among the options of a call. */
 const given = (options: OnlineOptions): Record<string, unknown> => {
   const { policy, prompts, rewardFuncs, reference, output, resume, signal, monitor, sources, record, ...settings } =
@@ -151,7 +156,7 @@ export const startOnline = <V extends OnlineValues>(
   methodOf: (values: V) => OnlineMethod,
 ): Run<PhaseResult> =>
   startRun(async (emit) => {
-    checkOptions('recipe', options, onlineKinds)
+    checkMembers('recipe', options, onlineKinds)
     const config = resolve(options.sources ?? [{ origin: 'argument', values: given(options) }])
     const method = methodOf(config.values)
     const { output, resume = false, record = config } = options
@@ -219,7 +224,7 @@ function updateOf(values: OnlineValues, method: OnlineMethod): IterateOptions['u
   const batchSize = values.perDeviceTrainBatchSize * values.gradientAccumulationSteps
   return {
     objective: method.objective,
-    optimizer: values,
+    optimizer: membersOf(values, adamWKinds),
     schedule: {
       learningRate: values.learningRate,
       lrSchedulerType: values.lrSchedulerType,

@@ -3,6 +3,7 @@
 // sample. Differs from TRL: a function that fails, or gives NaN, stops the run; it is never a warning.
 
 import { overlongPenalty } from '../../loss/advantages.js'
+import { shownArgument } from '../../src/base/arguments.js'
 import { messageOf, WhetstoneError } from '../../src/base/errors.js'
 import type { Task, TaskSource } from '../tasks/index.js'
 import type { Score } from './score.js'
@@ -44,7 +45,8 @@ export function nameRewards(functions: readonly RewardFunction[], weights?: read
   if (weights !== undefined && weights.length !== functions.length)
     refuse('rewardWeights', `expected ${functions.length} weights, one per reward function, got ${weights.length}`)
   const rewards = functions.map((evaluate, i) => {
-    if (typeof evaluate !== 'function') refuse('rewardFuncs', `expected functions, got a ${typeof evaluate} at ${i}`)
+    if (typeof evaluate !== 'function')
+      refuse('rewardFuncs', `expected functions, got ${shownArgument(evaluate)} at ${i}`)
     return { name: evaluate.name || `reward${i + 1}`, weight: weights?.[i] ?? 1, evaluate }
   })
   const twice = rewards.find(({ name }, i) => rewards.findIndex((other) => other.name === name) !== i)
@@ -87,8 +89,7 @@ async function judge({ name, evaluate }: NamedReward, traces: readonly Trace[]):
   return values
 }
 
-const shown = (value: unknown): string =>
-  Array.isArray(value) ? `${value.length} entries` : `a ${value === null ? 'null' : typeof value}`
+const shown = (value: unknown): string => (Array.isArray(value) ? `${value.length} entries` : shownArgument(value))
 
 /**
  * Scores `rewards/NAME` of every function that applies, and `reward`, their weighted sum.
