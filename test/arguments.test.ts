@@ -116,7 +116,12 @@ t.test('other names of options are told', async (t) => {
     [generate, { repetitionPenalty: 1.1 }, 'generate.repetitionPenalty', /there is none/],
     [(options) => api.merge(options as api.MergeOptions), { model, output: 'x', dtyp: 'f32' }, 'merge.dtyp', /'dtype'/],
     [train, { refrence: decoder }, 'refrence', /did you mean 'reference'/],
-    [train, { lora: { r: 8 } }, 'lora', /an adapter is given where the model is loaded: lora: \{ r: 16 \} of loadModel/],
+    [
+      train,
+      { lora: { r: 8 } },
+      'lora',
+      /an adapter is given where the model is loaded: lora: \{ r: 16 \} of loadModel/,
+    ],
     [train, { bf16: true }, 'bf16', /where the model is loaded: dtype/],
     [grpo, { rewardFunctions: [] }, 'rewardFunctions', /did you mean 'rewardFuncs'/],
     [grpo, { max_new_tokens: 8 }, 'max_new_tokens', /did you mean 'maxCompletionLength'/],

@@ -103,3 +103,18 @@ t.test('adapters merged, used and trained on', async (t) => {
   // Dropout acts on the policy alone.
   t.ok(Math.abs(near - Math.LN2) < 0.01, `so does a trained adapter: ${near}`)
 })
+
+t.test('a teacher of another type is read in the type of the policy', async (t) => {
+  const rows = '--config run.yaml --data completion.jsonl'
+  const made = await run(...words(`train sft ${rows} --model teacher --dtype bf16 --output wide`))
+  t.equal(made.code, 0, made.err)
+  const { code, err } = await run(
+    ...words(`train gkd ${rows} --reference wide/checkpoints/step-00000004 --output taught`),
+  )
+  t.equal(code, 0, err)
+  const steps = (await eventsOf('taught')).filter(({ type }) => type === 'step')
+  t.ok(steps.length === 4 && steps.every(({ loss }) => Number(loss) > 0))
+  const untaught = await run(...words(`train gkd ${rows} --output untaught`))
+  t.equal(untaught.code, 1)
+  t.match(untaught.err, /^E_CONFIG \[reference\] gkd.v1 needs it, the teacher/m)
+})

@@ -249,7 +249,12 @@ const badSettings: readonly (readonly [objective: string, settings: object, wher
   ['dpo', { beta: 0 }, 'dpo.beta', /got 0/],
   ['dpo', { beta: Number.NaN }, 'dpo.beta', /number/],
   ['dpo', { lossType: 'dpo' }, 'dpo.lossType', /expected one of "sigmoid".*got "dpo"/],
-  ['dpo', { lossType: 'sigmod' }, 'dpo.lossType', /expected one of "sigmoid"\|"sigmoidNorm"\|.*, or array, got "sigmod"/],
+  [
+    'dpo',
+    { lossType: 'sigmod' },
+    'dpo.lossType',
+    /expected one of "sigmoid"\|"sigmoidNorm"\|.*, or array, got "sigmod"/,
+  ],
   ['dpo', { beta: Number.NaN }, 'dpo.beta', /expected number, got NaN/],
   [
     'dpo',

@@ -19,8 +19,17 @@ import { type MicroBatchOptions, microBatchOf } from './data/micro-batch.js'
 import { planData } from './data/plan.js'
 import { type DataSource, dataKind, extraFieldWarnings, readData } from './data/rows.js'
 import { type Emit, type Run, startRun } from './events.js'
+import { whileTrained } from './in-training.js'
 import { abortError, type PhaseResult, runPhase } from './loop.js'
-import { dataHash, frozenParts, modelHash, openReference, type Reference, withReferenceLogps } from './reference.js'
+import {
+  checkTeacher,
+  dataHash,
+  frozenParts,
+  modelHash,
+  openReference,
+  type Reference,
+  withReferenceLogps,
+} from './reference.js'
 import { referenceSyncOf } from './reference-sync.js'
 import { openRun, type RunFolder } from './run-folder.js'
 import { createTrainer, disposeTrainer, evaluateLoss, type Trainer, type TrainerOptions } from './trainer.js'
@@ -37,7 +46,8 @@ export interface TrainOptions extends TrainingInput {
   readonly evalData?: DataSource
   /**
    * Frozen model for objectives that look at one. Default the policy as it is when the run starts: a copy, or the base
-   * without the adapter. Resume with the start model as `policy`.
+   * without the adapter. `gkd` and `distill` need one: the teacher, of the policy's dtype. Resume with the start model as
+   * `policy`.
    */
   readonly reference?: Decoder
   /** Run folder; none: nothing is saved. */
@@ -60,7 +70,7 @@ export interface TrainResult extends PhaseResult {
 /**
  * Trains a policy. Iterate the result for events; await `result` for the end.
  *
- * @throws WhetstoneError (through `result`) E_CONFIG, E_FORMAT, E_NONFINITE, E_OOM, E_ABORTED by the signal: the state
+ * @throws WhetstoneError (through `result`) E_CONFIG, also while another run trains the policy, E_FORMAT, E_NONFINITE, E_OOM, E_ABORTED by the signal: the state
  *   is saved first
  */
 export function train(options: TrainOptions): Run<TrainResult> {
@@ -124,6 +134,11 @@ interface Job {
 
 async function runTraining(options: TrainOptions, emit: Emit): Promise<TrainResult> {
   checkMembers('train', options, trainKinds)
+  checkTeacher(options.objective, options.reference)
+  return whileTrained(options.policy.decoder, () => runInFolder(options, emit))
+}
+
+async function runInFolder(options: TrainOptions, emit: Emit): Promise<TrainResult> {
   const sources = options.sources ?? [{ origin: 'argument', values: given(options) }]
   const config = resolveConfig(trainingOptions, sources, undefined, Object.keys(trainKinds))
   const { output, resume = false, record = config } = options

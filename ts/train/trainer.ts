@@ -85,7 +85,7 @@ export interface TrainerOptions {
  */
 export function createTrainer(options: TrainerOptions): Trainer {
   const { policy, objective, reference, referenceSync, seed = 0, neftuneNoiseAlpha = 0 } = options
-  if (reference !== undefined && objective.needs.reference) checkReference(policy, reference)
+  if (reference !== undefined && objective.needs.reference) checkReference(policy, reference, objective.needs)
   if (referenceSync !== undefined) checkReferenceSync(policy, reference, referenceSync)
   const optimizer = createOptimizer(policy, options.optimizer, seed)
   return {

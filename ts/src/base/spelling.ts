@@ -22,8 +22,8 @@ function distance(a: string, b: string): number {
   return rows[a.length][b.length]
 }
 
-/** Letters that may be wrong: one of four. A name that is further off is another name. */
-const mostWrong = (name: string): number => Math.floor((name.length + 1) / 4)
+/** Letters that may be wrong: one of four, one in short names. A name that is further off is another name. */
+const mostWrong = ({ length }: string): number => (length < 2 ? 0 : Math.max(1, Math.floor((length + 1) / 4)))
 
 /** The known name that is spelled most like `name`; undefined when none is near. */
 export function nearestName(name: string, known: readonly string[]): string | undefined {
