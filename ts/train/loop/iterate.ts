@@ -13,6 +13,7 @@ import type { EncodedExample } from '../data/example.js'
 import { microBatchOf } from '../data/micro-batch.js'
 import { createWalk, type Walk } from '../data/plan.js'
 import type { Emit } from '../events.js'
+import { whileTrained } from '../in-training.js'
 import { type PhaseResult, runPhase } from '../loop.js'
 import { type AdamWConfig, adamWKinds } from '../optimizer.js'
 import { frozenParts, modelHash } from '../reference.js'
@@ -147,10 +148,16 @@ interface Round {
 /**
  * Runs the loop to its end or to the signal.
  *
- * @throws WhetstoneError E_VERIFIER when a round keeps nothing, and what training throws
+ * @throws WhetstoneError E_VERIFIER when a round keeps nothing, E_CONFIG while another run trains the policy, and what
+ *   training throws
  */
 export async function iterate(options: IterateOptions): Promise<PhaseResult> {
   checkIterate(options)
+  return whileTrained(options.policy.decoder, () => runRounds(options))
+}
+
+/** {@link iterate} of a policy that the caller keeps others from training. */
+export async function runRounds(options: IterateOptions): Promise<PhaseResult> {
   const { policy, reference, update, rounds, emit, output } = options
   checkUpdate(options)
   const trainer = createTrainer({

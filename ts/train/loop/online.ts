@@ -13,6 +13,7 @@ import { optimizerShape, referenceSyncShape, stochasticRounding } from '../confi
 import { type Resolved, resolveConfig, resolvedKind, type Source, sourcesKind } from '../config/resolve.js'
 import { dataKind } from '../data/rows.js'
 import { type Emit, type Run, startRun } from '../events.js'
+import { whileTrained } from '../in-training.js'
 import { abortError, type PhaseResult } from '../loop.js'
 import { adamWKinds } from '../optimizer.js'
 import { openReference, type Reference } from '../reference.js'
@@ -21,7 +22,7 @@ import { openRun } from '../run-folder.js'
 import { sourceKind, type Task } from '../tasks/task.js'
 import type { ToExamples } from './examples.js'
 import { type Explore, promptIds, type SampleGroupOptions, sampleGroup } from './explore.js'
-import { type IterateOptions, iterate } from './iterate.js'
+import { type IterateOptions, runRounds } from './iterate.js'
 import { type RoundStatistics, rewardStatistics, sampledEntropy } from './metrics.js'
 import { isTaskSource, type PromptSource, readPrompts, taskRounds } from './prompts.js'
 import { checkerReward, type NamedReward, nameRewards, type RewardFunction, scoreRewards } from './rewards.js'
@@ -157,23 +158,32 @@ export const startOnline = <V extends OnlineValues>(
 ): Run<PhaseResult> =>
   startRun(async (emit) => {
     checkMembers('recipe', options, onlineKinds)
-    const config = resolve(options.sources ?? [{ origin: 'argument', values: given(options) }])
-    const method = methodOf(config.values)
-    const { output, resume = false, record = config } = options
-    const warn = (message: string) => emit({ type: 'warning', message })
-    const folder = output === undefined ? undefined : await openRun(output, record, resume, warn)
-    let started: Reference | undefined
-    try {
-      started = await referenceOf(options, method, config.values)
-      return await runOnline({ ...options, reference: started?.decoder }, config.values, method, (event) => {
-        folder?.log(event)
-        emit(event)
-      })
-    } finally {
-      started?.dispose()
-      await folder?.close()
-    }
+    return whileTrained(options.policy.decoder, () => runInFolder(options, resolve, methodOf, emit))
   })
+
+async function runInFolder<V extends OnlineValues>(
+  options: OnlineOptions,
+  resolve: (sources: readonly Source[]) => Resolved<V>,
+  methodOf: (values: V) => OnlineMethod,
+  emit: Emit,
+): Promise<PhaseResult> {
+  const config = resolve(options.sources ?? [{ origin: 'argument', values: given(options) }])
+  const method = methodOf(config.values)
+  const { output, resume = false, record = config } = options
+  const warn = (message: string) => emit({ type: 'warning', message })
+  const folder = output === undefined ? undefined : await openRun(output, record, resume, warn)
+  let started: Reference | undefined
+  try {
+    started = await referenceOf(options, method, config.values)
+    return await runOnline({ ...options, reference: started?.decoder }, config.values, method, (event) => {
+      folder?.log(event)
+      emit(event)
+    })
+  } finally {
+    started?.dispose()
+    await folder?.close()
+  }
+}
 
 /** The model to compare with, when the method looks at one. */
 const referenceOf = async (
@@ -256,7 +266,7 @@ async function runOnline(
   const device = policy.decoder.device.description
   const notes = [`${rounds.size} prompts`, `rewards: ${rewards.map(({ name }) => name).join(', ')}`]
   emit({ type: 'start', step: 0, totalSteps: values.rounds * update.stepsPerRound, device, notes })
-  const result = await iterate({
+  const result = await runRounds({
     policy,
     reference,
     tasks: rounds.of,
