@@ -6,7 +6,7 @@ import { rmSync } from 'node:fs'
 import t from 'tap'
 import * as api from '../ts/src/index.js'
 import { table } from './arguments-table.js'
-import { decoder, type Entry, model, policy, rows } from './support-arguments.js'
+import { decoder, type Entry, loop, model, policy, rows } from './support-arguments.js'
 
 t.setTimeout(280_000)
 
@@ -95,6 +95,20 @@ t.test('options that nobody knows are refused', async (t) => {
         failures.push(`${name} ${i}: ${String(error)}`)
     }
   t.same(failures, [])
+})
+
+t.test('options inside options', async (t) => {
+  const { update } = loop
+  const cases: [where: string, options: object][] = [
+    ['iterate.limits.shard', { limits: { shard: 4 } }],
+    ['iterate.update.optimizer.lr', { update: { ...update, optimizer: { ...update.optimizer, lr: 1 } } }],
+    ['iterate.update.schedule.warmup', { update: { ...update, schedule: { ...update.schedule, warmup: 1 } } }],
+    ['iterate.update.referenceSync.every', { update: { ...update, referenceSync: { every: 1 } } }],
+  ]
+  for (const [where, options] of cases) {
+    const call = api.iterate({ ...loop, ...options } as never)
+    await t.rejects(call, { code: 'E_CONFIG', where, message: /unknown option; expected one of/ })
+  }
 })
 
 t.test('other names of options are told', async (t) => {
