@@ -180,6 +180,7 @@ export const loopTable: Readonly<Record<string, Entry>> = {
     args: [context, [task]],
     fair: { 1: 'list' },
     options: { 0: { 'policy!': '', 'seed!': 'number', 'round!': 'number', signal: '' } },
+    open: [0],
   },
   chain: { call: api.chain, args: [group, [{ maxNewTokens: 2, inject: () => 'x' }]], fair: { 1: 'list' } },
   'chain()': {

@@ -23,7 +23,8 @@ import {
   tokenizer,
 } from './support-arguments.js'
 
-const deviceOptions = { device: '', threads: 'number', isa: 'text', memoryLimitBytes: 'number' }
+/** A device is open: one with other options is refused. */
+const deviceOptions = { device: '', threads: '', isa: '', memoryLimitBytes: '' }
 const sampling = {
   maxNewTokens: 'number',
   temperature: 'number',
@@ -147,16 +148,19 @@ export const table: Readonly<Record<string, Entry>> = {
     args: [tokenizer, placed, { rows: 'completion' }, { maxLength: 9 }, 'name'],
     fair: { 1: 'list', 3: 'undefined object', 4: 'undefined text' },
     options: { 2: { 'rows!': '' } },
+    open: [2],
   },
   encodePrompts: {
     call: api.encodePrompts,
     args: [tokenizer, placed, { maxLength: 9 }],
     fair: { 1: 'list', 2: 'undefined object' },
+    options: { 2: { maxLength: 'number', specialTokens: '' } },
   },
   preview: {
     call: api.preview,
     args: [tokenizer, api.sft(), placed, { maxLength: 9 }, 1],
     fair: { 2: 'list', 3: 'undefined object', 4: 'undefined number' },
+    options: { 3: { maxLength: 'number', specialTokens: '' } },
   },
   previewText: {
     call: api.previewText,
@@ -230,6 +234,7 @@ export const table: Readonly<Record<string, Entry>> = {
       // Without its signal the job would run to its end.
       1: { 'output!': 'text', 'resume!': 'true', 'emit!': 'function' },
     },
+    open: [0],
   },
   merge: {
     call: async (options) => {
@@ -285,5 +290,6 @@ export const table: Readonly<Record<string, Entry>> = {
     call: api.sft().evaluate,
     args: [{ sequences: [sequence], step: { tokens: 1, examples: 1 } }],
     options: { 0: { 'sequences!': 'list', 'step!': '', history: 'object' } },
+    open: [0],
   },
 }

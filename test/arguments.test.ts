@@ -6,7 +6,7 @@ import { rmSync } from 'node:fs'
 import t from 'tap'
 import * as api from '../ts/src/index.js'
 import { table } from './arguments-table.js'
-import type { Entry } from './support-arguments.js'
+import { decoder, type Entry, loop, model, policy, rows } from './support-arguments.js'
 
 t.setTimeout(280_000)
 
@@ -78,6 +78,87 @@ for (const [name, entry] of Object.entries(table))
       }
     t.same(failures, [])
   })
+
+t.test('options that nobody knows are refused', async (t) => {
+  const failures: string[] = []
+  for (const [name, { call, args, options = {}, open = [] }] of Object.entries(table))
+    for (const i of Object.keys(options).map(Number)) {
+      if (open.includes(i)) continue
+      const given = args.with(i, { ...(args[i] as object), alien: undefined })
+      const error: unknown = await new Promise((done) => {
+        Promise.resolve()
+          .then(() => call(...(given as never[])))
+          .then(() => done(undefined), done)
+      })
+      const told = api.WhetstoneError.isInstance(error) && error.code === 'E_CONFIG' && error.where.endsWith('alien')
+      if (!told || !/^\[.*\] unknown option.*; expected one of \w+/.test(error.message))
+        failures.push(`${name} ${i}: ${String(error)}`)
+    }
+  t.same(failures, [])
+})
+
+t.test('options inside options', async (t) => {
+  const { update } = loop
+  const cases: [where: string, options: object][] = [
+    ['iterate.limits.shard', { limits: { shard: 4 } }],
+    ['iterate.update.optimizer.lr', { update: { ...update, optimizer: { ...update.optimizer, lr: 1 } } }],
+    ['iterate.update.schedule.warmup', { update: { ...update, schedule: { ...update.schedule, warmup: 1 } } }],
+    ['iterate.update.referenceSync.every', { update: { ...update, referenceSync: { every: 1 } } }],
+  ]
+  for (const [where, options] of cases) {
+    const call = api.iterate({ ...loop, ...options } as never)
+    await t.rejects(call, { code: 'E_CONFIG', where, message: /unknown option; expected one of/ })
+  }
+})
+
+t.test('other names of options are told', async (t) => {
+  const generate = (options: object) => policy.generate('2', options)
+  const load = (options: object) => api.loadModel(model, options)
+  const grpo = (options: object) => api.recipes.grpo({ policy, prompts: [], ...options }).result
+  const train = (options: object) => api.train({ policy, objective: api.sft(), data: rows, ...options }).result
+  const cases: [call: (options: object) => Promise<unknown>, options: object, where: string, message: RegExp][] = [
+    [load, { dtyp: 'bf16' }, 'loadModel.dtyp', /expected one of device, .*did you mean 'dtype'/],
+    [load, { bf16: true }, 'loadModel.bf16', /did you mean 'dtype'/],
+    [load, { loadIn4bit: true }, 'loadModel.loadIn4bit', /no quantized weights/],
+    [load, { device_map: 'auto' }, 'loadModel.device_map', /did you mean 'device'/],
+    [load, { lora: { lora_alpha: 8 } }, 'lora.lora_alpha', /did you mean 'loraAlpha'/],
+    [load, { lora: { modulesToSave: ['lm_head'] } }, 'lora.modulesToSave', /expected one of r, .*score head/],
+    [generate, { max_new_tokens: 6 }, 'generate.max_new_tokens', /did you mean 'maxNewTokens'/],
+    [generate, { maxLength: 6 }, 'generate.maxLength', /did you mean 'maxNewTokens'/],
+    [generate, { doSample: false }, 'generate.doSample', /temperature: 0 takes the most probable token/],
+    [generate, { numBeams: 2 }, 'generate.numBeams', /there is none/],
+    [generate, { repetitionPenalty: 1.1 }, 'generate.repetitionPenalty', /there is none/],
+    [(options) => api.merge(options as api.MergeOptions), { model, output: 'x', dtyp: 'f32' }, 'merge.dtyp', /'dtype'/],
+    [train, { refrence: decoder }, 'refrence', /did you mean 'reference'/],
+    [
+      train,
+      { lora: { r: 8 } },
+      'lora',
+      /an adapter is given where the model is loaded: lora: \{ r: 16 \} of loadModel/,
+    ],
+    [train, { bf16: true }, 'bf16', /where the model is loaded: dtype/],
+    [grpo, { rewardFunctions: [] }, 'rewardFunctions', /did you mean 'rewardFuncs'/],
+    [grpo, { max_new_tokens: 8 }, 'max_new_tokens', /did you mean 'maxCompletionLength'/],
+  ]
+  for (const [call, options, where, message] of cases)
+    await t.rejects(call(options), { code: 'E_CONFIG', where, message }, JSON.stringify(Object.keys(options)))
+})
+
+t.test('the device that is open has its options', async (t) => {
+  const { memory } = api
+  const { threads } = policy.device
+  t.equal(api.getDevice({ threads, memoryLimitBytes: memory().limitBytes, isa: policy.device.level }), policy.device)
+  const cases: [options: api.DeviceOptions, where: string][] = [
+    [{ threads: threads + 1 }, 'threads'],
+    [{ memoryLimitBytes: 1e12 }, 'memoryLimitBytes'],
+    [{ isa: 'v0' }, 'isa'],
+  ]
+  for (const [options, where] of cases) {
+    const error = { code: 'E_DEVICE', where, message: /the process already uses .*, got/ }
+    t.throws(() => api.getDevice(options), error)
+    await t.rejects(api.loadModel(model, options), error)
+  }
+})
 
 t.test('the table has every public function', async (t) => {
   const called = new Set(Object.keys(table).map((name) => name.split(/[ .(]/)[0]))

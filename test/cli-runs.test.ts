@@ -152,3 +152,18 @@ t.test('a run is named where a model is asked for', async (t) => {
   t.match(moved.err, /^E_MISMATCH \[model\] .*step-00000002", now ".*step-00000003": resume with the same settings$/m)
   await ok(`${fromFile} --resume --model ${tuned}`)
 })
+
+t.test('a teacher of another type is read in the type of the policy', async (t) => {
+  const rows = '--config run.yaml --data completion.jsonl'
+  const made = await run(...words(`train sft ${rows} --model teacher --dtype bf16 --output wide`))
+  t.equal(made.code, 0, made.err)
+  const { code, err } = await run(
+    ...words(`train gkd ${rows} --reference wide/checkpoints/step-00000004 --output taught`),
+  )
+  t.equal(code, 0, err)
+  const steps = (await eventsOf('taught')).filter(({ type }) => type === 'step')
+  t.ok(steps.length === 4 && steps.every(({ loss }) => Number(loss) > 0))
+  const untaught = await run(...words(`train gkd ${rows} --output untaught`))
+  t.equal(untaught.code, 1)
+  t.match(untaught.err, /^E_CONFIG \[reference\] gkd.v1 needs it, the teacher/m)
+})

@@ -176,7 +176,14 @@ t.test('refusals: text, code 1, nothing written', async (t) => {
     [['tran'], /^E_CONFIG \[whetstone\] .*did you mean 'train'/],
     [['train', 'dqo'], /^E_CONFIG \[train\] .*did you mean 'dpo'/],
     [['train', 'sft', '--lerning-rate', '1'], /^E_CONFIG \[--lerning-rate\] .*did you mean '--learningRate'/],
-    [['train', 'sft', '--beta', '1'], /^E_CONFIG \[--beta\] unknown option of 'sft'/],
+    [['train', 'sft', '--beta', '1'], /^E_CONFIG \[--beta\] unknown option of 'sft'; --help lists them$/m],
+    [['train', 'dpo', '--bf16'], /^E_CONFIG \[--bf16\] .*did you mean '--dtype'/],
+    [['train', 'dpo', '--epochs', '1'], /^E_CONFIG \[--epochs\] .*did you mean '--numTrainEpochs'/],
+    [['train', 'dpo', '--loadBestModelAtEnd'], /^E_CONFIG \[--loadBestModelAtEnd\] .*no checkpoint is chosen/],
+    [
+      ['train', 'dpo', ...quick, '--output', 'no', '--lossType', 'ddpo'],
+      /^E_CONFIG \[--lossType\] expected one of "sigmoid"\|.*got "ddpo"/,
+    ],
     [
       ['train', 'sft', ...quick, '--output', 'no', '--learningRate', 'x'],
       /^E_CONFIG \[--learningRate\] expected number, got "x"/,

@@ -5,6 +5,8 @@ import { join } from 'node:path'
 import t from 'tap'
 import * as z from 'zod'
 import { objectives } from '../ts/loss/index.js'
+import { elsewhere, renamed } from '../ts/src/base/foreign-names.js'
+import { didYouMean, nearestName, plainName } from '../ts/src/base/spelling.js'
 import { type Options, readFlags } from '../ts/train/cli/flags.js'
 import { catalogueOf, spellWords } from '../ts/train/config/catalogue.js'
 import { trainerDefaults } from '../ts/train/config/defaults.js'
@@ -13,7 +15,6 @@ import { onlineCatalogue, onlineTrainers, resolveOnline } from '../ts/train/conf
 import { trainingOptions } from '../ts/train/config/options.js'
 import { commandLine, describeConfig, resolveConfig } from '../ts/train/config/resolve.js'
 import { resolveRun, rowTrainers, runCatalogue } from '../ts/train/config/run-settings.js'
-import { nearestName, plainName } from '../ts/train/config/spelling.js'
 import { temporaryFolder } from './support.js'
 
 const folder = await temporaryFolder(t)
@@ -38,6 +39,8 @@ t.test('names have one meaning in every spelling', async (t) => {
     t.equal(plainName(name), 'learningrate', name)
   t.equal(nearestName('learing_rate', ['loggingSteps', 'learningRate', 'beta']), 'learningRate')
   t.equal(nearestName('x', []), undefined)
+  t.equal(nearestName('dop', ['sft', 'dpo']), 'dpo', 'letters that changed places are one fault')
+  t.equal(nearestName('gamma', ['beta', 'alpha', 'kappa']), undefined, 'far off is no suggestion')
   const { find } = runCatalogue('dpo')
   t.equal(find('per_device_train_batch_size')?.path, 'perDeviceTrainBatchSize')
   t.equal(find('beta')?.path, 'dpo.beta')
@@ -55,6 +58,57 @@ t.test('names have one meaning in every spelling', async (t) => {
   t.equal(find('simpo_gamma'), undefined)
   t.equal(runCatalogue('gkd').find('teacher_model_name_or_path')?.path, 'reference')
   t.equal(onlineCatalogue('onlineDpo').find('max_new_tokens')?.path, 'maxCompletionLength')
+})
+
+/** Options of functions that are no settings of a run. */
+const apiNames = [
+  ...['policy', 'objective', 'prompts', 'rewardFuncs', 'resume', 'device', 'scoreLabels'],
+  ...['maxNewTokens', 'stopIds', 'stopStrings', 'onText'],
+]
+
+t.test('a name that nobody knows: what was meant, or what does it here, or nothing', async (t) => {
+  const hint = (name: string, objective = 'dpo') =>
+    didYouMean(
+      name,
+      runCatalogue(objective).settings.map(({ shortest }) => shortest),
+      '--',
+    )
+  const meant = {
+    lerningRate: 'learningRate',
+    epochs: 'numTrainEpochs',
+    num_epochs: 'numTrainEpochs',
+    batch_size: 'perDeviceTrainBatchSize',
+    lr: 'learningRate',
+    bf16: 'dtype',
+    fp16: 'dtype',
+    torch_dtype: 'dtype',
+    peft: 'lora',
+    peft_config: 'lora',
+    ref_model: 'reference',
+    teacher_model: 'reference',
+    train_dataset: 'data',
+    save_strategy: 'saveSteps',
+    warmup_ratio: 'warmupSteps',
+    max_seq_length: 'maxLength',
+  }
+  for (const [name, here] of Object.entries(meant)) t.equal(hint(name), `; did you mean '--${here}'?`, name)
+  t.match(hint('loadBestModelAtEnd'), /^; no checkpoint is chosen/)
+  t.match(hint('load_in_4bit'), /^; there are no quantized weights/)
+  t.match(hint('report_to'), /metrics\.jsonl/)
+  for (const name of ['kapow', 'x', 'toString', 'json5', 'gammas']) t.equal(hint(name), '', name)
+  const known = new Set(
+    [
+      ...Object.keys(objectives).flatMap((name) => (rowTrainers.includes(name) ? [runCatalogue(name)] : [])),
+      ...Object.keys(onlineTrainers).map(onlineCatalogue),
+    ]
+      .flatMap(({ settings }) => settings.map(({ key }) => key))
+      .concat(apiNames),
+  )
+  const gone = Object.entries(renamed).flatMap(([name, here]) =>
+    here.filter((one) => !known.has(one)).map((one) => [name, one]),
+  )
+  t.same(gone, [], 'the table names options that there are')
+  for (const name of [...Object.keys(renamed), ...Object.keys(elsewhere)]) t.equal(name, plainName(name))
 })
 
 t.test('a name that two settings have means the one at the top level', async (t) => {
@@ -251,6 +305,14 @@ t.test('values: refusals name the setting, what was expected, what came and from
   refused({ lrSchedulerType: 'steps' }, '--lrSchedulerType', /"cosine".*got "steps"/)
   refused({ beta: 0 }, '--beta', />0.*got 0/)
   refused({ lossWeights: [1, 'x'] }, '--lossWeights', /at 1: expected number, got \[1,"x"\]/)
+  refused({ lossType: 'ddpo' }, '--lossType', /expected one of "sigmoid"\|.*"ipo".*, or array, got "ddpo"/)
+  refused(
+    { lossType: ['sigmoid', 'ddpo'] },
+    '--lossType',
+    /at 1: expected one of "sigmoid"\|.*, got \["sigmoid","ddpo"\]/,
+  )
+  refused({ beta: Number.NaN }, '--beta', /expected number, got NaN/)
+  refused({ lossWeights: [Number.NaN] }, '--lossWeights', /at 0: expected number, got \["NaN"\]/)
   refused({ maxSteps: 1.5 }, '--maxSteps', /got 1.5/)
   t.throws(() => resolveRun('dpo', runCatalogue('dpo'), []), { code: 'E_CONFIG', where: '--model', message: /none/ })
   t.throws(() => runCatalogue('dpq'), { code: 'E_CONFIG', message: /did you mean 'dpo'/ })

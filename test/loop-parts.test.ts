@@ -96,7 +96,7 @@ t.test('rewards', async (t) => {
   )
   await t.rejects(
     fails(() => undefined),
-    { code, message: /a undefined/ },
+    { code, message: /got nothing/ },
   )
   await t.rejects(
     fails(() => [1, '1']),

@@ -248,8 +248,20 @@ t.test('BCO looks back', (t) => {
 const badSettings: readonly (readonly [objective: string, settings: object, where: string, message: RegExp])[] = [
   ['dpo', { beta: 0 }, 'dpo.beta', /got 0/],
   ['dpo', { beta: Number.NaN }, 'dpo.beta', /number/],
-  ['dpo', { lossType: 'dpo' }, 'dpo.lossType', /got "dpo"/],
-  ['dpo', { losstype: 'ipo' }, 'dpo.losstype', /unknown option; expected one of beta, lossType/],
+  ['dpo', { lossType: 'dpo' }, 'dpo.lossType', /expected one of "sigmoid".*got "dpo"/],
+  [
+    'dpo',
+    { lossType: 'sigmod' },
+    'dpo.lossType',
+    /expected one of "sigmoid"\|"sigmoidNorm"\|.*, or array, got "sigmod"/,
+  ],
+  ['dpo', { beta: Number.NaN }, 'dpo.beta', /expected number, got NaN/],
+  [
+    'dpo',
+    { losstype: 'ipo' },
+    'dpo.losstype',
+    /unknown option; expected one of beta, lossType.*did you mean 'lossType'/,
+  ],
   ['dpo', { lossType: ['sigmoid', 'sft'], lossWeights: [1] }, 'dpo.lossWeights', /expected 2 weights.*got 1/],
   ['dpo', { lossType: 'exoPair' }, 'dpo.labelSmoothing', /more than 0/],
   ['dpo', { lossType: 'aot', useWeighting: true }, 'dpo.useWeighting', /aot/],

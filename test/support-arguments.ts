@@ -15,6 +15,8 @@ export interface Entry {
   readonly fair?: Readonly<Record<number, string>>
   /** Options of argument N with the kinds that are fair; leaving one out is fair too, unless its name ends in `!`. */
   readonly options?: Readonly<Record<number, Readonly<Record<string, string>>>>
+  /** Arguments whose further members belong to somebody else; all others refuse what they do not know. */
+  readonly open?: readonly number[]
 }
 
 export const model = resolve(golden('smollm'))

@@ -116,6 +116,10 @@ const shared = {
   weightDecay: 0.01,
 } as const
 
+/** The teacher of an objective that must have one: the model as it starts, once more. */
+export const teacherOf = async ({ needs }: Objective, base: string, dtype?: 'f32' | 'bf16') =>
+  needs.teacher === true ? loadModel(base, { dtype }) : undefined
+
 /** Loads the model, trains it and tells what happened. Equal settings give equal bits. */
 export async function runKind({ base, load, stopAt, after, ...options }: KindOptions): Promise<Outcome> {
   const stop = new AbortController()
@@ -127,7 +131,9 @@ export async function runKind({ base, load, stopAt, after, ...options }: KindOpt
   const objective = { ...options.objective, evaluate }
   using policy = await loadModel(base, { scoreLabels: objective.needs.values, seed: 3, ...load })
   const signal = stopAt === undefined ? options.signal : stop.signal
-  const run = train({ ...shared, data: rowsFor(objective), ...options, objective, policy, signal })
+  using teacher = options.reference === undefined ? await teacherOf(objective, base, load?.dtype) : undefined
+  const reference = options.reference ?? teacher?.decoder
+  const run = train({ ...shared, data: rowsFor(objective), ...options, reference, objective, policy, signal })
   const losses: number[] = []
   const stats: Readonly<Record<string, number>>[] = []
   const warnings: string[] = []

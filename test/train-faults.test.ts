@@ -12,7 +12,7 @@ import { disposeFlat, type FlatTensors, parameter } from '../ts/src/nn/parameter
 import { loadTokenizer } from '../ts/src/tokenizer/tokenizer.js'
 import type { TrainEvent } from '../ts/train/events.js'
 import { type Phase, runPhase } from '../ts/train/loop.js'
-import { gradientsOf, type Trainer, trainStep } from '../ts/train/trainer.js'
+import { evaluateLoss, gradientsOf, type Trainer, trainStep } from '../ts/train/trainer.js'
 import { golden, liveBytes } from './support.js'
 import { toyDecoder } from './support-models.js'
 import { disposeToy, split, stateHash, type ToyOptions, toyRows, toyTrainer } from './support-train.js'
@@ -137,6 +137,76 @@ t.test('from the objective', async (t) => {
     const objective = spoilt((evaluation, call) => (call < 3 ? evaluation : { ...evaluation, loss: value }))
     await refuses(t, `${value} as loss`, /in the loss of the batch/, none, { objective })
   }
+})
+
+t.test('an objective that gives something else back', async (t) => {
+  const cases: readonly [what: string, given: (evaluation: Evaluation) => unknown, code: string, message: RegExp][] = [
+    [
+      'a promise',
+      async (e) => e,
+      'E_CONFIG',
+      /must not be async: expected \{ loss, gradients, stats \}, got a promise/,
+    ],
+    ['a promise that fails', async () => Promise.reject(new Error('late')), 'E_CONFIG', /must not be async/],
+    ['nothing', () => undefined, 'E_CONFIG', /expected \{ loss, gradients, stats \}, got nothing/],
+    ['no loss', ({ loss: _, ...e }) => e, 'E_CONFIG', /expected loss to be a number, got nothing/],
+    ['no gradients', ({ gradients: _, ...e }) => e, 'E_CONFIG', /one entry per sequence, got nothing/],
+    ['an empty list', (e) => ({ ...e, gradients: [] }), 'E_SHAPE', /expected 4 gradients, one per sequence, got 0/],
+    ['one missing', (e) => ({ ...e, gradients: e.gradients.slice(1) }), 'E_SHAPE', /expected 4 gradients.* got 3/],
+    ['one too many', (e) => ({ ...e, gradients: [...e.gradients, e.gradients[0]] }), 'E_SHAPE', /4 gradients.* got 5/],
+    [
+      'a hole',
+      (e) => ({ ...e, gradients: [undefined, ...e.gradients.slice(1)] }),
+      'E_CONFIG',
+      /gradients\[0\].* nothing/,
+    ],
+    [
+      'numbers that are too few',
+      (e) => ({ ...e, gradients: e.gradients.map(({ logps }) => ({ logps: logps.slice(1) })) }),
+      'E_SHAPE',
+      /gradients\[0\] of the completion sequence: expected logps of length (\d+), 1 for each trained token, got length \d+/,
+    ],
+    [
+      'numbers that are too many, at the end',
+      (e) => ({ ...e, gradients: e.gradients.map(({ logps }, i) => ({ logps: i < 3 ? logps : [...logps, 0] })) }),
+      'E_SHAPE',
+      /gradients\[3\]/,
+    ],
+    [
+      'no log-probs',
+      (e) => ({ ...e, gradients: e.gradients.map(() => ({})) }),
+      'E_SHAPE',
+      /expected logps of length \d+.*, got nothing/,
+    ],
+    [
+      'a term that was not asked for',
+      (e) => ({ ...e, gradients: e.gradients.map(({ logps }) => ({ logps, entropy: logps })) }),
+      'E_SHAPE',
+      /expected logps, which the objective needs, got entropy/,
+    ],
+    ['no stats', ({ stats: _, ...e }) => e, 'E_CONFIG', /expected stats to be an object, .* got nothing/],
+    [
+      'a plain stat',
+      (e) => ({ ...e, stats: { x: 1 } }),
+      'E_CONFIG',
+      /stats\.x to be \{ sum, count \}, got the number 1/,
+    ],
+  ]
+  for (const [what, given, code, message] of cases) {
+    const trainer = toyTrainer({ objective: spoilt((evaluation) => given(evaluation) as Evaluation) })
+    const before = await stateHash(trainer)
+    await t.rejects(trainStep(trainer, batches, 1e-2), { code, where: 'sft.v1: evaluate', message }, what)
+    await t.rejects(evaluateLoss(trainer, [batches[0]]), { code, message }, `${what}, held out`)
+    t.equal(await stateHash(trainer), before, `${what}: no byte changed`)
+    disposeToy(trainer)
+  }
+  const plain = toyTrainer({
+    objective: spoilt((e) => ({ ...e, gradients: e.gradients.map((g) => ({ logps: [...g.logps] as never })) })),
+  })
+  const typed = toyTrainer()
+  for (const trainer of [plain, typed]) await trainStep(trainer, batches, 1e-2)
+  t.equal(await stateHash(plain), await stateHash(typed), 'plain lists of numbers are gradients as well')
+  for (const trainer of [plain, typed]) disposeToy(trainer)
 })
 
 t.test('as learning rate', async (t) => {

@@ -9,6 +9,7 @@ import { bco, dpo, kto, processReward, reward, sft, srpo, superhf } from '../ts/
 import { type LanguageModel, loadModel } from '../ts/src/generate/language-model.js'
 import { withoutAdapter } from '../ts/src/models/adapter.js'
 import type { Decoder } from '../ts/src/models/decoder.js'
+import { estimateMemory } from '../ts/train/estimate.js'
 import { train } from '../ts/train/train.js'
 import { golden, liveBytes } from './support.js'
 import { type KindOptions, makeObjective, makeTiny, rowsFor, rowsOf, runKind, tinyFolder } from './support-kinds.js'
@@ -86,6 +87,40 @@ t.test('models that cannot be a reference, and settings without effect', async (
     const { warnings } = await runKind({ base, objective: sft(), maxSteps: 1, ...settings })
     t.match(warnings, [/(has no effect: sft.v1 has no reference|not used: sft.v1 looks at none)$/])
   }
+})
+
+t.test('teachers', async (t) => {
+  const before = await liveBytes()
+  const larger = await makeTiny(join(folder, 'teacher-of-48'), 48)
+  const objectives = [makeObjective('gkd'), makeObjective('distill'), superhf()]
+  for (const dtype of dtypes) {
+    const other = dtype === 'f32' ? 'bf16' : 'f32'
+    using policy = await loadModel(base, { dtype })
+    using teacher = await loadModel(larger, { dtype: other })
+    using fitting = await loadModel(larger, { dtype })
+    const common = { policy, data: rowsFor(sft()), maxSteps: 1 }
+    for (const objective of objectives) {
+      const text = new RegExp(`policy's dtype, ${dtype},.* got ${other}: load it with dtype '${dtype}'`)
+      const error = { code: 'E_CONFIG', where: 'reference', message: text }
+      await t.rejects(train({ ...common, objective, reference: teacher.decoder }).result, error, objective.name)
+      const { metrics } = await train({ ...common, objective, reference: fitting.decoder }).result
+      t.ok(metrics.kl > 0, `${objective.name} in ${dtype} has something to learn: ${metrics.kl}`)
+    }
+    const { result } = train({ ...common, objective: dpo(), data: rowsFor(dpo()), reference: teacher.decoder })
+    t.ok((await result).metrics.loss > 0, 'log-probs of the other type can be compared with')
+  }
+  using policy = await loadModel(base)
+  const output = join(folder, 'untaught')
+  const missing = { code: 'E_CONFIG', where: 'reference', message: /needs it, the teacher: expected another model/ }
+  for (const objective of objectives.slice(0, 2)) {
+    await t.rejects(train({ policy, objective, data: rowsFor(sft()), output }).result, missing, objective.name)
+    await t.rejects(estimateMemory({ model: base, objective, training: {} }), missing, 'and its estimate')
+  }
+  await t.rejects(stat(output), 'nothing was made')
+  const { metrics } = await train({ policy, objective: superhf(), data: rowsFor(sft()), maxSteps: 1 }).result
+  t.equal(metrics.kl, 0, 'a prior may be the policy itself')
+  policy.dispose()
+  t.equal(await liveBytes(), before, 'nothing stays in memory')
 })
 
 // Precomputed references -----------------------------------------------------------------------------------------------------

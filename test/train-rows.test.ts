@@ -15,7 +15,16 @@ import type { TrainEvent } from '../ts/train/events.js'
 import { recipes } from '../ts/train/recipes/index.js'
 import { train } from '../ts/train/train.js'
 import { golden, wordsOf } from './support.js'
-import { makeObjective, putRows, rowObjectives, rowsFor, rowsOf, runKind, tinyFolder } from './support-kinds.js'
+import {
+  makeObjective,
+  putRows,
+  rowObjectives,
+  rowsFor,
+  rowsOf,
+  runKind,
+  teacherOf,
+  tinyFolder,
+} from './support-kinds.js'
 
 const { folder, base } = await tinyFolder(t)
 const finite = (values: Readonly<Record<string, number>>): boolean => Object.values(values).every(Number.isFinite)
@@ -60,7 +69,9 @@ t.test('every objective recomputed, packed and with rows held out', async (t) =>
     t.ok(packed.losses.every(Number.isFinite), `${name}: packed`)
     using policy = await loadModel(base, { scoreLabels: objective.needs.values })
     const data = rowsFor(objective)
-    const run = train({ policy, objective, data, evalRows: 3, evalSteps: 2, maxSteps: 3, perDeviceTrainBatchSize: 2 })
+    using teacher = await teacherOf(objective, base)
+    const settings = { evalRows: 3, evalSteps: 2, maxSteps: 3, perDeviceTrainBatchSize: 2 }
+    const run = train({ policy, objective, data, reference: teacher?.decoder, ...settings })
     const events: TrainEvent[] = []
     for await (const event of run) events.push(event)
     const held = events.flatMap((event) => (event.type === 'eval' ? [event] : []))
@@ -79,13 +90,15 @@ t.test(
     for (const name of rowObjectives) {
       const objective = makeObjective(name)
       using policy = await loadModel(base, { scoreLabels: objective.needs.values })
+      using teacher = await teacherOf(objective, base)
+      const reference = teacher?.decoder
       const data = rowsFor(objective)
       for (const held of [
         { data, evalRows: 1 },
         { data, evalData: data.slice(0, 1) },
       ]) {
         const events: TrainEvent[] = []
-        for await (const event of train({ policy, objective, ...held, maxSteps: 1 })) events.push(event)
+        for await (const event of train({ policy, objective, reference, ...held, maxSteps: 1 })) events.push(event)
         const [values] = events.flatMap((event) => (event.type === 'eval' ? [event.values] : []))
         t.ok(finite(values), `${name}: ${values.loss}`)
       }
@@ -158,6 +171,36 @@ t.test('numbers of rows reach the objective', async (t) => {
     const said = changed.warnings.filter((text) => Object.keys(numbers).some((field) => text.includes(`'${field}'`)))
     t.same(said, [], 'and nobody says that it is not used')
   }
+})
+
+t.test('numbers that an objective cannot do without', async (t) => {
+  const without = (row: object, ...columns: string[]) =>
+    Object.fromEntries(Object.entries(row).filter(([name]) => !columns.includes(name)))
+  const [first, second] = rowsOf.preference
+  const file = await putRows(folder, 'unscored.jsonl', [first, without(second, 'score_chosen', 'score_rejected')])
+  const cases: readonly (readonly [name: string, data: string | readonly object[], where: string, message: RegExp])[] =
+    [
+      [
+        'copg',
+        file,
+        `${file}:2`,
+        /columns score_chosen, score_rejected, .*copg.v1.* none in score_chosen, score_rejected$/,
+      ],
+      [
+        'copg',
+        [without(first, 'score_rejected')],
+        'row 1',
+        /score_chosen, score_rejected, .*got none in score_rejected$/,
+      ],
+      ['copg', [first, { ...second, score_chosen: 'high' }], 'row 2', /got none in score_chosen$/],
+      ['xpo', [without(first, 'onPolicy')], 'row 1', /'onPolicy'/],
+    ]
+  for (const [name, data, where, message] of cases)
+    await t.rejects(runKind({ base, objective: makeObjective(name), data: data as never }), {
+      code: 'E_FORMAT',
+      where,
+      message,
+    })
 })
 
 // Lengths and places ---------------------------------------------------------------------------------------------------

@@ -1,11 +1,15 @@
 // Trainers on samples over a tiny model: what they learn from, and from whom, must be the same when a run goes on.
 
+import { stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import t from 'tap'
-import { loadModel } from '../ts/src/generate/language-model.js'
+import { sft } from '../ts/loss/index.js'
+import { languageModel, loadModel } from '../ts/src/generate/language-model.js'
+import { withAdapter } from '../ts/src/models/adapter.js'
 import type { RewardFunction } from '../ts/train/loop/rewards.js'
 import { recipes } from '../ts/train/recipes/index.js'
-import { makeTiny, tinyFolder, weightsHash } from './support-kinds.js'
+import { train } from '../ts/train/train.js'
+import { makeTiny, rowsFor, tinyFolder, weightsHash } from './support-kinds.js'
 
 const { folder, base } = await tinyFolder(t)
 const larger = await makeTiny(join(folder, 'larger'), 48)
@@ -87,4 +91,39 @@ t.test('what decides the numbers must be the same', async (t) => {
   const other = { reference: larger, resume: true }
   await t.rejects(run('onlineDpo', output, other), { code: 'E_MISMATCH', where: 'referenceSha256' }, 'the reference')
   t.ok((await run('onlineDpo', output, { resume: true })).stepsDone > 0)
+})
+
+t.test('one training of a policy at a time', async (t) => {
+  using policy = await loadModel(base)
+  const busy = { code: 'E_CONFIG', where: 'policy', message: /got one that is in training: await/ }
+  const rows = { policy, objective: sft(), data: rowsFor(sft()), maxSteps: 2 }
+  const samples = { policy, prompts, rewardFuncs: [reward], rounds: 1, maxCompletionLength: 4, numGenerations: 2 }
+  const starts = [
+    (output?: string) => train({ ...rows, output }).result,
+    (output?: string) => recipes.grpo({ ...samples, output }).result,
+  ]
+  for (const first of starts)
+    for (const second of starts) {
+      const running = first()
+      const output = join(folder, 'second')
+      await t.rejects(second(output), busy)
+      await t.rejects(stat(output), 'the second has made nothing')
+      await running
+    }
+  t.equal((await train(rows).result).step, 2, 'it can be trained again when the first has ended')
+  await t.rejects(train({ ...rows, data: [] }).result)
+  const stopped = train({ ...rows, signal: AbortSignal.abort() }).result
+  await t.rejects(stopped, { code: 'E_ABORTED' })
+  const alone = await train(rows).result
+  t.equal(alone.step, 2, 'also when it ended badly')
+
+  const [one, other] = [1, 2].map((seed) => withAdapter(policy.decoder, { r: 2 }, seed))
+  const results = await Promise.all(
+    [one, other].map((decoder) => train({ ...rows, policy: languageModel(decoder, policy.tokenizer, base) }).result),
+  )
+  t.same(
+    results.map(({ step }) => step),
+    [2, 2],
+    'two adapters over one base do not meet',
+  )
 })

@@ -2,6 +2,7 @@
 // several objectives share are here; the fields themselves are next to each formula.
 
 import * as z from 'zod'
+import { refuseUnknown, shownValue } from '../src/base/arguments.js'
 import { WhetstoneError } from '../src/base/errors.js'
 
 /** A number above 0. */
@@ -34,6 +35,17 @@ export function refuse(objective: string, option: string, message: string): neve
   throw new WhetstoneError('E_CONFIG', `${objective}.${option}`, message)
 }
 
+/** What zod says was expected, without its prefix and without what it received; of a union, by each of its parts. */
+export function expectationOf(issue: z.core.$ZodIssue): string {
+  if (issue.code !== 'invalid_union' || issue.errors.length === 0)
+    return issue.message.replace(/^Invalid (input|option): /, '').replace(/, received .*$/, '')
+  const first = issue.errors.map(([one]) => one)
+  // A part that found its fault inside the value is the one that was meant.
+  const inside = first.filter(({ path }) => path.length > 0)
+  if (inside.length > 0) return inside.map((one) => `at ${one.path.join('.')}: ${expectationOf(one)}`).join(', or ')
+  return `expected ${first.map((one) => expectationOf(one).replace(/^expected /, '')).join(', or ')}`
+}
+
 /**
  * Settings with their defaults.
  *
@@ -48,8 +60,8 @@ export function readConfig<S extends z.ZodRawShape>(
   if (checked.success) return checked.data
   const [issue] = checked.error.issues
   if (issue.code === 'unrecognized_keys')
-    return refuse(objective, issue.keys[0], `unknown option; expected one of ${Object.keys(schema.shape).join(', ')}`)
+    return refuseUnknown(`${objective}.${issue.keys[0]}`, issue.keys[0], Object.keys(schema.shape))
   const option = issue.path.join('.') || 'config'
   const value = issue.path.reduce<unknown>((at, key) => (at as Record<PropertyKey, unknown>)[key], input)
-  return refuse(objective, option, `${issue.message}; got ${JSON.stringify(value) ?? String(value)}`)
+  return refuse(objective, option, `${expectationOf(issue)}, got ${shownValue(value)}`)
 }

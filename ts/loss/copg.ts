@@ -16,7 +16,13 @@ export type CopgConfig = z.input<typeof settings>
 
 /** The contrastive policy gradient. */
 export const copg = defineObjective('copg.v1', settings, ({ beta }) => ({
-  needs: { rows: 'preference', reference: true, roles: pairRoles, observes: ['meanLogits'] },
+  needs: {
+    rows: 'preference',
+    reference: true,
+    roles: pairRoles,
+    observes: ['meanLogits'],
+    sequenceScores: ['reward'],
+  },
   formula: (view) => {
     const pair = pairOf(view)
     const rewards = leaf(sequenceScoresOf(view, 'reward'))

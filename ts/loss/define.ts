@@ -132,6 +132,8 @@ export interface Needs {
   /** A reference model: its log-probs per token, or with `kl` its divergence from the policy instead. */
   readonly reference: boolean
   readonly kl?: KlDirection
+  /** The reference is a teacher, another model: compared with itself the policy has nothing to learn. */
+  readonly teacher?: boolean
   /** jensenShannon: weight of the prior in the mixture, between 0 and 1. */
   readonly klMixture?: number
   /** Further terms besides log-probs and KL. */
@@ -148,6 +150,8 @@ export interface Needs {
   readonly observes?: readonly Observed[]
   /** Named scores that every example has. */
   readonly scores?: readonly string[]
+  /** Named scores that every sequence has: a number for either side of a pair. */
+  readonly sequenceScores?: readonly string[]
   /** Statistics whose totals over all earlier steps it looks back on; the trainer keeps them. */
   readonly history?: readonly string[]
   /** The loss is no sum over examples or tokens: one call must see the whole step. */

@@ -32,7 +32,7 @@ function divergenceOf({ direction, beta }: Settings): Pick<Needs, 'kl' | 'klMixt
 }
 
 const method = (config: Settings): Method => ({
-  needs: { rows: 'completion', reference: true, ...divergenceOf(config) },
+  needs: { rows: 'completion', reference: true, teacher: true, ...divergenceOf(config) },
   formula: (view) => ({
     loss: overTokens(view, mul(weightsOf(view), view.kl)),
     stats: { kl: statistic(view.kl.value), 'logps/token': statistic(view.logps.value) },

@@ -1,7 +1,7 @@
 // A batch as formulas see it: tokens of all sequences end to end, sequences by their role, examples in order of first
 // appearance. What an objective needs and does not get is refused here, once for all of them. No formula lives here.
 
-import { checkArgument, checkOptions, having, kinds, listOf, optional } from '../src/base/arguments.js'
+import { checkArgument, checkMembers, having, kinds, listOf, optional } from '../src/base/arguments.js'
 import { WhetstoneError } from '../src/base/errors.js'
 import { div, gather, leaf, segmentSum, sum, type Vector } from './autodiff.js'
 import type { Needs, ObjectiveBatch, Observed, Role, SequenceTerms, StepCounts, Term, TokenInput } from './define.js'
@@ -75,7 +75,7 @@ export function countStep(sequences: Iterable<CountedSequence>): StepCounts {
   let tokens = 0
   let weight = 0
   for (const sequence of sequences) {
-    checkOptions('countStep: sequence', sequence, countedKinds)
+    checkMembers('countStep: sequence', sequence, countedKinds)
     examples.add(sequence.example)
     tokens += sequence.tokens
     weight += sequence.weight ?? sequence.tokens
@@ -109,9 +109,9 @@ const batchKinds = {
  * @throws WhetstoneError E_SHAPE naming the example that lacks something, E_CONFIG when the step must not be cut
  */
 export function viewOf(name: string, needs: Needs, batch: ObjectiveBatch): View {
-  checkOptions(name, batch, batchKinds)
+  checkMembers(name, batch, batchKinds)
   const { sequences, step } = batch
-  for (const terms of sequences) checkOptions(`${name}: sequence`, terms, sequenceKinds)
+  for (const terms of sequences) checkMembers(`${name}: sequence`, terms, sequenceKinds)
   checkCounts(name, needs, batch)
   for (const terms of sequences) checkTokens(name, needs, terms)
   const used = usedTerms(needs)

@@ -5,6 +5,7 @@ import type { DecoderConfig } from '../src/models/config.js'
 import { positionLimit } from '../src/models/decoder.js'
 import { loadTokenizer } from '../src/tokenizer/tokenizer.js'
 import { checkLengths, checkVocabulary, encodeFor, rowKindOf } from './data/encode.js'
+import { encodePart } from './data/encode-options.js'
 import type { EncodedExample, EncodedSequence } from './data/example.js'
 import { type MicroBatch, microBatchOf } from './data/micro-batch.js'
 import { planData } from './data/plan.js'
@@ -75,7 +76,7 @@ export async function examplesOf(options: ResolvedEstimate, config: DecoderConfi
   }
   const tokenizer = await loadTokenizer((await foldersOf(options)).model)
   const { rows } = await readData(data, rowKindOf(objective), limit)
-  const encoded = encodeFor(objective, tokenizer, rows, training)
+  const encoded = encodeFor(objective, tokenizer, rows, encodePart(training))
   checkLengths(encoded, config)
   checkVocabulary(encoded, config, tokenizer)
   return [...encoded.examples]

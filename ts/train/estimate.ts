@@ -21,6 +21,7 @@ import { examplesOf, typicalBatches, withReferenceLogps } from './estimate-batch
 import { type CountingDevice, openCountingDevice, type Usage } from './estimate-device.js'
 import { type EstimateOptions, isPrecomputed, policyOf, referenceOf } from './estimate-models.js'
 
+import { checkTeacher } from './reference.js'
 import { flatState } from './state.js'
 import { trainerSettings } from './train.js'
 import { createTrainer, type Trainer, trainStep } from './trainer.js'
@@ -67,6 +68,7 @@ export interface MemoryEstimate {
  */
 export async function estimateMemory(given: EstimateOptions): Promise<MemoryEstimate> {
   checkOptions('estimateMemory', given, estimateKinds)
+  checkTeacher(given.objective, given.reference)
   const { values } = resolveConfig(trainingOptions, [{ origin: 'argument', values: given.training }])
   const options = { ...given, training: values }
   const { training, objective } = options

@@ -8,13 +8,13 @@ import { withoutAdapter } from '../src/models/adapter.js'
 import type { Decoder } from '../src/models/decoder.js'
 import type { TrainingOptions } from './config/options.js'
 import { checkLengths, encodeFor, rowKindOf } from './data/encode.js'
-import type { EncodeOptions } from './data/encode-options.js'
+import { type EncodeOptions, encodePart } from './data/encode-options.js'
 import type { EncodedExample } from './data/example.js'
 import { warningsOf } from './data/findings.js'
 import { type MicroBatch, type MicroBatchOptions, microBatchOf } from './data/micro-batch.js'
 import { type DataSource, extraFieldWarnings, readData } from './data/rows.js'
 import type { Emit } from './events.js'
-import { checkReference } from './reference.js'
+import { checkReference, checkTeacher } from './reference.js'
 import { evaluateLoss, type Trainer } from './trainer.js'
 
 /** How the examples of an objective are laid into micro-batches. */
@@ -112,8 +112,9 @@ export interface LossEvaluation {
 
 /** The frozen model to compare with: a model beside itself would tell nothing. */
 function referenceOf({ policy: { decoder }, reference, objective }: RowsOptions): Decoder | undefined {
+  checkTeacher(objective, reference)
   if (!objective.needs.reference) return undefined
-  if (reference !== undefined) checkReference(decoder, reference)
+  if (reference !== undefined) checkReference(decoder, reference, objective.needs)
   const found = reference ?? (decoder.adapter === undefined ? undefined : withoutAdapter(decoder))
   if (found !== undefined) return found
   const text = `expected a model to compare with: ${objective.name} looks at one, and beside itself a model has log-ratios of 0`
@@ -131,7 +132,7 @@ export async function evaluateRows(options: RowsOptions): Promise<LossEvaluation
   if (objective.needs.history !== undefined)
     warn(`${objective.name} looks back on the steps of its training, of which there are none here`)
   const { rows, extraFields } = await readData(options.data, rowKindOf(objective), options.limit)
-  const encoded = encodeFor(objective, policy.tokenizer, rows, values)
+  const encoded = encodeFor(objective, policy.tokenizer, rows, encodePart(values))
   checkLengths(encoded, policy.decoder.config)
   for (const message of [...warningsOf(encoded.summary), ...extraFieldWarnings(extraFields, rows.length)]) warn(message)
   const evaluated = { policy: policy.decoder, reference, objective, temperature: values.temperature, history: {} }

@@ -4,7 +4,7 @@
 
 import { rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { checkOptions, kinds, optional, word } from '../src/base/arguments.js'
+import { checkOptions, kinds, membersOf, optional, word } from '../src/base/arguments.js'
 import { WhetstoneError } from '../src/base/errors.js'
 import { createRandom, deriveKey } from '../src/base/rng.js'
 import { type LanguageModel, languageModel, loadModel, tokenizerFolder } from '../src/generate/language-model.js'
@@ -81,7 +81,11 @@ export async function merge(options: MergeOptions): Promise<MergeResult> {
   const { output } = options
   if (await exists(output)) throw new WhetstoneError('E_CONFIG', output, 'expected a folder to make, it exists already')
   const folder = await modelFolder(options.model)
-  using adapted = await loadModel(folder, { ...options, dtype: 'f32' })
+  using adapted = await loadModel(folder, {
+    ...membersOf(options, deviceKinds),
+    adapter: options.adapter,
+    dtype: 'f32',
+  })
   const dtype = options.dtype ?? (await storedType(adapted.directory))
   const probe = await probeOf(adapted)
   const before = await probe(adapted.decoder)

@@ -4,6 +4,7 @@
 
 import { createHash } from 'node:crypto'
 import { join } from 'node:path'
+import type { Needs, Objective } from '../loss/define.js'
 import { messageOf, WhetstoneError } from '../src/base/errors.js'
 import { ensureDirectory, exists } from '../src/io/files.js'
 import { openSafetensors, writeSafetensors } from '../src/io/safetensors.js'
@@ -55,9 +56,10 @@ export async function startReference(policy: Decoder): Promise<Reference> {
 /**
  * Checks that a model can be the reference of a policy.
  *
- * @throws WhetstoneError E_CONFIG for a score head, another vocabulary, or the weights that are trained themselves
+ * @param needs of the objective: a divergence over the vocabulary takes both models in one type
+ * @throws WhetstoneError E_CONFIG for a score head, another vocabulary or type, or the weights that are trained themselves
  */
-export function checkReference(policy: Decoder, reference: Decoder): void {
+export function checkReference(policy: Decoder, reference: Decoder, { kl }: Pick<Needs, 'kl'> = {}): void {
   const refuse = (message: string): never => {
     throw new WhetstoneError('E_CONFIG', 'reference', message)
   }
@@ -66,10 +68,26 @@ export function checkReference(policy: Decoder, reference: Decoder): void {
     refuse('expected a language model, got one with a score head')
   if (own.vocabSize !== other.vocabSize)
     refuse(`expected the vocabulary of the policy, ${own.vocabSize} tokens, got ${other.vocabSize}`)
+  const [type, others] = [policy.parameters.dtype, reference.parameters.dtype]
+  if (kl !== undefined && others !== type)
+    refuse(
+      `expected the policy's dtype, ${type}, as one operation reads both, got ${others}: load it with dtype '${type}'`,
+    )
   const isTrained =
     policy.adapter === undefined ? reference.parameters === policy.parameters : reference.adapter === policy.adapter
   if (isTrained)
     refuse('expected a model that stays as it is, got the policy: leave it out, and the policy as it starts is taken')
+}
+
+/**
+ * Refuses a run without the teacher that its objective learns from.
+ *
+ * @throws WhetstoneError E_CONFIG
+ */
+export function checkTeacher({ name, needs }: Objective, reference: unknown): void {
+  if (needs.teacher !== true || reference !== undefined) return
+  const text = `${name} needs it, the teacher: expected another model of the same vocabulary, got none`
+  throw new WhetstoneError('E_CONFIG', 'reference', text)
 }
 
 const isAdapted = (m: Decoder): m is AdaptedDecoder => m.adapter !== undefined

@@ -4,7 +4,7 @@
 import { join } from 'node:path'
 import type { Objective } from '../loss/define.js'
 import { objectiveKind } from '../loss/objective.js'
-import { checkOptions, kinds, optional } from '../src/base/arguments.js'
+import { checkMembers, kinds, optional } from '../src/base/arguments.js'
 import { WhetstoneError } from '../src/base/errors.js'
 import { deriveKey, permutation } from '../src/base/rng.js'
 import { type LanguageModel, modelKind } from '../src/generate/language-model.js'
@@ -13,14 +13,24 @@ import { type TrainingInput, type TrainingOptions, trainingOptions } from './con
 import { type Resolved, resolveConfig, resolvedKind, type Source, sourcesKind } from './config/resolve.js'
 import { changesOf, noChanges } from './continue.js'
 import { checkLengths, checkVocabulary, encodeFor, rowKindOf } from './data/encode.js'
+import { encodePart } from './data/encode-options.js'
 import type { EncodedExample } from './data/example.js'
 import { warningsOf } from './data/findings.js'
 import { planData } from './data/plan.js'
 import { type DataSource, dataKind, extraFieldWarnings, readData } from './data/rows.js'
 import { checkEvaluation, evaluationOf, intervalsOf, layoutOf } from './evaluate.js'
 import { type Emit, type Run, startRun } from './events.js'
+import { whileTrained } from './in-training.js'
 import { abortError, type PhaseResult, runPhase, tellEmptyResume } from './loop.js'
-import { dataHash, frozenParts, modelHash, openReference, type Reference, withReferenceLogps } from './reference.js'
+import {
+  checkTeacher,
+  dataHash,
+  frozenParts,
+  modelHash,
+  openReference,
+  type Reference,
+  withReferenceLogps,
+} from './reference.js'
 import { referenceSyncOf } from './reference-sync.js'
 import { type Changes, openRun, type RunFolder } from './run-folder.js'
 import { checkSchedule } from './schedule.js'
@@ -39,7 +49,8 @@ export interface TrainOptions extends TrainingInput {
   readonly evalData?: DataSource
   /**
    * Frozen model for objectives that look at one. Default the policy as it is when the run starts: a copy, or the base
-   * without the adapter. Resume with the start model as `policy`.
+   * without the adapter. `gkd` and `distill` need one: the teacher, of the policy's dtype. Resume with the start model as
+   * `policy`.
    */
   readonly reference?: Decoder
   /** Run folder; none: nothing is saved. One whose run ended before its first step is started again. */
@@ -64,7 +75,7 @@ export interface TrainResult extends PhaseResult {
  * `result` for the end. `break` ends the loop over events, not the training: abort `signal` to stop it. An error comes out of
  * the loop and of `result`; with neither it is an unhandled rejection. See {@link Run}.
  *
- * @throws WhetstoneError (through `result`) E_CONFIG, E_FORMAT, E_NONFINITE, E_OOM, E_ABORTED by the signal: the state
+ * @throws WhetstoneError (through `result`) E_CONFIG, also while another run trains the policy, E_FORMAT, E_NONFINITE, E_OOM, E_ABORTED by the signal: the state
  *   is saved first
  */
 export function train(options: TrainOptions): Run<TrainResult> {
@@ -123,8 +134,14 @@ interface Job {
 }
 
 async function runTraining(options: TrainOptions, emit: Emit): Promise<TrainResult> {
-  checkOptions('train', options, trainKinds)
-  const config = resolveConfig(trainingOptions, options.sources ?? [{ origin: 'argument', values: given(options) }])
+  checkMembers('train', options, trainKinds)
+  checkTeacher(options.objective, options.reference)
+  return whileTrained(options.policy.decoder, () => runInFolder(options, emit))
+}
+
+async function runInFolder(options: TrainOptions, emit: Emit): Promise<TrainResult> {
+  const sources = options.sources ?? [{ origin: 'argument', values: given(options) }]
+  const config = resolveConfig(trainingOptions, sources, undefined, Object.keys(trainKinds))
   const { values } = config
   const { output, resume = false, record = config, evalData } = options
   checkSchedule(values)
@@ -185,7 +202,7 @@ async function encodedData({ options, values, emit }: Job): Promise<Data> {
   const { policy, objective } = options
   const rows = await splitData(options, values)
   const encode = (own: typeof rows.train, spare?: typeof rows.train) => {
-    const encoded = encodeFor(objective, policy.tokenizer, own, values, spare)
+    const encoded = encodeFor(objective, policy.tokenizer, own, encodePart(values), spare)
     checkLengths(encoded, policy.decoder.config)
     checkVocabulary(encoded, policy.decoder.config, policy.tokenizer)
     return encoded

@@ -11,6 +11,7 @@ import { keep, Scope } from '../src/tensor/scope.js'
 import { empty, type Tensor, tensor } from '../src/tensor/tensor.js'
 import { alignExamples, alignmentOf } from './data/align.js'
 import type { MicroBatch } from './data/micro-batch.js'
+import { evaluated } from './evaluation.js'
 import {
   type AdamWConfig,
   createOptimizer,
@@ -91,7 +92,7 @@ export interface TrainerOptions {
  */
 export function createTrainer(options: TrainerOptions): Trainer {
   const { policy, objective, reference, referenceSync, seed = 0, neftuneNoiseAlpha = 0 } = options
-  if (reference !== undefined && objective.needs.reference) checkReference(policy, reference)
+  if (reference !== undefined && objective.needs.reference) checkReference(policy, reference, objective.needs)
   if (referenceSync !== undefined) checkReferenceSync(policy, reference, referenceSync)
   const optimizer = createOptimizer(policy, options.optimizer, seed)
   return {
@@ -248,7 +249,7 @@ const evaluate = (
   { objective, history }: Evaluated,
   sequences: readonly SequenceTerms[],
   step: StepCounts,
-): Evaluation => objective.evaluate({ sequences, step, history })
+): Evaluation => evaluated(objective, { sequences, step, history })
 
 const noiseOf = ({ noise, optimizer }: Trainer, { firstSequence }: Part): NoiseOptions => ({
   ...noise,

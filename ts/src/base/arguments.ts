@@ -3,6 +3,7 @@
 // a value fits. Ranges and what options mean together are checked where they are used.
 
 import { WhetstoneError } from './errors.js'
+import { didYouMean } from './spelling.js'
 
 /** A kind of value. */
 export interface Kind {
@@ -91,6 +92,19 @@ export function shownArgument(value: unknown): string {
   return typeof value === 'string' ? `'${value.slice(0, 80)}'` : `the ${typeof value} ${String(value)}`
 }
 
+/** A setting or a field as an error shows it: as JSON, but for what JSON has no word for. */
+export function shownValue(value: unknown, most = 200): string {
+  if (value === undefined) return 'nothing'
+  if (typeof value === 'number') return String(value)
+  const finite = (_: string, part: unknown) =>
+    typeof part === 'number' && !Number.isFinite(part) ? String(part) : part
+  try {
+    return (JSON.stringify(value, finite) ?? shownArgument(value)).slice(0, most)
+  } catch {
+    return shownArgument(value)
+  }
+}
+
 function refuse(where: string, expected: string, value: unknown): never {
   const got = shownArgument(value)
   throw new WhetstoneError('E_CONFIG', where, `expected ${expected}, got ${got}`, { details: { expected, got } })
@@ -106,13 +120,51 @@ export function checkArgument(where: string, value: unknown, { expected, fits }:
   if (!fits(value)) refuse(where, expected, value)
 }
 
+/** Known names that are listed beside a hint. */
+const mostListed = 20
+
 /**
- * Checks an object of options and those of its members that have a kind here.
+ * Refuses a name that is not among the known ones. It is refused with the value undefined too: a name is no accident.
+ *
+ * @param where function and option: `loadModel.dtyp`
+ * @throws WhetstoneError E_CONFIG with the known names, and what may have been meant
+ */
+export function refuseUnknown(where: string, name: string, known: readonly string[], from = ''): never {
+  const hint = didYouMean(name, known)
+  // A long list would hide the hint.
+  const list = hint === '' || known.length <= mostListed ? `; expected one of ${known.join(', ')}` : ''
+  const message = `unknown option${from}${list}${hint}`
+  throw new WhetstoneError('E_CONFIG', where, message, { details: { known } })
+}
+
+/**
+ * Checks those members of an object that have a kind here; it may have others, which belong to somebody else.
+ *
+ * @param name of what takes it, for errors: `countStep: sequence`
+ * @throws WhetstoneError E_CONFIG
+ */
+export function checkMembers(name: string, given: unknown, members: Readonly<Record<string, Kind>>): void {
+  if (!isObject(given)) refuse(name, 'an object of options', given)
+  for (const [member, kind] of Object.entries(members)) checkArgument(`${name}.${member}`, given[member], kind)
+}
+
+/**
+ * Checks an object of options: every name is one that is known, every value of its kind.
  *
  * @param name of the function, for errors: `train`
  * @throws WhetstoneError E_CONFIG
  */
 export function checkOptions(name: string, options: unknown, members: Readonly<Record<string, Kind>>): void {
   if (!isObject(options)) refuse(name, 'an object of options', options)
-  for (const [member, kind] of Object.entries(members)) checkArgument(`${name}.${member}`, options[member], kind)
+  const known = Object.keys(members)
+  for (const option of Object.keys(options))
+    if (!Object.hasOwn(members, option)) refuseUnknown(`${name}.${option}`, option, known)
+  checkMembers(name, options, members)
 }
+
+/** Those members of an object that a table of kinds has: what is passed on of options that belong to several. */
+export const membersOf = <T extends object, K extends string>(
+  given: T,
+  members: Readonly<Record<K, unknown>>,
+): Pick<T, K & keyof T> =>
+  Object.fromEntries(Object.entries(given).filter(([name]) => Object.hasOwn(members, name))) as Pick<T, K & keyof T>

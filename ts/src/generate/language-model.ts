@@ -20,7 +20,7 @@ import { type Decoder, disposeDecoder } from '../models/decoder.js'
 import { type LoadOptions, loadDecoder } from '../models/load.js'
 import { baseFolder, isAdapterFolder, loadAdapter, readAdapterConfig, scoreLabelsIn } from '../models/peft.js'
 import { type Device, deviceKinds } from '../native/device.js'
-import type { LoraConfig } from '../nn/lora.js'
+import { type LoraConfig, loraConfig } from '../nn/lora.js'
 import { disposeFlat } from '../nn/parameters.js'
 import { type ChatMessage, encodeChat, messagesKind } from '../tokenizer/template.js'
 import { loadTokenizer, type Tokenizer, tokenizerFilesOf } from '../tokenizer/tokenizer.js'
@@ -101,7 +101,7 @@ const promptKind: Kind = {
 }
 
 /** Kinds of {@link GenerateOptions}; ranges are checked by the engine. */
-const generateKinds = {
+export const generateKinds = {
   temperature: optional(kinds.number),
   topK: optional(kinds.number),
   topP: optional(kinds.number),
@@ -146,6 +146,8 @@ export interface ModelOptions extends LoadOptions {
 export async function loadModel(directory: string, options: ModelOptions = {}): Promise<LanguageModel> {
   checkArgument('loadModel.directory', directory, kinds.path)
   checkOptions('loadModel', options, modelKinds)
+  // Before anything is read: settings that cannot be are no reason to wait for weights.
+  if (options.lora !== undefined) loraConfig(options.lora)
   const adapter = options.adapter === undefined ? undefined : await modelFolder(options.adapter)
   return loadFrom(await modelFolder(directory), { ...options, adapter })
 }

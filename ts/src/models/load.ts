@@ -2,13 +2,14 @@
 // unexpected or misshapen is named, and nothing is skipped silently.
 
 import { join } from 'node:path'
+import { membersOf } from '../base/arguments.js'
 import { WhetstoneError } from '../base/errors.js'
 import { toDeviceType } from '../io/dtype.js'
 import { exists } from '../io/files.js'
 import { readJsonObject } from '../io/json.js'
 import { modelFile } from '../io/model-folder.js'
 import { openWeights, type TensorFile } from '../io/safetensors.js'
-import { type DeviceOptions, getDevice } from '../native/device.js'
+import { type DeviceOptions, deviceKinds, getDevice } from '../native/device.js'
 import {
   createFlat,
   disposeFlat,
@@ -48,7 +49,7 @@ export async function loadDecoder(directory: string, options: LoadOptions = {}):
   const generationPath = join(directory, 'generation_config.json')
   const stored = decoderConfig(raw, (await exists(generationPath)) ? await readJsonObject(generationPath) : {})
   const config = options.scoreLabels === undefined ? stored : withScoreHead(stored, options.scoreLabels)
-  const device = getDevice(options)
+  const device = getDevice(membersOf(options, deviceKinds))
   const opened = await openWeights(directory)
   try {
     const file = namedFile(opened, stored)

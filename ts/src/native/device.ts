@@ -312,13 +312,33 @@ let shared: Device | undefined
 const isWanted = (device: Device, wanted: string): boolean =>
   wanted === 'auto' || wanted === device.kind || wanted === device.name
 
-/** The device that this process (or worker thread) shares: opened by the first caller, with its options. */
+/** Refuses options that are not those of the open device. A GPU has no threads and no level of a CPU. */
+function checkShared(
+  device: Device,
+  { device: wanted = 'auto', threads = 0, isa, memoryLimitBytes }: DeviceOptions,
+): void {
+  const refuse = (option: string, used: string, got: unknown, hint = ''): never => {
+    throw new WhetstoneError('E_DEVICE', option, `the process already uses ${used}, got ${got}${hint}`)
+  }
+  if (!isWanted(device, wanted)) refuse('device', `'${device.name}'`, `'${wanted}'`)
+  const limit = memoryLimitBytes === undefined ? undefined : device.memory().limitBytes
+  if (limit !== memoryLimitBytes)
+    refuse('memoryLimitBytes', `a device with a limit of ${limit} bytes`, memoryLimitBytes)
+  if (device.kind !== 'cpu') return
+  if (isa !== undefined && isa !== '' && isa !== device.level) refuse('isa', `'${device.level}'`, `'${isa}'`)
+  if (threads !== 0 && threads !== device.threads)
+    refuse('threads', `${device.threads} threads`, threads, ': set `threads` of the device to change them')
+}
+
+/**
+ * The device that this process (or worker thread) shares: opened by the first caller, with its options.
+ *
+ * @throws WhetstoneError E_DEVICE for options of a later caller that are others, and what {@link openDevice} throws
+ */
 export function getDevice(options: DeviceOptions = {}): Device {
   checkDevice(options)
-  shared ??= openDevice(options)
-  const wanted = options.device ?? 'auto'
-  if (!isWanted(shared, wanted))
-    throw new WhetstoneError('E_DEVICE', 'device', `the process already uses '${shared.name}', got '${wanted}'`)
+  if (shared === undefined) shared = openDevice(options)
+  else checkShared(shared, options)
   return shared
 }
 

@@ -5,7 +5,7 @@
 // Names and defaults of single settings are PEFT's (LoraConfig) in camelCase.
 
 import { activeTape, type GradientRule, Tape } from '../autograd/tape.js'
-import { checkArgument, checkOptions, either, type Kind, kinds, listOf } from '../base/arguments.js'
+import { checkOptions, either, type Kind, kinds, listOf, optional, shownValue } from '../base/arguments.js'
 import { WhetstoneError } from '../base/errors.js'
 import {
   add,
@@ -95,7 +95,7 @@ export interface Adapter {
 // Settings -----------------------------------------------------------------------------------------------------------
 
 function need(ok: boolean, name: string, expected: string, got: unknown): void {
-  if (!ok) throw new WhetstoneError('E_CONFIG', `lora.${name}`, `expected ${expected}, got ${JSON.stringify(got)}`)
+  if (!ok) throw new WhetstoneError('E_CONFIG', `lora.${name}`, `expected ${expected}, got ${shownValue(got)}`)
 }
 
 const isPattern: Kind = {
@@ -116,6 +116,8 @@ const settingKinds = {
   alphaPattern: isPattern,
 } satisfies Record<keyof LoraConfig, Kind>
 
+const optionalKinds = Object.fromEntries(Object.entries(settingKinds).map(([name, kind]) => [name, optional(kind)]))
+
 const isRank = (value: number): boolean => Number.isInteger(value) && value >= 1 && value <= 65536
 const isAlpha = (value: number): boolean => Number.isFinite(value) && value > 0
 
@@ -125,10 +127,9 @@ const isAlpha = (value: number): boolean => Number.isFinite(value) && value > 0
  * @throws WhetstoneError E_CONFIG naming the setting
  */
 export function loraConfig(given: Partial<LoraConfig> = {}): LoraConfig {
-  checkArgument('lora', given, kinds.object)
+  checkOptions('lora', given, optionalKinds)
   const settings = Object.entries(given).filter(([, value]) => value !== undefined)
   const config: LoraConfig = { ...loraDefaults, ...Object.fromEntries(settings) }
-  checkOptions('lora', config, settingKinds)
   const { r, loraAlpha, loraDropout, targetModules } = config
   need(isRank(r), 'r', 'a whole number from 1 to 65536', r)
   need(isAlpha(loraAlpha), 'loraAlpha', 'a number above 0', loraAlpha)

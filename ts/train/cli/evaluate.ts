@@ -35,7 +35,7 @@ async function runEvaluate(name: string, options: Options): Promise<void> {
   const warn = (message: string) => show({ type: 'warning', message })
   const models = { run, lora, scoreLabels: objective.needs.values, seed: values.seed, warn }
   using policy = await loadPolicy(models)
-  using reference = await loadReference(models)
+  using reference = await loadReference(models, policy)
   const given = { policy, reference: reference?.decoder, objective, data, limit: run.limit, values, warn }
   const { rows, loss, stats } = await evaluateRows(given)
   progress.end()

@@ -4,11 +4,11 @@
 
 import { type Command, Option } from 'commander'
 import { WhetstoneError } from '../../src/base/errors.js'
+import { didYouMean, plainName } from '../../src/base/spelling.js'
 import { parseJson } from '../../src/io/json.js'
 import { type Catalogue, type Field, type Setting, spellWords } from '../config/catalogue.js'
 import type { Given } from '../config/file.js'
 import { commandLine, valueText } from '../config/resolve.js'
-import { didYouMean, plainName } from '../config/spelling.js'
 
 /** Parsed options of a command. */
 export type Options = Readonly<Record<string, string | boolean | readonly string[] | undefined>>
@@ -112,7 +112,10 @@ function spellFlag(command: Command, name: string): string {
   if (found !== undefined) return `--${found}`
   const negated = /^no[-_]/.test(name) ? (same(name.slice(3)) ?? catalogue?.find(name.slice(3))?.shortest) : undefined
   if (negated !== undefined && optionOf(command, negated)?.optional === true) return `--${negated}=false`
-  return refuse(`--${name}`, `unknown option of '${command.name()}'${didYouMean(name, known, '--')}`)
+  return refuse(
+    `--${name}`,
+    `unknown option of '${command.name()}'${didYouMean(name, known, '--') || '; --help lists them'}`,
+  )
 }
 
 const optionOf = (command: Command, name: string): Option | undefined =>

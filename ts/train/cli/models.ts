@@ -23,6 +23,9 @@ export interface ModelSettings {
 export const loadPolicy = ({ run, lora, scoreLabels, seed, warn }: ModelSettings): Promise<LanguageModel> =>
   loadModel(run.model, { dtype: run.dtype, adapter: run.adapter, lora, scoreLabels, seed, warn })
 
-/** The reference, when the settings name one. */
-export const loadReference = async ({ run }: ModelSettings): Promise<LanguageModel | undefined> =>
-  run.reference === undefined ? undefined : loadModel(run.reference, { dtype: run.dtype })
+/** The reference, when the settings name one, in the policy's type: some objectives put both through one operation. */
+export const loadReference = async (
+  { run }: ModelSettings,
+  { decoder }: LanguageModel,
+): Promise<LanguageModel | undefined> =>
+  run.reference === undefined ? undefined : loadModel(run.reference, { dtype: decoder.parameters.dtype })

@@ -79,12 +79,12 @@ export const isTied = ({ values }: OnlineSettings): boolean =>
   ['beta', 'beta1', 'beta2'].some((name) => Number(values[name] ?? 0) > 0)
 
 /** The reference: what is asked for, else the policy without its fresh adapter, else the model once more. */
-async function referenceOf(settings: OnlineSettings, models: ModelSettings, { decoder }: LanguageModel) {
-  const given = await loadReference(models)
+async function referenceOf(settings: OnlineSettings, models: ModelSettings, policy: LanguageModel) {
+  const given = await loadReference(models, policy)
   if (given !== undefined || !isTied(settings)) return given
   return settings.lora === undefined
     ? loadPolicy(models)
-    : { decoder: withoutAdapter(decoder), [Symbol.dispose]: () => {} }
+    : { decoder: withoutAdapter(policy.decoder), [Symbol.dispose]: () => {} }
 }
 
 /** The settings of an online run: defaults, then the files of `--config`, then flags. */

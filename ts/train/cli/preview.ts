@@ -7,7 +7,7 @@ import { loadTokenizer } from '../../src/tokenizer/tokenizer.js'
 import { catalogueOf } from '../config/catalogue.js'
 import { rowTrainers, runOptions } from '../config/run-settings.js'
 import { rowKindOf } from '../data/encode.js'
-import { encodeShape } from '../data/encode-options.js'
+import { encodePart, encodeShape } from '../data/encode-options.js'
 import { preview } from '../data/preview.js'
 import { previewText } from '../data/preview-text.js'
 import { readData } from '../data/rows.js'
@@ -48,7 +48,7 @@ async function runPreview(options: Options): Promise<void> {
   const file = needed(run.data, 'data')
   const { rows } = await readData(file, rowKindOf(objective), run.limit)
   const tokenizer = await loadTokenizer(run.model)
-  const shown = preview(tokenizer, objective, rows, training, count)
+  const shown = preview(tokenizer, objective, rows, encodePart(training), count)
   if (shown.errors.length > 0) process.exitCode = 1
   if (options.json === true) return print(JSON.stringify(shown))
   const colours = process.stdout.isTTY === true && process.env.NO_COLOR === undefined

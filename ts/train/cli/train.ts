@@ -35,7 +35,7 @@ async function runTrain(name: string, options: Options): Promise<void> {
   await followRun({ all, usual, output, json: options.json === true }, async ({ signal, follow, warn }) => {
     const models = { run, lora, scoreLabels: objective.needs.values, seed: training.seed, warn }
     using policy = await loadPolicy(models)
-    using reference = await loadReference(models)
+    using reference = await loadReference(models, policy)
     const given = { policy, reference: reference?.decoder, objective, data, limit: run.limit, evalData: run.evalData }
     return await follow(train({ ...given, output, resume, signal, sources, record: recordOf(all) }))
   })

@@ -3,8 +3,8 @@
 // them, and its last part alone where that is not another setting's. Flags, help and config files are made from here.
 
 import * as z from 'zod'
+import { plainName } from '../../src/base/spelling.js'
 import { isJsonObject } from '../../src/io/json.js'
-import { plainName } from './spelling.js'
 
 /** Settings that share a schema and a prefix. */
 export interface Group {

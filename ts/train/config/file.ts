@@ -3,10 +3,10 @@
 // one too. What a value may be is the schemas' business.
 
 import { WhetstoneError } from '../../src/base/errors.js'
+import { didYouMean, plainName } from '../../src/base/spelling.js'
 import { readBytes } from '../../src/io/files.js'
 import { decodeUtf8, isJsonObject, parseJson } from '../../src/io/json.js'
 import { type Catalogue, type Group, type Setting, spellWords } from './catalogue.js'
-import { didYouMean, plainName } from './spelling.js'
 import type { Entry } from './yaml.js'
 
 /** A setting that somebody gave, and where. */

@@ -2,9 +2,9 @@
 // a strict zod object whose fields are described; unknown keys are refused with the nearest known name.
 
 import type * as z from 'zod'
-import { checkArgument, having, type Kind, kinds, listOf } from '../../src/base/arguments.js'
+import { expectationOf } from '../../loss/config.js'
+import { checkArgument, having, type Kind, kinds, listOf, refuseUnknown, shownValue } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
-import { didYouMean } from './spelling.js'
 
 /** Where a value came from: `default`, a file's name, `command line` or `argument`. */
 export interface Source {
@@ -36,23 +36,18 @@ export const commandLine = 'command line'
 /** A setting as the place that it came from spells it. */
 const placeOf = (key: string, origin: string | undefined): string => (origin === commandLine ? `--${key}` : key)
 
-function refuseUnknown(key: string, known: readonly string[], origin: string): never {
-  const message = `unknown option (from ${origin})${didYouMean(key, known)}`
-  throw new WhetstoneError('E_CONFIG', placeOf(key, origin), message, { details: { known } })
-}
-
-const shown = (value: unknown): string => String(JSON.stringify(value)).slice(0, 200)
-
 /**
  * Merges sources, later ones winning, and checks the result.
  *
  * @param nameOf how errors call a key, where that is not its name: `lora.r`
+ * @param others names that are given in the same place and are no settings, for suggestions
  * @throws WhetstoneError E_CONFIG naming the option, where it came from, what was expected and what came
  */
 export function resolveConfig<S extends z.ZodRawShape>(
   schema: z.ZodObject<S>,
   sources: readonly Source[],
   nameOf = (key: string): string => key,
+  others: readonly string[] = [],
 ): Resolved<z.output<z.ZodObject<S>>> {
   const known = Object.keys(schema.shape)
   const merged: Record<string, unknown> = {}
@@ -60,7 +55,7 @@ export function resolveConfig<S extends z.ZodRawShape>(
   for (const { origin, values } of sources) {
     checkArgument(`settings (from ${origin})`, values, kinds.object)
     for (const [key, value] of Object.entries(values)) {
-      if (!known.includes(key)) refuseUnknown(key, known, origin)
+      if (!known.includes(key)) refuseUnknown(placeOf(key, origin), key, [...others, ...known], ` (from ${origin})`)
       if (value === undefined) continue
       merged[key] = value
       origins[key] = origin
@@ -75,15 +70,13 @@ export function resolveConfig<S extends z.ZodRawShape>(
   throw new WhetstoneError(
     'E_CONFIG',
     placeOf(nameOf(key), origins[key]),
-    `${expectation(issue)}, got ${shown(merged[key])} (from ${origins[key]})`,
+    `${expectation(issue)}, got ${shownValue(merged[key])} (from ${origins[key]})`,
   )
 }
 
-/** What zod says was expected, without its prefix and without what it received. */
-function expectation(issue: { readonly path: readonly PropertyKey[]; readonly message: string }): string {
-  const text = issue.message.replace(/^Invalid (input|option): /, '').replace(/, received .*$/, '')
-  return issue.path.length > 1 ? `at ${issue.path.slice(1).join('.')}: ${text}` : text
-}
+/** What was expected, and where in the setting. */
+const expectation = (issue: z.core.$ZodIssue): string =>
+  issue.path.length > 1 ? `at ${issue.path.slice(1).join('.')}: ${expectationOf(issue)}` : expectationOf(issue)
 
 /** A value as people write it: 1e-6, not 0.000001. */
 export const valueText = (value: unknown): string =>

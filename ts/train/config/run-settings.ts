@@ -5,6 +5,7 @@ import * as z from 'zod'
 import type { Objective } from '../../loss/define.js'
 import { objectives } from '../../loss/index.js'
 import { WhetstoneError } from '../../src/base/errors.js'
+import { didYouMean } from '../../src/base/spelling.js'
 import { kindOf } from '../data/encoders.js'
 import { type Catalogue, catalogueOf, type Group } from './catalogue.js'
 import { trainerDefaults } from './defaults.js'
@@ -12,7 +13,6 @@ import type { Given } from './file.js'
 import { loraOptions } from './lora.js'
 import { type TrainingOptions, trainingOptions } from './options.js'
 import { type Resolved, resolveConfig, type Source } from './resolve.js'
-import { didYouMean } from './spelling.js'
 
 type AnyResolved = Resolved<Readonly<Record<string, unknown>>>
 

@@ -4,6 +4,7 @@
 
 import * as z from 'zod'
 import { readConfig } from '../../loss/config.js'
+import { membersOf } from '../../src/base/arguments.js'
 import { defaultRevision } from './srpo.js'
 
 /** Settings of encoding, as fields of a schema. */
@@ -37,7 +38,7 @@ export const encodeShape = {
     .describe('SRPO: what the user says behind an answer in a conversation'),
 }
 
-const schema = z.object(encodeShape)
+const schema = z.strictObject(encodeShape)
 
 /** Settings as a caller gives them; all are optional. */
 export type EncodeOptions = z.input<typeof schema>
@@ -46,8 +47,11 @@ export type EncodeOptions = z.input<typeof schema>
 export type EncodeSettings = z.output<typeof schema>
 
 /**
- * Settings with their defaults; what belongs to others is left alone.
+ * Settings with their defaults.
  *
  * @throws WhetstoneError E_CONFIG naming the option
  */
 export const encodeSettings = (options: EncodeOptions): EncodeSettings => readConfig('data', schema, options)
+
+/** Those of encoding among the settings of a run. */
+export const encodePart = (values: EncodeOptions): EncodeOptions => membersOf(values, encodeShape)

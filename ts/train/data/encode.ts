@@ -4,7 +4,7 @@
 // the answer that it shows). What the sequences of a row are is encoders.ts.
 
 import type { Objective } from '../../loss/define.js'
-import { checkArgument, checkOptions, having, kinds, word } from '../../src/base/arguments.js'
+import { checkArgument, checkMembers, having, kinds, word } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import type { DecoderConfig } from '../../src/models/config.js'
 import { positionLimit } from '../../src/models/decoder.js'
@@ -12,7 +12,15 @@ import { type Tokenizer, tokenizerKind } from '../../src/tokenizer/tokenizer.js'
 import { type Codec, createCodec } from './answer.js'
 import { type Cut, cutPart, type Part } from './cut.js'
 import { type EncodeOptions, type EncodeSettings, encodeSettings } from './encode-options.js'
-import { type EncodedKind, type EncodeNeeds, type Encoder, encodedKinds, encoderFor, kindOf } from './encoders.js'
+import {
+  type EncodedKind,
+  type EncodeNeeds,
+  type Encoder,
+  encodedKinds,
+  encoderFor,
+  kindOf,
+  scoreColumn,
+} from './encoders.js'
 import type { EncodedExample, EncodedSequence } from './example.js'
 import { createTally, type EncodeSummary, excluding, type FindingName } from './findings.js'
 import { checkPlaced, type PlacedRow, type RowKinds } from './rows.js'
@@ -139,10 +147,18 @@ function refuseRow({ where, parts, found }: Draft, { maxLength }: EncodeSettings
 }
 
 /** Every example has the scores that the objective looks at. */
-function checkScores({ scores = [] }: EncodeNeeds, name: string, { where, example }: Draft): void {
-  const missing = scores.find((score) => example.every((sequence) => sequence.scores?.[score] === undefined))
+function checkScores({ scores = [], sequenceScores = [] }: EncodeNeeds, name: string, { where, example }: Draft): void {
+  const lacks = (score: string) => (sequence: EncodedSequence) => sequence.scores?.[score] === undefined
+  const missing = scores.find((score) => example.every(lacks(score)))
   if (missing !== undefined)
     throw new WhetstoneError('E_FORMAT', where, `expected the number '${missing}', which ${name} looks at, got nothing`)
+  for (const score of sequenceScores) {
+    const without = example.filter(lacks(score))
+    if (without.length === 0) continue
+    const columns = (of: readonly EncodedSequence[]) => of.map(({ role }) => scoreColumn(score, role)).join(', ')
+    const text = `expected the columns ${columns(example)}, numbers that ${name} looks at, got none in ${columns(without)}`
+    throw new WhetstoneError('E_FORMAT', where, text)
+  }
 }
 
 /** Counts over rows and what became of them. */
@@ -178,7 +194,7 @@ export function encodeExamples<K extends EncodedKind>(
   name = 'data',
   spare: readonly PlacedRow<RowKinds[K]>[] = [],
 ): EncodedData {
-  checkOptions('encodeExamples.needs', needs, { rows: word(...encodedKinds) })
+  checkMembers('encodeExamples.needs', needs, { rows: word(...encodedKinds) })
   checkArgument('encodeExamples.name', name, kinds.text)
   const encoder = encoderFor(needs, name)
   checkEncoding('encodeExamples', tokenizer, rows, needs.rows)

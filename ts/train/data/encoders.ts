@@ -11,7 +11,7 @@ import type { ChatFields, PreferenceRow, Row, RowKinds } from './rows.js'
 import { revisionPrompt, revisionRoles } from './srpo.js'
 
 /** What encoding looks at of an objective's needs. */
-export type EncodeNeeds = Pick<Needs, 'roles' | 'scores' | 'values'> & { readonly rows: EncodedKind }
+export type EncodeNeeds = Pick<Needs, 'roles' | 'scores' | 'sequenceScores' | 'values'> & { readonly rows: EncodedKind }
 
 /** Kinds of rows that become examples; the rest is sampled by the policy. `ranked` is a group that is one example. */
 export type EncodedKind = Exclude<RowKind, 'group'> | 'ranked'
@@ -54,6 +54,10 @@ function pairScores(row: PreferenceRow, reward?: number): Pick<Part, 'scores'> {
   const given = Object.entries(all).flatMap(([name, value]) => (value === undefined ? [] : [[name, value] as const]))
   return given.length === 0 ? {} : { scores: Object.fromEntries(given) }
 }
+
+/** The column of a row that a score of a sequence comes from. */
+export const scoreColumn = (score: string, role: Role = 'completion'): string =>
+  score === 'reward' ? `score_${role}` : score
 
 const side =
   (name: 'chosen' | 'rejected') =>

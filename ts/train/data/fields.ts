@@ -1,6 +1,7 @@
 // Checks of the fields of rows, each refusing with the row's place, the field, what was expected and what came. Which
 // fields make up a row is rows.ts.
 
+import { shownValue } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import { isJsonObject, loneSurrogate, parseJson } from '../../src/io/json.js'
 import type { ChatMessage } from '../../src/tokenizer/template.js'
@@ -20,15 +21,8 @@ export type Check = (row: Fields, field: string, where: string) => unknown
 const shownLength = 80
 
 /** A value as an error shows it; rows of a program may hold what JSON cannot. */
-export function shown(value: unknown): string {
-  if (value === undefined) return 'nothing'
-  try {
-    const short = typeof value === 'string' ? value.slice(0, shownLength) : value
-    return String(JSON.stringify(short)).slice(0, shownLength)
-  } catch {
-    return `a ${typeof value}`
-  }
-}
+export const shown = (value: unknown): string =>
+  shownValue(typeof value === 'string' ? value.slice(0, shownLength) : value, shownLength)
 
 /** Refuses a field of a row. */
 export function refuseField(where: string, field: string, expected: string, got: unknown): never {

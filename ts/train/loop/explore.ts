@@ -1,7 +1,7 @@
 // Explore: how attempts are made. `sampleGroup` draws n samples per task over a shared prompt; attempts of several turns
 // are chain.ts.
 
-import { checkArgument, checkOptions, kinds, listOf, optional, word } from '../../src/base/arguments.js'
+import { checkArgument, checkMembers, checkOptions, kinds, listOf, optional, word } from '../../src/base/arguments.js'
 import { type Completion, type LanguageModel, modelKind } from '../../src/generate/language-model.js'
 import { type Task, taskKind } from '../tasks/task.js'
 import type { Segment, Trace } from './trace.js'
@@ -72,7 +72,7 @@ export function sampleGroup(settings: SampleGroupOptions): Explore {
   checkOptions('sampleGroup', settings, groupKinds)
   const { logps, ...options } = settings
   return async (context, tasks) => {
-    checkOptions('explore', context, contextKinds)
+    checkMembers('explore', context, contextKinds)
     checkArgument('explore: tasks', tasks, listOf(taskKind))
     const { policy, seed, round, signal } = context
     const prompts = tasks.map((task) => promptIds(policy, task))

@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { readConfig } from '../../loss/config.js'
 import type { Objective } from '../../loss/define.js'
 import { objectiveKind } from '../../loss/objective.js'
-import { checkArgument, checkOptions, having, kinds, listOf, optional } from '../../src/base/arguments.js'
+import { checkArgument, checkOptions, kinds, listOf, optional } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import { type LanguageModel, modelKind } from '../../src/generate/language-model.js'
 import { type Decoder, decoderKind } from '../../src/models/decoder.js'
@@ -15,6 +15,7 @@ import type { EncodedExample } from '../data/example.js'
 import { microBatchOf } from '../data/micro-batch.js'
 import { createWalk, type Walk } from '../data/plan.js'
 import type { Emit } from '../events.js'
+import { whileTrained } from '../in-training.js'
 import { type PhaseResult, runPhase } from '../loop.js'
 import type { AdamWConfig } from '../optimizer.js'
 import { frozenParts, modelHash } from '../reference.js'
@@ -125,9 +126,20 @@ const updateKinds = {
   perDeviceTrainBatchSize: optional(kinds.count),
   temperature: optional(kinds.number),
   gradientCheckpointing: optional(kinds.flag),
-  referenceSync: optional(having('when the reference moves', 'refModelSyncSteps', 'refModelMixupAlpha')),
+  referenceSync: optional(kinds.object),
   toExamples: optional(kinds.call),
   numIterations: optional(kinds.count),
+}
+
+const syncKinds = { refModelSyncSteps: kinds.number, refModelMixupAlpha: kinds.number }
+const limitsKinds = { shardSize: optional(kinds.count), enough: optional(kinds.call) }
+
+function checkIterate(options: IterateOptions): void {
+  checkOptions('iterate', options, iterateKinds)
+  const { limits = {}, update } = options
+  checkOptions('iterate.limits', limits, limitsKinds)
+  checkOptions('iterate.update', update, updateKinds)
+  if (update.referenceSync !== undefined) checkOptions('iterate.update.referenceSync', update.referenceSync, syncKinds)
 }
 
 /** What a round trains on. */
@@ -140,11 +152,16 @@ interface Round {
 /**
  * Runs the loop to its end or to the signal.
  *
- * @throws WhetstoneError E_CONFIG, E_VERIFIER when a round keeps nothing, and what training throws
+ * @throws WhetstoneError E_CONFIG, also while another run trains the policy, E_VERIFIER when a round keeps nothing, and what
+ *   training throws
  */
-export async function iterate(given: IterateOptions): Promise<PhaseResult> {
-  checkOptions('iterate', given, iterateKinds)
-  checkOptions('iterate.update', given.update, updateKinds)
+export async function iterate(options: IterateOptions): Promise<PhaseResult> {
+  checkIterate(options)
+  return whileTrained(options.policy.decoder, () => runRounds(options))
+}
+
+/** {@link iterate} of a policy that the caller keeps others from training. */
+export async function runRounds(given: IterateOptions): Promise<PhaseResult> {
   const optimizer = readConfig('iterate.update.optimizer', adamwOptions, given.update.optimizer ?? {})
   const schedule = readConfig('iterate.update.schedule', scheduleOptions, given.update.schedule)
   const options: IterateOptions = { ...given, update: { ...given.update, optimizer, schedule } }

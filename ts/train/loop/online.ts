@@ -5,7 +5,7 @@ import { createHash } from 'node:crypto'
 import { join } from 'node:path'
 import * as z from 'zod'
 import type { Objective } from '../../loss/define.js'
-import { checkOptions, either, kinds, optional } from '../../src/base/arguments.js'
+import { checkMembers, either, kinds, optional } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import { type LanguageModel, modelKind } from '../../src/generate/language-model.js'
 import { type Decoder, decoderKind, positionLimit } from '../../src/models/decoder.js'
@@ -16,10 +16,11 @@ import {
   saveTotalLimit,
   stochasticRounding,
 } from '../config/options.js'
-import { type Resolved, resolvedKind, type Source, sourcesKind } from '../config/resolve.js'
+import { type Resolved, resolveConfig, resolvedKind, type Source, sourcesKind } from '../config/resolve.js'
 import { checkIds } from '../data/encode.js'
 import { dataKind } from '../data/rows.js'
 import { type Emit, type Run, startRun } from '../events.js'
+import { whileTrained } from '../in-training.js'
 import { abortError, type PhaseResult, tellEmptyResume } from '../loop.js'
 import { openReference, type Reference } from '../reference.js'
 import { referenceSyncOf } from '../reference-sync.js'
@@ -28,7 +29,7 @@ import { checkSchedule } from '../schedule.js'
 import { sourceKind, type Task } from '../tasks/task.js'
 import type { ToExamples } from './examples.js'
 import { type Explore, promptIds, type SampleGroupOptions, sampleGroup } from './explore.js'
-import { type IterateOptions, iterate } from './iterate.js'
+import { type IterateOptions, runRounds } from './iterate.js'
 import { type RoundStatistics, rewardStatistics, sampledEntropy } from './metrics.js'
 import { isTaskSource, type PromptSource, readPrompts, taskRounds } from './prompts.js'
 import { type OpenRewards, openRewards, rewardsKind } from './reward-model.js'
@@ -153,6 +154,10 @@ export const samplingOf = (values: OnlineValues): SampleGroupOptions => ({
 /** True when sampling leaves no token out: its log-probs are then those of a trainer at its temperature. */
 export const isUntruncated = ({ topP, topK, minP }: OnlineValues): boolean => topP === 1 && topK === 0 && minP === 0
 
+/** The settings of a method from their sources. */
+export const settingsFrom = <S extends z.ZodRawShape>(schema: z.ZodObject<S>, sources: readonly Source[]) =>
+  resolveConfig(schema, sources, undefined, Object.keys(onlineKinds))
+
 /** Settings among the options of a call. */
 const given = (options: OnlineOptions): Record<string, unknown> => {
   const { policy, prompts, rewardFuncs, reference, output, resume, signal, monitor, sources, record, ...settings } =
@@ -172,29 +177,38 @@ export const startOnline = <V extends OnlineValues>(
   methodOf: (values: V) => OnlineMethod,
 ): Run<PhaseResult> =>
   startRun(async (emit) => {
-    checkOptions('recipe', options, onlineKinds)
-    const config = resolve(options.sources ?? [{ origin: 'argument', values: given(options) }])
-    checkSchedule(config.values)
-    const method = methodOf(config.values)
-    const { output, resume = false, record = config } = options
-    const warn = (message: string) => emit({ type: 'warning', message })
-    const folder = output === undefined ? undefined : await openRun(output, record, resume, warn)
-    let started: Reference | undefined
-    let judges: OpenRewards | undefined
-    try {
-      judges = await openRewards(options.rewardFuncs, options.policy.decoder.device)
-      started = await referenceOf(options, method, config.values)
-      const parts = { ...options, reference: started?.decoder, judges }
-      return await runOnline(parts, config.values, method, (event) => {
-        folder?.log(event)
-        emit(event)
-      })
-    } finally {
-      started?.dispose()
-      judges?.dispose()
-      await folder?.close()
-    }
+    checkMembers('recipe', options, onlineKinds)
+    return whileTrained(options.policy.decoder, () => runInFolder(options, resolve, methodOf, emit))
   })
+
+async function runInFolder<V extends OnlineValues>(
+  options: OnlineOptions,
+  resolve: (sources: readonly Source[]) => Resolved<V>,
+  methodOf: (values: V) => OnlineMethod,
+  emit: Emit,
+): Promise<PhaseResult> {
+  const config = resolve(options.sources ?? [{ origin: 'argument', values: given(options) }])
+  checkSchedule(config.values)
+  const method = methodOf(config.values)
+  const { output, resume = false, record = config } = options
+  const warn = (message: string) => emit({ type: 'warning', message })
+  const folder = output === undefined ? undefined : await openRun(output, record, resume, warn)
+  let started: Reference | undefined
+  let judges: OpenRewards | undefined
+  try {
+    judges = await openRewards(options.rewardFuncs, options.policy.decoder.device)
+    started = await referenceOf(options, method, config.values)
+    const parts = { ...options, reference: started?.decoder, judges }
+    return await runOnline(parts, config.values, method, (event) => {
+      folder?.log(event)
+      emit(event)
+    })
+  } finally {
+    started?.dispose()
+    judges?.dispose()
+    await folder?.close()
+  }
+}
 
 /** The model to compare with, when the method looks at one. */
 const referenceOf = async (
@@ -291,7 +305,7 @@ async function runOnline(
   emit({ type: 'start', step: 0, totalSteps: values.rounds * update.stepsPerRound, device, notes })
   const directory = output === undefined ? undefined : join(output, 'rounds')
   await tellEmptyResume({ directory: directory && join(directory, 'checkpoints'), resume: resume ?? false, emit })
-  const result = await iterate({
+  const result = await runRounds({
     policy,
     reference,
     tasks: rounds.of,

@@ -7,6 +7,7 @@ import { WhetstoneError } from '../../src/base/errors.js'
 import {
   type Completion,
   type GenerateOptions,
+  generateKinds,
   type LanguageModel,
   modelKind,
 } from '../../src/generate/language-model.js'
@@ -20,6 +21,9 @@ export interface ReviseOptions extends Omit<GenerateOptions, 'numGenerations' | 
   /** How a revision is asked for; default as SRPO trains it. */
   readonly template?: RevisionTemplate
 }
+
+const { numGenerations: _, promptKeys: __, onText: ___, ...sampledKinds } = generateKinds
+const reviseKinds = { ...sampledKinds, revisions: kinds.number, template: optional(kinds.object) }
 
 /** The last answer as the template takes it: text behind text, a turn behind a conversation. */
 const shownAnswer = (prompt: string | readonly ChatMessage[], text: string) =>
@@ -48,7 +52,7 @@ export async function revise(
 ): Promise<Completion[]> {
   checkArgument('revise.model', model, modelKind)
   checkArgument('revise.prompt', prompt, either(kinds.text, messagesKind))
-  checkOptions('revise', options, { revisions: kinds.number, template: optional(kinds.object) })
+  checkOptions('revise', options, reviseKinds)
   const { revisions, template = defaultRevision, ...generation } = options
   check(options, template)
   const answers: Completion[] = []

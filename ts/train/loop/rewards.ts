@@ -3,7 +3,7 @@
 // sample. Differs from TRL: a function that fails, or gives NaN, stops the run; it is never a warning.
 
 import { overlongPenalty } from '../../loss/advantages.js'
-import { checkArgument, type Kind, kinds, listOf, optional } from '../../src/base/arguments.js'
+import { checkArgument, type Kind, kinds, listOf, optional, shownArgument } from '../../src/base/arguments.js'
 import { messageOf, WhetstoneError } from '../../src/base/errors.js'
 import type { Task, TaskSource } from '../tasks/index.js'
 import type { Score } from './score.js'
@@ -98,8 +98,7 @@ async function judge({ name, evaluate }: NamedReward, traces: readonly Trace[]):
   return values
 }
 
-const shown = (value: unknown): string =>
-  Array.isArray(value) ? `${value.length} entries` : `a ${value === null ? 'null' : typeof value}`
+const shown = (value: unknown): string => (Array.isArray(value) ? `${value.length} entries` : shownArgument(value))
 
 /**
  * Scores `rewards/NAME` of every function that applies, and `reward`, their weighted sum.

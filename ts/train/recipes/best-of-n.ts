@@ -4,11 +4,10 @@
 
 import * as z from 'zod'
 import { sft, superhf } from '../../loss/index.js'
-import { resolveConfig } from '../config/resolve.js'
 import type { BestOfNInput } from '../config/settings.gen.js'
 import type { Run } from '../events.js'
 import { completionExamples } from '../loop/examples.js'
-import { type OnlineOptions, onlineShape, startOnline } from '../loop/online.js'
+import { type OnlineOptions, onlineShape, settingsFrom, startOnline } from '../loop/online.js'
 import { pick } from '../loop/select.js'
 import type { PhaseResult } from '../loop.js'
 
@@ -28,7 +27,7 @@ export type BestOfNOptions = OnlineOptions & BestOfNInput
 export const bestOfN = (options: BestOfNOptions): Run<PhaseResult> =>
   startOnline(
     options,
-    (sources) => resolveConfig(bestOfNOptions, sources),
+    (sources) => settingsFrom(bestOfNOptions, sources),
     ({ perPrompt, threshold, promptsPerRound, kappa }) => ({
       objective: kappa > 0 ? superhf({ kappa }) : sft(),
       select: () => pick({ perTask: perPrompt, threshold }),

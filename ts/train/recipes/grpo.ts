@@ -8,7 +8,6 @@
 import * as z from 'zod'
 import * as losses from '../../loss/index.js'
 import { methodSettings } from '../../loss/policy-gradient.js'
-import { resolveConfig } from '../config/resolve.js'
 import type { GrpoInput } from '../config/settings.gen.js'
 import type { Run } from '../events.js'
 import { countUntied, untiedFirst } from '../loop/credit.js'
@@ -21,6 +20,7 @@ import {
   type OnlineOptions,
   onlineShape,
   samplingOf,
+  settingsFrom,
   startOnline,
 } from '../loop/online.js'
 import { overlongReward } from '../loop/rewards.js'
@@ -105,4 +105,4 @@ function methodOf(values: Settings): OnlineMethod {
 
 /** Trains a policy on the rewards of its own samples; see {@link startOnline}. */
 export const grpo = (options: GrpoOptions): Run<PhaseResult> =>
-  startOnline(options, (sources) => resolveConfig(grpoOptions, sources), methodOf)
+  startOnline(options, (sources) => settingsFrom(grpoOptions, sources), methodOf)

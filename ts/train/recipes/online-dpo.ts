@@ -4,11 +4,10 @@
 
 import * as z from 'zod'
 import { dpo } from '../../loss/index.js'
-import { resolveConfig } from '../config/resolve.js'
 import type { OnlineDpoInput } from '../config/settings.gen.js'
 import type { Run } from '../events.js'
 import { pairExamples } from '../loop/examples.js'
-import { type OnlineOptions, onlineShape, startOnline } from '../loop/online.js'
+import { type OnlineOptions, onlineShape, settingsFrom, startOnline } from '../loop/online.js'
 import type { PhaseResult } from '../loop.js'
 
 /** Settings of online DPO. */
@@ -29,7 +28,7 @@ export type OnlineDpoOptions = OnlineOptions & OnlineDpoInput
 export const onlineDpo = (options: OnlineDpoOptions): Run<PhaseResult> =>
   startOnline(
     options,
-    (sources) => resolveConfig(onlineDpoOptions, sources),
+    (sources) => settingsFrom(onlineDpoOptions, sources),
     ({ beta, lossType, labelSmoothing, promptsPerRound }) => ({
       objective: dpo({ beta, lossType, labelSmoothing }),
       select: () => (traces) => [...traces],

@@ -8,7 +8,6 @@
 
 import * as z from 'zod'
 import { advantages, improvementReward, ppo } from '../../loss/index.js'
-import { resolveConfig } from '../config/resolve.js'
 import type { ScoreInput } from '../config/settings.gen.js'
 import type { Run } from '../events.js'
 import { chain } from '../loop/chain.js'
@@ -16,7 +15,14 @@ import { credit } from '../loop/credit.js'
 import { oldLogps, sequenceOf, type ToExamples } from '../loop/examples.js'
 import { referenceLogps } from '../loop/likelihood.js'
 import { twoTurnStatistics } from '../loop/metrics.js'
-import { type OnlineMethod, type OnlineOptions, onlineShape, samplingOf, startOnline } from '../loop/online.js'
+import {
+  type OnlineMethod,
+  type OnlineOptions,
+  onlineShape,
+  samplingOf,
+  settingsFrom,
+  startOnline,
+} from '../loop/online.js'
 import { scoreTurns } from '../loop/rewards.js'
 import { type Trace, withScores } from '../loop/trace.js'
 import type { PhaseResult } from '../loop.js'
@@ -92,6 +98,6 @@ function methodOf(values: Settings, { policy }: OnlineOptions): OnlineMethod {
 export const score = (options: ScoreOptions): Run<PhaseResult> =>
   startOnline(
     options,
-    (sources) => resolveConfig(scoreOptions, sources),
+    (sources) => settingsFrom(scoreOptions, sources),
     (values) => methodOf(values, options),
   )

@@ -5,7 +5,7 @@
 // before its steps (the paper's A = tasks per round).
 
 import { superhf as superhfObjective } from '../../loss/index.js'
-import { checkArgument, checkOptions, kinds } from '../../src/base/arguments.js'
+import { checkArgument, checkMembers, checkOptions, kinds } from '../../src/base/arguments.js'
 import { type SampleGroupOptions, sampleGroup, samplingKinds } from '../loop/explore.js'
 import { type IterateOptions, iterate } from '../loop/iterate.js'
 import { verify } from '../loop/score.js'
@@ -42,7 +42,7 @@ export async function superhf(
 ): Promise<PhaseResult> {
   checkArgument('superhf.source', source, sourceKind)
   checkOptions('superhf', options, superhfKinds)
-  checkOptions('superhf.loop', loop, { update: kinds.object })
+  checkMembers('superhf.loop', loop, { update: kinds.object })
   const { perTask, kappa, ...sampling } = options
   return iterate({
     ...loop,
