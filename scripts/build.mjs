@@ -23,7 +23,7 @@ import {
   withoutPaths,
 } from './common.mjs'
 
-const { dependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
+const { dependencies, optionalDependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
 
 /** Removes what an earlier compilation left of sources that are gone, so that no stale test or module lives on. */
 function pruneDist() {
@@ -53,7 +53,7 @@ async function joinPrograms(folder, programs) {
     format: 'esm',
     platform: 'node',
     target: 'node20',
-    external: Object.keys(dependencies).filter((name) => name !== 'zod'),
+    external: Object.keys({ ...dependencies, ...optionalDependencies }).filter((name) => name !== 'zod'),
     sourcemap: true,
     legalComments: 'none',
     logLevel: 'warning',

@@ -178,6 +178,6 @@ t.test('eval says of a checkpoint what its run said of it', async (t) => {
   )
   t.match(text.out, /^sft of base on 2 rows of completion\.jsonl\n {2}loss +\d+\.\d{6}$/m)
   const none = await run(...words('eval dpo --model base --data preference.jsonl'))
-  t.match(none.err, /^E_CONFIG \[--reference\] .*beside itself/m)
+  t.match(none.err, /^E_CONFIG \[reference\] .*beside itself/m)
   t.match((await run(...words('eval sft --model base'))).err, /^E_CONFIG \[--data\]/m)
 })

@@ -260,7 +260,8 @@ WS_DEVICE void free_strips() {
   else group_barrier();
 }
 
-/// The warp's rows of n x 8 columns, times a factor each, by way of the group's area, which nobody reads any more.
+/// The warp's rows of n x 8 columns, times a factor each, by way of the group's area, which nobody reads any more. The next
+/// segment's queries need no wait: sizes are powers of two, so that a lane brings the pieces that it has read here.
 template <class S, int n, class F>
 WS_DEVICE void store_strip(const float (&o)[n][4], const float (&factor)[2], int here, int dim, F row_of) {
   char* area = own_area<S>();
@@ -276,7 +277,6 @@ WS_DEVICE void store_strip(const float (&o)[n][4], const float (&factor)[2], int
   warp_barrier();
   store_pieces<bf16, n>(here, dim, lane(), warp_size,
                         [&](int row, int piece) { return in_boxes(area, first + row, piece); }, row_of);
-  warp_barrier();  // before the next segment's queries
 }
 
 // Products -----------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 
 import type { Objective } from '../loss/define.js'
 import { objectiveKind } from '../loss/objective.js'
-import { checkOptions, kinds, optional } from '../src/base/arguments.js'
+import { checkMembers, kinds, optional } from '../src/base/arguments.js'
 import { type LanguageModel, modelKind } from '../src/generate/language-model.js'
 import { type Decoder, decoderKind } from '../src/models/decoder.js'
 import { trainingOptions } from './config/options.js'
@@ -55,9 +55,14 @@ const evaluateKinds = {
  * @throws WhetstoneError E_CONFIG, E_FORMAT naming the row, E_IO, E_LIMIT, E_OOM
  */
 export async function evaluateLoss(options: EvaluateOptions): Promise<LossEvaluation> {
-  checkOptions('evaluateLoss', options, evaluateKinds)
+  checkMembers('evaluateLoss', options, evaluateKinds)
   const { policy, objective, data, limit, reference, warn = () => {}, ...settings } = options
-  const { values } = resolveConfig(evaluateOptions, [{ origin: 'argument', values: settings }])
+  const { values } = resolveConfig(
+    evaluateOptions,
+    [{ origin: 'argument', values: settings }],
+    undefined,
+    Object.keys(evaluateKinds),
+  )
   const all = { ...values, perDeviceTrainBatchSize: values.perDeviceEvalBatchSize }
   return evaluateRows({ policy, objective, data, limit, reference, values: all, warn })
 }

@@ -38,13 +38,26 @@ export const optimizerShape = {
   maxGradNorm: z.number().min(0).default(1).describe('clip the gradient norm to this; 0 switches clipping off'),
 }
 
-const { learningRate, lrSchedulerType, warmupSteps, ...adamwShape } = optimizerShape
+const {
+  learningRate,
+  lrSchedulerType,
+  lrSchedulerKwargs: kwargs,
+  warmupSteps,
+  warmupRatio,
+  ...adamwShape
+} = optimizerShape
 
 /** Settings of AdamW alone. */
 export const adamwOptions = z.strictObject({ ...adamwShape, stochasticRounding: z.boolean().optional() })
 
 /** Settings of a schedule alone; the rate must be given. */
-export const scheduleOptions = z.strictObject({ learningRate: learningRate.unwrap(), lrSchedulerType, warmupSteps })
+export const scheduleOptions = z.strictObject({
+  learningRate: learningRate.unwrap(),
+  lrSchedulerType,
+  lrSchedulerKwargs: kwargs,
+  warmupSteps,
+  warmupRatio,
+})
 
 /** For models that are loaded: a new one is f32. */
 export const stochasticRounding = z

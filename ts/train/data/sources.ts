@@ -6,6 +6,7 @@ import { either, having, kinds, listOf } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import { readJson, readJsonLines } from '../../src/io/json.js'
 import { shown } from './fields.js'
+import { readParquet } from './parquet.js'
 
 /** Where rows come from: a file, or rows themselves. */
 export type DataSource<R = unknown> = string | readonly R[]
@@ -43,6 +44,7 @@ const readers: Readonly<Record<string, Reader>> = {
   '.jsonl': jsonLines,
   '.ndjson': jsonLines,
   '.json': jsonList,
+  '.parquet': readParquet,
 }
 
 /**
