@@ -179,7 +179,7 @@ t.test('refusals: text, code 1, nothing written', async (t) => {
     [['train', 'sft', '--beta', '1'], /^E_CONFIG \[--beta\] unknown option of 'sft'; --help lists them$/m],
     [['train', 'dpo', '--bf16'], /^E_CONFIG \[--bf16\] .*did you mean '--dtype'/],
     [['train', 'dpo', '--epochs', '1'], /^E_CONFIG \[--epochs\] .*did you mean '--numTrainEpochs'/],
-    [['train', 'dpo', '--loadBestModelAtEnd'], /^E_CONFIG \[--loadBestModelAtEnd\] .*no checkpoint is chosen/],
+    [['train', 'grpo', '--loadBestModelAtEnd'], /^E_CONFIG \[--loadBestModelAtEnd\] .*choose no checkpoint/],
     [
       ['train', 'dpo', ...quick, '--output', 'no', '--lossType', 'ddpo'],
       /^E_CONFIG \[--lossType\] expected one of "sigmoid"\|.*got "ddpo"/,

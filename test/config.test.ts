@@ -87,12 +87,11 @@ t.test('a name that nobody knows: what was meant, or what does it here, or nothi
     ref_model: 'reference',
     teacher_model: 'reference',
     train_dataset: 'data',
-    save_strategy: 'saveSteps',
-    warmup_ratio: 'warmupSteps',
+    save_strategy: 'saveStrategy',
+    warmup_ratio: 'warmupRatio',
     max_seq_length: 'maxLength',
   }
   for (const [name, here] of Object.entries(meant)) t.equal(hint(name), `; did you mean '--${here}'?`, name)
-  t.match(hint('loadBestModelAtEnd'), /^; no checkpoint is chosen/)
   t.match(hint('load_in_4bit'), /^; there are no quantized weights/)
   t.match(hint('report_to'), /metrics\.jsonl/)
   for (const name of ['kapow', 'x', 'toString', 'json5', 'gammas']) t.equal(hint(name), '', name)

@@ -115,7 +115,7 @@ t.test('the reference of an evaluation', async (t) => {
   t.equal((await api.evaluateLoss({ policy, objective: api.dpo(), data, reference: plain.decoder })).loss, loss)
   const refused = (options: object, expected: { code: string; message?: RegExp; where?: string }) =>
     t.rejects(api.evaluateLoss({ policy: plain, objective: api.dpo(), data, ...options }), expected)
-  await refused({}, { code: 'E_CONFIG', where: 'reference', message: /dpo\S* compares with, got none/ })
+  await refused({}, { code: 'E_CONFIG', where: 'reference', message: /compare with: dpo\S* looks at one/ })
   await refused({ reference: plain.decoder }, { code: 'E_CONFIG', where: 'reference' })
   await refused({ policy, batchSize: 2 }, { code: 'E_CONFIG', message: /perDeviceEvalBatchSize|did you mean/ })
   await refused({ policy, data: [{ prompt: 'a' }] }, { code: 'E_FORMAT' })

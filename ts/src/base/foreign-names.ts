@@ -14,8 +14,7 @@ export const renamed: Readonly<Record<string, readonly string[]>> = {
   epochs: ['numTrainEpochs', 'rounds'],
   eostokenid: ['stopIds'],
   evaldataset: ['evalData'],
-  evalstrategy: ['evalSteps'],
-  evaluationstrategy: ['evalSteps'],
+  evaluationstrategy: ['evalStrategy'],
   fp16: ['dtype'],
   gradaccumsteps: ['gradientAccumulationSteps'],
   gradientaccumulation: ['gradientAccumulationSteps'],
@@ -45,7 +44,8 @@ export const renamed: Readonly<Record<string, readonly string[]>> = {
   resumefromcheckpoint: ['resume'],
   rewardfunction: ['rewardFuncs'],
   rewardmodel: ['rewardFuncs'],
-  savestrategy: ['saveSteps'],
+  savestrategy: ['saveRounds'],
+  savesteps: ['saveRounds'],
   scheduler: ['lrSchedulerType'],
   stop: ['stopStrings'],
   streamer: ['onText'],
@@ -56,7 +56,6 @@ export const renamed: Readonly<Record<string, readonly string[]>> = {
   traindataset: ['data', 'prompts'],
   usepeft: ['lora'],
   warmup: ['warmupSteps'],
-  warmupratio: ['warmupSteps'],
 }
 
 const adapter = 'an adapter is given where the model is loaded: lora: { r: 16 } of loadModel'
@@ -65,7 +64,8 @@ const quantized =
   "there are no quantized weights: dtype 'bf16' is the smallest, stochasticRounding saves the f32 masters"
 const search = 'there is none: samples are drawn one token at a time (temperature, topK, topP, minP)'
 const penalty = 'there is none: logits are changed by temperature, topK, topP and minP alone'
-const best = 'no checkpoint is chosen: metrics.jsonl has the loss of every evaluation, saveTotalLimit keeps checkpoints'
+const best =
+  'methods on samples choose no checkpoint: metrics.jsonl has every round, saveTotalLimit 0 keeps all checkpoints'
 const alone = 'one process on one device is what there is'
 
 /** What is no option of another name: what to do. */
