@@ -175,7 +175,8 @@ t.test('files', async (t) => {
     ['half.jsonl', '{"text":"\\ud800"}\n', 'E_FORMAT', 'half.jsonl:1', 'surrogate'],
     ['bad.json', '{"text":"a"}', 'E_FORMAT', 'a list of rows'],
     ['empty.jsonl', '\n', 'E_CONFIG', 'at least one row'],
-    ['rows.parquet', 'PAR1', 'E_CONFIG', '.jsonl', 'got .parquet'],
+    ['rows.parquet', 'PAR1', 'E_FORMAT', 'cannot be read as Parquet'],
+    ['rows.csv', 'a,b', 'E_CONFIG', '.jsonl', '.parquet', 'got .csv'],
   ]
   for (const [name, text, code, ...words] of cases) {
     const path = await write(name, text)

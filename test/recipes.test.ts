@@ -278,7 +278,7 @@ t.test('refused', async (t) => {
   await refuse('grpo', { rewardFuncs: [share, share] }, { code: 'E_CONFIG', message: /'share' twice/ })
   const entries = /expected a list, each entry a function, or a path/
   await refuse('grpo', { rewardFuncs: [{ share }] }, { code: 'E_CONFIG', message: entries })
-  await refuse('grpo', { rewardFuncs: ['share'] }, { code: 'E_IO', message: /share\/tokenizer.json/ })
+  await refuse('grpo', { rewardFuncs: ['share'] }, { code: 'E_IO', where: 'share', message: /there is no such folder/ })
   await refuse('grpo', { rewardWeights: [1, 2] }, { code: 'E_CONFIG', where: 'rewardWeights' })
   await refuse('grpo', { rewardClipRange: [1] }, { code: 'E_CONFIG', where: 'rewardClipRange' })
   await refuse('grpo', { rewardClipRange: [1, 0] }, { code: 'E_CONFIG', where: 'rewardClipRange' })
