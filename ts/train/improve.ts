@@ -20,6 +20,7 @@ import { type ImproveOptions, improveOptions } from './improve-options.js'
 import { type PhaseResult, runPhase } from './loop.js'
 import type { AdamWConfig } from './optimizer.js'
 import { superhf } from './recipes/superhf.js'
+import { checkSchedule } from './schedule.js'
 import { makeTaskModel } from './task-model.js'
 import { createTask, type Task, type TaskSource } from './tasks/index.js'
 import { createTrainer, disposeTrainer } from './trainer.js'
@@ -68,6 +69,14 @@ const optimizerOf = (o: ImproveOptions): AdamWConfig => ({
   maxGradNorm: o.maxGradNorm,
 })
 
+const scheduleOf = (o: ImproveOptions) => ({
+  learningRate: o.learningRate,
+  lrSchedulerType: o.lrSchedulerType,
+  lrSchedulerKwargs: o.lrSchedulerKwargs,
+  warmupSteps: o.warmupSteps,
+  warmupRatio: o.warmupRatio,
+})
+
 const runKinds = {
   output: kinds.path,
   resume: kinds.flag,
@@ -87,6 +96,7 @@ export async function improve(
   checkArgument('improve.config', config, resolvedKind)
   checkOptions('improve', run, runKinds)
   const options = resolveConfig(improveOptions, [{ origin: 'argument', values: config.values }]).values
+  checkSchedule(options)
   const started = performance.now()
   const source = createTask(options.task, { seed: options.seed, difficulty: options.difficulty })
   const job: Job = { ...run, options, source, heldOut: source.heldOut(options.heldOut), fingerprint: { ...options } }
@@ -156,12 +166,7 @@ async function sftPhase(
       name: phase.name,
       model,
       trainer,
-      schedule: {
-        learningRate: phase.rate,
-        lrSchedulerType: options.lrSchedulerType,
-        warmupSteps: options.warmupSteps,
-        totalSteps: phase.steps,
-      },
+      schedule: { ...scheduleOf(options), learningRate: phase.rate, totalSteps: phase.steps },
       plan: async (step) => [
         microBatchOfRows(walk(step * options.batchSize, options.batchSize).map((row) => rows[row])),
       ],
@@ -189,11 +194,12 @@ function solvedRow({ tokenizer, decoder }: LanguageModel, task: Task): EncodedSe
 /** Rounds of SuperHF from the warmed model; accuracy of the last policy. */
 async function selfTrain(job: Job, warmed: string): Promise<Accuracy> {
   const { options, source, output } = job
+  const { numGenerations, temperature, topP, perTask, kappa } = options
   using policy = await loadModel(warmed, { dtype: 'f32' })
   using prior = await loadModel(warmed, { dtype: 'f32' })
   const result = await superhf(
     source,
-    { ...options, maxNewTokens: source.maxNewTokens },
+    { numGenerations, temperature, topP, maxNewTokens: source.maxNewTokens, perTask, kappa },
     {
       policy,
       reference: prior.decoder,
@@ -203,11 +209,7 @@ async function selfTrain(job: Job, warmed: string): Promise<Accuracy> {
           .slice((round - 1) * options.tasksPerRound, round * options.tasksPerRound),
       update: {
         optimizer: optimizerOf(options),
-        schedule: {
-          learningRate: options.learningRate,
-          lrSchedulerType: options.lrSchedulerType,
-          warmupSteps: options.warmupSteps,
-        },
+        schedule: scheduleOf(options),
         stepsPerRound: options.stepsPerRound,
         batchSize: options.batchSize,
       },
