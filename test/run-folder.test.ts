@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { loadModel, sft, type TrainOptions, train } from '../ts/src/index.js'
 import { estimateMemory } from '../ts/train/estimate.js'
+import { evaluateLoss } from '../ts/train/evaluate-loss.js'
 import { improve } from '../ts/train/improve.js'
 import { improveOptions } from '../ts/train/improve-options.js'
 import { recipes } from '../ts/train/recipes/index.js'
@@ -200,6 +201,7 @@ t.test('a token that the model does not have', async (t) => {
   await t.rejects(start(rows), foreign('row 2'))
   await t.rejects(start(rows.slice(0, 1), rows), foreign('row 2'), 'rows to evaluate on')
   await t.rejects(estimateMemory({ model: wide, objective: sft(), training: {}, data: rows }), foreign('row 2'))
+  await t.rejects(evaluateLoss({ policy, objective: sft(), data: rows }), foreign('row 2'))
   const online = { policy, rewardFuncs: [() => []], rounds: 2, promptsPerRound: 1 }
   const asked = recipes.grpo({ ...online, prompts: [{ prompt: 'a' }, { prompt: '<more>' }] }).result
   await t.rejects(asked, { code: 'E_MISMATCH', message: `${id} for "<more>"` }, 'before the first round')

@@ -7,7 +7,7 @@ import type { LanguageModel } from '../src/generate/language-model.js'
 import { withoutAdapter } from '../src/models/adapter.js'
 import type { Decoder } from '../src/models/decoder.js'
 import type { TrainingOptions } from './config/options.js'
-import { checkLengths, encodeFor, rowKindOf } from './data/encode.js'
+import { checkLengths, checkVocabulary, encodeFor, rowKindOf } from './data/encode.js'
 import { type EncodeOptions, encodePart } from './data/encode-options.js'
 import type { EncodedExample } from './data/example.js'
 import { warningsOf } from './data/findings.js'
@@ -134,6 +134,7 @@ export async function evaluateRows(options: RowsOptions): Promise<LossEvaluation
   const { rows, extraFields } = await readData(options.data, rowKindOf(objective), options.limit)
   const encoded = encodeFor(objective, policy.tokenizer, rows, encodePart(values))
   checkLengths(encoded, policy.decoder.config)
+  checkVocabulary(encoded, policy.decoder.config, policy.tokenizer)
   for (const message of [...warningsOf(encoded.summary), ...extraFieldWarnings(extraFields, rows.length)]) warn(message)
   const evaluated = { policy: policy.decoder, reference, objective, temperature: values.temperature, history: {} }
   const { loss, stats } = await evaluateLoss(evaluated, evaluationBatches(objective, values, encoded.examples))
