@@ -13,9 +13,20 @@ import { createTrainer, type MicroBatch, type Trainer, trainStep } from '../ts/t
 import { copyProbe, peakProbe } from './ceilings.js'
 import { flameGraph, foldedStacks, type Stack } from './flame.js'
 import { type Float, race } from './harness.js'
-import { benchBatch, benchDecoder, benchOptimizer, benchPairs, benchShapes, shapeWords } from './models.js'
+import {
+  benchBatch,
+  benchDecoder,
+  benchOptimizer,
+  benchPairs,
+  benchShapes,
+  qwenShape,
+  shapeWords,
+  smolShape,
+} from './models.js'
 import { machineLine } from './table.js'
 import { type TracedOp, traceOps } from './trace.js'
+
+const shapes = [...benchShapes, smolShape, qwenShape]
 
 function parseCommand() {
   const options = {
@@ -30,8 +41,8 @@ function parseCommand() {
   } as const
   try {
     const { values } = parseArgs({ options })
-    const shape = benchShapes.find(({ name }) => name === values.shape)
-    if (shape === undefined) throw new Error(`--shape: expected ${benchShapes.map(({ name }) => name).join(', ')}`)
+    const shape = shapes.find(({ name }) => name === values.shape)
+    if (shape === undefined) throw new Error(`--shape: expected ${shapes.map(({ name }) => name).join(', ')}`)
     if (!['sft', 'dpo'].includes(values.objective)) throw new Error('--objective: expected sft or dpo')
     if (!['f32', 'bf16'].includes(values.dtype)) throw new Error('--dtype: expected f32 or bf16')
     const [threads, steps] = [Number(values.threads), Number(values.steps)]
