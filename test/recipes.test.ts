@@ -11,11 +11,21 @@ import { onlineOptions, recipes } from '../ts/train/recipes/index.js'
 import { createTask } from '../ts/train/tasks/index.js'
 import { liveBytes, temporaryFolder } from './support.js'
 import { filesOf } from './support-loop.js'
-import { later, makeTwoLetters, prompts, type RecipeName, runRecipe, settings, share } from './support-recipes.js'
+import {
+  later,
+  makeTeacher,
+  makeTwoLetters,
+  prompts,
+  type RecipeName,
+  runRecipe,
+  settings,
+  share,
+} from './support-recipes.js'
 
 const folder = await temporaryFolder(t)
 const base = join(folder, 'base')
 await makeTwoLetters(base)
+await makeTeacher(base)
 
 const names = Object.keys(settings) as RecipeName[]
 const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length
@@ -231,6 +241,8 @@ t.test('the reference is the start unless another is given', async (t) => {
   for (const [name, options] of [
     ['grpo', { beta: 0.1 }],
     ['onlineDpo', {}],
+    ['onlineXpo', {}],
+    ['onlineNashMd', {}],
     ['score', {}],
   ] as const) {
     const given = await runRecipe(name, { base, options: { ...options, rounds: 2 } })

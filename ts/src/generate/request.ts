@@ -99,7 +99,8 @@ export function checkRequest(m: Decoder, r: GenerationRequest): void {
  */
 function checkMixture(m: Decoder, { reference, mixtureCoef }: LogitMixture): void {
   const need = (ok: boolean, name: string, expected: string, got: unknown) => {
-    if (!ok) throw new WhetstoneError('E_CONFIG', `generate.mixture.${name}`, `expected ${expected}, got ${String(got)}`)
+    if (!ok)
+      throw new WhetstoneError('E_CONFIG', `generate.mixture.${name}`, `expected ${expected}, got ${String(got)}`)
   }
   need(mixtureCoef >= 0 && mixtureCoef <= 1, 'mixtureCoef', 'a number from 0 to 1', mixtureCoef)
   const [own, other] = [m.config, reference.config]

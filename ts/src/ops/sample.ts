@@ -110,8 +110,7 @@ function drawRows(t: Hosts, p: Parameters, logitsOfRow: (n: number) => Float64Ar
 const plainOf = (hidden: Float64Array, w: Host, { softcap }: Parameters): Float64Array =>
   logitsOf(hidden, w, { softcap, temperature: 1 }).z
 
-const headSampleReference = (t: Hosts, p: Parameters): Host[] =>
-  drawRows(t, p, (n) => plainOf(hostRow(t.h, n), t.w, p))
+const headSampleReference = (t: Hosts, p: Parameters): Host[] => drawRows(t, p, (n) => plainOf(hostRow(t.h, n), t.w, p))
 
 /** Logits of the geometric mixture, up to a constant of the row: (1 - b) z + b z of the second model. */
 const headSampleMixtureReference = (t: Hosts, p: Parameters): Host[] =>
@@ -152,7 +151,8 @@ function expectDraw(op: OpName, { h, w, keys }: Readonly<Record<string, Shape>>,
   expectParameter(warm, op, p, 'temperature', '0 (the best token) or at least 1e-6')
   expectWhole(op, p, 'topK', 0)
   expectParameter(p.topK < 2 ** 31, op, p, 'topK', 'below 2^31')
-  for (const name of ['topP', 'minP']) expectParameter(p[name] >= 0 && p[name] <= 1, op, p, name, 'a number from 0 to 1')
+  for (const name of ['topP', 'minP'])
+    expectParameter(p[name] >= 0 && p[name] <= 1, op, p, name, 'a number from 0 to 1')
   return [[h[0]], [h[0]], [h[0]]]
 }
 

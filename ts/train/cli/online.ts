@@ -87,16 +87,10 @@ async function promptsOf(trainer: string, run: OnlineRunOptions, seed: number): 
 
 /** Is the policy tied by a weight above 0 to a reference, which is itself unless another is given? */
 export const isTied = (trainer: string, { values }: OnlineSettings): boolean =>
-  onlineTrainers[trainer].distils !== true &&
-  ['beta', 'beta1', 'beta2'].some((name) => Number(values[name] ?? 0) > 0)
+  onlineTrainers[trainer].distils !== true && ['beta', 'beta1', 'beta2'].some((name) => Number(values[name] ?? 0) > 0)
 
 /** The reference: what is asked for, else the policy without its fresh adapter, else the model once more. */
-async function referenceOf(
-  trainer: string,
-  settings: OnlineSettings,
-  models: ModelSettings,
-  policy: LanguageModel,
-) {
+async function referenceOf(trainer: string, settings: OnlineSettings, models: ModelSettings, policy: LanguageModel) {
   const given = await loadReference(models, policy)
   if (given !== undefined || !isTied(trainer, settings)) return given
   return settings.lora === undefined

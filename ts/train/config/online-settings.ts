@@ -138,7 +138,10 @@ export function resolveOnline(trainer: string, catalogue: Catalogue, given: read
   const { recipe, method } = onlineTrainers[trainer]
   const fixed: Source[] = method === undefined ? [] : [{ origin: `trainer ${trainer}`, values: { method } }]
   const sources = [...fixed, ...sourcesOf(given, own)]
-  const what = resolveConfig<z.ZodRawShape>(runSchemaOf(onlineTrainers[trainer]), sourcesOf(given, runGroup)) as Resolved<OnlineRunOptions>
+  const what = resolveConfig<z.ZodRawShape>(
+    runSchemaOf(onlineTrainers[trainer]),
+    sourcesOf(given, runGroup),
+  ) as Resolved<OnlineRunOptions>
   const lora = resolveLora(what.values, given)
   const settings = resolveConfig<z.ZodRawShape>(onlineOptions[recipe], sources)
   return {

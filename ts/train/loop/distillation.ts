@@ -33,7 +33,11 @@ export function checkAnswered({ lmbda, seqKd }: Writers, tasks: readonly Task[])
   if (lmbda === 1 || seqKd) return
   for (const { id, row } of tasks) {
     if (row === undefined)
-      throw new WhetstoneError('E_CONFIG', 'lmbda', `expected 1, or seqKd, for tasks, which bring no completions, got ${lmbda}`)
+      throw new WhetstoneError(
+        'E_CONFIG',
+        'lmbda',
+        `expected 1, or seqKd, for tasks, which bring no completions, got ${lmbda}`,
+      )
     const { prompt, completion, tools, chat_template_kwargs } = row
     checkRow({ prompt, completion, tools, chat_template_kwargs }, id, 'completion')
   }

@@ -230,7 +230,8 @@ function checkJudge({ judge }: OnlineOptions, { comparesPairs = false, rewards =
     throw new WhetstoneError('E_CONFIG', where, text)
   }
   if (!comparesPairs) refuse('judge', 'expected rewardFuncs: the method has no pairs for a judge to compare')
-  if (rewards.length > 0) refuse('missingEosPenalty', 'expected it without a judge, which gives no rewards to take it from')
+  if (rewards.length > 0)
+    refuse('missingEosPenalty', 'expected it without a judge, which gives no rewards to take it from')
 }
 
 /** The model to compare with, when the method looks at one. */
