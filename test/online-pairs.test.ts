@@ -7,7 +7,6 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { type LanguageModel, loadModel } from '../ts/src/generate/language-model.js'
 import { getDevice } from '../ts/src/native/device.js'
-import { onlineCatalogue } from '../ts/train/config/online-settings.js'
 import type { TrainEvent } from '../ts/train/events.js'
 import type { RewardFunction, RewardInput } from '../ts/train/loop/rewards.js'
 import type { PairInput, PairJudge } from '../ts/train/loop/rivals.js'
@@ -392,23 +391,4 @@ t.test('refused before anything is sampled', async (t) => {
       message: /dtype/,
     })
   t.equal(seen.length, 0)
-})
-
-t.test('TRL’s names on the command line', async (t) => {
-  const found = (trainer: string, name: string) => onlineCatalogue(trainer).find(name)?.path
-  for (const [name, path] of Object.entries({
-    lmbda: 'lmbda',
-    seq_kd: 'seqKd',
-    beta: 'beta',
-    temperature: 'temperature',
-    max_new_tokens: 'maxCompletionLength',
-    teacher_model_name_or_path: 'reference',
-  }))
-    t.equal(found('onlineGkd', name), path)
-  t.equal(found('onlineNashMd', 'mixture_coef'), 'mixtureCoef')
-  t.equal(found('onlineNashMd', 'missing_eos_penalty'), 'missingEosPenalty')
-  t.equal(found('onlineXpo', 'reward_model_path'), 'rewards')
-  t.equal(found('onlineXpo', 'alpha'), 'alpha')
-  t.equal(found('onlineXpo', 'judge'), 'judge')
-  t.equal(found('grpo', 'judge'), undefined)
 })

@@ -261,7 +261,7 @@ const statisticsOf =
     const own = traces.filter(isOwn)
     const isWhole = values.temperature === 1 && isUntruncated(values) && own.length > 0
     return {
-      ...rewardStatistics(own.length > 0 ? own : traces, kept),
+      ...(own.length > 0 ? rewardStatistics(own, kept.filter(isOwn)) : rewardStatistics(traces, kept)),
       ...statistics?.(traces),
       ...(isWhole && { entropy: sampledEntropy(own) }),
     }
