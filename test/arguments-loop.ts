@@ -104,7 +104,11 @@ export const loopTable: Readonly<Record<string, Entry>> = {
   'recipes.onlineDpo': recipeOf(api.recipes.onlineDpo),
   'recipes.onlineXpo': recipeOf(api.recipes.onlineXpo),
   'recipes.onlineNashMd': recipeOf(api.recipes.onlineNashMd),
-  'recipes.onlineGkd': recipeOf(api.recipes.onlineGkd, { reference: frozen.decoder }, ['policy', 'prompts', 'reference']),
+  'recipes.onlineGkd': recipeOf(api.recipes.onlineGkd, { reference: frozen.decoder }, [
+    'policy',
+    'prompts',
+    'reference',
+  ]),
   'recipes.bestOfN': recipeOf(api.recipes.bestOfN),
   'recipes.score': recipeOf(api.recipes.score),
   'recipes.superhf': {

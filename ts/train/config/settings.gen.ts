@@ -260,7 +260,7 @@ export type OnlineXpoInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'
   readonly learningRate?: number | undefined
   /** Pairs per prompt: samples of the policy, and of the reference. From 1, default `1`. */
   readonly numGenerations?: number | undefined
-  /** Most new tokens of a sample (TRL: 512). From 1, default `64`. */
+  /** Most new tokens of a sample. From 1, default `64`. */
   readonly maxCompletionLength?: number | undefined
   /** Sampling temperature. Above 0, default `0.9`. */
   readonly temperature?: number | undefined
@@ -280,7 +280,7 @@ export type OnlineNashMdInput = Omit<OnlineInput, 'learningRate' | 'numGeneratio
   readonly learningRate?: number | undefined
   /** Pairs per prompt: samples of the policy, and of the mixture. From 1, default `1`. */
   readonly numGenerations?: number | undefined
-  /** Most new tokens of a sample (TRL: 512). From 1, default `64`. */
+  /** Most new tokens of a sample. From 1, default `64`. */
   readonly maxCompletionLength?: number | undefined
   /** Sampling temperature. Above 0, default `0.9`. */
   readonly temperature?: number | undefined
@@ -298,7 +298,7 @@ export type OnlineGkdInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'
   readonly learningRate?: number | undefined
   /** Samples per prompt; the data has one completion. From 1, default `1`. */
   readonly numGenerations?: number | undefined
-  /** Most new tokens of a sample (TRL: 512). From 1, default `128`. */
+  /** Most new tokens of a sample. From 1, default `128`. */
   readonly maxCompletionLength?: number | undefined
   /** Sampling temperature. Above 0, default `0.9`. */
   readonly temperature?: number | undefined

@@ -78,8 +78,8 @@ export type UnpairedRow = { readonly label: boolean } & (
 )
 
 /**
- * A prompt for the policy to answer, with whatever else the row holds. In files it may be a conversation, `messages`: then
- * its last message is the `completion`, and what is before it the prompt.
+ * A prompt for the policy to answer, with whatever else the row holds. As it comes it may be a conversation, `messages`:
+ * then its last message is the `completion`, and what is before it the prompt.
  */
 export type PromptRow = { readonly prompt: string | Messages } & ChatFields & Readonly<Record<string, unknown>>
 

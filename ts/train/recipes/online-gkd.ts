@@ -21,7 +21,7 @@ export const onlineGkdOptions = z.strictObject({
   ...onlineShape,
   learningRate: onlineShape.learningRate.default(2e-5),
   numGenerations: z.int().min(1).default(1).describe('samples per prompt; the data has one completion'),
-  maxCompletionLength: onlineShape.maxCompletionLength.default(128),
+  maxCompletionLength: z.int().min(1).default(128).describe('most new tokens of a sample'),
   temperature: onlineShape.temperature.default(0.9),
   lmbda: z.number().min(0).max(1).default(0.5).describe('share of rounds on the student’s own samples'),
   seqKd: z.boolean().default(false).describe('other rounds: samples of the teacher, in place of the data'),

@@ -22,7 +22,7 @@ export const onlineNashMdOptions = z.strictObject({
   ...onlineShape,
   learningRate: onlineShape.learningRate.default(5e-7),
   numGenerations: z.int().min(1).default(1).describe('pairs per prompt: samples of the policy, and of the mixture'),
-  maxCompletionLength: onlineShape.maxCompletionLength.default(64),
+  maxCompletionLength: z.int().min(1).default(64).describe('most new tokens of a sample'),
   temperature: onlineShape.temperature.default(0.9),
   beta: z.number().positive().default(0.1).describe('weight of the KL to the reference'),
   mixtureCoef: z.number().min(0).max(1).default(0.5).describe('share of the reference in the mixture’s logits'),

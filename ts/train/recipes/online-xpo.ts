@@ -20,7 +20,7 @@ export const onlineXpoOptions = z.strictObject({
   ...onlineShape,
   learningRate: onlineShape.learningRate.default(5e-7),
   numGenerations: z.int().min(1).default(1).describe('pairs per prompt: samples of the policy, and of the reference'),
-  maxCompletionLength: onlineShape.maxCompletionLength.default(64),
+  maxCompletionLength: z.int().min(1).default(64).describe('most new tokens of a sample'),
   temperature: onlineShape.temperature.default(0.9),
   beta: z.number().positive().default(0.1).describe('strength of the tie to the reference'),
   alpha: z.number().min(0).default(1e-5).describe('weight of the exploration bonus'),
