@@ -58,6 +58,7 @@ t.test('a judge of pairs, and distillation without rewards', async (t) => {
   }
   t.match(await settingsOf('unrewarded-onlineNashMd'), { judge: { value: 'judge.mjs' }, mixtureCoef: { value: 0.25 } })
   t.match(await settingsOf('unrewarded-onlineGkd'), { seqKd: { value: true, origin: 'command line' } })
+  t.equal((await run('report', 'unrewarded-onlineGkd')).code, 0, 'a report without rewards')
   const none = await run(...words(`train onlineXpo ${command} --output none`))
   t.match(none.err, /^E_CONFIG \[--rewards\] expected a module of reward functions/m)
   await put('two.mjs', 'export const a = () => []\nexport const b = () => []\n')

@@ -318,6 +318,7 @@ t.test('a judge of pairs', async (t) => {
     await bad(() => Promise.reject(new Error('no judge today')), /no judge today/)
     const both = run(recipe, { judge: longer, missingEosPenalty: 1 })
     await t.rejects(both, { code: 'E_CONFIG', where: 'missingEosPenalty' })
+    await t.rejects(run(recipe, { judge: longer, rewardWeights: [2] }), { code: 'E_CONFIG', where: 'rewardFuncs' })
   }
   t.match(inputs[0], { rows: [{ prompt: String }], prompts: [/^say/], tasks: [{ id: String }] })
   await t.rejects(run('onlineGkd', { judge: longer }), { code: 'E_CONFIG', where: 'judge' })

@@ -123,6 +123,7 @@ export {
   type ModelOptions,
   type Prompt,
 } from './generate/language-model.js'
+export type { LogitMixture } from './generate/request.js'
 export { withAdapter, withoutAdapter } from './models/adapter.js'
 export type { Decoder } from './models/decoder.js'
 export { saveAdapter } from './models/peft.js'

@@ -250,7 +250,8 @@ interface OnlineParts extends OnlineOptions {
 /** The rewards of a run: what was passed, or the source's checker; then the method's own. */
 function rewardsOf({ prompts, judge, judges }: OnlineParts, { rewardWeights }: OnlineValues, own: OnlineMethod) {
   const passed = judges.functions ?? (isTaskSource(prompts) ? [checkerReward(prompts)] : [])
-  if (passed.length === 0 && (own.unrewarded === true || judge !== undefined)) return []
+  const isOptional = own.unrewarded === true || judge !== undefined
+  if (passed.length === 0 && rewardWeights === undefined && isOptional) return []
   const named = nameRewards(passed, rewardWeights)
   return own.rewards === undefined || own.rewards.length === 0 ? named : [...named, ...nameRewards(own.rewards)]
 }
