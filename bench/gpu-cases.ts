@@ -103,6 +103,13 @@ export const gpuCases: Readonly<Partial<Record<OpName, readonly OpCase[]>>> = {
       fill: { keys: (i: number) => i },
     },
   ],
+  head_sample_mixture: [
+    {
+      in: { h: [256, 1024], w: [151936, 1024], qh: [256, 1024], qw: [151936, 1024], keys: [256, 4] },
+      p: { softcap: 0, temperature: 0.9, topK: 0, topP: 1, minP: 0, mixture: 0.5 },
+      fill: { keys: (i: number) => i },
+    },
+  ],
   adamw: [
     {
       in: { ...Object.fromEntries(['w', 'm', 'v', 'copy', 'g'].map((name) => [name, [1 << 25]])), norm: [1], ok: [1] },

@@ -57,6 +57,7 @@ const flopsOf: Readonly<Partial<Record<OpName, (s: Shapes, integers: Integers, p
   head_kl: (s, _, { direction }) => (direction === 2 ? 4 : 2) * (headSize(s) + priorSize(s)),
   head_kl_backward: (s) => (s.dw === undefined ? 4 : 6) * headSize(s) + 2 * priorSize(s),
   head_sample: (s) => 2 * headSize(s),
+  head_sample_mixture: (s) => 2 * (headSize(s) + priorSize(s)),
 }
 
 /** Bytes of ops that touch only part of an operand, or write without reading. e(name) is the width of an element. */

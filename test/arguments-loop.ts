@@ -16,21 +16,24 @@ import {
 } from './support-arguments.js'
 
 /** A recipe in one short round. */
-const recipeOf = (run: (options: never) => { readonly result: Promise<unknown> }): Entry => ({
+const recipeOf = (
+  run: (options: never) => { readonly result: Promise<unknown> },
+  more: object = {},
+  needed: readonly string[] = ['policy', 'prompts', 'rewardFuncs'],
+): Entry => ({
   call: (options) => run(begunOnly(options) as never).result,
-  args: [{ policy, prompts: [{ prompt: '2 + 2 =' }], rewardFuncs: [reward], ...short }],
+  args: [{ policy, prompts: [{ prompt: '2 + 2 =', completion: '4' }], rewardFuncs: [reward], ...short, ...more }],
   options: {
     0: {
-      'policy!': '',
-      'prompts!': '',
-      'rewardFuncs!': '',
+      ...Object.fromEntries(needed.map((name) => [`${name}!`, ''])),
       rounds: 'number',
       topP: '',
       stopStrings: 'list',
       stopIds: 'list',
       maxRows: 'number',
       rewardWeights: '',
-      reference: '',
+      ...(!needed.includes('reference') && { reference: '' }),
+      judge: '',
       output: 'text',
       resume: 'true',
       signal: '',
@@ -99,6 +102,13 @@ export const loopTable: Readonly<Record<string, Entry>> = {
   },
   'recipes.grpo': recipeOf(api.recipes.grpo),
   'recipes.onlineDpo': recipeOf(api.recipes.onlineDpo),
+  'recipes.onlineXpo': recipeOf(api.recipes.onlineXpo),
+  'recipes.onlineNashMd': recipeOf(api.recipes.onlineNashMd),
+  'recipes.onlineGkd': recipeOf(api.recipes.onlineGkd, { reference: frozen.decoder }, [
+    'policy',
+    'prompts',
+    'reference',
+  ]),
   'recipes.bestOfN': recipeOf(api.recipes.bestOfN),
   'recipes.score': recipeOf(api.recipes.score),
   'recipes.superhf': {
@@ -126,6 +136,7 @@ export const loopTable: Readonly<Record<string, Entry>> = {
         stopStrings: 'list',
         maxRows: 'number',
         logps: '',
+        mixtureCoef: 'number',
       },
     },
   },

@@ -70,6 +70,7 @@ export const table: Readonly<Record<string, Entry>> = {
         promptKeys: '',
         signal: '',
         onText: 'function',
+        mixture: '',
       },
     },
   },

@@ -11,7 +11,7 @@ t.setTimeout(120_000)
 const { folder, put, run, settingsOf, eventsOf } = await commandLine(t)
 
 /** One with and one without an adapter. */
-const resumedToo = ['grpo', 'onlineDpo']
+const resumedToo = ['grpo', 'onlineDpo', 'onlineGkd']
 
 t.test('every trainer on samples, by name', async (t) => {
   await put('rewards.mjs', 'export const long = ({ completions }) => completions.map((text) => text.length)\n')
@@ -23,7 +23,8 @@ t.test('every trainer on samples, by name', async (t) => {
     // Nearly all samples of an untrained model are cut off.
     const mask = name === 'dapo' ? '--maskTruncatedCompletions false' : '--temperature 1'
     const adapter = name === 'gspo' || name === 'onlineDpo' ? '--lora.r 4 --lora.loraDropout 0.1' : '--seed 1'
-    const own = words(`train ${name} ${command} ${mask} ${adapter} --output ${output}`)
+    const teacher = name === 'onlineGkd' ? '--teacher_model_name_or_path teacher --lmbda 0.5 ' : ''
+    const own = words(`train ${name} ${command} ${teacher}${mask} ${adapter} --output ${output}`)
     const { code, out, err } = await run(...own)
     t.equal(code, 0, `${name}: ${err}`)
     const events = await eventsOf(output)
@@ -39,6 +40,34 @@ t.test('every trainer on samples, by name', async (t) => {
   const cut = await run(...words(`train dapo ${command} --maxCompletionLength 1 --seed 4 --output cut`))
   t.equal(cut.code, 1)
   t.match(cut.err, /^E_VERIFIER \[round 1\] all \d samples that were kept were cut off.*maskTruncatedCompletions/m)
+})
+
+t.test('a judge of pairs, and distillation without rewards', async (t) => {
+  const judge = 'export default ({ completions }) => completions.map(([a, b]) => Number(a.length > b.length))\n'
+  await put('judge.mjs', judge)
+  const command = '--config online.yaml --data completion.jsonl --rounds 1'
+  for (const [name, more] of [
+    ['onlineXpo', '--judge judge.mjs'],
+    ['onlineNashMd', '--judge judge.mjs --mixture_coef 0.25'],
+    ['onlineGkd', '--reference teacher --seq_kd --lmbda 0'],
+  ]) {
+    const { code, err } = await run(...words(`train ${name} ${command} ${more} --output unrewarded-${name}`))
+    t.equal(code, 0, err)
+    const [round] = (await eventsOf(`unrewarded-${name}`)).filter(({ type }) => type === 'round')
+    t.notOk(Object.keys(round.values as object).includes('reward'), name)
+  }
+  t.match(await settingsOf('unrewarded-onlineNashMd'), { judge: { value: 'judge.mjs' }, mixtureCoef: { value: 0.25 } })
+  t.match(await settingsOf('unrewarded-onlineGkd'), { seqKd: { value: true, origin: 'command line' } })
+  t.equal((await run('report', 'unrewarded-onlineGkd')).code, 0, 'a report without rewards')
+  const none = await run(...words(`train onlineXpo ${command} --output none`))
+  t.match(none.err, /^E_CONFIG \[--rewards\] expected a module of reward functions/m)
+  await put('two.mjs', 'export const a = () => []\nexport const b = () => []\n')
+  const two = await run(...words(`train onlineXpo ${command} --judge two.mjs --output two`))
+  t.match(two.err, /^E_CONFIG \[two\.mjs\] expected a module that exports one function .* found 2/m)
+  const untaught = await run(...words(`train onlineGkd ${command} --output untaught`))
+  t.match(untaught.err, /^E_CONFIG \[reference\] gkd\.v1 needs it, the teacher/m)
+  const lmbda = await run(...words(`train onlineGkd ${command} --reference teacher --lmbda 2 --output lmbda`))
+  t.match(lmbda.err, /^E_CONFIG \[--lmbda\] .*got 2/m)
 })
 
 t.test('reward models by folder, beside modules', async (t) => {
@@ -67,6 +96,11 @@ t.test('memory of trainers on samples, before they run', async (t) => {
     ['rloo', '--dtype bf16 --stochasticRounding'],
     ['dapo', '--maskTruncatedCompletions false'],
     ['onlineDpo', '--dtype bf16 --gradientCheckpointing'],
+    ['onlineXpo', ''],
+    ['onlineNashMd', '--reference teacher'],
+    ['onlineGkd', '--reference teacher --lmbda 1'],
+    ['onlineGkd', '--reference teacher --lmbda 0 --seqKd'],
+    ['onlineGkd', '--reference teacher --lmbda 0'],
     ['bestOfN', '--threshold -1'],
     ['score', ''],
   ]

@@ -57,7 +57,20 @@ t.test('names have one meaning in every spelling', async (t) => {
   t.equal(runCatalogue('cpo').find('cpo_alpha')?.path, 'cpo.cpoAlpha', 'where it has that name')
   t.equal(find('simpo_gamma'), undefined)
   t.equal(runCatalogue('gkd').find('teacher_model_name_or_path')?.path, 'reference')
-  t.equal(onlineCatalogue('onlineDpo').find('max_new_tokens')?.path, 'maxCompletionLength')
+  const online = (trainer: string, name: string) => onlineCatalogue(trainer).find(name)?.path
+  t.equal(online('onlineDpo', 'max_new_tokens'), 'maxCompletionLength')
+  for (const [name, path] of [
+    ['lmbda', 'lmbda'],
+    ['seq_kd', 'seqKd'],
+    ['max_new_tokens', 'maxCompletionLength'],
+    ['teacher_model_name_or_path', 'reference'],
+  ])
+    t.equal(online('onlineGkd', name), path)
+  t.equal(online('onlineNashMd', 'mixture_coef'), 'mixtureCoef')
+  t.equal(online('onlineNashMd', 'missing_eos_penalty'), 'missingEosPenalty')
+  t.equal(online('onlineXpo', 'reward_model_path'), 'rewards')
+  t.equal(online('onlineXpo', 'judge'), 'judge')
+  t.equal(online('grpo', 'judge'), undefined, 'no pairs, no judge')
 })
 
 /** Options of functions that are no settings of a run. */

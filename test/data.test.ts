@@ -31,6 +31,12 @@ t.test('rows of every kind come out as they went in', async (t) => {
   for (const [kind, row] of good) t.strictSame(checkRow(row, 'row 1', kind), row, `${kind} ${Object.keys(row)}`)
 })
 
+t.test('a conversation as a prompt: its last answer is the completion', async (t) => {
+  const row = { messages: [user, bot('a'), user, bot('b')], source: 'x' }
+  const parts = { prompt: row.messages.slice(0, 3), completion: [bot('b')] }
+  t.strictSame(checkRow(row, 'row 1', 'prompt'), { ...row, ...parts })
+})
+
 t.test('fields that are no part of a row are left out and counted', async (t) => {
   const rows = [
     { text: 'a', source: 'x' },
@@ -125,6 +131,8 @@ const bad: readonly (readonly [keyof RowKinds, unknown, ...string[]])[] = [
   ['unpaired', { prompt: 'a', completion: 'b', label: 1 }, "field 'label'", 'true or false'],
   ['unpaired', { prompt: 'a', completion: 'b' }, 'label'],
   ['prompt', { text: 'a' }, 'prompt'],
+  ['prompt', { messages: [bot('a'), user] }, "field 'messages'", 'ends with an answer'],
+  ['prompt', { messages: [bot('a')] }, "field 'messages'", 'to a prompt'],
   ['stepwise', { prompt: 'a', completions: [], labels: [] }, "field 'completions'"],
   ['stepwise', { prompt: 'a', completions: ['b', 1], labels: [true, true] }, "field 'completions[1]'"],
   ['stepwise', { prompt: 'a', completions: ['b'], labels: [true, true] }, "field 'labels'", '1 completions'],

@@ -246,6 +246,23 @@ const pairs: Readonly<Record<string, (make: Make) => Tensor[][]>> = {
       [...raw('head_sample', operands, all), ...raw('head_sample', operands, none)],
     ]
   },
+  headSampleMixture: (m) => {
+    const operands = [
+      ...[m.normal(9, 4), m.normal(70, 4), m.normal(9, 6), m.normal(70, 6)],
+      m.integers([9, 4], (i) => i),
+    ] as const
+    const [h, w, otherH, otherW, keys] = operands
+    const fields = (options: ops.SampleOptions & { readonly mixture: number }) => {
+      const { ids, logps, samplingLogps } = ops.headSampleMixture(h, w, otherH, otherW, keys, options)
+      return [ids, logps, samplingLogps]
+    }
+    const all = { temperature: 0.7, topK: 9, topP: 0.8, minP: 0.1, softcap: 3, mixture: 0.25 }
+    const none = { temperature: 0.7, topK: 0, topP: 1, minP: 0, softcap: 0, mixture: 0.5 }
+    return [
+      [...fields(all), ...fields({ temperature: 0.7, mixture: 0.5 })],
+      [...raw('head_sample_mixture', operands, all), ...raw('head_sample_mixture', operands, none)],
+    ]
+  },
   adamw: (m) => {
     const [w, moment, v] = [m.normal(5), m.normal(5), m.positive(5)]
     const [g, norm, ok] = [m.normal(5), m.positive(1), m.integers([1], () => 1)]

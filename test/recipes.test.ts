@@ -5,17 +5,28 @@ import { spawn } from 'node:child_process'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t from 'tap'
+import { getDevice } from '../ts/src/native/device.js'
 import type { TrainEvent } from '../ts/train/events.js'
 import type { RewardFunction } from '../ts/train/loop/rewards.js'
 import { onlineOptions, recipes } from '../ts/train/recipes/index.js'
 import { createTask } from '../ts/train/tasks/index.js'
 import { liveBytes, temporaryFolder } from './support.js'
 import { filesOf } from './support-loop.js'
-import { later, makeTwoLetters, prompts, type RecipeName, runRecipe, settings, share } from './support-recipes.js'
+import {
+  later,
+  makeTeacher,
+  makeTwoLetters,
+  prompts,
+  type RecipeName,
+  runRecipe,
+  settings,
+  share,
+} from './support-recipes.js'
 
 const folder = await temporaryFolder(t)
 const base = join(folder, 'base')
 await makeTwoLetters(base)
+await makeTeacher(base)
 
 const names = Object.keys(settings) as RecipeName[]
 const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length
@@ -60,6 +71,20 @@ for (const name of names)
     const log = await readFile(join(output, 'metrics.jsonl'), 'utf8')
     t.match(log, /"rewards\/share\/mean"/)
   })
+
+t.test('methods with two models do not look at the number of threads', async (t) => {
+  const device = getDevice()
+  const { threads } = device
+  for (const name of ['onlineXpo', 'onlineNashMd', 'onlineGkd'] as const) {
+    const hashes = new Set<string>()
+    for (const count of [1, 2]) {
+      device.threads = count
+      hashes.add((await runRecipe(name, { base, options: { rounds: 3 } })).hash)
+    }
+    t.equal(hashes.size, 1, name)
+  }
+  device.threads = threads
+})
 
 t.test('every method of policy gradients learns', async (t) => {
   for (const method of onlineOptions.grpo.shape.method.unwrap().options) {
@@ -231,6 +256,8 @@ t.test('the reference is the start unless another is given', async (t) => {
   for (const [name, options] of [
     ['grpo', { beta: 0.1 }],
     ['onlineDpo', {}],
+    ['onlineXpo', {}],
+    ['onlineNashMd', {}],
     ['score', {}],
   ] as const) {
     const given = await runRecipe(name, { base, options: { ...options, rounds: 2 } })

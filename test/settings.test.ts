@@ -16,7 +16,10 @@ import type {
   BestOfNInput,
   GrpoInput,
   OnlineDpoInput,
+  OnlineGkdInput,
   OnlineInput,
+  OnlineNashMdInput,
+  OnlineXpoInput,
   ScoreInput,
   TrainingInput,
 } from '../ts/train/config/settings.gen.js'
@@ -139,6 +142,9 @@ const types = [
   typeText('OnlineInput', 'Settings that all online methods share.', fieldsOfSchema(online)),
   recipeText('GrpoInput', 'Settings of policy gradients.', onlineOptions.grpo),
   recipeText('OnlineDpoInput', 'Settings of online DPO.', onlineOptions.onlineDpo),
+  recipeText('OnlineXpoInput', 'Settings of XPO.', onlineOptions.onlineXpo),
+  recipeText('OnlineNashMdInput', 'Settings of Nash-MD.', onlineOptions.onlineNashMd),
+  recipeText('OnlineGkdInput', 'Settings of on-policy distillation.', onlineOptions.onlineGkd),
   recipeText('BestOfNInput', 'Settings of best-of-n fine-tuning.', onlineOptions.bestOfN),
   recipeText('ScoreInput', 'Settings of SCoRe.', onlineOptions.score),
 ].join('\n')
@@ -161,7 +167,11 @@ t.test('the compiler takes both for the same', async (t) => {
   const common: Same<OnlineInput, z.input<typeof online>> = true
   const grpo: Same<GrpoInput, z.input<typeof onlineOptions.grpo>> = true
   const onlineDpo: Same<OnlineDpoInput, z.input<typeof onlineOptions.onlineDpo>> = true
+  const onlineXpo: Same<OnlineXpoInput, z.input<typeof onlineOptions.onlineXpo>> = true
+  const onlineNashMd: Same<OnlineNashMdInput, z.input<typeof onlineOptions.onlineNashMd>> = true
+  const onlineGkd: Same<OnlineGkdInput, z.input<typeof onlineOptions.onlineGkd>> = true
   const bestOfN: Same<BestOfNInput, z.input<typeof onlineOptions.bestOfN>> = true
   const score: Same<ScoreInput, z.input<typeof onlineOptions.score>> = true
-  t.same([training, common, grpo, onlineDpo, bestOfN, score], Array(6).fill(true))
+  const all = [training, common, grpo, onlineDpo, onlineXpo, onlineNashMd, onlineGkd, bestOfN, score]
+  t.same(all, Array(9).fill(true))
 })

@@ -1,17 +1,23 @@
 // Tiny runs of the online recipes: a model of two letters learns to write one of them. Run as a program it kills itself
-// in the middle of a round: `node support-recipes.js RECIPE BASE FOLDER STEP`.
+// in the middle of a round: `node support-recipes.js RECIPE BASE FOLDER STEP`. Distillation has a teacher that writes that letter.
 
 import { createHash } from 'node:crypto'
 import { fileURLToPath } from 'node:url'
+import { sft } from '../ts/loss/index.js'
 import { type LanguageModel, loadModel } from '../ts/src/generate/language-model.js'
 import type { Run, TrainEvent } from '../ts/train/events.js'
 import type { RewardFunction } from '../ts/train/loop/rewards.js'
 import type { PhaseResult } from '../ts/train/loop.js'
 import { recipes } from '../ts/train/recipes/index.js'
 import { makeTaskModel } from '../ts/train/task-model.js'
+import { train } from '../ts/train/train.js'
 
-/** Prompts of the runs, with a column that a reward may look at. */
-export const prompts = ['a=', 'b=', 'aa=', 'ab=', 'ba=', 'bb='].map((prompt) => ({ prompt, wanted: 'b' }))
+/** Prompts of the runs, with a column that a reward may look at, and completions for distillation. */
+export const prompts = ['a=', 'b=', 'aa=', 'ab=', 'ba=', 'bb='].map((prompt) => ({
+  prompt,
+  wanted: 'b',
+  completion: 'bbbb',
+}))
 
 /** Writes the two-letter model. */
 export const makeTwoLetters = (folder: string): Promise<void> =>
@@ -22,6 +28,16 @@ export const makeTwoLetters = (folder: string): Promise<void> =>
     heads: 2,
     intermediateSize: 32,
   })
+
+/** Run that trained the teacher of a base. */
+const teacherOf = (base: string): string => `${base}-teacher`
+
+/** Writes beside the two-letter model one that has learned the completions of the prompts. */
+export async function makeTeacher(base: string): Promise<void> {
+  using policy = await loadModel(base)
+  const settings = { learningRate: 2e-2, maxSteps: 40, lrSchedulerType: 'constant' } as const
+  await train({ policy, objective: sft(), data: prompts, output: teacherOf(base), ...settings }).result
+}
 
 /** Share of a completion that is the wanted letter; an empty completion has none. */
 export const share: RewardFunction = function share({ completions, rows }) {
@@ -49,6 +65,9 @@ const shared = {
 export const settings = {
   grpo: { ...shared, numGenerations: 8, perDeviceTrainBatchSize: 8, gradientAccumulationSteps: 2 },
   onlineDpo: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 2, temperature: 1 },
+  onlineXpo: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 8, temperature: 1 },
+  onlineNashMd: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 8, temperature: 1, beta: 0.01 },
+  onlineGkd: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 8, temperature: 1, lmbda: 0.7 },
   bestOfN: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 2 },
   score: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 8, stageOneRounds: 3, alpha: 1, instruction: '=' },
 } as const
@@ -66,14 +85,14 @@ export interface RecipeRun {
 export interface RecipeOutcome extends PhaseResult {
   readonly hash: string
   readonly events: readonly TrainEvent[]
-  /** Mean reward by round. */
+  /** Mean reward by round; of distillation by those on the student's own samples. */
   readonly rewards: readonly number[]
 }
 
 /** Runs a recipe; equal settings give equal bits. */
 export async function runRecipe(name: RecipeName, { base, options, onEvent }: RecipeRun): Promise<RecipeOutcome> {
   using policy = await loadModel(base)
-  using prior = await loadModel(base)
+  using prior = await loadModel(name === 'onlineGkd' ? teacherOf(base) : base)
   const recipe = recipes[name] as (options: unknown) => Run<PhaseResult>
   const run = recipe({ policy, reference: prior.decoder, ...settings[name], ...options })
   const events: TrainEvent[] = []
@@ -86,7 +105,9 @@ export async function runRecipe(name: RecipeName, { base, options, onEvent }: Re
   const result = await Promise.all([run.result, following]).then(([first]) => first)
   const hash = createHash('sha256')
   for (const flat of Object.values(policy.decoder.parameters.flat)) hash.update((await flat.bits()) as Float32Array)
-  const rewards = events.flatMap((event) => (event.type === 'round' ? event.values.reward : []))
+  const rewards = events.flatMap((event) =>
+    event.type === 'round' && event.values.onPolicy !== 0 ? event.values.reward : [],
+  )
   return { ...result, hash: hash.digest('hex'), events, rewards }
 }
 

@@ -152,6 +152,18 @@ def head_sample(t, p):
     return run
 
 
+def head_sample_mixture(t, p):
+    if p["topK"] or p["topP"] < 1 or p["minP"] or not p["temperature"]:
+        return None
+
+    def run():
+        own, other = logits(t.h, t.w, {**p, "temperature": 1}), logits(t.qh, t.qw, {**p, "temperature": 1})
+        mixed = ((1 - p["mixture"]) * own + p["mixture"] * other) / p["temperature"]
+        return torch.multinomial(torch.softmax(mixed, -1), 1)
+
+    return run
+
+
 def adamw(t, p):
     weight = torch.nn.Parameter(t.w)
     weight.grad = t.g
@@ -206,6 +218,7 @@ OPS = {
     "head_kl": head_kl,
     "head_kl_backward": lambda t, p: backward(head_kl(t, p), head_wanted(t), (t.dlogps, t.dkl)),
     "head_sample": head_sample,
+    "head_sample_mixture": head_sample_mixture,
     "adamw": adamw,
 }
 

@@ -16,6 +16,7 @@ struct Settings {
   double temperature, top_p, min_p;
   int64_t top_k;
   int64_t vocabulary;
+  double mixture;  // share of the second head's logits; 0: there is one head
 
   bool truncated() const { return (top_k > 0 && top_k < vocabulary) || top_p < 1 || min_p > 0; }
 };
@@ -322,6 +323,19 @@ float logit_of(float raw, float softcap) {
   return z[0];
 }
 
+/// x becomes the logits of the geometric mixture of two models, from the products of both with the vocabulary. What is
+/// missing to the logarithm of its probabilities is the same for all words.
+void mix_logits(const Settings& set, float* x, float* y, int64_t n) {
+  if (set.softcap > 0) {
+    transform_logits(x, n, 1.0f, set.softcap, x);
+    transform_logits(y, n, 1.0f, set.softcap, y);
+  }
+  const V own = set1(static_cast<float>(1 - set.mixture)), other = set1(static_cast<float>(set.mixture));
+  for_vectors(0, n, [&](int64_t i, auto lanes) {
+    store(x + i, add(mul(load(x + i, lanes), own), mul(load(y + i, lanes), other)), lanes);
+  });
+}
+
 /// raw: products of the row with the vocabulary.
 Drawn draw_row(const Settings& set, const float* raw, const int32_t* key, const RowScratch& s) {
   const int64_t n = set.vocabulary;
@@ -359,7 +373,7 @@ Drawn draw_row(const Settings& set, const float* raw, const int32_t* key, const 
 
 Status read_settings(const Call& c, int64_t vocabulary, Settings& set) {
   WS_TRY(check_softcap(c.p[0]));
-  set = {static_cast<float>(c.p[0]), c.p[1], c.p[3], c.p[4], 0, vocabulary};
+  set = {static_cast<float>(c.p[0]), c.p[1], c.p[3], c.p[4], 0, vocabulary, 0};
   WS_CHECK(c.p[1] == 0 || (c.p[1] >= 1e-6 && __builtin_isfinite(c.p[1])), config,
            "temperature: expected 0 (the best token) or at least 1e-6, got %g", c.p[1]);
   WS_CHECK(c.p[2] >= 0 && c.p[2] <= 2147483647.0 && c.p[2] == std::floor(c.p[2]), config,
@@ -387,6 +401,58 @@ RowScratch split_row(char* at, int64_t vocabulary) {
   return s;
 }
 
+/// One head, or two (q null: one).
+struct Heads {
+  const View &h, &w;
+  const View *qh, *qw;
+};
+
+/// keys, then ids, logps and sampled.
+Status sample_heads(const Call& c, const Settings& set, const Heads& from, const View* t) {
+  const View& h = from.h;
+  const char* const names[] = {"ids", "logps", "sampled"};
+  WS_CHECK(t->rank == 2 && t->dims[0] == h.dims[0] && t->dims[1] == 4, shape, "keys: expected [%lld, 4], got %s",
+           static_cast<long long>(h.dims[0]), shape_text(*t).text);
+  for (int i = 0; i < 3; ++i) WS_TRY(vector_of(t[1 + i], names[i], h.dims[0]));
+  if (h.dims[0] == 0) return {};
+  const int64_t tokens = h.dims[0], vocabulary = set.vocabulary;
+  WS_CHECK(vocabulary > 0, shape, "w: the vocabulary is empty");
+
+  const int heads = from.qh == nullptr ? 1 : 2;
+  const int64_t stride = (vocabulary + 15) / 16 * 16,
+                rows = larger(1, smaller(tokens, smaller(256, most_logits / stride / heads)));
+  const auto product_bytes = [&](const View& hidden) {
+    return lines_of(larger(gemm_scratch_bytes(*c.rt, {rows, vocabulary, hidden.dims[1]}),
+                           gemm_scratch_bytes(*c.rt, {tokens % rows, vocabulary, hidden.dims[1]})));
+  };
+  const int64_t product = larger(product_bytes(h), heads == 1 ? 0 : product_bytes(*from.qh));
+  const int64_t tile = rows * stride * 4, bytes = heads * tile + product + c.rt->threads() * row_bytes(vocabulary);
+  char* scratch = static_cast<char*>(c.rt->scratch(bytes));
+  WS_CHECK(scratch != nullptr, oom, "no memory for %lld bytes of scratch", static_cast<long long>(bytes));
+  float* x = reinterpret_cast<float*>(scratch);
+  float* y = reinterpret_cast<float*>(scratch + (heads - 1) * tile);
+  char* workers = scratch + heads * tile + product;
+  Settings of_row = set;
+  if (heads == 2) of_row.softcap = 0;  // mixed logits are capped
+  for (int64_t row = 0; row < tokens; row += rows) {
+    LogitTile part = {row, smaller(rows, tokens - row), 0, vocabulary, x, stride};
+    raw_logits(*c.rt, h, from.w, part, scratch + heads * tile);
+    if (heads == 2) {
+      part.z = y;
+      raw_logits(*c.rt, *from.qh, *from.qw, part, scratch + heads * tile);
+    }
+    parallel_for(*c.rt, part.rows, [&](int64_t r, int worker) {
+      const RowScratch s = split_row(workers + worker * row_bytes(vocabulary), vocabulary);
+      if (heads == 2) mix_logits(set, x + r * stride, y + r * stride, vocabulary);
+      const Drawn drawn = draw_row(of_row, x + r * stride, t->as<int32_t>() + 4 * (row + r), s);
+      t[1].as<int32_t>()[row + r] = drawn.id;
+      t[2].as<float>()[row + r] = drawn.logps;
+      t[3].as<float>()[row + r] = drawn.sampled;
+    });
+  }
+  return {};
+}
+
 }  // namespace
 
 /// One token per row of h [N,C] from w [V,C] with the number that keys [N,4] = (seed low, seed high, stream, index)
@@ -395,39 +461,24 @@ RowScratch split_row(char* at, int64_t vocabulary) {
 /// tokens, with the bits of head_logprobs; sampled: its log-prob in the distribution that it was drawn from, which has
 /// the bits of head_logprobs at that temperature when nothing was cut. A row without a finite sum gives id -1 and NaN.
 Status head_sample(const Call& c) {
-  const View &h = c.t[0], &w = c.t[1], &keys = c.t[2];
-  const char* const names[] = {"ids", "logps", "sampled"};
   Settings set = {};
-  WS_TRY(check_head(h, w, "h", "w"));
-  WS_TRY(read_settings(c, w.dims[0], set));
-  WS_CHECK(keys.rank == 2 && keys.dims[0] == h.dims[0] && keys.dims[1] == 4, shape, "keys: expected [%lld, 4], got %s",
-           static_cast<long long>(h.dims[0]), shape_text(keys).text);
-  for (int i = 0; i < 3; ++i) WS_TRY(vector_of(c.t[3 + i], names[i], h.dims[0]));
-  if (h.dims[0] == 0) return {};
-  const int64_t tokens = h.dims[0], vocabulary = set.vocabulary;
-  WS_CHECK(vocabulary > 0, shape, "w: the vocabulary is empty");
+  WS_TRY(check_head(c.t[0], c.t[1], "h", "w"));
+  WS_TRY(read_settings(c, c.t[1].dims[0], set));
+  return sample_heads(c, set, {c.t[0], c.t[1], nullptr, nullptr}, c.t + 2);
+}
 
-  const int64_t stride = (vocabulary + 15) / 16 * 16,
-                rows = larger(1, smaller(tokens, smaller(256, most_logits / stride)));
-  const int64_t product = lines_of(larger(gemm_scratch_bytes(*c.rt, {rows, vocabulary, h.dims[1]}),
-                                          gemm_scratch_bytes(*c.rt, {tokens % rows, vocabulary, h.dims[1]})));
-  const int64_t tile = rows * stride * 4, bytes = tile + product + c.rt->threads() * row_bytes(vocabulary);
-  char* scratch = static_cast<char*>(c.rt->scratch(bytes));
-  WS_CHECK(scratch != nullptr, oom, "no memory for %lld bytes of scratch", static_cast<long long>(bytes));
-  float* x = reinterpret_cast<float*>(scratch);
-  char* workers = scratch + tile + product;
-  for (int64_t row = 0; row < tokens; row += rows) {
-    const LogitTile t = {row, smaller(rows, tokens - row), 0, vocabulary, x, stride};
-    raw_logits(*c.rt, h, w, t, scratch + tile);
-    parallel_for(*c.rt, t.rows, [&](int64_t r, int worker) {
-      const RowScratch s = split_row(workers + worker * row_bytes(vocabulary), vocabulary);
-      const Drawn drawn = draw_row(set, x + r * stride, keys.as<int32_t>() + 4 * (row + r), s);
-      c.t[3].as<int32_t>()[row + r] = drawn.id;
-      c.t[4].as<float>()[row + r] = drawn.logps;
-      c.t[5].as<float>()[row + r] = drawn.sampled;
-    });
-  }
-  return {};
+/// The same from the geometric mixture of two models, the second of which may have another width: GeometricMixtureWrapper
+/// of Nash-MD. logps and sampled are those of the mixture.
+Status head_sample_mixture(const Call& c) {
+  Settings set = {};
+  WS_TRY(check_head(c.t[0], c.t[1], "h", "w"));
+  WS_TRY(check_head(c.t[2], c.t[3], "qh", "qw"));
+  WS_TRY(read_settings(c, c.t[1].dims[0], set));
+  WS_CHECK(c.t[3].dims[0] == set.vocabulary && c.t[2].dims[0] == c.t[0].dims[0], shape,
+           "expected qh and qw with the rows of h and w, got %s and %s", shape_text(c.t[2]).text, shape_text(c.t[3]).text);
+  WS_CHECK(c.p[5] > 0 && c.p[5] < 1, config, "mixture: expected a number between 0 and 1, got %g", c.p[5]);
+  set.mixture = c.p[5];
+  return sample_heads(c, set, {c.t[0], c.t[1], c.t + 2, c.t + 3}, c.t + 4);
 }
 
 }  // namespace ws::WS_NS

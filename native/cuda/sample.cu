@@ -246,6 +246,50 @@ WS_KERNEL(sample_row, row_threads, SampleArguments, a) {
   finish(id, log_prob(plain, logits[id]), log_prob(tempered, row.z(id)));
 }
 
+// Two heads ----------------------------------------------------------------------------------------------------------------
+
+/// Row r is row r of what these point to.
+struct MixArguments {
+  float* z;               // capped logits [rows, stride]; they become those of the mixture
+  const float* qz;
+  Partial *partials, *plain;  // [rows, groups]: of the tempered mixture and, unless null, of that at temperature 1
+  int64_t stride, vocabulary, groups;
+  float own, other, inverse_temperature;
+};
+
+constexpr int mixed_groups = 8;  // of a warp, and of a block that many times its warps
+constexpr int lane_words = static_cast<int>(group_words) / warp_size;
+
+/// Maximum of a group, and the sum of exp(z - top); a lane has every 32nd word.
+WS_DEVICE void fold_group(const float* x, float factor, Partial* to) {
+  float top = -infinity, sum = 0;
+  WS_UNROLL
+  for (int k = 0; k < lane_words; ++k) top = larger(top, x[k] * factor);
+  top = warp_max(top);
+  const float shift = top == -infinity ? 0.0f : top;
+  WS_UNROLL
+  for (int k = 0; k < lane_words; ++k) sum += exponential(x[k] * factor - shift);
+  sum = warp_sum(sum);
+  if (lane() == 0) *to = {top, sum};
+}
+
+WS_KERNEL(mix_heads, row_threads, MixArguments, a) {
+  const int64_t r = block().x, first = (static_cast<int64_t>(block().y) * row_warps + warp()) * mixed_groups;
+  float* z = a.z + r * a.stride;
+  const float* qz = a.qz + r * a.stride;
+  for (int64_t g = first; g < first + mixed_groups && g < a.groups; ++g) {
+    float x[lane_words];
+    WS_UNROLL
+    for (int k = 0; k < lane_words; ++k) {
+      const int64_t i = g * group_words + k * warp_size + lane();
+      x[k] = i < a.vocabulary ? a.own * z[i] + a.other * qz[i] : -infinity;
+      if (i < a.vocabulary) z[i] = x[k];
+    }
+    if (a.plain != nullptr) fold_group(x, 1.0f, a.plain + r * a.groups + g);
+    fold_group(x, a.inverse_temperature, a.partials + r * a.groups + g);
+  }
+}
+
 }  // namespace
 
 #if WS_HOST
@@ -265,18 +309,42 @@ Status check_settings(const double* p) {
   return {};
 }
 
-}  // namespace
+/// One head, or two (q null: one).
+struct Heads {
+  const View &h, &w;
+  const View *qh, *qw;
+  double mixture;
+};
 
-Status head_sample(const Call& c, Launcher& on) {
-  const View &h = c.t[0], &w = c.t[1], &keys = c.t[2];
-  const char* const names[] = {"ids", "logps", "sampled"};
+Status check_heads(const View& h, const View& w) {
   WS_CHECK(h.rank == 2 && w.rank == 2 && w.dims[1] == h.dims[1], shape, "expected h [N, C] and w [V, C], got %s, %s",
            shape_text(h).text, shape_text(w).text);
+  return {};
+}
+
+/// Logits of some rows with the sums of their groups. `second`: room for another head's.
+Status row_logits(Launcher& on, const Heads& from, int64_t row, int64_t count, const KeptLogits& kept, float* second) {
+  if (second == nullptr) return head_logits(on, from.h, from.w, row, count, kept);
+  KeptLogits bare = kept;
+  bare.partials = bare.plain = nullptr;
+  WS_TRY(head_logits(on, from.h, from.w, row, count, bare));
+  bare.logits = second;
+  WS_TRY(head_logits(on, *from.qh, *from.qw, row, count, bare));
+  const int64_t vocabulary = from.w.dims[0], groups = (vocabulary + group_words - 1) / group_words;
+  const MixArguments a = {kept.logits,   second, kept.partials, kept.plain, kept.stride, vocabulary, groups,
+                          static_cast<float>(1 - from.mixture), static_cast<float>(from.mixture), kept.inverse_temperature};
+  return start(on, mix_heads, {static_cast<uint32_t>(count), blocks_for(groups, row_warps * mixed_groups), 1}, 0, a);
+}
+
+/// keys, then ids, logps and sampled.
+Status sample_heads(const Call& c, Launcher& on, const Heads& from, const View* t) {
+  const View& keys = t[0];
+  const char* const names[] = {"ids", "logps", "sampled"};
+  const int64_t tokens = from.h.dims[0], vocabulary = from.w.dims[0];
   WS_TRY(check_settings(c.p));
-  WS_CHECK(keys.rank == 2 && keys.dims[0] == h.dims[0] && keys.dims[1] == 4, shape, "keys: expected [%lld, 4], got %s",
-           static_cast<long long>(h.dims[0]), shape_text(keys).text);
-  for (int i = 0; i < 3; ++i) WS_TRY(vector_of(c.t[3 + i], names[i], h.dims[0]));
-  const int64_t tokens = h.dims[0], vocabulary = w.dims[0];
+  WS_CHECK(keys.rank == 2 && keys.dims[0] == tokens && keys.dims[1] == 4, shape, "keys: expected [%lld, 4], got %s",
+           static_cast<long long>(tokens), shape_text(keys).text);
+  for (int i = 0; i < 3; ++i) WS_TRY(vector_of(t[1 + i], names[i], tokens));
   if (tokens == 0) return {};
   WS_CHECK(vocabulary > 0, shape, "w: the vocabulary is empty");
   WS_CHECK(vocabulary <= int64_t{1} << 22, shape, "w: at most 4194304 words can be drawn from on a GPU, got %lld",
@@ -286,22 +354,40 @@ Status head_sample(const Call& c, Launcher& on) {
   const int64_t groups = (vocabulary + group_words - 1) / group_words;
   const float inverse_temperature = c.p[1] == 0 ? 1.0f : static_cast<float>(1.0 / c.p[1]);
   const auto sums = [&] { return static_cast<Partial*>(on.scratch(rows * groups * static_cast<int64_t>(sizeof(Partial)))); };
-  KeptLogits kept = {static_cast<float*>(on.scratch(rows * stride * 4)), stride, sums(), nullptr,
-                     static_cast<float>(c.p[0]), inverse_temperature};
+  const auto logits = [&] { return static_cast<float*>(on.scratch(rows * stride * 4)); };
+  KeptLogits kept = {logits(), stride, sums(), nullptr, static_cast<float>(c.p[0]), inverse_temperature};
   if (inverse_temperature != 1.0f) kept.plain = sums();
   const Partial* plain = inverse_temperature != 1.0f ? kept.plain : kept.partials;
-  WS_CHECK(kept.logits != nullptr && kept.partials != nullptr && plain != nullptr, oom,
-           "no memory for the logits of %lld rows", static_cast<long long>(rows));
-  SampleArguments a = {kept.logits, kept.partials, plain, keys.as<int32_t>(), c.t[3].as<int32_t>(), c.t[4].as<float>(),
-                       c.t[5].as<float>(), 0, stride, vocabulary, groups, static_cast<int64_t>(c.p[2]),
+  float* const second = from.qh == nullptr ? nullptr : logits();
+  WS_CHECK(kept.logits != nullptr && kept.partials != nullptr && plain != nullptr && (from.qh == nullptr || second != nullptr),
+           oom, "no memory for the logits of %lld rows", static_cast<long long>(rows));
+  SampleArguments a = {kept.logits, kept.partials, plain, keys.as<int32_t>(), t[1].as<int32_t>(), t[2].as<float>(),
+                       t[3].as<float>(), 0, stride, vocabulary, groups, static_cast<int64_t>(c.p[2]),
                        inverse_temperature, c.p[3], c.p[4], c.p[1] == 0, 0};
   a.truncated = (a.top_k > 0 && a.top_k < vocabulary) || a.top_p < 1 || a.min_p > 0;
   for (a.row = 0; a.row < tokens; a.row += rows) {
     const int64_t count = tokens - a.row < rows ? tokens - a.row : rows;
-    WS_TRY(head_logits(on, h, w, a.row, count, kept));
+    WS_TRY(row_logits(on, from, a.row, count, kept, second));
     WS_TRY(start(on, sample_row, {static_cast<uint32_t>(count), 1, 1}, sizeof(RowShared), a));
   }
   return {};
+}
+
+}  // namespace
+
+Status head_sample(const Call& c, Launcher& on) {
+  WS_TRY(check_heads(c.t[0], c.t[1]));
+  return sample_heads(c, on, {c.t[0], c.t[1], nullptr, nullptr, 0}, c.t + 2);
+}
+
+Status head_sample_mixture(const Call& c, Launcher& on) {
+  const View &h = c.t[0], &w = c.t[1], &qh = c.t[2], &qw = c.t[3];
+  WS_TRY(check_heads(h, w));
+  WS_TRY(check_heads(qh, qw));
+  WS_CHECK(qh.dims[0] == h.dims[0] && qw.dims[0] == w.dims[0], shape,
+           "expected qh and qw with the rows of h and w, got %s and %s", shape_text(qh).text, shape_text(qw).text);
+  WS_CHECK(c.p[5] > 0 && c.p[5] < 1, config, "mixture: expected a number between 0 and 1, got %g", c.p[5]);
+  return sample_heads(c, on, {h, w, &qh, &qw, c.p[5]}, c.t + 4);
 }
 
 #endif

@@ -90,6 +90,7 @@ export {
   type RewardInput,
   scoreRewards,
 } from '../train/loop/rewards.js'
+export type { PairInput, PairJudge } from '../train/loop/rivals.js'
 export type { RolloutLimits } from '../train/loop/rollouts.js'
 export { type Score, verify } from '../train/loop/score.js'
 export { type PickOptions, pick, type Select } from '../train/loop/select.js'
@@ -101,6 +102,9 @@ export {
   type BestOfNOptions,
   type GrpoOptions,
   type OnlineDpoOptions,
+  type OnlineGkdOptions,
+  type OnlineNashMdOptions,
+  type OnlineXpoOptions,
   onlineOptions,
   recipes,
   type ScoreOptions,
@@ -119,6 +123,7 @@ export {
   type ModelOptions,
   type Prompt,
 } from './generate/language-model.js'
+export type { LogitMixture } from './generate/request.js'
 export { withAdapter, withoutAdapter } from './models/adapter.js'
 export type { Decoder } from './models/decoder.js'
 export { saveAdapter } from './models/peft.js'

@@ -15,7 +15,7 @@ import { type EstimateRow, labelState, type MemoryEstimate, rowsOf, scratchBytes
 import { openCountingDevice } from './estimate-device.js'
 import { foldersOf, policyOf, type ResolvedEstimate, referenceOf } from './estimate-models.js'
 import { promptIds } from './loop/explore.js'
-import type { OnlineValues } from './loop/online.js'
+import type { OnlineOptions, OnlineValues } from './loop/online.js'
 import { type PromptRow, type PromptSource, readPrompts } from './loop/prompts.js'
 import { type OnlineRecipe, recipes } from './recipes/index.js'
 import { flatState } from './state.js'
@@ -72,11 +72,28 @@ const endless = (decoder: Decoder): Decoder => ({ ...decoder, config: { ...decod
 /** Samples of a prompt as different as those of a model are: equal beginnings would be computed once. */
 function unlike(model: LanguageModel): LanguageModel {
   const { vocabSize } = model.decoder.config
+  let drawn = 0
   const generate = async (prompts: readonly Prompt[], options?: GenerateOptions) =>
     (await model.generate(prompts, options)).map((samples) =>
-      samples.map((one, index) => ({ ...one, ids: one.ids.map(() => index % vocabSize) })),
+      samples.map((one) => {
+        const id = drawn++ % vocabSize
+        return { ...one, ids: one.ids.map(() => id) }
+      }),
     )
   return { ...model, generate: generate as LanguageModel['generate'] }
+}
+
+/** Tokens of the completion that a row brings. */
+function completionTokens({ tokenizer }: LanguageModel, { row }: Task): number {
+  const { completion } = row ?? {}
+  const texts = Array.isArray(completion) ? completion.map(({ content }) => content) : [completion]
+  return texts.reduce((sum, text) => sum + tokenizer.encode(String(text ?? '')).length, 0)
+}
+
+/** Distillation has rounds of two kinds; which needs more depends on teacher and data. */
+const writersOf = ({ lmbda }: Readonly<Record<string, unknown>>): { readonly lmbda?: number }[] => {
+  if (typeof lmbda !== 'number') return [{}]
+  return [...(lmbda > 0 ? [{ lmbda: 1 }] : []), ...(lmbda < 1 ? [{ lmbda: 0 }] : [])]
 }
 
 /** The rows of the longest tasks. */
@@ -87,9 +104,10 @@ const longestOf = (tasks: readonly Task[], count: number, lengthOf: (task: Task)
     .map(({ prompt, row }) => (row as PromptRow | undefined) ?? { prompt })
 
 /** What makes one whole round of a run: every sample counts, and none is like another. */
-const wholeRound = (recipe: OnlineRecipe): Source => ({
+const wholeRound = (recipe: OnlineRecipe, writers: { readonly lmbda?: number }): Source => ({
   origin: 'estimate',
   values: {
+    ...writers,
     rounds: 1,
     rewardWeights: [1],
     ...(recipe === 'grpo' && { maskTruncatedCompletions: false, dynamicSampling: false }),
@@ -116,19 +134,23 @@ export async function estimateOnline(estimate: OnlineEstimate): Promise<OnlineMe
   if (tasks.length === 0) throw new WhetstoneError('E_CONFIG', 'data', 'expected at least one prompt, got none')
   const lengths = new Map(tasks.map((task) => [task, promptIds(policy, task).length]))
   const lengthOf = (task: Task) => lengths.get(task) ?? 0
-  await recipes[recipe]({
-    policy,
-    reference,
-    prompts: longestOf(tasks, promptsPerRound, lengthOf),
-    rewardFuncs: [({ completions }) => completions.map((_, index) => index)],
-    sources: [...settings.sources, wholeRound(recipe)],
-  }).result
+  const readLengthOf = (task: Task) => lengthOf(task) + completionTokens(policy, task)
+  for (const writers of writersOf(settings.values)) {
+    const run: OnlineOptions = {
+      policy,
+      reference,
+      prompts: longestOf(tasks, promptsPerRound, writers.lmbda === 0 ? readLengthOf : lengthOf),
+      rewardFuncs: [({ completions }) => completions.map((_, index) => index)],
+      sources: [...settings.sources, wholeRound(recipe, writers)],
+    }
+    await recipes[recipe](run).result
+  }
   const { peakBytes, poolBytes } = counting.device.memory()
   const state = await stateOf(estimate)
   const stays = state.rows.reduce((sum, { bytes }) => sum + bytes, 0)
   const rest: EstimateRow = { name: 'samples, their cache, activations', bytes: peakBytes - stays }
   const promptTokens = Math.max(...lengths.values())
-  const samples = promptsPerRound * numGenerations
+  const samples = promptsPerRound * numGenerations * (comparing.includes(recipe) ? 2 : 1)
   const tokens = samples * (promptTokens + maxCompletionLength)
   return {
     peakBytes,
@@ -142,6 +164,9 @@ export async function estimateOnline(estimate: OnlineEstimate): Promise<OnlineMe
     round: { samples, promptTokens, completionTokens: maxCompletionLength },
   }
 }
+
+/** Recipes that sample a rival beside the policy. */
+const comparing: readonly OnlineRecipe[] = ['onlineXpo', 'onlineNashMd']
 
 /** An id, a mark, and three log-probs. */
 const bytesOfToken = 8 + 1 + 3 * 8

@@ -1,57 +1,20 @@
 // Batched sampling: prompts are prefilled in packed form, then all running samples advance one token per step. Rows
 // join as others finish. A sample's tokens depend on the prompt, the settings and its own key alone: not on the
 // batch, the order or the thread count. Yields token ids and log-probs; text is language-model.ts's business.
+// With a second model, both read every sequence in lock-step, each with keys and values of its own in blocks of the same
+// numbers, and tokens are drawn from the mixture of both.
 
 import { WhetstoneError } from '../base/errors.js'
 import { deriveKey } from '../base/rng.js'
 import { settled } from '../models/adapter.js'
-import { type Decoder, forward, headWeight, positionLimit } from '../models/decoder.js'
+import { type Decoder, forward, headWeight } from '../models/decoder.js'
 import { packSequences } from '../models/pack.js'
-import { attention, attentionDecode, gatherRows, headSample, KEY_BLOCK } from '../ops/index.js'
+import type { Device } from '../native/device.js'
+import { attention, attentionDecode, gatherRows, headSample, headSampleMixture, KEY_BLOCK } from '../ops/index.js'
 import { Scope } from '../tensor/scope.js'
 import { type Tensor, tensor } from '../tensor/tensor.js'
 import { blocksFor, type Cache, copyBlocks, createCache, disposeCache, slotOf, storeKeys, takeBlocks } from './cache.js'
-
-/** How tokens are drawn. Truncations apply in this order: temperature, top-k, top-p, min-p. */
-export interface SamplingOptions {
-  /** 0 takes the most probable token. Default 1. */
-  readonly temperature?: number
-  /** Keep the k most probable tokens; 0 keeps all. Default 0. */
-  readonly topK?: number
-  /** Keep the smallest set with at least this mass. Default 1. */
-  readonly topP?: number
-  /** Drop tokens below this share of the largest probability. Default 0. */
-  readonly minP?: number
-}
-
-/** What to generate from. */
-export interface GenerationRequest extends SamplingOptions {
-  readonly prompts: readonly (readonly number[])[]
-  /** Names of the prompts for the random keys; default their index. */
-  readonly promptKeys?: readonly (string | number)[]
-  /** Samples per prompt. */
-  readonly numGenerations: number
-  readonly maxNewTokens: number
-  /** Tokens that end a sample; they are part of it. */
-  readonly stopIds: ReadonlySet<number>
-  readonly seed: number
-  /** Most samples that run at once. */
-  readonly maxRows: number
-  readonly signal?: AbortSignal
-  /** Called for each token; returning true ends the sample (stop strings). */
-  readonly onToken?: (prompt: number, sample: number, id: number) => boolean
-}
-
-/** One sample. */
-export interface TokenSample {
-  /** New tokens, the stop token included. */
-  readonly ids: number[]
-  /** log p(token) under the model at temperature 1, untruncated: equal to `model.logProbs` bit for bit. */
-  readonly logps: number[]
-  /** log p(token) under the distribution that it was drawn from. */
-  readonly samplingLogps: number[]
-  finishReason: 'stop' | 'length'
-}
+import { checkRequest, type GenerationRequest, modelsOf, type TokenSample } from './request.js'
 
 interface Row extends TokenSample {
   readonly prompt: number
@@ -70,41 +33,23 @@ interface Group {
   running: number
 }
 
-interface Engine {
+/** A model with its keys and values. */
+interface Reader {
   readonly model: Decoder
+  readonly cache: Cache
+}
+
+interface Engine {
+  /** Those that logits are made of: the model, the reference, or both in this order. */
+  readonly readers: readonly Reader[]
+  readonly device: Device
   readonly request: GenerationRequest
+  /** The first reader's; its free blocks are those of all. */
   readonly cache: Cache
   readonly results: TokenSample[][]
   readonly rows: Row[]
   /** Blocks per row of the block table. */
   readonly tableWidth: number
-}
-
-/** Checks the numbers of a request. */
-function checkRequest(m: Decoder, r: GenerationRequest): void {
-  const need = (ok: boolean, name: string, expected: string, got: unknown) => {
-    if (!ok) throw new WhetstoneError('E_CONFIG', `generate.${name}`, `expected ${expected}, got ${String(got)}`)
-  }
-  const { temperature = 1, topK = 0, topP = 1, minP = 0 } = r
-  need(temperature >= 0 && Number.isFinite(temperature), 'temperature', 'a number of at least 0', temperature)
-  need(Number.isInteger(topK) && topK >= 0, 'topK', 'a whole number of at least 0', topK)
-  need(topP > 0 && topP <= 1, 'topP', 'a number in (0, 1]', topP)
-  need(minP >= 0 && minP <= 1, 'minP', 'a number in [0, 1]', minP)
-  need(Number.isInteger(r.numGenerations) && r.numGenerations >= 1, 'numGenerations', 'at least 1', r.numGenerations)
-  need(Number.isInteger(r.maxNewTokens) && r.maxNewTokens >= 1, 'maxNewTokens', 'at least 1', r.maxNewTokens)
-  need(Number.isInteger(r.maxRows) && r.maxRows >= 1, 'maxRows', 'at least 1', r.maxRows)
-  need(Number.isSafeInteger(r.seed) && r.seed >= 0, 'seed', 'a whole number of at least 0', r.seed)
-  const limit = positionLimit(m.config)
-  const keys = r.promptKeys?.length ?? r.prompts.length
-  need(keys === r.prompts.length, 'promptKeys', `one key per prompt, ${r.prompts.length}`, keys)
-  r.prompts.forEach((prompt, i) => {
-    need(prompt.length > 0, `prompts[${i}]`, 'at least one token', 'none')
-    const bad = prompt.find((id) => !(Number.isInteger(id) && id >= 0 && id < m.config.vocabSize))
-    need(bad === undefined, `prompts[${i}]`, `token ids below ${m.config.vocabSize}`, bad)
-    const fits = limit === undefined || prompt.length + r.maxNewTokens <= limit
-    const lengths = `${prompt.length} + ${r.maxNewTokens} (lower maxNewTokens or shorten the prompt)`
-    need(fits, `prompts[${i}]`, `prompt and maxNewTokens within the ${limit} positions of the model`, lengths)
-  })
 }
 
 /** Blocks of one prompt with its samples: [shared, own blocks per sample]. */
@@ -132,14 +77,18 @@ export async function sample(m: Decoder, request: GenerationRequest): Promise<To
     Math.max(1, Math.floor(request.maxRows / request.numGenerations)),
   )
   using scope = new Scope()
+  // Not the longest prompt's need: one token below a block's end shares less and needs more.
+  const blocks =
+    groupsAtOnce * request.prompts.reduce((most, prompt) => Math.max(most, groupBlocks(prompt.length, request)), 0)
+  const readers = openReaders(
+    modelsOf(m, request).map((model) => scope.run(() => settled(model))),
+    blocks,
+  )
   const engine: Engine = {
-    model: scope.run(() => settled(m)),
+    readers,
+    device: m.device,
     request,
-    // Not the longest prompt's need: one token below a block's end shares less and needs more.
-    cache: createCache(
-      m,
-      groupsAtOnce * request.prompts.reduce((most, prompt) => Math.max(most, groupBlocks(prompt.length, request)), 0),
-    ),
+    cache: readers[0].cache,
     results: request.prompts.map(() => []),
     rows: [],
     tableWidth: blocksFor(longest + request.maxNewTokens),
@@ -155,7 +104,19 @@ export async function sample(m: Decoder, request: GenerationRequest): Promise<To
     }
     return engine.results.map((samples) => samples.map(plain))
   } finally {
-    disposeCache(engine.cache)
+    for (const { cache } of readers) disposeCache(cache)
+  }
+}
+
+/** A cache for each model; none stays behind when there is no memory for all. */
+function openReaders(models: readonly Decoder[], blocks: number): Reader[] {
+  const readers: Reader[] = []
+  try {
+    for (const model of models) readers.push({ model, cache: createCache(model, blocks) })
+    return readers
+  } catch (error) {
+    for (const { cache } of readers) disposeCache(cache)
+    throw error
   }
 }
 
@@ -182,7 +143,7 @@ function admit({ request, rows, cache }: Engine, next: number): number {
 
 /** Runs prompts `from .. to` through the model, fills their blocks and draws each sample's first token. */
 async function prefill(engine: Engine, from: number, to: number): Promise<void> {
-  const { model: m, request, cache } = engine
+  const { device, request, readers } = engine
   const prompts = request.prompts.slice(from, to)
   const started = prompts.map((prompt, i) => startRows(engine, from + i, prompt.length))
   const rows = started.flat()
@@ -191,24 +152,30 @@ async function prefill(engine: Engine, from: number, to: number): Promise<void> 
     const slots = Int32Array.from(packed.positions, (position, i) =>
       slotOf(promptBlocks(started, packed.starts, i), position),
     )
-    const slotTensor = tensor(m.device, slots)
-    const visibility = tensor(m.device, packed.visibility, [packed.ids.length, 3])
-    const hidden = forward(m, {
-      ids: tensor(m.device, packed.ids),
-      positions: tensor(m.device, packed.positions),
+    const slotTensor = tensor(device, slots)
+    const visibility = tensor(device, packed.visibility, [packed.ids.length, 3])
+    const input = {
+      ids: tensor(device, packed.ids),
+      positions: tensor(device, packed.positions),
       length: Math.max(...prompts.map((prompt) => prompt.length)),
-      attend: (layer, q, k, v, settings) => {
-        storeKeys(cache, layer, k, v, slotTensor)
-        return attention(q, k, v, visibility, settings)
-      },
-    })
-    copyBlocks(
-      m,
-      cache,
-      started.flatMap((group, i) => partialCopies(group, prompts[i].length)),
+    }
+    const copies = started.flatMap((group, i) => partialCopies(group, prompts[i].length))
+    const last = tensor(
+      device,
+      Int32Array.from(rows, (row) => packed.ends[row.prompt - from] - 1),
     )
-    const last = Int32Array.from(rows, (row) => packed.ends[row.prompt - from] - 1)
-    return drawTokens(engine, rows, gatherRows(hidden, tensor(m.device, last)))
+    const hidden = readers.map(({ model, cache }) => {
+      const all = forward(model, {
+        ...input,
+        attend: (layer, q, k, v, settings) => {
+          storeKeys(cache, layer, k, v, slotTensor)
+          return attention(q, k, v, visibility, settings)
+        },
+      })
+      copyBlocks(model, cache, copies)
+      return gatherRows(all, last)
+    })
+    return drawTokens(engine, rows, hidden)
   })
 }
 
@@ -258,29 +225,34 @@ function startRows(engine: Engine, prompt: number, promptLength: number): Row[] 
 
 /** Advances every running row by one token. */
 async function decode(engine: Engine): Promise<void> {
-  const { model: m, rows, cache, tableWidth } = engine
+  const { device, readers, rows, tableWidth } = engine
   const running = [...rows]
   await takeStep(engine, running, () => {
     const ids = Int32Array.from(running, (row) => row.ids[row.ids.length - 1])
     const positions = Int32Array.from(running, (row) => row.length - 1)
     const slots = tensor(
-      m.device,
+      device,
       Int32Array.from(running, (row) => slotOf(row.blocks, row.length - 1)),
     )
     const lengths = tensor(
-      m.device,
+      device,
       Int32Array.from(running, (row) => row.length),
     )
-    const table = tensor(m.device, blockTable(running, tableWidth), [running.length, tableWidth])
-    const hidden = forward(m, {
-      ids: tensor(m.device, ids),
-      positions: tensor(m.device, positions),
+    const table = tensor(device, blockTable(running, tableWidth), [running.length, tableWidth])
+    const input = {
+      ids: tensor(device, ids),
+      positions: tensor(device, positions),
       length: positions.reduce((most, position) => Math.max(most, position + 1), 1),
-      attend: (layer, q, k, v, settings) => {
-        storeKeys(cache, layer, k, v, slots)
-        return attentionDecode(q, cache.keys[layer], cache.values[layer], table, lengths, settings)
-      },
-    })
+    }
+    const hidden = readers.map(({ model, cache }) =>
+      forward(model, {
+        ...input,
+        attend: (layer, q, k, v, settings) => {
+          storeKeys(cache, layer, k, v, slots)
+          return attentionDecode(q, cache.keys[layer], cache.values[layer], table, lengths, settings)
+        },
+      }),
+    )
     return drawTokens(engine, running, hidden)
   })
 }
@@ -297,15 +269,21 @@ function blockTable(rows: readonly Row[], width: number): Int32Array {
 
 type Draw = ReturnType<typeof headSample>
 
-/** Draws one token per row from hidden states [rows, C]. */
-function drawTokens({ model: m, request }: Engine, rows: readonly Row[], hidden: Tensor): Draw {
-  const keys = new Int32Array(rows.length * 4)
+/** Draws one token per row from the hidden states of each reader, [rows, C]. */
+function drawTokens({ readers, device, request }: Engine, rows: readonly Row[], hidden: readonly Tensor[]): Draw {
+  const words = new Int32Array(rows.length * 4)
   rows.forEach((row, i) => {
-    keys.set([row.key[0] | 0, row.key[1] | 0, 0, row.ids.length], i * 4)
+    words.set([row.key[0] | 0, row.key[1] | 0, 0, row.ids.length], i * 4)
   })
-  const { temperature = 1, topK = 0, topP = 1, minP = 0 } = request
-  const settings = { temperature, topK, topP, minP, softcap: m.config.logitSoftcap }
-  return headSample(hidden, headWeight(m), tensor(m.device, keys, [rows.length, 4]), settings)
+  const keys = tensor(device, words, [rows.length, 4])
+  const [{ model }, other] = readers
+  const { temperature = 1, topK = 0, topP = 1, minP = 0, mixture } = request
+  const settings = { temperature, topK, topP, minP, softcap: model.config.logitSoftcap }
+  if (other === undefined || mixture === undefined) return headSample(hidden[0], headWeight(model), keys, settings)
+  return headSampleMixture(hidden[0], headWeight(model), hidden[1], headWeight(other.model), keys, {
+    ...settings,
+    mixture: mixture.mixtureCoef,
+  })
 }
 
 /** Runs `work`, waits for the tokens that it draws, gives them to their rows and lets finished rows go. */

@@ -16,7 +16,7 @@ import {
 import { WhetstoneError } from '../base/errors.js'
 import { modelFolder } from '../io/model-folder.js'
 import { withAdapter } from '../models/adapter.js'
-import { type Decoder, disposeDecoder } from '../models/decoder.js'
+import { type Decoder, decoderKind, disposeDecoder } from '../models/decoder.js'
 import { type LoadOptions, loadDecoder } from '../models/load.js'
 import { baseFolder, isAdapterFolder, loadAdapter, readAdapterConfig, scoreLabelsIn } from '../models/peft.js'
 import { type Device, deviceKinds } from '../native/device.js'
@@ -24,8 +24,9 @@ import { type LoraConfig, loraConfig } from '../nn/lora.js'
 import { disposeFlat } from '../nn/parameters.js'
 import { type ChatMessage, encodeChat, messagesKind } from '../tokenizer/template.js'
 import { loadTokenizer, type Tokenizer, tokenizerFilesOf } from '../tokenizer/tokenizer.js'
-import { type GenerationRequest, type SamplingOptions, sample, type TokenSample } from './engine.js'
+import { sample } from './engine.js'
 import { logits, logProbs, scores } from './read.js'
+import type { GenerationRequest, LogitMixture, SamplingOptions, TokenSample } from './request.js'
 import { followTexts } from './text.js'
 
 /** What to continue: text (special tokens added as the tokenizer does), token ids, or a conversation. */
@@ -47,6 +48,8 @@ export interface GenerateOptions extends SamplingOptions {
   readonly promptKeys?: readonly (string | number)[]
   /** Most samples in flight at once. Default 256. */
   readonly maxRows?: number
+  /** Draw from the geometric mixture with another model of the same vocabulary; prompts and end tokens are this model's. */
+  readonly mixture?: LogitMixture
   readonly signal?: AbortSignal
   /**
    * Called with each new piece of text, never half a character. All pieces of a sample, joined, are its `text`: what may be
@@ -113,6 +116,7 @@ export const generateKinds = {
   seed: optional(kinds.number),
   promptKeys: optional(kinds.list),
   maxRows: optional(kinds.number),
+  mixture: optional(kinds.object),
   signal: optional(kinds.signal),
   onText: optional(kinds.call),
 }
@@ -211,6 +215,7 @@ export function languageModel(decoder: Decoder, tokenizer: Tokenizer, directory:
     generate: async (prompt: Prompt | readonly Prompt[], options: GenerateOptions = {}) => {
       checkArgument('generate.prompt', prompt, either(promptKind, listOf(promptKind)))
       checkOptions('generate', options, generateKinds)
+      if (options.mixture !== undefined) checkOptions('generate.mixture', options.mixture, mixtureKinds)
       if (!isPrompt(prompt)) return generate(model as LanguageModel, prompt, options)
       return (await generate(model as LanguageModel, [prompt], options))[0]
     },
@@ -219,6 +224,8 @@ export function languageModel(decoder: Decoder, tokenizer: Tokenizer, directory:
   }
   return model as LanguageModel
 }
+
+const mixtureKinds = { reference: decoderKind, mixtureCoef: kinds.number }
 
 const isIds = (value: readonly unknown[]): value is readonly number[] =>
   value.length === 0 || typeof value[0] === 'number'

@@ -37,7 +37,7 @@ export {
 } from './optimizer.js'
 export { addNorm, allFinite, columnSum } from './reduce.js'
 export { reshape } from './reshape.js'
-export { headSample, type SampleOptions } from './sample.js'
+export { headSample, headSampleMixture, type SampleOptions } from './sample.js'
 
 /** The ops by family, as the files of native/cpu and native/cuda. */
 export const opFamilies = {

@@ -3,7 +3,8 @@
 
 import { WhetstoneError } from '../base/errors.js'
 import { philox } from '../base/rng.js'
-import { checkShape } from '../tensor/shape.js'
+import type { OpName } from '../native/ops.gen.js'
+import { checkShape, type Shape } from '../tensor/shape.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { call, defineOp, type Host, type OpCase, type OpEntry, type Parameters } from './define.js'
 import { expectAtLeast, expectParameter, expectRank, expectShape, expectWhole } from './expect.js'
@@ -76,12 +77,14 @@ function draw(z: Float64Array, p: Parameters, key: Float64Array, row: number): {
   return { id: ids[place], sampled: z[ids[place]] - lse }
 }
 
-/** [ids, logps, sampled] */
-function headSampleReference(t: Readonly<Record<string, Host>>, p: Parameters): Host[] {
+type Hosts = Readonly<Record<string, Host>>
+
+/** [ids, logps, sampled] of rows whose logits at temperature 1 are given. */
+function drawRows(t: Hosts, p: Parameters, logitsOfRow: (n: number) => Float64Array): Host[] {
   const shape = [t.h.shape[0]]
   const [ids, logps, sampled] = [hostZeros(shape), hostZeros(shape), hostZeros(shape)]
-  hostRows(t.h).forEach((hidden, n) => {
-    const { z: plain } = logitsOf(hidden, t.w, { softcap: p.softcap, temperature: 1 })
+  hostRows(t.h).forEach((_, n) => {
+    const plain = logitsOfRow(n)
     if (plain.some(Number.isNaN)) {
       ids.data[n] = -1
       logps.data[n] = sampled.data[n] = Number.NaN
@@ -90,13 +93,31 @@ function headSampleReference(t: Readonly<Record<string, Host>>, p: Parameters): 
     const drawn =
       p.temperature === 0
         ? { id: plain.indexOf(plain.reduce((a, b) => Math.max(a, b))), sampled: 0 }
-        : draw(logitsOf(hidden, t.w, p).z, p, hostRow(t.keys, n), n)
+        : draw(
+            plain.map((z) => z / p.temperature),
+            p,
+            hostRow(t.keys, n),
+            n,
+          )
     ids.data[n] = drawn.id
     logps.data[n] = plain[drawn.id] - logSumExp(plain)
     sampled.data[n] = drawn.sampled
   })
   return [ids, logps, sampled]
 }
+
+/** Logits at temperature 1. */
+const plainOf = (hidden: Float64Array, w: Host, { softcap }: Parameters): Float64Array =>
+  logitsOf(hidden, w, { softcap, temperature: 1 }).z
+
+const headSampleReference = (t: Hosts, p: Parameters): Host[] => drawRows(t, p, (n) => plainOf(hostRow(t.h, n), t.w, p))
+
+/** Logits of the geometric mixture, up to a constant of the row: (1 - b) z + b z of the second model. */
+const headSampleMixtureReference = (t: Hosts, p: Parameters): Host[] =>
+  drawRows(t, p, (n) => {
+    const other = plainOf(hostRow(t.qh, n), t.qw, p)
+    return plainOf(hostRow(t.h, n), t.w, p).map((z, v) => (1 - p.mixture) * z + p.mixture * other[v])
+  })
 
 // Op ------------------------------------------------------------------------------------------------------------------
 
@@ -118,23 +139,26 @@ const twins =
   (i: number): number =>
     Math.sin(1 + 3 * (Math.floor(i / c) >> 1) + 7 * (i % c))
 
+/** Shape rule of what is drawn from, and of the parameters. */
+function expectDraw(op: OpName, { h, w, keys }: Readonly<Record<string, Shape>>, p: Parameters): Shape[] {
+  expectRank(op, 'h', h, '[N, C]')
+  expectRank(op, 'w', w, '[V, C]')
+  expectShape(op, 'w', w, [w[0], h[1]])
+  checkShape(w[0] >= 1, op, 'w with at least one row', w)
+  expectShape(op, 'keys', keys, [h[0], 4])
+  expectAtLeast(op, p, 'softcap', 0)
+  const warm = p.temperature === 0 || (p.temperature >= 1e-6 && Number.isFinite(p.temperature))
+  expectParameter(warm, op, p, 'temperature', '0 (the best token) or at least 1e-6')
+  expectWhole(op, p, 'topK', 0)
+  expectParameter(p.topK < 2 ** 31, op, p, 'topK', 'below 2^31')
+  for (const name of ['topP', 'minP'])
+    expectParameter(p[name] >= 0 && p[name] <= 1, op, p, name, 'a number from 0 to 1')
+  return [[h[0]], [h[0]], [h[0]]]
+}
+
 const headSampleOp = defineOp({
   name: 'head_sample',
-  shapes: ({ h, w, keys }, p) => {
-    expectRank('head_sample', 'h', h, '[N, C]')
-    expectRank('head_sample', 'w', w, '[V, C]')
-    expectShape('head_sample', 'w', w, [w[0], h[1]])
-    checkShape(w[0] >= 1, 'head_sample', 'w with at least one row', w)
-    expectShape('head_sample', 'keys', keys, [h[0], 4])
-    expectAtLeast('head_sample', p, 'softcap', 0)
-    const warm = p.temperature === 0 || (p.temperature >= 1e-6 && Number.isFinite(p.temperature))
-    expectParameter(warm, 'head_sample', p, 'temperature', '0 (the best token) or at least 1e-6')
-    expectWhole('head_sample', p, 'topK', 0)
-    expectParameter(p.topK < 2 ** 31, 'head_sample', p, 'topK', 'below 2^31')
-    for (const name of ['topP', 'minP'])
-      expectParameter(p[name] >= 0 && p[name] <= 1, 'head_sample', p, name, 'a number from 0 to 1')
-    return [[h[0]], [h[0]], [h[0]]]
-  },
+  shapes: (s, p) => expectDraw('head_sample', s, p),
   reference: headSampleReference,
   cases: [
     sampleCase(9, 4, 7, all),
@@ -181,5 +205,71 @@ export function headSample(h: Tensor, w: Tensor, keys: Tensor, options: SampleOp
   return { ids, logps, samplingLogps }
 }
 
+const mixtureCase = (n: number, c: number, v: number, p: Parameters, otherWidth = c): OpCase => ({
+  in: { h: [n, c], w: [v, c], qh: [n, otherWidth], qw: [v, otherWidth], keys: [n, 4] },
+  p: { ...all, mixture: 0.5, ...p },
+  fill: { keys: keyAt },
+  rows: ['h', 'qh', 'keys'],
+})
+
+const headSampleMixtureOp = defineOp({
+  name: 'head_sample_mixture',
+  shapes: (s, p) => {
+    const shapes = expectDraw('head_sample_mixture', s, p)
+    expectRank('head_sample_mixture', 'qw', s.qw, '[V, C of the second model]')
+    expectShape('head_sample_mixture', 'qw', s.qw, [s.w[0], s.qw[1]])
+    expectShape('head_sample_mixture', 'qh', s.qh, [s.h[0], s.qw[1]])
+    expectParameter(p.mixture > 0 && p.mixture < 1, 'head_sample_mixture', p, 'mixture', 'between 0 and 1')
+    return shapes
+  },
+  reference: headSampleMixtureReference,
+  cases: [
+    mixtureCase(9, 4, 7, {}),
+    mixtureCase(9, 16, 1500, { temperature: 0.7, mixture: 0.125 }, 6),
+    mixtureCase(9, 8, 130, { temperature: 1.3, topK: 5, mixture: 0.9 }),
+    mixtureCase(9, 8, 130, { topP: 0.6, minP: 0.05 }, 3),
+    mixtureCase(9, 8, 5000, { temperature: 1.5, topK: 40, topP: 0.9, minP: 0.02, softcap: 5 }),
+    mixtureCase(3, 4, 1, { temperature: 0.5, topK: 3 }),
+    mixtureCase(5, 8, 600, { temperature: 0, mixture: 0.75 }, 12),
+    // the second row of the second model holds a NaN
+    { ...mixtureCase(3, 4, 40, {}), fill: { keys: keyAt, qh: (i) => (i === 5 ? Number.NaN : i / 8) } },
+    { in: { h: [0, 4], w: [7, 4], qh: [0, 3], qw: [7, 3], keys: [0, 4] }, p: { ...all, mixture: 0.5 } },
+    ...[0, 1].map((mixture) => ({ ...mixtureCase(2, 4, 7, { mixture }), fails: 'E_CONFIG' as const })),
+    {
+      in: { h: [2, 4], w: [7, 4], qh: [2, 4], qw: [6, 4], keys: [2, 4] },
+      p: { ...all, mixture: 0.5 },
+      fill: { keys: 'ones' },
+      fails: 'E_SHAPE',
+    },
+    { ...mixtureCase(32, 576, 49152, { temperature: 0.9 }), bench: true },
+  ],
+})
+
+/**
+ * Draws one token per row from the geometric mixture of two models of one vocabulary, p^(1-b) q^b normalised: the softmax
+ * of (1 - b) z + b y, where z and y are the models' logits (Munos et al. 2023, arXiv 2312.00886, section 7).
+ *
+ * @param h [N, C] hidden states
+ * @param w [V, C]
+ * @param otherH [N, C of the second model]
+ * @param otherW [V, C of the second model]
+ * @param keys [N, 4] i32: seed low, seed high, stream, index of the counter generator
+ * @param options with `mixture`, b, above 0 and below 1; `softcap` is that of both models
+ * @returns as {@link headSample}; `logps` and `samplingLogps` are those of the mixture
+ */
+export function headSampleMixture(
+  h: Tensor,
+  w: Tensor,
+  otherH: Tensor,
+  otherW: Tensor,
+  keys: Tensor,
+  options: SampleOptions & { readonly mixture: number },
+) {
+  const { temperature, topK = 0, topP = 1, minP = 0, softcap = 0, mixture } = options
+  const p = { softcap, temperature, topK, topP, minP, mixture }
+  const [ids, logps, samplingLogps] = call(headSampleMixtureOp, [h, w, otherH, otherW, keys], p)
+  return { ids, logps, samplingLogps }
+}
+
 /** The entries of this family. */
-export const sampleOps: readonly OpEntry[] = [headSampleOp]
+export const sampleOps: readonly OpEntry[] = [headSampleOp, headSampleMixtureOp]

@@ -40,7 +40,7 @@ async function runOnlineEstimate(trainer: string, options: Options): Promise<voi
   const { run, values } = settings
   const { recipe } = onlineTrainers[trainer]
   const prompts = promptSource(run, Number(values.seed))
-  const estimate = await estimateOnline({ recipe, settings, prompts, tied: isTied(settings) })
+  const estimate = await estimateOnline({ recipe, settings, prompts, tied: isTied(trainer, settings) })
   if (options.json === true) return print(JSON.stringify(estimate))
   const { samples, promptTokens, completionTokens } = estimate.round
   const round = `a round: ${samples} samples of ${completionTokens} tokens behind prompts of up to ${promptTokens}`

@@ -17,6 +17,7 @@ import {
 } from '../config/online-settings.js'
 import type { OnlineOptions } from '../loop/online.js'
 import type { RewardFunction } from '../loop/rewards.js'
+import type { PairJudge } from '../loop/rivals.js'
 import { recipes } from '../recipes/index.js'
 import { createTask } from '../tasks/index.js'
 import { followRun, needed, recordOf } from './common.js'
@@ -29,17 +30,17 @@ import { givenOf, usualValues } from './settings.js'
  *
  * @throws WhetstoneError E_CONFIG when it exports none, E_VERIFIER when it cannot be loaded
  */
-async function readRewards(file: string): Promise<RewardFunction[]> {
+async function readFunctions(file: string): Promise<((...args: never) => unknown)[]> {
   let module: Readonly<Record<string, unknown>>
   try {
     module = (await import(pathToFileURL(resolve(file)).href)) as Record<string, unknown>
   } catch (cause) {
-    throw new WhetstoneError('E_VERIFIER', file, `cannot load the reward functions: ${messageOf(cause)}`, { cause })
+    throw new WhetstoneError('E_VERIFIER', file, `cannot load the functions: ${messageOf(cause)}`, { cause })
   }
   const functions = Object.values(module)
     .flat()
     .filter((value) => typeof value === 'function')
-  if (functions.length > 0) return functions as RewardFunction[]
+  if (functions.length > 0) return functions as ((...args: never) => unknown)[]
   throw new WhetstoneError(
     'E_CONFIG',
     file,
@@ -52,11 +53,19 @@ async function judgesOf(given: string | readonly string[]): Promise<(RewardFunct
   const judges: (RewardFunction | string)[] = []
   for (const path of [given].flat())
     if (statSync(path, { throwIfNoEntry: false })?.isDirectory()) judges.push(path)
-    else judges.push(...(await readRewards(path)))
+    else judges.push(...((await readFunctions(path)) as RewardFunction[]))
   return judges
 }
 
-type Prompts = Pick<OnlineOptions, 'prompts' | 'rewardFuncs'>
+/** The judge of pairs that a module exports. */
+async function readJudge(file: string): Promise<PairJudge> {
+  const functions = await readFunctions(file)
+  if (functions.length === 1) return functions[0] as PairJudge
+  const text = `expected a module that exports one function (pairs => probabilities), found ${functions.length}`
+  throw new WhetstoneError('E_CONFIG', file, text)
+}
+
+type Prompts = Pick<OnlineOptions, 'prompts' | 'rewardFuncs' | 'judge'>
 
 /** The tasks or the file of prompts. */
 export function promptSource({ tasks, difficulty, data }: OnlineRunOptions, seed: number): Prompts['prompts'] {
@@ -66,22 +75,24 @@ export function promptSource({ tasks, difficulty, data }: OnlineRunOptions, seed
   throw new WhetstoneError('E_CONFIG', '--tasks', text)
 }
 
-async function promptsOf(run: OnlineRunOptions, seed: number): Promise<Prompts> {
+async function promptsOf(trainer: string, run: OnlineRunOptions, seed: number): Promise<Prompts> {
   const prompts = promptSource(run, seed)
   const rewardFuncs = run.rewards === undefined ? undefined : await judgesOf(run.rewards)
-  if (run.tasks !== undefined || rewardFuncs !== undefined) return { prompts, rewardFuncs }
+  const judge = run.judge === undefined ? undefined : await readJudge(run.judge)
+  const isJudged = run.tasks !== undefined || rewardFuncs !== undefined || judge !== undefined
+  if (isJudged || onlineTrainers[trainer].distils === true) return { prompts, rewardFuncs, judge }
   const text = 'expected a module of reward functions, or a reward model, for the prompts, got none'
   throw new WhetstoneError('E_CONFIG', '--rewards', text)
 }
 
-/** Is the policy tied to a reference by a weight above 0? */
-export const isTied = ({ values }: OnlineSettings): boolean =>
-  ['beta', 'beta1', 'beta2'].some((name) => Number(values[name] ?? 0) > 0)
+/** Is the policy tied by a weight above 0 to a reference, which is itself unless another is given? */
+export const isTied = (trainer: string, { values }: OnlineSettings): boolean =>
+  onlineTrainers[trainer].distils !== true && ['beta', 'beta1', 'beta2'].some((name) => Number(values[name] ?? 0) > 0)
 
 /** The reference: what is asked for, else the policy without its fresh adapter, else the model once more. */
-async function referenceOf(settings: OnlineSettings, models: ModelSettings, policy: LanguageModel) {
+async function referenceOf(trainer: string, settings: OnlineSettings, models: ModelSettings, policy: LanguageModel) {
   const given = await loadReference(models, policy)
-  if (given !== undefined || !isTied(settings)) return given
+  if (given !== undefined || !isTied(trainer, settings)) return given
   return settings.lora === undefined
     ? loadPolicy(models)
     : { decoder: withoutAdapter(policy.decoder), [Symbol.dispose]: () => {} }
@@ -102,10 +113,10 @@ export async function runOnline(trainer: string, options: Options): Promise<void
   const usual = usualValues(onlineCatalogue(trainer))
   await followRun({ all, usual, output, json: options.json === true }, async ({ signal, follow, warn }) => {
     const seed = Number(values.seed)
-    const prompts = await promptsOf(run, seed)
+    const prompts = await promptsOf(trainer, run, seed)
     const models: ModelSettings = { run, lora, seed, warn }
     using policy = await loadPolicy(models)
-    using reference = await referenceOf(settings, models, policy)
+    using reference = await referenceOf(trainer, settings, models, policy)
     const start = recipes[onlineTrainers[trainer].recipe]
     const given = { policy, reference: reference?.decoder, ...prompts, output, resume, signal }
     return await follow(start({ ...given, sources, record: recordOf(all) }))

@@ -54,14 +54,19 @@ const lines: {
   },
 }
 
-/** Rewards of a checker are shares of samples that are right; those of reward functions have any size. */
+/** Rewards of a checker are shares of samples that are right; those of reward functions have any size, and may be missing. */
 function roundText(round: number, values: Values): string {
-  const { samples, tasks, reward, kept, passAtN, reward_std: deviation = 0 } = values
-  const gain =
-    passAtN === undefined
-      ? `reward ${reward.toFixed(3)}, deviation within groups ${deviation.toFixed(3)}`
-      : `reward ${percent(reward)}, pass@n ${percent(passAtN)}`
-  return `  round ${round}: ${samples} samples of ${tasks} tasks, ${gain}, ${kept} kept`
+  const { samples, tasks, reward, kept, passAtN, onPolicy, reward_std: deviation = 0 } = values
+  const wins = values['rewards/probabilities']
+  const figures = [
+    passAtN === undefined ? '' : `reward ${percent(reward)}, pass@n ${percent(passAtN)}`,
+    passAtN !== undefined || reward === undefined
+      ? ''
+      : `reward ${reward.toFixed(3)}, deviation within groups ${deviation.toFixed(3)}`,
+    wins === undefined ? '' : `preferred ${percent(wins)}`,
+    onPolicy === undefined ? '' : `${percent(onPolicy)} on-policy`,
+  ].filter((text) => text !== '')
+  return `  round ${round}: ${samples} samples of ${tasks} tasks, ${figures.join(', ')}, ${kept} kept`
 }
 
 type EvalEvent = Extract<TrainEvent, { type: 'eval' }>

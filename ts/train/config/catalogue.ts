@@ -64,6 +64,7 @@ const aliases: Readonly<Record<string, string>> = {
   cpoalpha: 'sftweight',
   maxnewtokens: 'maxcompletionlength',
   rewardfuncs: 'rewards',
+  rewardmodelpath: 'rewards',
   usepeft: 'lora',
 }
 

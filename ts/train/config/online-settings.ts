@@ -31,8 +31,16 @@ export const onlineRunOptions = z.strictObject({
   lora: runOptions.shape.lora,
 })
 
+/** What a run that compares pairs works on. */
+const pairRunOptions = onlineRunOptions.extend({
+  judge: z
+    .string()
+    .optional()
+    .describe('in place of rewards: a JavaScript module whose function judges pairs, pairs => probabilities'),
+})
+
 /** What an online run works on, resolved. */
-export type OnlineRunOptions = z.output<typeof onlineRunOptions>
+export type OnlineRunOptions = z.output<typeof pairRunOptions>
 
 /** A trainer that samples. */
 export interface OnlineTrainer {
@@ -40,6 +48,10 @@ export interface OnlineTrainer {
   readonly recipe: OnlineRecipe
   /** Which of the recipe's methods it is. */
   readonly method?: string
+  /** It compares pairs, and takes a judge of them. */
+  readonly comparesPairs?: boolean
+  /** It has a teacher, which is never the model itself, and needs no rewards. */
+  readonly distils?: boolean
 }
 
 const gradient = (method: string, description: string): OnlineTrainer => ({ description, recipe: 'grpo', method })
@@ -60,6 +72,21 @@ export const onlineTrainers: Readonly<Record<string, OnlineTrainer>> = {
     description: 'samples and rewards: DPO on the best and the worst sample (2402.04792)',
     recipe: 'onlineDpo',
   },
+  onlineXpo: {
+    description: 'samples and rewards: DPO against the reference’s samples, with a bonus for exploring (2405.21046)',
+    recipe: 'onlineXpo',
+    comparesPairs: true,
+  },
+  onlineNashMd: {
+    description: 'samples and rewards: win against the mixture of policy and reference (Nash-MD, 2312.00886)',
+    recipe: 'onlineNashMd',
+    comparesPairs: true,
+  },
+  onlineGkd: {
+    description: 'samples and a teacher: distillation on the student’s own samples (GKD, 2306.13649)',
+    recipe: 'onlineGkd',
+    distils: true,
+  },
   bestOfN: {
     description: 'samples and rewards: fine-tuning on the best samples (RAFT, 2304.06767)',
     recipe: 'bestOfN',
@@ -75,11 +102,13 @@ function schemaOf({ recipe, method }: OnlineTrainer): z.ZodObject {
   return method === undefined ? onlineOptions[recipe] : z.strictObject(shape)
 }
 
+const runSchemaOf = ({ comparesPairs }: OnlineTrainer) => (comparesPairs === true ? pairRunOptions : onlineRunOptions)
+
 /** The settings of an online trainer. */
 export const onlineCatalogue = (trainer: string): Catalogue => {
   const { method } = onlineTrainers[trainer]
   const catalogue = catalogueOf([
-    { name: '', title: 'Model, prompts, rewards and output', schema: onlineRunOptions },
+    { name: '', title: 'Model, prompts, rewards and output', schema: runSchemaOf(onlineTrainers[trainer]) },
     { name: '', title: `Settings of ${trainer}`, schema: schemaOf(onlineTrainers[trainer]) },
     loraGroup,
   ])
@@ -109,7 +138,10 @@ export function resolveOnline(trainer: string, catalogue: Catalogue, given: read
   const { recipe, method } = onlineTrainers[trainer]
   const fixed: Source[] = method === undefined ? [] : [{ origin: `trainer ${trainer}`, values: { method } }]
   const sources = [...fixed, ...sourcesOf(given, own)]
-  const what = resolveConfig(onlineRunOptions, sourcesOf(given, runGroup))
+  const what = resolveConfig<z.ZodRawShape>(
+    runSchemaOf(onlineTrainers[trainer]),
+    sourcesOf(given, runGroup),
+  ) as Resolved<OnlineRunOptions>
   const lora = resolveLora(what.values, given)
   const settings = resolveConfig<z.ZodRawShape>(onlineOptions[recipe], sources)
   return {

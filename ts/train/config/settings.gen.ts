@@ -254,6 +254,62 @@ export type OnlineDpoInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'
   readonly labelSmoothing?: number | undefined
 }
 
+/** Settings of XPO. */
+export type OnlineXpoInput = Omit<OnlineInput, 'learningRate' | 'numGenerations' | 'maxCompletionLength' | 'temperature'> & {
+  /** Peak learning rate. From 0, default `5e-7`. */
+  readonly learningRate?: number | undefined
+  /** Pairs per prompt: samples of the policy, and of the reference. From 1, default `1`. */
+  readonly numGenerations?: number | undefined
+  /** Most new tokens of a sample. From 1, default `64`. */
+  readonly maxCompletionLength?: number | undefined
+  /** Sampling temperature. Above 0, default `0.9`. */
+  readonly temperature?: number | undefined
+  /** Strength of the tie to the reference. Above 0, default `0.1`. */
+  readonly beta?: number | undefined
+  /** Weight of the exploration bonus. From 0, default `1e-5`. */
+  readonly alpha?: number | undefined
+  /** Link of the margin. Default `sigmoid`. */
+  readonly lossType?: 'sigmoid' | 'ipo' | undefined
+  /** Taken from the reward of samples that were cut off. Above 0. */
+  readonly missingEosPenalty?: number | undefined
+}
+
+/** Settings of Nash-MD. */
+export type OnlineNashMdInput = Omit<OnlineInput, 'learningRate' | 'numGenerations' | 'maxCompletionLength' | 'temperature'> & {
+  /** Peak learning rate. From 0, default `5e-7`. */
+  readonly learningRate?: number | undefined
+  /** Pairs per prompt: samples of the policy, and of the mixture. From 1, default `1`. */
+  readonly numGenerations?: number | undefined
+  /** Most new tokens of a sample. From 1, default `64`. */
+  readonly maxCompletionLength?: number | undefined
+  /** Sampling temperature. Above 0, default `0.9`. */
+  readonly temperature?: number | undefined
+  /** Weight of the KL to the reference. Above 0, default `0.1`. */
+  readonly beta?: number | undefined
+  /** Share of the reference in the mixture’s logits. From 0 to 1, default `0.5`. */
+  readonly mixtureCoef?: number | undefined
+  /** Taken from the reward of samples that were cut off. Above 0. */
+  readonly missingEosPenalty?: number | undefined
+}
+
+/** Settings of on-policy distillation. */
+export type OnlineGkdInput = Omit<OnlineInput, 'learningRate' | 'numGenerations' | 'maxCompletionLength' | 'temperature'> & {
+  /** Peak learning rate. From 0, default `2e-5`. */
+  readonly learningRate?: number | undefined
+  /** Samples per prompt; the data has one completion. From 1, default `1`. */
+  readonly numGenerations?: number | undefined
+  /** Most new tokens of a sample. From 1, default `128`. */
+  readonly maxCompletionLength?: number | undefined
+  /** Sampling temperature. Above 0, default `0.9`. */
+  readonly temperature?: number | undefined
+  /** Share of rounds on the student’s own samples. From 0 to 1, default `0.5`. */
+  readonly lmbda?: number | undefined
+  /** Other rounds: samples of the teacher, in place of the data. Default `false`. */
+  readonly seqKd?: boolean | undefined
+  /** Weight of the teacher in the mixture; 0 and 1 are the two KLs. From 0 to 1, default `0.5`. */
+  readonly beta?: number | undefined
+}
+
 /** Settings of best-of-n fine-tuning. */
 export type BestOfNInput = Omit<OnlineInput, 'learningRate'> & {
   /** Peak learning rate. From 0, default `2e-5`. */

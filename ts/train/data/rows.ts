@@ -77,7 +77,10 @@ export type UnpairedRow = { readonly label: boolean } & (
   | ({ readonly prompt: Messages; readonly completion: Messages } & ChatFields)
 )
 
-/** A prompt for the policy to answer, with whatever else the row holds. */
+/**
+ * A prompt for the policy to answer, with whatever else the row holds. As it comes it may be a conversation, `messages`:
+ * then its last message is the `completion`, and what is before it the prompt.
+ */
 export type PromptRow = { readonly prompt: string | Messages } & ChatFields & Readonly<Record<string, unknown>>
 
 /** The steps of an answer, each with its label: right or wrong. */
@@ -151,6 +154,15 @@ function checkRanks(row: Fields, where: string): Fields {
   return refuseField(where, 'scores', 'at least two that differ, as answers are compared', row.scores)
 }
 
+/** A conversation as a prompt and the answer that it ends with. */
+function withLastAnswer(row: Fields, where: string): Fields {
+  const all = row.messages as Messages
+  const last = all[all.length - 1]
+  if (last.role !== 'assistant' || all.length < 2)
+    refuseField(where, 'messages', 'a conversation that ends with an answer of the assistant to a prompt', all)
+  return { ...row, prompt: all.slice(0, -1), completion: [last] }
+}
+
 /** Shapes by kind, in the order they are tried. */
 const shapes: Readonly<Record<keyof RowKinds, readonly Shape[]>> = {
   completion: [
@@ -167,7 +179,10 @@ const shapes: Readonly<Record<keyof RowKinds, readonly Shape[]>> = {
     { required: { chosen: textOrMessages, rejected: like('chosen') }, ...pair, whole: withImplicitPrompt },
   ],
   unpaired: [{ required: { ...answered, label: truth }, optional: chat }],
-  prompt: [{ required: { prompt: textOrMessages }, optional: chat, whole: (row) => row }],
+  prompt: [
+    { required: { prompt: textOrMessages }, optional: chat, whole: (row) => row },
+    { required: { messages }, optional: chat, whole: withLastAnswer },
+  ],
   stepwise: [
     {
       required: { prompt: text, completions: listOf(text), labels: listOf(truth) },

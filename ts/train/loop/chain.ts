@@ -17,7 +17,7 @@ import {
 import type { Segment, Trace } from './trace.js'
 
 /** A turn behind the first one. */
-export interface Turn extends Omit<SampleGroupOptions, 'numGenerations'> {
+export interface Turn extends Omit<SampleGroupOptions, 'numGenerations' | 'mixtureCoef'> {
   /** Branches: continuations of each trace. Default 1. */
   readonly numGenerations?: number
   /**

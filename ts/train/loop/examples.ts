@@ -5,6 +5,7 @@ import type { Role, TokenInput } from '../../loss/define.js'
 import { checkArgument, kinds } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import type { EncodedExample, EncodedSequence } from '../data/example.js'
+import { rivalsOf } from './rivals.js'
 import { byTask, type Segment, type Trace, tracesKind } from './trace.js'
 
 /** Makes the examples of a round from what was selected. */
@@ -82,6 +83,20 @@ export const policyExamples: ToExamples = (traces) => {
     sequenceOf(trace, { scores: { advantage: neededScore(trace, 'advantage') }, inputs: { old: oldLogps } }),
   ])
 }
+
+/** Every trace with the score `preference`, the probability that it beats its rival: Nash-MD. */
+export const preferenceExamples: ToExamples = (traces) =>
+  traces.map((trace) => [sequenceOf(trace, { scores: { preference: neededScore(trace, 'preference') } })])
+
+/** Each sample of the policy with its rival's (`sampleRivals`) as a pair, the preferred one chosen: XPO. */
+export const rivalExamples: ToExamples = (traces) =>
+  rivalsOf(traces).map(([own, other]) => {
+    const preference = neededScore(own, 'preference')
+    const onPolicy = Number(preference >= 0.5)
+    const scores = { onPolicy, contrast: Number(preference !== 0.5) }
+    const [chosen, rejected] = onPolicy === 1 ? [own, other] : [other, own]
+    return [sequenceOf(chosen, { role: 'chosen', scores }), sequenceOf(rejected, { role: 'rejected', scores })]
+  })
 
 /**
  * The best and the worst of each task as a pair, of equals the first best and the last worst: preference objectives.

@@ -2,13 +2,17 @@
 // are chain.ts.
 
 import { checkArgument, checkMembers, checkOptions, kinds, listOf, optional, word } from '../../src/base/arguments.js'
+import { WhetstoneError } from '../../src/base/errors.js'
 import { type Completion, type LanguageModel, modelKind } from '../../src/generate/language-model.js'
+import { type Decoder, decoderKind } from '../../src/models/decoder.js'
 import { type Task, taskKind } from '../tasks/task.js'
 import type { Segment, Trace } from './trace.js'
 
 /** What an exploring primitive works with. */
 export interface ExploreContext {
   readonly policy: LanguageModel
+  /** The frozen model of the run, where it has one. */
+  readonly reference?: Decoder
   readonly seed: number
   readonly round: number
   readonly signal?: AbortSignal
@@ -37,9 +41,20 @@ export interface SampleGroupOptions {
    * Without top-k, top-p and min-p the latter are the bits of a trainer at the same temperature.
    */
   readonly logps?: 'model' | 'sampling'
+  /**
+   * Share of the reference in what tokens are drawn from, the geometric mixture of both models (Nash-MD, 2312.00886).
+   * Default 0: the policy alone; 1: the reference alone. Such samples have keys of their own.
+   */
+  readonly mixtureCoef?: number
 }
 
-const contextKinds = { policy: modelKind, seed: kinds.whole, round: kinds.whole, signal: optional(kinds.signal) }
+const contextKinds = {
+  policy: modelKind,
+  reference: optional(decoderKind),
+  seed: kinds.whole,
+  round: kinds.whole,
+  signal: optional(kinds.signal),
+}
 
 /** Kinds of {@link SampleGroupOptions} but for how many. */
 export const samplingKinds = {
@@ -53,7 +68,7 @@ export const samplingKinds = {
   maxRows: optional(kinds.count),
   logps: optional(word('model', 'sampling')),
 }
-const groupKinds = { ...samplingKinds, numGenerations: kinds.number }
+const groupKinds = { ...samplingKinds, numGenerations: kinds.number, mixtureCoef: optional(kinds.number) }
 
 /** Tokens of a task's prompt. */
 export const promptIds = ({ tokenizer }: LanguageModel, { prompt, messages, chat }: Task): readonly number[] =>
@@ -67,17 +82,28 @@ export const segmentOf = (
   kept: SampleGroupOptions['logps'],
 ): Segment => ({ role: 'completion', text, ids, logps: kept === 'sampling' ? samplingLogps : logps })
 
+/** What samples are drawn from besides the policy. */
+function mixtureOf({ reference }: ExploreContext, mixtureCoef: number) {
+  if (mixtureCoef === 0) return undefined
+  if (reference !== undefined) return { reference, mixtureCoef }
+  const text = `expected a reference for the share of ${mixtureCoef} that it has in the samples, got none`
+  throw new WhetstoneError('E_CONFIG', 'mixtureCoef', text)
+}
+
 /** n samples per task; the key of each is (seed, round, task, sample), so batching and interruption change nothing. */
 export function sampleGroup(settings: SampleGroupOptions): Explore {
   checkOptions('sampleGroup', settings, groupKinds)
-  const { logps, ...options } = settings
+  const { logps, mixtureCoef = 0, ...options } = settings
   return async (context, tasks) => {
     checkMembers('explore', context, contextKinds)
     checkArgument('explore: tasks', tasks, listOf(taskKind))
     const { policy, seed, round, signal } = context
     const prompts = tasks.map((task) => promptIds(policy, task))
-    const promptKeys = tasks.map((task) => `round ${round} task ${task.id}`)
-    const groups = await policy.generate(prompts, { ...options, seed, promptKeys, signal })
+    const mixture = mixtureOf(context, mixtureCoef)
+    // With the keys of the policy's samples the reference's would be the same ones, as long as both models are.
+    const who = mixture === undefined ? '' : ' with the reference'
+    const promptKeys = tasks.map((task) => `round ${round} task ${task.id}${who}`)
+    const groups = await policy.generate(prompts, { ...options, seed, promptKeys, mixture, signal })
     return groups.flatMap((samples, t) =>
       samples.map(
         (sample, index): Trace => ({

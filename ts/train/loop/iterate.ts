@@ -244,13 +244,13 @@ const settingsOf = ({ fingerprint, rounds, seed, update }: IterateOptions): Reco
 })
 
 async function makeRound(options: IterateOptions, number: number): Promise<Round> {
-  const { policy, seed, explore, score, select, update, signal, emit, output, resume = false } = options
+  const { policy, reference, seed, explore, score, select, update, signal, emit, output, resume = false } = options
   const started = performance.now()
   const tasks = options.tasks(number)
   checkArgument(`iterate: tasks of round ${number}`, tasks, listOf(taskKind))
   const store = output === undefined ? undefined : { directory: output, resume }
   const attempt = async (part: readonly Task[]) => {
-    const explored = await explore({ policy, seed, round: number, signal }, part)
+    const explored = await explore({ policy, reference, seed, round: number, signal }, part)
     checkArgument(`iterate: what explore gives in round ${number}`, explored, tracesKind)
     const scored = await score(explored)
     checkArgument(`iterate: what score gives in round ${number}`, scored, tracesKind)
@@ -280,9 +280,9 @@ function refuseRound(number: number, traces: readonly Trace[], kept: readonly Tr
 /** Shows the first samples of a round, one per task. */
 function showSamples({ samples = 0, emit }: IterateOptions, traces: readonly Trace[], round: number): void {
   for (const [trace] of byTask(traces).slice(0, samples)) {
-    const { reward = 0 } = trace.scores
-    const said = { prompt: trace.task.prompt, completion: completionOf(trace) }
-    emit({ type: 'sample', name: 'round', round, ...said, correct: reward > 0, reward })
+    const { reward } = trace.scores
+    const said = { prompt: trace.task.prompt, completion: completionOf(trace), ...(reward !== undefined && { reward }) }
+    emit({ type: 'sample', name: 'round', round, ...said, correct: (reward ?? 0) > 0 })
   }
 }
 

@@ -74,16 +74,18 @@ function klOf(traces: readonly Trace[]): Record<string, number> {
   return gaps.length === 0 ? {} : { kl: mean(gaps) }
 }
 
-/** TRL's numbers; `reward_std` is the mean of the groups' deviations. */
+/** TRL's numbers; `reward_std` is the mean of the groups' deviations. Nothing of rewards where there are none. */
 export const rewardStatistics: RoundStatistics = (traces, kept) => {
   const groups = byTask(traces)
   return {
     tasks: groups.length,
     samples: traces.length,
     kept: kept.length,
-    reward: mean(rewardsOf(traces)),
-    reward_std: mean(groups.map((group) => deviation(rewardsOf(group)))),
-    frac_reward_zero_std: mean(groups.map((group) => Number(isTied(group)))),
+    ...(traces.some(({ scores }) => scores.reward !== undefined) && {
+      reward: mean(rewardsOf(traces)),
+      reward_std: mean(groups.map((group) => deviation(rewardsOf(group)))),
+      frac_reward_zero_std: mean(groups.map((group) => Number(isTied(group)))),
+    }),
     ...byReward(traces),
     ...lengths(traces),
     ...klOf(traces),

@@ -8,7 +8,8 @@ import type { Objective } from '../../loss/define.js'
 import { checkMembers, either, kinds, optional } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import { type LanguageModel, modelKind } from '../../src/generate/language-model.js'
-import { type Decoder, decoderKind, positionLimit } from '../../src/models/decoder.js'
+import { limitOf } from '../../src/generate/request.js'
+import { type Decoder, decoderKind } from '../../src/models/decoder.js'
 import {
   adamwOptions,
   optimizerShape,
@@ -22,7 +23,7 @@ import { dataKind } from '../data/rows.js'
 import { type Emit, type Run, startRun } from '../events.js'
 import { whileTrained } from '../in-training.js'
 import { abortError, type PhaseResult, tellEmptyResume } from '../loop.js'
-import { openReference, type Reference } from '../reference.js'
+import { checkTeacher, openReference, type Reference } from '../reference.js'
 import { referenceSyncOf } from '../reference-sync.js'
 import { openRun } from '../run-folder.js'
 import { checkSchedule } from '../schedule.js'
@@ -34,6 +35,7 @@ import { type RoundStatistics, rewardStatistics, sampledEntropy } from './metric
 import { isTaskSource, type PromptSource, readPrompts, taskRounds } from './prompts.js'
 import { type OpenRewards, openRewards, rewardsKind } from './reward-model.js'
 import { checkerReward, type NamedReward, nameRewards, type RewardFunction, scoreRewards } from './rewards.js'
+import { isOwn, type PairJudge } from './rivals.js'
 import type { Score } from './score.js'
 import type { Select } from './select.js'
 import type { Trace } from './trace.js'
@@ -85,7 +87,9 @@ export interface OnlineOptions {
    * exact checker is one.
    */
   readonly rewardFuncs?: readonly (RewardFunction | string)[]
-  /** Frozen model that the policy is tied to; default the policy as it is when the run starts. */
+  /** Judge of pairs, in place of rewards, for methods that compare the policy's samples with a rival's. */
+  readonly judge?: PairJudge
+  /** Frozen model that the policy is tied to, default the policy as it is when the run starts; of distillation the teacher. */
   readonly reference?: Decoder
   /** Run folder; none: nothing is saved. */
   readonly output?: string
@@ -104,6 +108,7 @@ const onlineKinds = {
   policy: modelKind,
   prompts: either(sourceKind, dataKind),
   rewardFuncs: optional(rewardsKind),
+  judge: optional(kinds.call),
   reference: optional(decoderKind),
   output: optional(kinds.path),
   resume: optional(kinds.flag),
@@ -125,6 +130,12 @@ export interface OnlineMethod {
   readonly explore?: Explore
   /** Further reward functions, weight 1. */
   readonly rewards?: readonly RewardFunction[]
+  /** Rewards are numbers to look at: there may be none. */
+  readonly unrewarded?: boolean
+  /** It compares pairs, and takes a judge of them. */
+  readonly comparesPairs?: boolean
+  /** Refuses tasks that the method cannot work with. */
+  readonly checkTasks?: (tasks: readonly Task[]) => void
   /** What becomes of the score of the rewards; default that score itself. */
   readonly score?: (rewards: Score, reference: Decoder | undefined) => Score
   /** The reference is looked at in scoring, whatever the objective needs. */
@@ -160,8 +171,8 @@ export const settingsFrom = <S extends z.ZodRawShape>(schema: z.ZodObject<S>, so
 
 /** Settings among the options of a call. */
 const given = (options: OnlineOptions): Record<string, unknown> => {
-  const { policy, prompts, rewardFuncs, reference, output, resume, signal, monitor, sources, record, ...settings } =
-    options
+  const { policy, prompts, rewardFuncs, judge, reference, output, resume, signal, monitor, ...others } = options
+  const { sources, record, ...settings } = others
   return settings
 }
 
@@ -190,6 +201,8 @@ async function runInFolder<V extends OnlineValues>(
   const config = resolve(options.sources ?? [{ origin: 'argument', values: given(options) }])
   checkSchedule(config.values)
   const method = methodOf(config.values)
+  checkTeacher(method.objective, options.reference)
+  checkJudge(options, method)
   const { output, resume = false, record = config } = options
   const warn = (message: string) => emit({ type: 'warning', message })
   const folder = output === undefined ? undefined : await openRun(output, record, resume, warn)
@@ -210,6 +223,17 @@ async function runInFolder<V extends OnlineValues>(
   }
 }
 
+/** A judge is for pairs; what is taken from rewards beside it would never count. */
+function checkJudge({ judge }: OnlineOptions, { comparesPairs = false, rewards = [] }: OnlineMethod): void {
+  if (judge === undefined) return
+  const refuse = (where: string, text: string): never => {
+    throw new WhetstoneError('E_CONFIG', where, text)
+  }
+  if (!comparesPairs) refuse('judge', 'expected rewardFuncs: the method has no pairs for a judge to compare')
+  if (rewards.length > 0)
+    refuse('missingEosPenalty', 'expected it without a judge, which gives no rewards to take it from')
+}
+
 /** The model to compare with, when the method looks at one. */
 const referenceOf = async (
   { policy, reference }: OnlineOptions,
@@ -224,24 +248,32 @@ interface OnlineParts extends OnlineOptions {
 }
 
 /** The rewards of a run: what was passed, or the source's checker; then the method's own. */
-function rewardsOf({ prompts, judges }: OnlineParts, { rewardWeights }: OnlineValues, own: OnlineMethod) {
+function rewardsOf({ prompts, judge, judges }: OnlineParts, { rewardWeights }: OnlineValues, own: OnlineMethod) {
   const passed = judges.functions ?? (isTaskSource(prompts) ? [checkerReward(prompts)] : [])
+  const isOptional = own.unrewarded === true || judge !== undefined
+  if (passed.length === 0 && rewardWeights === undefined && isOptional) return []
   const named = nameRewards(passed, rewardWeights)
   return own.rewards === undefined || own.rewards.length === 0 ? named : [...named, ...nameRewards(own.rewards)]
 }
 
 const statisticsOf =
   (values: OnlineValues, { statistics }: OnlineMethod): RoundStatistics =>
-  (traces, kept) => ({
-    ...rewardStatistics(traces, kept),
-    ...statistics?.(traces),
-    ...(values.temperature === 1 && isUntruncated(values) && { entropy: sampledEntropy(traces) }),
-  })
+  (traces, kept) => {
+    const own = traces.filter(isOwn)
+    const isWhole = values.temperature === 1 && isUntruncated(values) && own.length > 0
+    return {
+      ...(own.length > 0 ? rewardStatistics(own, kept.filter(isOwn)) : rewardStatistics(traces, kept)),
+      ...statistics?.(traces),
+      ...(isWhole && { entropy: sampledEntropy(own) }),
+    }
+  }
 
 /** Prompts of every round, and what tells them from others when a run goes on. */
-async function roundsOf({ prompts, policy }: OnlineOptions, values: OnlineValues, perRound: number) {
+async function roundsOf(options: OnlineOptions, values: OnlineValues, perRound: number, method: OnlineMethod) {
+  const { prompts, policy } = options
   const tasks = await readPrompts(prompts, policy.tokenizer, values.trainTasks ?? values.rounds * perRound)
-  checkPrompts(policy, tasks, values)
+  method.checkTasks?.(tasks)
+  checkPrompts(options, tasks, values)
   const digest = createHash('sha256')
     .update(JSON.stringify(tasks.map(({ id, prompt, row }) => [id, prompt, row])))
     .digest('hex')
@@ -249,10 +281,14 @@ async function roundsOf({ prompts, policy }: OnlineOptions, values: OnlineValues
 }
 
 /** Refuses before the first round what a later one could not sample: learned positions end, and so does a vocabulary. */
-function checkPrompts(policy: LanguageModel, tasks: readonly Task[], { maxCompletionLength }: OnlineValues): void {
+function checkPrompts(
+  { policy, reference }: OnlineOptions,
+  tasks: readonly Task[],
+  { maxCompletionLength }: OnlineValues,
+): void {
   const { tokenizer, decoder } = policy
   const { vocabSize } = decoder.config
-  const limit = positionLimit(decoder.config)
+  const limit = limitOf(reference === undefined ? [decoder] : [decoder, reference])
   if (limit === undefined && tokenizer.vocabSize <= vocabSize) return
   for (const task of tasks) {
     const ids = promptIds(policy, task)
@@ -287,6 +323,12 @@ function updateOf(values: OnlineValues, method: OnlineMethod): IterateOptions['u
   }
 }
 
+/** Who judges, for the start of the log. */
+const judgesNoted = (rewards: readonly string[], judge: PairJudge | undefined): string[] => [
+  ...(rewards.length === 0 ? [] : [`rewards: ${rewards.join(', ')}`]),
+  ...(judge === undefined ? [] : [`judge: ${judge.name || 'a function'}`]),
+]
+
 async function runOnline(
   options: OnlineParts,
   values: OnlineValues,
@@ -296,12 +338,12 @@ async function runOnline(
   const { policy, reference, output, resume, signal, monitor } = options
   const rewards = rewardsOf(options, values, method)
   const tried = method.promptsTried ?? values.promptsPerRound
-  const rounds = await roundsOf(options, values, tried)
-  const score = scoreRewards(rewards)
+  const rounds = await roundsOf(options, values, tried, method)
+  const score: Score = rewards.length === 0 ? async (traces) => [...traces] : scoreRewards(rewards)
   const update = updateOf(values, method)
   const device = policy.decoder.device.description
   const names = rewards.map(({ name }) => name)
-  const notes = [`model ${policy.directory}`, `${rounds.size} prompts`, `rewards: ${names.join(', ')}`]
+  const notes = [`model ${policy.directory}`, `${rounds.size} prompts`, ...judgesNoted(names, options.judge)]
   emit({ type: 'start', step: 0, totalSteps: values.rounds * update.stepsPerRound, device, notes })
   const directory = output === undefined ? undefined : join(output, 'rounds')
   await tellEmptyResume({ directory: directory && join(directory, 'checkpoints'), resume: resume ?? false, emit })
@@ -328,6 +370,7 @@ async function runOnline(
       ...values,
       prompts: rounds.digest,
       rewards: names,
+      ...(options.judge !== undefined && { judge: options.judge.name }),
       ...(options.judges.hashes.length > 0 && { rewardModels: options.judges.hashes }),
     },
     emit,

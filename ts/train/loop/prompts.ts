@@ -4,13 +4,23 @@
 
 import type { Tokenizer } from '../../src/tokenizer/tokenizer.js'
 import { createWalk } from '../data/plan.js'
-import { type DataSource, type PlacedRow, type PromptRow, readData } from '../data/rows.js'
+import {
+  type ChatFields,
+  type DataSource,
+  type Messages,
+  type PlacedRow,
+  type PromptRow,
+  readData,
+} from '../data/rows.js'
 import type { Task, TaskSource } from '../tasks/index.js'
 
 export type { PromptRow } from '../data/rows.js'
 
+/** A conversation whose last message is the completion, what is before it the prompt. */
+type AnsweredRow = { readonly messages: Messages } & ChatFields & Readonly<Record<string, unknown>>
+
 /** A task source, a file of rows, or rows. */
-export type PromptSource = TaskSource | DataSource<PromptRow>
+export type PromptSource = TaskSource | DataSource<PromptRow | AnsweredRow>
 
 /** True for sources with an exact checker. */
 export const isTaskSource = (source: PromptSource): source is TaskSource =>

@@ -141,6 +141,12 @@ export const overlongReward = (max: number, cache: number): RewardFunction =>
     return completionIds.map((ids) => overlongPenalty(ids.length, max, cache))
   }
 
+/** TRL's `missing_eos_penalty`: taken from the reward of samples that were cut off. */
+export const missingEosReward = (penalty: number): RewardFunction =>
+  function missingEos({ finishReasons }) {
+    return finishReasons.map((reason) => (reason === 'stop' ? 0 : -penalty))
+  }
+
 /**
  * Judges every turn by itself: scores `reward/1`, `reward/2`, ... and for the last turn what `score` gives. A turn's
  * sample is the prompt and that turn alone.

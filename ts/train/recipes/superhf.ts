@@ -14,7 +14,7 @@ import type { PhaseResult } from '../loop.js'
 import { sourceKind, type TaskSource } from '../tasks/task.js'
 
 /** Settings of SuperHF; names as in TRL, kappa as in the paper. */
-export interface SuperHfOptions extends Omit<SampleGroupOptions, 'logps'> {
+export interface SuperHfOptions extends Omit<SampleGroupOptions, 'logps' | 'mixtureCoef'> {
   readonly temperature: number
   readonly topP: number
   /** Best samples to keep per task. */

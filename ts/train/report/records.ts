@@ -65,8 +65,8 @@ export interface EvalRecord extends Timed {
 export interface RoundRecord extends Timed {
   readonly type: 'round'
   readonly round: number
-  /** Mean score of the samples. */
-  readonly reward: number
+  /** Mean score of the samples; missing where nothing judges them by rewards. */
+  readonly reward?: number
   readonly kept: number
   readonly tasks: number
   readonly samples: number
@@ -164,7 +164,7 @@ const schemas = {
     type: z.literal('round'),
     time,
     round: z.number(),
-    reward: measured,
+    reward: optional,
     kept: z.number(),
     tasks: z.number(),
     samples: z.number(),
