@@ -24,6 +24,7 @@ constexpr int64_t wide_NC = 1024;      // the same when B is packed for all: its
 constexpr int64_t most_shared = 1 << 24;  // units of B that are packed for all
 constexpr int64_t pass_units = 1 << 20;   // the same in one of several passes: they are multiplied while in the cache
 constexpr int64_t least_pass = 1024;      // steps, so that C is not read and written again too often
+constexpr int64_t thin_bytes = 1 << 17;   // of B that a task with few rows of A reads
 
 // Forms ---------------------------------------------------------------------------------------------------------------
 
@@ -257,12 +258,21 @@ void multiply_thin_tile(const Product& g, int64_t column, int64_t next) {
   g.form.thin(t);
 }
 
-/// A task reads about 128 KB of B. Its last columns ask for those that this worker will likely read then.
+/// Asks for columns before anybody reads them. Not for long ones: those would be asked for too long before they are read.
+[[gnu::always_inline]] inline void ask_for_columns(const Product& g, int64_t column) {
+  const int64_t line_bytes = g.b.column_stride * element_bytes(g.b.dtype), bytes = smaller(NR, g.s.n - column) * line_bytes;
+  const char* from = static_cast<const char*>(g.b.data) + column * line_bytes;
+  if (bytes <= thin_bytes) prefetch_lines(from, 0, static_cast<int>(bytes / 64));
+}
+
+/// A task reads about 128 KB of B. Its last columns ask for those that this worker will likely read then; for those that a
+/// worker begins with it asks at once.
 void multiply_thin_rows(Runtime& rt, const Product& g) {
   g.form.pack_a(rows_of(g.a, 0, g.s.m, 0), {g.s.m, row_group, 1, g.s.k, g.steps, g.shared, true});
-  const int64_t each = NR * (1 + (1 << 17) / (NR * g.s.k * element_bytes(g.b.dtype)));
+  const int64_t each = NR * (1 + thin_bytes / (NR * g.s.k * element_bytes(g.b.dtype)));
   parallel_for(rt, (g.s.n + each - 1) / each, [&](int64_t task, int) {
     const int64_t end = smaller((task + 1) * each, g.s.n);
+    if (task < rt.threads()) ask_for_columns(g, task * each);
     for (int64_t column = task * each; column < end; column += NR) {
       multiply_thin_tile(g, column, column + NR < end ? column + NR : (task + rt.threads()) * each);
     }

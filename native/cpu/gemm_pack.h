@@ -57,19 +57,16 @@ template <class S, class At>
 [[gnu::always_inline]] inline Turn<S> read_turn(At at, int count, int64_t left) {
   Turn<S> turn;
   if (count == W && left >= turn_elements<S>) {
-    WS_EACH(W) turn.word[i] = load(reinterpret_cast<const float*>(at(i)));
+    load_transposed([&](int i) { return reinterpret_cast<const float*>(at(i)); }, turn.word);
   } else {
+    float lines[W][W] = {};
     const size_t bytes = static_cast<size_t>(smaller(left, turn_elements<S>)) * sizeof(typename S::Element);
-    for (int i = 0; i < W; ++i) {
-      float some[W] = {};
-      if (i < count) std::memcpy(some, at(i), bytes);
-      turn.word[i] = load(some);
-    }
+    for (int i = 0; i < count; ++i) std::memcpy(lines[i], at(i), bytes);
+    load_transposed([&](int i) { return lines[i]; }, turn.word);
   }
   if constexpr (S::per == 2) {
     WS_EACH(W) turn.word[i] = S::turned(turn.word[i]);
   }
-  transpose(turn.word);
   return turn;
 }
 

@@ -97,8 +97,15 @@ static inline V add_steps(V a, const uint16_t* n) {
   const __m512i steps = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(n)));
   return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a.v), steps))};
 }
-/// r becomes its transpose: lane j of r[i] and lane i of r[j] change places.
-static inline void transpose(V* r) {
+/// The first half of the lanes from p, the second from q.
+static inline V load_halves(const float* p, const float* q) {
+  const __m512i low = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  const __m512i both = _mm512_inserti64x4(low, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q)), 1);
+  return {_mm512_castsi512_ps(both)};
+}
+/// Of 16 lines, r[i] has the first halves of lines p and p + 4, r[i + 8] the second ones, p = i + i / 4 * 4 for i < 8.
+/// r becomes their transpose: lane j of r[i] is element i of line j.
+static inline void transpose_halves(V* r) {
   __m512 t[16], u[16];
   WS_UNROLL
   for (int i = 0; i < 16; i += 2) {
@@ -112,17 +119,37 @@ static inline void transpose(V* r) {
     u[i + 2] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0x44);
     u[i + 3] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0xee);
   }
-  // u[4 g + c], 128-bit lane l: rows 4g .. 4g+3 of column 4l + c.
+  // u[8 h + 4 g + c], 128-bit lane l: lines 8g + 4 (l / 2) and three more of column 8h + 4 (l % 2) + c.
   WS_UNROLL
-  for (int c = 0; c < 4; ++c) {
-    const __m512 even0 = _mm512_shuffle_f32x4(u[c], u[c + 4], 0x88), odd0 = _mm512_shuffle_f32x4(u[c], u[c + 4], 0xdd);
-    const __m512 even1 = _mm512_shuffle_f32x4(u[c + 8], u[c + 12], 0x88);
-    const __m512 odd1 = _mm512_shuffle_f32x4(u[c + 8], u[c + 12], 0xdd);
-    r[c].v = _mm512_shuffle_f32x4(even0, even1, 0x88);
-    r[c + 4].v = _mm512_shuffle_f32x4(odd0, odd1, 0x88);
-    r[c + 8].v = _mm512_shuffle_f32x4(even0, even1, 0xdd);
-    r[c + 12].v = _mm512_shuffle_f32x4(odd0, odd1, 0xdd);
+  for (int h = 0; h < 16; h += 8) {
+    WS_UNROLL
+    for (int c = h; c < h + 4; ++c) {
+      r[c].v = _mm512_shuffle_f32x4(u[c], u[c + 4], 0x88);
+      r[c + 4].v = _mm512_shuffle_f32x4(u[c], u[c + 4], 0xdd);
+    }
   }
+}
+/// r becomes its transpose: lane j of r[i] and lane i of r[j] change places.
+static inline void transpose(V* r) {
+  V halves[16];
+  WS_EACH(8) {
+    const int p = i + i / 4 * 4;
+    halves[i].v = _mm512_shuffle_f32x4(r[p].v, r[p + 4].v, 0x44);
+    halves[i + 8].v = _mm512_shuffle_f32x4(r[p].v, r[p + 4].v, 0xee);
+  }
+  transpose_halves(halves);
+  WS_EACH(16) r[i] = halves[i];
+}
+/// r[i] becomes element i of 16 lines of 16, of which line j begins at at(j): a quarter fewer shuffles than for registers,
+/// because halves come together as they are read.
+template <class At>
+[[gnu::always_inline]] static inline void load_transposed(At at, V* r) {
+  WS_EACH(8) {
+    const int p = i + i / 4 * 4;
+    r[i] = load_halves(at(p), at(p + 4));
+    r[i + 8] = load_halves(at(p) + 8, at(p + 4) + 8);
+  }
+  transpose_halves(r);
 }
 
 #elif WS_LEVEL == 2
@@ -194,26 +221,37 @@ static inline V add_steps(V a, const uint16_t* n) {
   const __m256i steps = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(n)));
   return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a.v), steps))};
 }
-/// r becomes its transpose.
+static inline V load_halves(const float* p, const float* q) {
+  return {_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(q), 1)};
+}
+/// As above: of 8 lines, r[i] has the first halves of lines i and i + 4, r[i + 4] the second ones.
+static inline void transpose_halves(V* r) {
+  WS_UNROLL
+  for (int h = 0; h < 8; h += 4) {
+    const __m256 a = _mm256_unpacklo_ps(r[h].v, r[h + 1].v), b = _mm256_unpackhi_ps(r[h].v, r[h + 1].v);
+    const __m256 c = _mm256_unpacklo_ps(r[h + 2].v, r[h + 3].v), d = _mm256_unpackhi_ps(r[h + 2].v, r[h + 3].v);
+    r[h].v = _mm256_shuffle_ps(a, c, 0x44);
+    r[h + 1].v = _mm256_shuffle_ps(a, c, 0xee);
+    r[h + 2].v = _mm256_shuffle_ps(b, d, 0x44);
+    r[h + 3].v = _mm256_shuffle_ps(b, d, 0xee);
+  }
+}
 static inline void transpose(V* r) {
-  __m256 t[8], u[8];
-  WS_UNROLL
-  for (int i = 0; i < 8; i += 2) {
-    t[i] = _mm256_unpacklo_ps(r[i].v, r[i + 1].v);
-    t[i + 1] = _mm256_unpackhi_ps(r[i].v, r[i + 1].v);
+  V halves[8];
+  WS_EACH(4) {
+    halves[i].v = _mm256_permute2f128_ps(r[i].v, r[i + 4].v, 0x20);
+    halves[i + 4].v = _mm256_permute2f128_ps(r[i].v, r[i + 4].v, 0x31);
   }
-  WS_UNROLL
-  for (int i = 0; i < 8; i += 4) {
-    u[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
-    u[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
-    u[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
-    u[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+  transpose_halves(halves);
+  WS_EACH(8) r[i] = halves[i];
+}
+template <class At>
+[[gnu::always_inline]] static inline void load_transposed(At at, V* r) {
+  WS_EACH(4) {
+    r[i] = load_halves(at(i), at(i + 4));
+    r[i + 4] = load_halves(at(i) + 4, at(i + 4) + 4);
   }
-  WS_UNROLL
-  for (int c = 0; c < 4; ++c) {
-    r[c].v = _mm256_permute2f128_ps(u[c], u[c + 4], 0x20);
-    r[c + 4].v = _mm256_permute2f128_ps(u[c], u[c + 4], 0x31);
-  }
+  transpose_halves(r);
 }
 
 #else
@@ -285,8 +323,12 @@ static inline V add_steps(V a, const uint16_t* n) {
   const __m128i steps = _mm_cvtepu16_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(n)));
   return {_mm_castsi128_ps(_mm_add_epi32(_mm_castps_si128(a.v), steps))};
 }
-/// r becomes its transpose.
 static inline void transpose(V* r) { _MM_TRANSPOSE4_PS(r[0].v, r[1].v, r[2].v, r[3].v); }
+template <class At>
+static inline void load_transposed(At at, V* r) {
+  WS_EACH(4) r[i] = load(at(i));
+  transpose(r);
+}
 
 #endif
 

@@ -201,6 +201,8 @@ static inline Wide insert_lane(Wide a, __m128i b) {
   if (Lane < 2) return {_mm256_inserti128_si256(a.low, b, Lane % 2), a.high};
   return {a.low, _mm256_inserti128_si256(a.high, b, Lane % 2)};
 }
+template <int Half>
+static inline Wide insert_half(Wide a, __m256i b) { return Half == 0 ? Wide{b, a.high} : Wide{a.low, b}; }
 template <class... T>
 static inline Wide words_of(T... from_last) {
   const uint16_t reversed[] = {static_cast<uint16_t>(from_last)...};
@@ -295,6 +297,8 @@ static inline Wide numbers_of(T... from_last) {
 #define _mm512_unpacklo_epi64(a, b) portable::each(WS_ON_HALVES(_mm256_unpacklo_epi64), a, b)
 #define _mm512_unpackhi_epi64(a, b) portable::each(WS_ON_HALVES(_mm256_unpackhi_epi64), a, b)
 #define _mm512_castsi128_si512(a) (portable::Wide{_mm256_castsi128_si256(a), _mm256_setzero_si256()})
+#define _mm512_castsi256_si512(a) (portable::Wide{a, _mm256_setzero_si256()})
+#define _mm512_inserti64x4(a, b, half) portable::insert_half<half>(a, b)
 #define _mm512_inserti32x4(a, b, lane) portable::insert_lane<lane>(a, b)
 #define _mm512_shuffle_ps(a, b, choice) \
   portable::each_ps([](__m256 x, __m256 y) { return _mm256_shuffle_ps(x, y, choice); }, a, b)

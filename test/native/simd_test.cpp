@@ -68,11 +68,21 @@ void check_transpose() {
     r[i] = simd::load(row);
   }
   simd::transpose(r);
+  const auto check = [&](const V* columns) {
+    for (int i = 0; i < W; ++i) {
+      float row[W];
+      simd::store(row, columns[i]);
+      for (int j = 0; j < W; ++j) CHECK(row[j] == static_cast<float>(100 * j + i));
+    }
+  };
+  check(r);
+  float lines[W][W];
   for (int i = 0; i < W; ++i) {
-    float row[W];
-    simd::store(row, r[i]);
-    for (int j = 0; j < W; ++j) CHECK(row[j] == static_cast<float>(100 * j + i));
+    for (int j = 0; j < W; ++j) lines[i][j] = static_cast<float>(100 * i + j);
   }
+  V columns[W];
+  simd::load_transposed([&](int i) { return lines[i]; }, columns);
+  check(columns);
 }
 
 void check_sums() {
