@@ -121,6 +121,8 @@ export const generateKinds = {
 const modelKinds = {
   ...deviceKinds,
   dtype: optional(word('f32', 'bf16')),
+  loadIn4bit: optional(kinds.flag),
+  bnb4bitUseDoubleQuant: optional(kinds.flag),
   scoreLabels: optional(kinds.number),
   seed: optional(kinds.whole),
   warn: optional(kinds.call),

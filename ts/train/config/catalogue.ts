@@ -65,6 +65,7 @@ const aliases: Readonly<Record<string, string>> = {
   maxnewtokens: 'maxcompletionlength',
   rewardfuncs: 'rewards',
   usepeft: 'lora',
+  usebnbnestedquant: 'bnb4bitusedoublequant',
 }
 
 interface JsonField {
