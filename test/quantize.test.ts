@@ -2,9 +2,8 @@
 // weights, training, runs, merging, and memory. The kernels by themselves: ops.test.ts.
 
 import { createHash } from 'node:crypto'
-import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { dpo, sft } from '../ts/loss/index.js'
+import { sft } from '../ts/loss/index.js'
 import { languageModel, loadModel } from '../ts/src/generate/language-model.js'
 import { mergeAdapter, withAdapter, withoutAdapter } from '../ts/src/models/adapter.js'
 import { createDecoder, type Decoder, disposeDecoder, forward, packedInput } from '../ts/src/models/decoder.js'
@@ -19,11 +18,10 @@ import { dequantizeNf4, nf4Levels } from '../ts/src/ops/index.js'
 import { Scope } from '../ts/src/tensor/scope.js'
 import { empty, tensor } from '../ts/src/tensor/tensor.js'
 import { loadTokenizer } from '../ts/src/tokenizer/tokenizer.js'
-import { merge } from '../ts/train/merge.js'
 import { modelHash } from '../ts/train/reference.js'
 import { train } from '../ts/train/train.js'
 import { createTrainer, disposeTrainer, gradientsOf, trainStep } from '../ts/train/trainer.js'
-import { changedModel, golden, liveBytes, randomIds, sameBytes, temporaryFolder, wordsOf } from './support.js'
+import { golden, liveBytes, randomIds, sameBytes, wordsOf } from './support.js'
 import { gpt2Decoder, toyDecoder } from './support-models.js'
 import { adamw, split, toyRows } from './support-train.js'
 
@@ -129,9 +127,8 @@ t.test('bits per weight', async (t) => {
   ] as const) {
     const live = await liveBytes()
     const made = createQuantized(device, specs, { dtype: 'bf16', doubleQuant })
-    const used = (await liveBytes()) - live
-    const map = doubleQuant ? 1024 + 256 : 0 // one for the model, and the offsets in the least block
-    t.equal(Number((((used - map) * 8) / 2 ** 21).toFixed(3)), bits, `${used} bytes`)
+    const used = (((await liveBytes()) - live) * 8) / 2 ** 21
+    t.ok(Math.abs(used - bits) < 0.01, `${used}, the map of the model with it`)
     disposeQuantized(made)
     t.equal(await liveBytes(), live, 'they come back')
   }
@@ -271,103 +268,4 @@ t.test('what is refused', async (t) => {
     code: 'E_CONFIG',
     message: /loadIn4bit/,
   })
-})
-
-// Folders ------------------------------------------------------------------------------------------------------------
-
-const loaded = { loadIn4bit: true, bnb4bitUseDoubleQuant: true } as const
-const rows = Array.from({ length: 12 }, (_, i) => ({
-  prompt: `hello ${i} `,
-  completion: 'well met '.repeat(1 + (i % 3)),
-}))
-const pairs = rows.map(({ prompt, completion }) => ({ prompt, chosen: completion, rejected: `${completion}!` }))
-
-t.test('loading quantises what is loaded', async (t) => {
-  for (const name of ['llama', 'gpt2'])
-    for (const dtype of types) {
-      using four = await loadModel(golden(name), { ...loaded, dtype })
-      using plain = await loadModel(golden(name), { dtype })
-      const again = freed(t, await quantizedDecoder(plain.decoder, { doubleQuant: true }))
-      t.equal(await modelHash(four.decoder), await modelHash(again), `${name}, ${dtype}`)
-      const ids = randomIds('quantize', 20, 300)
-      const [a, b] = [await four.logProbs(ids), await plain.logProbs(ids)]
-      t.notSame(a, b, 'other numbers')
-      t.ok(
-        a.every((value, i) => Math.abs(value - b[i]) < 2),
-        'but not by much',
-      )
-    }
-  const spoilt = await changedModel(join(await temporaryFolder(t), 'nan'), 'llama', {
-    weights: (entries) =>
-      entries.map((entry) =>
-        entry.name.endsWith('up_proj.weight') ? { ...entry, data: entry.data.slice().fill(0xff, 0, 8) } : entry,
-      ),
-  })
-  const live = await liveBytes()
-  await t.rejects(loadModel(spoilt, loaded), { code: 'E_NONFINITE', where: /up_proj\.weight/ })
-  t.equal(await liveBytes(), live, 'nothing is left behind')
-})
-
-t.test('runs over four-bit weights', async (t) => {
-  const folder = await temporaryFolder(t)
-  const settings = {
-    objective: sft(),
-    data: rows,
-    maxSteps: 4,
-    saveSteps: 2,
-    learningRate: 1e-3,
-    perDeviceTrainBatchSize: 4,
-  }
-  const start = () => loadModel(golden('llama'), { ...loaded, lora: { r: 4 }, seed: 5 })
-  const ids = randomIds('quantize run', 20, 300)
-  const run = async (output: string, stopAt?: number) => {
-    using policy = await start()
-    const stop = new AbortController()
-    const running = train({
-      ...settings,
-      policy,
-      output,
-      resume: stopAt === undefined && output.endsWith('cut'),
-      signal: stop.signal,
-    })
-    try {
-      for await (const event of running) if (event.type === 'step' && event.step === stopAt) stop.abort()
-    } catch (error) {
-      t.match(error, { code: 'E_ABORTED' })
-    }
-    return Array.from(await policy.logProbs(ids))
-  }
-  const whole = await run(join(folder, 'whole'))
-  await run(join(folder, 'cut'), 3)
-  using plain = await loadModel(golden('llama'), { lora: { r: 4 }, seed: 5 })
-  const other = train({ ...settings, policy: plain, output: join(folder, 'cut'), resume: true })
-  await t.rejects(other.result, { code: 'E_MISMATCH' }, 'over other weights it does not go on')
-  t.same(await run(join(folder, 'cut')), whole, 'stopped and resumed: equal bits')
-  using again = await loadModel(join(folder, 'cut'), loaded)
-  t.same(Array.from(await again.logProbs(ids)), whole, 'the folder of the run loads over its base')
-
-  const { directory, dtype, merged } = await merge({
-    model: join(folder, 'whole'),
-    output: join(folder, 'merged'),
-    ...loaded,
-  })
-  t.ok(merged.largest < 1e-4)
-  using model = await loadModel(directory)
-  t.equal(model.decoder.quantized, undefined, 'merged weights are plain')
-  t.equal(model.decoder.parameters.dtype, dtype)
-  using exact = await loadModel(join(folder, 'whole'), { ...loaded, dtype: 'f32' })
-  const [a, b] = [await model.logProbs(ids), await exact.logProbs(ids)]
-  t.ok(
-    a.every((value, i) => Math.abs(value - b[i]) < (dtype === 'f32' ? 1e-4 : 0.5)),
-    'they are what was trained',
-  )
-})
-
-t.test('the base without its adapter is the reference', async (t) => {
-  using policy = await loadModel(golden('llama'), { ...loaded, lora: { r: 4 } })
-  const run = train({ policy, objective: dpo(), data: pairs, maxSteps: 2, learningRate: 1e-3 })
-  const losses: number[] = []
-  for await (const event of run) if (event.type === 'step') losses.push(event.loss)
-  t.equal(losses[0], Math.log(2), 'at first they agree to the bit')
-  t.ok(losses[1] < losses[0])
 })

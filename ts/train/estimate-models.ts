@@ -5,7 +5,7 @@ import type { Objective } from '../loss/define.js'
 import { exists } from '../src/io/files.js'
 import { readJsonObject } from '../src/io/json.js'
 import { modelFile, modelFolder } from '../src/io/model-folder.js'
-import { openWeights } from '../src/io/safetensors.js'
+import { openWeights, type TensorFile } from '../src/io/safetensors.js'
 import { linearModules, withEmptyAdapter, withoutAdapter } from '../src/models/adapter.js'
 import { decoderConfig } from '../src/models/config.js'
 import type { Decoder } from '../src/models/decoder.js'
@@ -52,10 +52,15 @@ async function storedType(directory: string): Promise<'f32' | 'bf16'> {
     (await exists(join(directory, 'model.safetensors'))) ||
     (await exists(join(directory, 'model.safetensors.index.json')))
   if (!known) return declared === 'bfloat16' ? 'bf16' : 'f32'
+  const types = [...(await storedTensors(directory)).values()].map((tensor) => tensor.dtype)
+  return types.includes('BF16') ? 'bf16' : 'f32'
+}
+
+/** What a folder's weight files say of themselves. */
+async function storedTensors(directory: string): Promise<TensorFile['tensors']> {
   const file = await openWeights(directory)
-  const [first] = file.tensors.values()
   await file.close()
-  return first.dtype === 'BF16' ? 'bf16' : 'f32'
+  return file.tensors
 }
 
 /** What weights take. */
@@ -65,7 +70,7 @@ type Room = Pick<EstimateOptions, 'loadIn4bit' | 'bnb4bitUseDoubleQuant'> & { re
 async function countedDecoder(
   { device, label }: CountingDevice,
   directory: string,
-  { use, scoreLabels, ...options }: Room & { readonly use: string; readonly scoreLabels?: number },
+  { dtype, use, scoreLabels, ...options }: Room & { readonly use: string; readonly scoreLabels?: number },
 ): Promise<Decoder> {
   const generation = join(directory, 'generation_config.json')
   const stored = decoderConfig(
@@ -73,7 +78,8 @@ async function countedDecoder(
     (await exists(generation)) ? await readJsonObject(generation) : {},
   )
   const config = scoreLabels === undefined ? stored : withScoreHead(stored, scoreLabels)
-  const m = emptyDecoder(config, device, options)
+  const tensors = config.quantization === undefined ? undefined : await storedTensors(directory)
+  const m = emptyDecoder(config, device, dtype, { ...options, isStored: (name) => tensors?.has(name) === true })
   label(use, Object.values(m.parameters.flat))
   label(`${use} in four bits`, m.quantized?.storage ?? [])
   return m

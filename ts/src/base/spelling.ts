@@ -40,10 +40,13 @@ const entryOf = <V>(table: Readonly<Record<string, V>>, name: string): V | undef
 const translated = (name: string, known: readonly string[]): string | undefined =>
   entryOf(renamed, name)?.find((candidate) => known.includes(candidate))
 
-/** `; did you mean 'x'?`, or what does here what TRL and Transformers do by that name; nothing where that is unknown. */
+/**
+ * `; did you mean 'x'?`, or what does here what TRL and Transformers do by that name, which goes before names that only look
+ * like it; nothing where that is unknown.
+ */
 export function didYouMean(name: string, known: readonly string[], prefix = ''): string {
-  const meant = translated(name, known) ?? nearestName(name, known)
-  if (meant !== undefined) return `; did you mean '${prefix}${meant}'?`
   const advice = entryOf(elsewhere, name)
+  const meant = translated(name, known) ?? (advice === undefined ? nearestName(name, known) : undefined)
+  if (meant !== undefined) return `; did you mean '${prefix}${meant}'?`
   return advice === undefined ? '' : `; ${advice}`
 }

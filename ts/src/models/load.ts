@@ -24,6 +24,7 @@ import { createQuantized, type QuantizedMatrices, quantizeInto } from '../nn/qua
 import { keep } from '../tensor/scope.js'
 import { type Shape, sameShape, shapeText, sizeOf } from '../tensor/shape.js'
 import { tensor } from '../tensor/tensor.js'
+import { readStored, stateName, storedSpecs } from './bitsandbytes.js'
 import { type DecoderConfig, decoderConfig } from './config.js'
 import { createDecoder, type Decoder, decoderSpecs, disposeDecoder } from './decoder.js'
 import { initializeScoreHead } from './init.js'
@@ -36,7 +37,8 @@ export interface LoadOptions extends DeviceOptions {
   readonly dtype?: 'f32' | 'bf16'
   /**
    * Hold the layers' matrices in four bits (NF4), as bitsandbytes does: the base of QLoRA. They are quantised as they are
-   * read, in the type of `dtype`, and are not trained: put an adapter on the model. Default false.
+   * read, in the type of `dtype`, and are not trained: put an adapter on the model. Default false. A folder that bitsandbytes
+   * has quantised to NF4 stays as it is stored.
    */
   readonly loadIn4bit?: boolean
   /** Quantise the absmax of their blocks too, to eight bits: 4.127 bits per weight in place of 4.5. Default false. */
@@ -64,13 +66,14 @@ export async function loadDecoder(directory: string, options: LoadOptions = {}):
   const opened = await openWeights(directory)
   try {
     const file = namedFile(opened, stored)
-    checkNames(file, fromFile(decoderSpecs(config), stored), config, directory)
     const specs = decoderSpecs(config)
+    checkNames(file, namesIn(file, fromFile(specs, stored), stored), config, directory)
     const dtype = options.dtype ?? (file.infoOf(specs[0].name)?.dtype === 'BF16' ? 'bf16' : 'f32')
-    const m = emptyDecoder(config, device, { ...options, dtype })
+    const isStored = (state: string) => file.infoOf(state) !== undefined
+    const m = emptyDecoder(config, device, dtype, { ...options, isStored })
     try {
       await readWeights(file, m.parameters, fromFile(m.parameters.placements, stored), directory)
-      if (m.quantized !== undefined) await readQuantized(file, m.quantized, dtype, directory)
+      if (m.quantized !== undefined) await readQuantized(file, m.quantized, m, directory)
       if (config !== stored) freshHead(m, options)
       return m
     } catch (error) {
@@ -92,22 +95,22 @@ export function checkQuantization({ loadIn4bit = false, bnb4bitUseDoubleQuant = 
   throw new WhetstoneError('E_CONFIG', 'bnb4bitUseDoubleQuant', 'expected loadIn4bit beside it: nothing is quantised')
 }
 
-/** A decoder with room for its weights; their contents are undefined. */
+/** A decoder with room for its weights, whose contents are undefined; what is stored in four bits stays so. */
 export function emptyDecoder(
   config: DecoderConfig,
   device: Device,
-  { dtype, loadIn4bit = false, bnb4bitUseDoubleQuant: doubleQuant = false }: LoadOptions & { dtype: 'f32' | 'bf16' },
+  dtype: 'f32' | 'bf16',
+  options: Pick<LoadOptions, 'loadIn4bit' | 'bnb4bitUseDoubleQuant'> & { isStored(state: string): boolean },
 ): Decoder {
+  const { loadIn4bit = false, bnb4bitUseDoubleQuant = false, isStored } = options
+  const { quantization } = config
+  const isPacked = (spec: ParameterSpec) =>
+    isProjection(config, spec) && (quantization === undefined ? loadIn4bit : isStored(stateName(spec.name)))
   const specs = decoderSpecs(config)
-  const isPacked = (spec: ParameterSpec) => loadIn4bit && isProjection(config, spec)
-  const parameters = allocateFlat(
-    device,
-    specs.filter((spec) => !isPacked(spec)),
-    dtype,
-  )
-  const packed = specs.filter(isPacked)
-  const quantized = loadIn4bit ? createQuantized(device, packed, { dtype, doubleQuant }) : undefined
-  return createDecoder(config, device, parameters, quantized)
+  const [packed, plain] = [true, false].map((is) => specs.filter((spec) => isPacked(spec) === is))
+  const doubleQuant = quantization?.doubleQuant ?? bnb4bitUseDoubleQuant
+  const quantized = packed.length === 0 ? undefined : createQuantized(device, packed, { dtype, doubleQuant })
+  return createDecoder(config, device, allocateFlat(device, plain, dtype), quantized)
 }
 
 /** All but a score head that the folder's own configuration does not have. */
@@ -174,16 +177,25 @@ async function numbersOf(file: NamedFile, spec: ParameterSpec, dtype: 'f32' | 'b
   return fromFileOrder(spec, values.subarray(0, sizeOf(shape)))
 }
 
-/** Reads matrices into four bits; one at a time is there whole. */
+/** What a file must hold of parameters. */
+const namesIn = (file: NamedFile, specs: readonly ParameterSpec[], { quantization }: DecoderConfig): ParameterSpec[] =>
+  specs.flatMap((spec) =>
+    quantization === undefined || file.infoOf(stateName(spec.name)) === undefined
+      ? [spec]
+      : storedSpecs(spec, quantization, file),
+  )
+
+/** Reads matrices in four bits, or into four bits: one at a time is there whole. */
 async function readQuantized(
   file: NamedFile,
   quantized: QuantizedMatrices,
-  dtype: 'f32' | 'bf16',
+  { config, device, parameters: { dtype } }: Decoder,
   where: string,
 ): Promise<void> {
+  if (config.quantization !== undefined) return readStored(file, quantized, config.quantization, where)
   for (const spec of quantized.specs) {
     const values = await numbersOf(file, spec, dtype, where)
-    using x = keep(tensor(quantized.storage[0].device, values, spec.shape))
+    using x = keep(tensor(device, values, spec.shape))
     await quantizeInto(quantized, spec.name, x)
   }
 }

@@ -26,11 +26,11 @@ export const runOptions = z.strictObject({
   dtype: z.enum(['f32', 'bf16']).optional().describe('type of weights and arithmetic; default what the weights are'),
   loadIn4bit: z
     .boolean()
-    .default(false)
+    .optional()
     .describe('hold the matrices of the layers in four bits (NF4), frozen: the base of QLoRA, beside lora or adapter'),
   bnb4bitUseDoubleQuant: z
     .boolean()
-    .default(false)
+    .optional()
     .describe('quantise the absmax of their blocks too: 4.127 bits per weight in place of 4.5'),
   adapter: z.string().optional().describe('PEFT folder of an adapter to go on with, or a run that trained one'),
   lora: z
