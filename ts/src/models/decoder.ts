@@ -72,6 +72,14 @@ export interface ForwardInput {
   readonly regularization?: { readonly keys: Tensor; readonly noiseScale?: Tensor }
 }
 
+/**
+ * Tables of a configuration's rotary angles.
+ *
+ * @throws WhetstoneError E_CONFIG for a scaling that is unknown or has no meaning
+ */
+export const createRopes = (config: DecoderConfig, device: Device): RopeTable[] =>
+  config.rope.map((spec) => createRopeTable(device, spec))
+
 /** Puts parameters and configuration together. */
 export const createDecoder = (
   config: DecoderConfig,
@@ -83,7 +91,7 @@ export const createDecoder = (
   device,
   parameters,
   quantized,
-  ropes: config.rope.map((spec) => createRopeTable(device, spec)),
+  ropes: createRopes(config, device),
 })
 
 /** The tensors that training changes. */

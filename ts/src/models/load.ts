@@ -26,7 +26,7 @@ import { type Shape, sameShape, shapeText, sizeOf } from '../tensor/shape.js'
 import { tensor } from '../tensor/tensor.js'
 import { readStored, stateName, storedSpecs } from './bitsandbytes.js'
 import { type DecoderConfig, decoderConfig } from './config.js'
-import { createDecoder, type Decoder, decoderSpecs, disposeDecoder } from './decoder.js'
+import { createRopes, type Decoder, decoderSpecs, disposeDecoder } from './decoder.js'
 import { initializeScoreHead } from './init.js'
 import { withScoreHead } from './score.js'
 import { isHeadParameter, isProjection, isScoreParameter } from './specs.js'
@@ -109,8 +109,10 @@ export function emptyDecoder(
   const specs = decoderSpecs(config)
   const [packed, plain] = [true, false].map((is) => specs.filter((spec) => isPacked(spec) === is))
   const doubleQuant = quantization?.doubleQuant ?? bnb4bitUseDoubleQuant
+  // Without tensors first: angles that cannot be leave none behind.
+  const ropes = createRopes(config, device)
   const quantized = packed.length === 0 ? undefined : createQuantized(device, packed, { dtype, doubleQuant })
-  return createDecoder(config, device, allocateFlat(device, plain, dtype), quantized)
+  return { config, device, parameters: allocateFlat(device, plain, dtype), quantized, ropes }
 }
 
 /** All but a score head that the folder's own configuration does not have. */
