@@ -9,7 +9,7 @@ import { toDeviceType } from '../io/dtype.js'
 import { decodeUtf8, isJsonObject, parseJson } from '../io/json.js'
 import type { ParameterSpec } from '../nn/parameters.js'
 import type { QuantizedMatrices } from '../nn/quantized.js'
-import { blockwiseBlock, nf4Block, nf4Levels, nf4Shapes } from '../ops/index.js'
+import { type BlockwiseTensors, blockwiseBlock, nf4Block, nf4Levels, nf4Shapes } from '../ops/index.js'
 import { type Shape, sizeOf } from '../tensor/shape.js'
 import { Tensor } from '../tensor/tensor.js'
 import { flag, objectOf, refuse } from './config-fields.js'
@@ -80,10 +80,42 @@ const stateOf = ({ shape }: ParameterSpec, { doubleQuant }: StoredQuantization):
   ...(doubleQuant && { nested_blocksize: blockwiseBlock, nested_dtype: 'float32' }),
 })
 
+/** A state is a few words; what a file claims must not decide what is parsed. */
+const mostStateBytes = 65536
+
+/** Reads tensors of a file, each of the one type that it may have. */
+const readerOf = (file: StoredFile, where: string) => {
+  const fail = (code: 'E_DTYPE' | 'E_NONFINITE' | 'E_MISMATCH', name: string, text: string): never => {
+    throw new WhetstoneError(code, `${where}: ${name}`, text)
+  }
+  const bytes = async (name: string, dtype = 'U8'): Promise<Uint8Array> => {
+    const got = file.infoOf(name)?.dtype
+    return got === dtype ? file.read(name) : fail('E_DTYPE', name, `expected ${dtype}, got ${got}`)
+  }
+  return {
+    bytes,
+    floats: async (name: string): Promise<Float32Array> => {
+      const values = toDeviceType(await bytes(name, 'F32'), 'F32', 'f32', name) as Float32Array
+      return values.every(Number.isFinite) ? values : fail('E_NONFINITE', name, 'expected finite numbers, found others')
+    },
+    state: async (name: string): Promise<Readonly<Record<string, unknown>>> => {
+      const size = sizeOf(file.infoOf(name)?.shape ?? [])
+      if (size > mostStateBytes) fail('E_MISMATCH', name, `expected at most ${mostStateBytes} bytes, got ${size}`)
+      const state = parseJson(decodeUtf8(await bytes(name), name), `${where}: ${name}`)
+      return isJsonObject(state) ? state : {}
+    },
+    expectSame: (name: string, got: unknown, expected: unknown): void => {
+      if (isDeepStrictEqual(got, expected)) return
+      const [wanted, found] = [expected, got].map((value) => String(JSON.stringify(value)).slice(0, 120))
+      fail('E_MISMATCH', name, `expected ${wanted}, got ${found}`)
+    },
+  }
+}
+
 /**
  * Reads matrices that are stored in four bits.
  *
- * @throws WhetstoneError E_DTYPE, E_FORMAT, E_MISMATCH for other blocks, levels or maps than ours
+ * @throws WhetstoneError E_DTYPE, E_FORMAT, E_NONFINITE; E_MISMATCH for other blocks, levels or maps than ours
  */
 export async function readStored(
   file: StoredFile,
@@ -91,42 +123,28 @@ export async function readStored(
   quantization: StoredQuantization,
   where: string,
 ): Promise<void> {
-  const bytesOf = async (name: string, dtype = 'U8'): Promise<Uint8Array> => {
-    const got = file.infoOf(name)?.dtype
-    if (got === dtype) return file.read(name)
-    throw new WhetstoneError('E_DTYPE', `${where}: ${name}`, `expected ${dtype}, got ${got}`)
-  }
-  const floatsOf = async (name: string): Promise<Float32Array> => {
-    const values = toDeviceType(await bytesOf(name, 'F32'), 'F32', 'f32', name) as Float32Array
-    if (values.every(Number.isFinite)) return values
-    throw new WhetstoneError('E_NONFINITE', `${where}: ${name}`, 'expected finite numbers, found NaN or Inf')
-  }
-  const expectSame = (name: string, got: unknown, expected: unknown): void => {
-    if (isDeepStrictEqual(got, expected)) return
-    const [wanted, found] = [expected, got].map((value) => String(JSON.stringify(value)).slice(0, 120))
-    throw new WhetstoneError('E_MISMATCH', `${where}: ${name}`, `expected ${wanted}, got ${found}`)
-  }
+  const { bytes, floats, state, expectSame } = readerOf(file, where)
+  /** Of the first matrix: all must have the same. */
   let map: Float32Array | undefined
+  const readNested = async (name: string, to: BlockwiseTensors, offset: unknown): Promise<void> => {
+    const own = await floats(`${name}.nested_quant_map`)
+    map ??= own
+    expectSame(`${name}.nested_quant_map`, own, map)
+    if (typeof offset !== 'number') expectSame(`${stateName(name)}: nested_offset`, offset, 'a number')
+    to.codes.write(await bytes(`${name}.absmax`))
+    to.absmax.write(await floats(`${name}.nested_absmax`))
+    to.map.write(own)
+    to.offset.write(Float32Array.of(Number(offset)))
+  }
   for (const spec of specs) {
     const { name } = spec
-    const { codes, absmax } = byName.get(name) ?? {}
-    const state = parseJson(decodeUtf8(await bytesOf(stateName(name)), stateName(name)), stateName(name))
-    const raw = isJsonObject(state) ? state : {}
+    const own = await state(stateName(name))
     for (const [key, expected] of Object.entries(stateOf(spec, quantization)))
-      expectSame(`${stateName(name)}: ${key}`, raw[key], expected)
-    expectSame(`${name}.quant_map`, Array.from(await floatsOf(`${name}.quant_map`)), nf4Levels)
-    codes?.write(await bytesOf(name))
-    if (absmax instanceof Tensor) absmax.write(await floatsOf(`${name}.absmax`))
-    else if (absmax !== undefined) {
-      const own = await floatsOf(`${name}.nested_quant_map`)
-      map ??= own
-      expectSame(`${name}.nested_quant_map`, Array.from(own), Array.from(map))
-      const offset = raw.nested_offset
-      if (typeof offset !== 'number') expectSame(`${stateName(name)}: nested_offset`, offset, 'a number')
-      absmax.codes.write(await bytesOf(`${name}.absmax`))
-      absmax.absmax.write(await floatsOf(`${name}.nested_absmax`))
-      absmax.map.write(own)
-      absmax.offset.write(Float32Array.of(Number(offset)))
-    }
+      expectSame(`${stateName(name)}: ${key}`, own[key], expected)
+    expectSame(`${name}.quant_map`, Array.from(await floats(`${name}.quant_map`)), nf4Levels)
+    const matrix = byName.get(name)
+    matrix?.codes.write(await bytes(name))
+    if (matrix?.absmax instanceof Tensor) matrix.absmax.write(await floats(`${name}.absmax`))
+    else if (matrix !== undefined) await readNested(name, matrix.absmax, own.nested_offset)
   }
 }
