@@ -41,6 +41,7 @@ function floatsOf(shape: Shape, fill: Fill = 'normal'): Float32Array {
 }
 
 const isFloat = (type: string): boolean => type === 'T' || type === 'F'
+const isWhole = (type: string): boolean => type === 'i32' || type === 'u8'
 
 /** The types in which a case runs: its own, or all that were asked for; f32 for ops that know no other. */
 function floatsFor(entry: OpEntry, c: OpCase, asked: readonly Float[]): readonly Float[] {
@@ -52,7 +53,7 @@ function floatsFor(entry: OpEntry, c: OpCase, asked: readonly Float[]): readonly
 function jobsOf(entry: OpEntry, device: Device, asked: readonly Float[]): Job[] {
   const larger = device.kind === 'cuda' ? (gpuCases[entry.name] ?? []) : []
   return [...entry.cases.filter((c) => c.bench), ...larger].flatMap((c) => {
-    const whole = operandsOf(entry.name).filter(({ name, type }) => type === 'i32' && c.in[name] !== undefined)
+    const whole = operandsOf(entry.name).filter(({ name, type }) => isWhole(type) && c.in[name] !== undefined)
     const integers = Object.fromEntries(whole.map(({ name }) => [name, integersOf(c.in[name], c.fill?.[name])]))
     return floatsFor(entry, c, asked).map((float) => {
       return { entry, case: c, float, integers, work: workOf(entry, c, float, integers) }
@@ -68,6 +69,7 @@ const upload = (device: Device, { entry, case: c, float, integers }: Job): (Tens
       const shape = c.in[operand.name]
       if (shape === undefined) return undefined
       if (operand.type === 'i32') return keep(tensor(device, integers[operand.name], shape))
+      if (operand.type === 'u8') return keep(tensor(device, Uint8Array.from(integers[operand.name]), shape))
       const dtype = dtypeOf(operand, c, float) as Float
       return floatTensor(device, floatsOf(shape, c.fill?.[operand.name]), shape, dtype)
     })

@@ -6,6 +6,7 @@ import { dpo, sft } from '../ts/loss/index.js'
 import { WhetstoneError } from '../ts/src/base/errors.js'
 import { disposeAdapter, withAdapter } from '../ts/src/models/adapter.js'
 import { type Decoder, disposeDecoder, trainableOf } from '../ts/src/models/decoder.js'
+import { quantizedDecoder } from '../ts/src/models/quantize.js'
 import { type Device, getDevice } from '../ts/src/native/device.js'
 import { disposeFlat, parameterCount } from '../ts/src/nn/parameters.js'
 import { createTrainer, disposeTrainer, type Trainer, trainStep } from '../ts/train/trainer.js'
@@ -36,6 +37,8 @@ interface Training {
   readonly objective: 'sft' | 'dpo'
   /** Rank of an adapter over all linear layers, with a frozen base; absent: all weights are trained. */
   readonly loraRank?: number
+  /** The base is in four bits, with double quantisation: QLoRA. */
+  readonly loadIn4bit?: boolean
   /** For one kind of device only. */
   readonly only?: Device['kind']
 }
@@ -44,6 +47,7 @@ const trainings: readonly Training[] = [
   ...[...benchShapes, smolShape].map((shape) => ({ name: `step ${shape.name}`, shape, objective: 'sft' as const })),
   { name: 'step 50M', shape: gpuShape, objective: 'sft', only: 'cuda' },
   { name: 'step 0.5B LoRA', shape: qwenShape, objective: 'sft', loraRank: 16 },
+  { name: 'step 0.5B QLoRA', shape: qwenShape, objective: 'sft', loraRank: 16, loadIn4bit: true },
   ...[...benchShapes, smolShape].map((shape) => ({ name: `dpo ${shape.name}`, shape, objective: 'dpo' as const })),
 ]
 
@@ -71,12 +75,13 @@ async function peakBytesOf(device: Device, step: () => Promise<unknown>): Promis
 
 /** The peer's side, checked to train as many parameters. */
 async function peerSide(peer: Peer | undefined, job: Job, trainer: Trainer): Promise<Sides['peer']> {
-  const { shape, objective, loraRank, dtype, threads } = job
+  const { shape, objective, loraRank, loadIn4bit, dtype, threads } = job
   const ready = await peer?.prepare({
     ...shape,
     objective,
     beta,
     loraRank,
+    loadIn4bit,
     dtype,
     threads,
     learningRate,
@@ -119,9 +124,17 @@ async function raceSteps(job: Job, trainer: Trainer, options: BenchOptions) {
   }
 }
 
+/** A model with the projections of another in four bits; that one is freed. */
+async function inFourBits(m: Decoder): Promise<Decoder> {
+  const quantized = await quantizedDecoder(m, { doubleQuant: true })
+  disposeModel(m)
+  return quantized
+}
+
 /** The model that is trained, and for DPO a frozen copy. */
-function modelsOf({ shape, dtype, objective, loraRank }: Job, device: Device) {
-  const base = benchDecoder(device, shape, dtype)
+async function modelsOf({ shape, dtype, objective, loraRank, loadIn4bit = false }: Job, device: Device) {
+  const plain = benchDecoder(device, shape, dtype)
+  const base = loadIn4bit ? await inFourBits(plain) : plain
   const policy = loraRank === undefined ? base : withAdapter(base, { r: loraRank, loraAlpha: 2 * loraRank })
   const reference = objective === 'dpo' ? benchDecoder(device, shape, dtype) : undefined
   return { policy, reference }
@@ -132,10 +145,10 @@ function disposeModel(model: Decoder | undefined): void {
   if (model !== undefined) disposeDecoder(model, disposeFlat)
 }
 
-function trainerOf(job: Job, device: Device): Trainer {
+async function trainerOf(job: Job, device: Device): Promise<Trainer> {
   device.threads = job.threads
   const objective = job.objective === 'dpo' ? dpo({ beta }) : sft()
-  return createTrainer({ ...modelsOf(job, device), objective, optimizer: benchOptimizer })
+  return createTrainer({ ...(await modelsOf(job, device)), objective, optimizer: benchOptimizer })
 }
 
 function disposeAll(trainer: Trainer): void {
@@ -147,7 +160,7 @@ function disposeAll(trainer: Trainer): void {
 /** The steps that a peer was told of, for a peer that is another build of this package. */
 export async function stepOrdered(device: Device, order: Job & BenchShape) {
   const job = { ...order, shape: order }
-  const trainer = trainerOf(job, device)
+  const trainer = await trainerOf(job, device)
   const step = stepOf(job, trainer)
   const facts = { peakBytes: await peakBytesOf(device, step), parameters: parameterCount(trainableOf(trainer.policy)) }
   return { run: step, facts, dispose: () => disposeAll(trainer) }
@@ -156,7 +169,7 @@ export async function stepOrdered(device: Device, order: Job & BenchShape) {
 async function measure(job: Job, options: BenchOptions): Promise<BenchRow> {
   const { name, shape, dtype, threads } = job
   const device = getDevice()
-  const trainer = trainerOf(job, device)
+  const trainer = await trainerOf(job, device)
   try {
     const result = await raceSteps(job, trainer, options)
     const words = `${shapeWords(shape)}, ${shape.rows} x ${shape.tokens}`

@@ -66,6 +66,10 @@ const bytesOf: Readonly<Partial<Record<OpName, (s: Shapes, i: Integers, e: (oper
   copy: ({ to }, _, e) => sizeOf(to) * (e('to') + e('from')),
   gather_rows: ({ x, ids }, _, e) => 2 * ids[0] * x[1] * e('x'),
   scatter_add_rows: ({ dy }, _, e) => sizeOf(dy) * (e('dy') + 8),
+  // what they make is written and not read
+  quantize_nf4: ({ codes, absmax, x }, _, e) => sizeOf(x) * e('x') + sizeOf(codes) + 4 * sizeOf(absmax),
+  dequantize_nf4: ({ w, codes, absmax }, _, e) => sizeOf(w) * e('w') + sizeOf(codes) + 4 * sizeOf(absmax),
+  dequantize_blockwise: ({ y, absmax }) => 5 * sizeOf(y) + 4 * sizeOf(absmax),
   // the copy is written and not read
   adamw: ({ w, copy }) => 28 * sizeOf(w) + (copy === undefined ? 0 : 2 * sizeOf(copy)),
   cache_write: ({ k }, _, e) => 4 * sizeOf(k) * e('k'),

@@ -119,7 +119,9 @@ t.test('other names of options are told', async (t) => {
   const cases: [call: (options: object) => Promise<unknown>, options: object, where: string, message: RegExp][] = [
     [load, { dtyp: 'bf16' }, 'loadModel.dtyp', /expected one of device, .*did you mean 'dtype'/],
     [load, { bf16: true }, 'loadModel.bf16', /did you mean 'dtype'/],
-    [load, { loadIn4bit: true }, 'loadModel.loadIn4bit', /no quantized weights/],
+    [load, { loadIn8bit: true }, 'loadModel.loadIn8bit', /no weights in eight bits/],
+    [load, { use_bnb_nested_quant: true }, 'loadModel.use_bnb_nested_quant', /did you mean 'bnb4bitUseDoubleQuant'/],
+    [load, { quantizationConfig: {} }, 'loadModel.quantizationConfig', /loadIn4bit: true/],
     [load, { device_map: 'auto' }, 'loadModel.device_map', /did you mean 'device'/],
     [load, { lora: { lora_alpha: 8 } }, 'lora.lora_alpha', /did you mean 'loraAlpha'/],
     [load, { lora: { modulesToSave: ['lm_head'] } }, 'lora.modulesToSave', /expected one of r, .*score head/],

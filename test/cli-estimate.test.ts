@@ -82,17 +82,23 @@ const fullExamples = ({ needs }: Objective, count: number, length: number): Enco
 
 t.test('steps over the longest rows', async (t) => {
   const maxLength = 128
-  const check = async (model: string, name: string, dtype: Dtype, gradientCheckpointing = false, lora?: object) => {
+  const check = async (
+    model: string,
+    name: string,
+    dtype: Dtype,
+    gradientCheckpointing = false,
+    { lora, ...base }: { lora?: object; loadIn4bit?: boolean; bnb4bitUseDoubleQuant?: boolean } = {},
+  ) => {
     const objective = objectives[name]()
     const training = trainingOptions.parse({ perDeviceTrainBatchSize: 2, maxLength, gradientCheckpointing })
-    const { peakBytes, rows, batch } = await estimateMemory({ model, dtype, objective, training, lora })
+    const { peakBytes, rows, batch } = await estimateMemory({ model, dtype, objective, training, lora, ...base })
     t.equal(
       rows.reduce((sum, { bytes }) => sum + bytes, 0),
       peakBytes,
       'the table adds up',
     )
     const measured = await peakOf(async () => {
-      using policy = await loadModel(model, { dtype, lora })
+      using policy = await loadModel(model, { dtype, lora, ...base })
       const copied = objective.needs.reference && lora === undefined
       using reference = copied ? await loadModel(model, { dtype }) : undefined
       const trainer = createTrainer({
@@ -106,9 +112,10 @@ t.test('steps over the longest rows', async (t) => {
       await trainStep(trainer, [batch], 1e-4)
       disposeTrainer(trainer)
     })
-    const text = `${model.split('/').at(-1)} ${name} ${dtype} ${gradientCheckpointing ? 'checkpointing' : ''} ${JSON.stringify(lora) ?? ''}`
+    const text = `${model.split('/').at(-1)} ${name} ${dtype} ${gradientCheckpointing ? 'checkpointing' : ''} ${JSON.stringify({ lora, ...base })}`
     t.comment(`${text}: ${batch.tokens} tokens, predicted ${peakBytes}, measured ${measured}`)
     t.ok(Math.abs(peakBytes / measured - 1) < promised, text)
+    if (base.loadIn4bit && device.kind === 'cpu') t.equal(peakBytes, measured, 'to the byte')
   }
   for (const model of [small, larger, golden('qwen2')])
     for (const name of ['sft', 'dpo']) {
@@ -118,8 +125,10 @@ t.test('steps over the longest rows', async (t) => {
   await check(small, 'dpo', 'f32', true)
   await check(small, 'superhf', 'bf16')
   await check(golden('llama'), 'kto', 'f32')
-  await check(larger, 'sft', 'bf16', false, { r: 8 })
-  await check(small, 'dpo', 'f32', true, { targetModules: ['q_proj', 'v_proj'] })
+  await check(larger, 'sft', 'bf16', false, { lora: { r: 8 } })
+  await check(small, 'dpo', 'f32', true, { lora: { targetModules: ['q_proj', 'v_proj'] } })
+  await check(larger, 'sft', 'bf16', false, { lora: { r: 8 }, loadIn4bit: true })
+  await check(small, 'dpo', 'f32', true, { lora: {}, loadIn4bit: true, bnb4bitUseDoubleQuant: true })
 })
 
 t.test('a model of billions of weights without its weights', async (t) => {
@@ -154,6 +163,11 @@ t.test('a model of billions of weights without its weights', async (t) => {
   )
   t.equal((await own).peakBytes, estimate.peakBytes, 'a copy of the start follows')
   t.equal((await given).peakBytes, estimate.peakBytes + bytes('reference'), 'one that is given is copied first')
+  const base = { loadIn4bit: true, bnb4bitUseDoubleQuant: true, lora: { r: 16 } }
+  const four = await estimateMemory({ model, objective: objectives.dpo(), training, ...base })
+  const codes = four.rows.find((row) => row.name === 'weights in four bits')?.bytes ?? 0
+  const share = (8 * codes) / (4.127 * (parameters - shape.vocabSize * shape.hiddenSize))
+  t.ok(share >= 1 && share <= 1.125, `QLoRA: ${codes} bytes`)
   const without = await estimateMemory({ model, objective: objectives.simpo(), training })
   t.equal(
     without.rows.find((row) => row.name === 'reference'),

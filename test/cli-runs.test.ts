@@ -153,6 +153,30 @@ t.test('a run is named where a model is asked for', async (t) => {
   await ok(`${fromFile} --resume --model ${tuned}`)
 })
 
+t.test('a base in four bits', async (t) => {
+  const ok = async (command: string, ...more: string[]) => {
+    const outcome = await run(...words(command), ...more)
+    t.equal(outcome.code, 0, outcome.err)
+    return outcome
+  }
+  const train = 'train dpo --config run.yaml --data preference.jsonl --load_in_4bit --use_bnb_nested_quant'
+  const bare = await run(...words(`${train} --output bare`))
+  t.equal(bare.code, 1)
+  t.match(bare.err, /^E_CONFIG \[loadIn4bit\] expected an adapter .*--lora/m)
+  await ok(`${train} --use_peft --lora_r 4 --output four`)
+  t.match((await eventsOf('four')).find(({ type }) => type === 'step')?.loss, Math.LN2)
+  t.match((await settingsOf('four')).bnb4bitUseDoubleQuant, { value: true, origin: 'command line' })
+  const base = '--loadIn4bit --bnb4bitUseDoubleQuant'
+  await ok(`merge --model four --output four-merged ${base}`)
+  const generate = 'generate --temperature 0 --maxNewTokens 4 --json --model'
+  const [one, two] = [`four ${base}`, 'four-merged'].map((model) => ok(`${generate} ${model} --prompt`, 'say ab: '))
+  const idsOf = (text: string) => JSON.parse(text).map(({ ids }: { ids: number[] }) => ids)
+  t.same(idsOf((await one).out), idsOf((await two).out), 'the merged model writes what the adapter writes')
+  await ok(`eval dpo --model four ${base} --data preference.jsonl`)
+  const estimate = await ok(`estimate dpo --model base ${base} --lora.r 4 --data preference.jsonl`)
+  t.match(estimate.out, /weights in four bits/)
+})
+
 t.test('a teacher of another type is read in the type of the policy', async (t) => {
   const rows = '--config run.yaml --data completion.jsonl'
   const made = await run(...words(`train sft ${rows} --model teacher --dtype bf16 --output wide`))

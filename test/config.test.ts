@@ -95,6 +95,8 @@ t.test('a name that nobody knows: what was meant, or what does it here, or nothi
     bf16: 'dtype',
     fp16: 'dtype',
     torch_dtype: 'dtype',
+    bnb_4bit_compute_dtype: 'dtype',
+    use_bnb_nested_quant: 'bnb4bitUseDoubleQuant',
     peft: 'lora',
     peft_config: 'lora',
     ref_model: 'reference',
@@ -105,7 +107,8 @@ t.test('a name that nobody knows: what was meant, or what does it here, or nothi
     max_seq_length: 'maxLength',
   }
   for (const [name, here] of Object.entries(meant)) t.equal(hint(name), `; did you mean '--${here}'?`, name)
-  t.match(hint('load_in_4bit'), /^; there are no quantized weights/)
+  t.match(hint('load_in_8bit'), /^; there are no weights in eight bits/)
+  t.match(hint('bnb_4bit_quant_type'), /NF4/)
   t.match(hint('report_to'), /metrics\.jsonl/)
   for (const name of ['kapow', 'x', 'toString', 'json5', 'gammas']) t.equal(hint(name), '', name)
   const known = new Set(

@@ -10,6 +10,7 @@ import {
   addNorm,
   attention,
   attentionDecode,
+  dequantizeNf4,
   gatherRows,
   headKl,
   headLogProbs,
@@ -19,6 +20,7 @@ import {
   linear,
   linearDw,
   linearDx,
+  quantizeNf4,
 } from '../ts/src/ops/index.js'
 import { Scope } from '../ts/src/tensor/scope.js'
 import { type Tensor, tensor } from '../ts/src/tensor/tensor.js'
@@ -159,8 +161,16 @@ function samples(dtype: Dtype): Tensor[] {
   ].flatMap((options) => Object.values(headSample(many, tied, keys, options)))
 }
 
+function quantized(dtype: Dtype): Tensor[] {
+  const [x, back] = [normal('x', [9, 300], dtype), normal('back', [9, 300], dtype)]
+  const [codes, absmax] = [tensor(device, new Uint8Array(1350)), normal('absmax', [43], 'f32')]
+  quantizeNf4(codes, absmax, x)
+  dequantizeNf4(back, codes, absmax)
+  return [codes, absmax, back]
+}
+
 type Part = (dtype: Dtype) => Tensor[]
-const parts = new Map<string, Part>(Object.entries({ products, total, heads, divergences, samples }))
+const parts = new Map<string, Part>(Object.entries({ products, total, heads, divergences, samples, quantized }))
 for (const size of [48, 128]) parts.set(`attention ${size}`, (dtype) => attentionResults(dtype, size))
 for (const size of [48, 128, 256]) parts.set(`decode ${size}`, (dtype) => [decodeResult(dtype, size)])
 parts.set('long', longResults)

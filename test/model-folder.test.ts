@@ -186,6 +186,17 @@ t.test('quantised checkpoints', async (t) => {
     await t.rejects(loadModel(folder), refused)
     await t.rejects(estimateMemory({ model: folder, objective: sft(), training: {} }), refused)
   }
+  const four = { quant_method: 'bitsandbytes', load_in_4bit: true }
+  const faults: [object, RegExp][] = [
+    [{}, /bnb_4bit_quant_type.*"nf4", got "fp4"/],
+    [{ bnb_4bit_quant_type: 'fp4' }, /"nf4", got "fp4"/],
+    [{ bnb_4bit_quant_type: 'nf4', bnb_4bit_quant_storage: 'bfloat16' }, /bnb_4bit_quant_storage.*"uint8"/],
+    [{ bnb_4bit_quant_type: 'nf4', bnb_4bit_use_double_quant: 1 }, /bnb_4bit_use_double_quant.*true or false/],
+  ]
+  for (const [fields, message] of faults) {
+    await put({ ...four, ...fields })
+    await t.rejects(loadModel(folder), { code: 'E_CONFIG', message }, JSON.stringify(fields))
+  }
   await put({ load_in_8bit: true })
   await t.rejects(loadModel(folder), { code: 'E_CONFIG', message: /quantised checkpoints are not supported/ })
   await put(null)

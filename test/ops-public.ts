@@ -16,6 +16,7 @@ interface Make {
   normal(...shape: number[]): Tensor
   positive(...shape: number[]): Tensor
   integers(shape: Shape, at: (i: number) => number): Tensor
+  bytes(size: number): Tensor
 }
 
 function makeOn(device: Device): Make {
@@ -31,6 +32,7 @@ function makeOn(device: Device): Make {
   return {
     normal: (...shape) => floats(shape, -2, 2),
     positive: (...shape) => floats(shape, 0.5, 1),
+    bytes: (size) => tensor(device, new Uint8Array(size).fill(77)),
     integers: (shape, at) => {
       const size = shape.reduce((a, b) => a * b, 1)
       return tensor(
@@ -262,6 +264,23 @@ const pairs: Readonly<Record<string, (make: Make) => Tensor[][]>> = {
       [...fields(all), ...fields({ temperature: 0.7, mixture: 0.5 })],
       [...raw('head_sample_mixture', operands, all), ...raw('head_sample_mixture', operands, none)],
     ]
+  },
+  'quantizeNf4, dequantizeNf4': (m) => {
+    const x = m.normal(5, 77)
+    const made = [0, 1].map(() => [m.normal(7), m.bytes(193)])
+    ops.quantizeNf4(made[0][1], made[0][0], x)
+    raw('quantize_nf4', [made[1][1], made[1][0], x])
+    const back = made.map(() => m.normal(5, 77))
+    ops.dequantizeNf4(back[0], made[0][1], made[0][0])
+    raw('dequantize_nf4', [back[1], made[1][1], made[1][0]])
+    return made.map((pair, i) => [...pair, back[i]])
+  },
+  dequantizeBlockwise: (m) => {
+    const [map, absmax, offset, codes] = [m.normal(256), m.positive(2), m.normal(1), m.bytes(300)]
+    const made = [0, 1].map(() => m.normal(300))
+    ops.dequantizeBlockwise(made[0], { codes, map, absmax, offset })
+    raw('dequantize_blockwise', [made[1], codes, map, absmax, offset])
+    return made.map((y) => [y])
   },
   adamw: (m) => {
     const [w, moment, v] = [m.normal(5), m.normal(5), m.positive(5)]

@@ -51,14 +51,14 @@ export async function checkRefusals(t: T, device: Device, entry: OpEntry): Promi
 
 function refuseOperands(t: T, device: Device, entry: OpEntry): void {
   const { values, case: c } = goodExample(entry)
-  passed(entry).forEach(({ name, optional }, i) => {
+  passed(entry).forEach(({ name, type, optional }, i) => {
     if (values[name] === undefined) return
     const { shape } = values[name].host
     const swap = (other: Tensor | undefined) => () => {
       call(entry, upload(device, entry, values).with(i, other), c.p)
     }
-    const wrong = tensor(device, new Uint8Array(sizeOf(shape)), shape)
-    refuses(t, entry, 'E_DTYPE', `${name} of u8`, swap(wrong))
+    const wrong = tensor(device, new (type === 'u8' ? Int32Array : Uint8Array)(sizeOf(shape)), shape)
+    refuses(t, entry, 'E_DTYPE', `${name} of ${wrong.dtype}`, swap(wrong))
     if (!optional) refuses(t, entry, 'E_SHAPE', `${name} absent`, swap(undefined))
     wrong.dispose()
     refuses(t, entry, 'E_DISPOSED', `${name} disposed`, swap(wrong))

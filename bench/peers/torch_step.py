@@ -152,6 +152,8 @@ def peak_bytes(work):
 
 
 def prepare(job):
+    if job.get("loadIn4bit"):
+        return None  # PyTorch itself has no four-bit matrices
     torch.manual_seed(1)
     low_precision = job["dtype"] == "bf16"
 

@@ -97,6 +97,10 @@ static inline V add_steps(V a, const uint16_t* n) {
   const __m512i steps = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(n)));
   return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a.v), steps))};
 }
+/// Entries of a table of 16 by the numbers 0 .. 15 in the first W bytes.
+static inline V look_up(const float* table, __m128i at) {
+  return {_mm512_permutexvar_ps(_mm512_cvtepu8_epi32(at), _mm512_loadu_ps(table))};
+}
 /// The first half of the lanes from p, the second from q.
 static inline V load_halves(const float* p, const float* q) {
   const __m512i low = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
@@ -221,6 +225,12 @@ static inline V add_steps(V a, const uint16_t* n) {
   const __m256i steps = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(n)));
   return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a.v), steps))};
 }
+static inline V look_up(const float* table, __m128i at) {
+  const __m256i i = _mm256_cvtepu8_epi32(at);
+  const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), i);
+  const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table + 8), i);
+  return {_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(i, 28)))};
+}
 static inline V load_halves(const float* p, const float* q) {
   return {_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(q), 1)};
 }
@@ -322,6 +332,10 @@ static inline V high_halves(V a) {
 static inline V add_steps(V a, const uint16_t* n) {
   const __m128i steps = _mm_cvtepu16_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(n)));
   return {_mm_castsi128_ps(_mm_add_epi32(_mm_castps_si128(a.v), steps))};
+}
+static inline V look_up(const float* table, __m128i at) {
+  const uint32_t i = static_cast<uint32_t>(_mm_cvtsi128_si32(at));
+  return {_mm_setr_ps(table[i & 255], table[i >> 8 & 255], table[i >> 16 & 255], table[i >> 24])};
 }
 static inline void transpose(V* r) { _MM_TRANSPOSE4_PS(r[0].v, r[1].v, r[2].v, r[3].v); }
 template <class At>

@@ -143,6 +143,17 @@ static inline __mmask16 fpclass_ps_mask(Wide a) {
 static inline Wide widen_words(__m256i h) {
   return {_mm256_cvtepu16_epi32(_mm256_castsi256_si128(h)), _mm256_cvtepu16_epi32(_mm256_extracti128_si256(h, 1))};
 }
+static inline Wide widen_bytes(__m128i b) {
+  return {_mm256_cvtepu8_epi32(b), _mm256_cvtepu8_epi32(_mm_srli_si128(b, 8))};
+}
+/// Lanes of b by the lower four bits of those of order.
+static inline Wide pick_lanes(Wide order, Wide b) {
+  const auto half = [&](__m256i i) {
+    const __m256 low = _mm256_permutevar8x32_ps(floats(b.low), i), high = _mm256_permutevar8x32_ps(floats(b.high), i);
+    return bits(_mm256_blendv_ps(low, high, floats(_mm256_slli_epi32(i, 28))));
+  };
+  return {half(order.low), half(order.high)};
+}
 /// The lower halves of the lanes.
 static inline __m256i narrow_words(Wide a) {
   const __m256i both = _mm256_packus_epi32(and256(a.low, ones(0xffff)), and256(a.high, ones(0xffff)));
@@ -280,6 +291,8 @@ static inline Wide numbers_of(T... from_last) {
 #define _mm512_ternarylogic_epi64(a, b, c, table) portable::xor_of_three<table>(a, b, c)
 
 #define _mm512_cvtepu16_epi32 portable::widen_words
+#define _mm512_cvtepu8_epi32 portable::widen_bytes
+#define _mm512_permutexvar_ps portable::pick_lanes
 #define _mm512_cvtepi32_epi16 portable::narrow_words
 #define _mm512_cvtepi64_epi32 portable::narrow_lanes
 #define _mm512_cvtneps_pbh portable::round_words

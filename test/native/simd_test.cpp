@@ -60,6 +60,18 @@ void check_tails() {
   }
 }
 
+void check_look_up() {
+  float table[16];
+  for (int i = 0; i < 16; ++i) table[i] = static_cast<float>(100 + i);
+  for (int shift = 0; shift < 16; ++shift) {
+    uint8_t at[16];
+    for (int i = 0; i < 16; ++i) at[i] = static_cast<uint8_t>((5 * i + shift) & 15);
+    float found[W];
+    simd::store(found, simd::look_up(table, _mm_loadu_si128(reinterpret_cast<const __m128i*>(at))));
+    for (int i = 0; i < W; ++i) CHECK(found[i] == table[at[i]]);
+  }
+}
+
 void check_transpose() {
   V r[W];
   for (int i = 0; i < W; ++i) {
@@ -141,6 +153,7 @@ int main() {
   check_bf16();
   check_tails<float>();
   check_tails<bf16>();
+  check_look_up();
   check_transpose();
   check_sums();
   check_arithmetic();

@@ -5,16 +5,14 @@ import type { Objective } from '../loss/define.js'
 import { exists } from '../src/io/files.js'
 import { readJsonObject } from '../src/io/json.js'
 import { modelFile, modelFolder } from '../src/io/model-folder.js'
-import { openWeights } from '../src/io/safetensors.js'
+import { openWeights, type TensorFile } from '../src/io/safetensors.js'
 import { linearModules, withEmptyAdapter, withoutAdapter } from '../src/models/adapter.js'
 import { decoderConfig } from '../src/models/config.js'
-import { createDecoder, type Decoder, decoderSpecs } from '../src/models/decoder.js'
+import type { Decoder } from '../src/models/decoder.js'
+import { checkQuantization, emptyDecoder } from '../src/models/load.js'
 import { baseFolder, isAdapterFolder, loadAdapter, readAdapterConfig } from '../src/models/peft.js'
 import { withScoreHead } from '../src/models/score.js'
 import { type LoraConfig, loraConfig, targetsOf } from '../src/nn/lora.js'
-import { placeParameters } from '../src/nn/parameters.js'
-import { keep } from '../src/tensor/scope.js'
-import { empty } from '../src/tensor/tensor.js'
 import type { TrainingInput, TrainingOptions } from './config/options.js'
 import type { DataSource } from './data/rows.js'
 import type { CountingDevice } from './estimate-device.js'
@@ -28,6 +26,9 @@ export interface EstimateOptions {
   readonly training: TrainingInput
   /** Default what the weights are. */
   readonly dtype?: 'f32' | 'bf16'
+  /** As in `loadModel`, for the policy and a reference. */
+  readonly loadIn4bit?: boolean
+  readonly bnb4bitUseDoubleQuant?: boolean
   /** Folder of the reference; default the model's. */
   readonly reference?: string
   /** Rows; without them every sequence has maxLength tokens. */
@@ -51,17 +52,25 @@ async function storedType(directory: string): Promise<'f32' | 'bf16'> {
     (await exists(join(directory, 'model.safetensors'))) ||
     (await exists(join(directory, 'model.safetensors.index.json')))
   if (!known) return declared === 'bfloat16' ? 'bf16' : 'f32'
-  const file = await openWeights(directory)
-  const [first] = file.tensors.values()
-  await file.close()
-  return first.dtype === 'BF16' ? 'bf16' : 'f32'
+  const types = [...(await storedTensors(directory)).values()].map((tensor) => tensor.dtype)
+  return types.includes('BF16') ? 'bf16' : 'f32'
 }
 
+/** What a folder's weight files say of themselves. */
+async function storedTensors(directory: string): Promise<TensorFile['tensors']> {
+  const file = await openWeights(directory)
+  await file.close()
+  return file.tensors
+}
+
+/** What weights take. */
+type Room = Pick<EstimateOptions, 'loadIn4bit' | 'bnb4bitUseDoubleQuant'> & { readonly dtype: 'f32' | 'bf16' }
+
 /** A decoder whose weights are sizes only. */
-async function emptyDecoder(
+async function countedDecoder(
   { device, label }: CountingDevice,
   directory: string,
-  { dtype, use, scoreLabels }: { dtype: 'f32' | 'bf16'; use: string; scoreLabels?: number },
+  { dtype, use, scoreLabels, ...options }: Room & { readonly use: string; readonly scoreLabels?: number },
 ): Promise<Decoder> {
   const generation = join(directory, 'generation_config.json')
   const stored = decoderConfig(
@@ -69,12 +78,11 @@ async function emptyDecoder(
     (await exists(generation)) ? await readJsonObject(generation) : {},
   )
   const config = scoreLabels === undefined ? stored : withScoreHead(stored, scoreLabels)
-  const { placements, sizes } = placeParameters(decoderSpecs(config))
-  const group = (size: number) => keep(empty(device, [size], dtype))
-  const flat = { matrix: group(sizes.matrix), vector: group(sizes.vector) }
-  const byName = new Map(placements.map((p) => [p.name, keep(flat[p.group].view(p.shape, p.offset))]))
-  label(use, Object.values(flat))
-  return createDecoder(config, device, { dtype, placements, flat, byName })
+  const tensors = config.quantization === undefined ? undefined : await storedTensors(directory)
+  const m = emptyDecoder(config, device, dtype, { ...options, isStored: (name) => tensors?.has(name) === true })
+  label(use, Object.values(m.parameters.flat))
+  label(`${use} in four bits`, m.quantized?.storage ?? [])
+  return m
 }
 
 /** A model's folder and an adapter's; the folder of an adapter names its model. */
@@ -90,8 +98,10 @@ export async function policyOf(
   counting: CountingDevice,
   { dtype, objective, lora, ...options }: ResolvedEstimate,
 ): Promise<Decoder> {
+  checkQuantization(options)
   const { model, adapter } = await foldersOf(options)
-  const base = await emptyDecoder(counting, model, {
+  const base = await countedDecoder(counting, model, {
+    ...options,
     dtype: dtype ?? (await storedType(model)),
     use: 'weights',
     scoreLabels: objective.needs.values,
@@ -112,12 +122,13 @@ export async function referenceOf(
   options: ResolvedEstimate,
   policy: Decoder,
 ): Promise<Decoder | undefined> {
-  const { objective, reference, lora, training } = options
+  const { objective, reference, lora, training, loadIn4bit, bnb4bitUseDoubleQuant } = options
   if (!objective.needs.reference || isPrecomputed(options)) return undefined
   if (reference === undefined && lora !== undefined) return withoutAdapter(policy)
   const directory = reference === undefined ? (await foldersOf(options)).model : await modelFolder(reference)
-  const settings = { dtype: policy.parameters.dtype, use: 'reference' } as const
+  const { dtype } = policy.parameters
+  const settings = { dtype, loadIn4bit, bnb4bitUseDoubleQuant, use: 'reference' } as const
   // One that is given and follows the policy is copied: what was given stays as it is.
-  if (reference !== undefined && training.syncRefModel) await emptyDecoder(counting, directory, settings)
-  return emptyDecoder(counting, directory, settings)
+  if (reference !== undefined && training.syncRefModel) await countedDecoder(counting, directory, settings)
+  return countedDecoder(counting, directory, settings)
 }

@@ -39,10 +39,10 @@ export interface OnlineEstimate {
 
 /** As `policyOf` and `referenceOf` take a run. */
 const modelsOf = ({ settings: { run, lora, values } }: OnlineEstimate, isTied: boolean): ResolvedEstimate => {
-  const { model, dtype, adapter, reference } = run
+  const { model, dtype, loadIn4bit, bnb4bitUseDoubleQuant, adapter, reference } = run
   const objective = sft()
   return {
-    ...{ model, dtype, adapter, reference, lora },
+    ...{ model, dtype, loadIn4bit, bnb4bitUseDoubleQuant, adapter, reference, lora },
     objective: { ...objective, needs: { ...objective.needs, reference: isTied || reference !== undefined } },
     training: trainingOptions.parse({
       syncRefModel: values.syncRefModel,

@@ -33,6 +33,8 @@ const estimateKinds = {
   objective: objectiveKind,
   training: kinds.object,
   dtype: optional(word('f32', 'bf16')),
+  loadIn4bit: optional(kinds.flag),
+  bnb4bitUseDoubleQuant: optional(kinds.flag),
   reference: optional(kinds.path),
   data: optional(dataKind),
   limit: optional(kinds.number),
@@ -137,6 +139,7 @@ const names: Readonly<Record<string, string>> = {
   norm: 'activations: norms',
   attention: 'activations: rotated heads and attention',
   head: 'activations: head',
+  quantize: 'activations: an unpacked matrix',
   reduce: 'activations: sums',
 }
 

@@ -2,6 +2,7 @@
 // whatever is written. Before anything is: log-probs of texts that the adapted model itself samples (scores, when the
 // model has a score head) must be the same with the merged weights, and about the same when those are rounded to bf16.
 
+import '../src/base/dispose.js'
 import { rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { checkOptions, kinds, membersOf, optional, word } from '../src/base/arguments.js'
@@ -15,9 +16,10 @@ import { modelFolder } from '../src/io/model-folder.js'
 import { openWeights, type TensorEntry, writeSafetensors } from '../src/io/safetensors.js'
 import { mergeAdapter } from '../src/models/adapter.js'
 import type { Decoder } from '../src/models/decoder.js'
+import { unpackedParameters } from '../src/models/quantize.js'
 import { configJson } from '../src/models/score.js'
 import { type DeviceOptions, deviceKinds } from '../src/native/device.js'
-import { parameterGroups } from '../src/nn/parameters.js'
+import { disposeFlat, parameterGroups } from '../src/nn/parameters.js'
 import { castTo, copy } from '../src/ops/index.js'
 import { tidy } from '../src/tensor/scope.js'
 import { copyTokenizer } from '../src/tokenizer/tokenizer.js'
@@ -32,6 +34,12 @@ export interface MergeOptions extends DeviceOptions {
   readonly output: string
   /** Type of the weights that are written; default the base's. */
   readonly dtype?: 'f32' | 'bf16'
+  /**
+   * Merge into the numbers that the base's weights are in four bits, as they were when the adapter was trained (QLoRA); the
+   * result is a plain model all the same. Default false: into the base as it is stored.
+   */
+  readonly loadIn4bit?: boolean
+  readonly bnb4bitUseDoubleQuant?: boolean
 }
 
 const mergeKinds = {
@@ -40,6 +48,8 @@ const mergeKinds = {
   adapter: optional(kinds.path),
   output: kinds.path,
   dtype: optional(word('f32', 'bf16')),
+  loadIn4bit: optional(kinds.flag),
+  bnb4bitUseDoubleQuant: optional(kinds.flag),
 }
 
 /** Differences of log-probs (nats) or scores. */
@@ -78,24 +88,34 @@ const meanRounded = 0.1
  */
 export async function merge(options: MergeOptions): Promise<MergeResult> {
   checkOptions('merge', options, mergeKinds)
-  const { output } = options
+  const { output, loadIn4bit, bnb4bitUseDoubleQuant } = options
   if (await exists(output)) throw new WhetstoneError('E_CONFIG', output, 'expected a folder to make, it exists already')
   const folder = await modelFolder(options.model)
   using adapted = await loadModel(folder, {
     ...membersOf(options, deviceKinds),
     adapter: options.adapter,
+    loadIn4bit,
+    bnb4bitUseDoubleQuant,
     dtype: 'f32',
   })
   const dtype = options.dtype ?? (await storedType(adapted.directory))
   const probe = await probeOf(adapted)
   const before = await probe(adapted.decoder)
-  const decoder = mergeAdapter(adapted.decoder)
+  using plain = plainWeights(adapted)
+  const decoder = mergeAdapter(plain.decoder)
   const merged = check(before, await probe(decoder), 'merged', ({ largest }) => largest <= largestMerged)
   if (dtype === 'bf16') roundWeights(decoder)
   const rounded = check(before, await probe(decoder), 'rounded', ({ mean }) => mean <= meanRounded)
   const model = languageModel(decoder, adapted.tokenizer, adapted.directory)
   await publish(model, await tokenizerFolder(folder, model.directory), output, dtype)
   return { directory: output, dtype, compared: before.length, merged, rounded }
+}
+
+/** The model with all of its weights as numbers; what was made for it is freed with it. */
+function plainWeights({ decoder }: LanguageModel): Pick<LanguageModel, 'decoder'> & Disposable {
+  if (decoder.quantized === undefined) return { decoder, [Symbol.dispose]: () => undefined }
+  const parameters = unpackedParameters(decoder)
+  return { decoder: { ...decoder, parameters, quantized: undefined }, [Symbol.dispose]: () => disposeFlat(parameters) }
 }
 
 async function storedType(directory: string): Promise<'f32' | 'bf16'> {

@@ -18,6 +18,18 @@ import { adamw, adamwStochastic, addNorm, allFinite, fill, scaleColumnsDg } from
 import { Scope } from '../src/tensor/scope.js'
 import { type Tensor, tensor } from '../src/tensor/tensor.js'
 
+/**
+ * Refuses a policy without a tensor to train.
+ *
+ * @throws WhetstoneError E_CONFIG
+ */
+export function checkTrainable({ quantized, adapter }: Decoder): void {
+  if (quantized === undefined || adapter !== undefined) return
+  const text =
+    'expected an adapter on weights in four bits, which stay as they are: loadModel(folder, { loadIn4bit: true, lora: { r: 16 } }), --lora'
+  throw new WhetstoneError('E_CONFIG', 'loadIn4bit', text)
+}
+
 /** Settings of AdamW (Loshchilov & Hutter 2019) and of clipping. */
 export interface AdamWConfig {
   readonly adamBeta1: number
@@ -55,9 +67,11 @@ export interface Optimizer {
 /**
  * Makes the optimizer's tensors for a model; moments are zero.
  *
- * @throws WhetstoneError E_CONFIG for stochastic rounding of weights that are not bf16, E_OOM
+ * @throws WhetstoneError E_CONFIG for four-bit weights without an adapter, for stochastic rounding of weights that are not
+ *   bf16; E_OOM
  */
 export function createOptimizer(model: Decoder, config: AdamWConfig, seed: number): Optimizer {
+  checkTrainable(model)
   const { device } = model
   const parameters = trainableOf(model)
   const { stochasticRounding = false } = config

@@ -10,6 +10,7 @@ import { ensureDirectory, exists } from '../src/io/files.js'
 import { openSafetensors, writeSafetensors } from '../src/io/safetensors.js'
 import { type AdaptedDecoder, disposeAdapter, withAdapterCopy, withoutAdapter } from '../src/models/adapter.js'
 import { createDecoder, type Decoder, disposeDecoder, forward, headWeight, packedInput } from '../src/models/decoder.js'
+import type { NumberArray } from '../src/native/addon.js'
 import { copyFlat, createFlat, disposeFlat, parameterGroups } from '../src/nn/parameters.js'
 import { gatherRows, headLogProbs } from '../src/ops/index.js'
 import { Scope } from '../src/tensor/scope.js'
@@ -98,15 +99,15 @@ async function isIdle({ modules }: AdaptedDecoder['adapter']): Promise<boolean> 
   return true
 }
 
-/** A second set of the same weights. Free it with {@link disposeCopy}. */
-export function frozenCopy({ config, device, parameters }: Decoder): Decoder {
+/** A second set of the same weights; those in four bits, which nothing changes, are shared. Free it with {@link disposeCopy}. */
+export function frozenCopy({ config, device, parameters, quantized }: Decoder): Decoder {
   const copy = createFlat(device, parameters.placements, parameters.dtype)
   copyFlat(copy, parameters)
-  return createDecoder(config, device, copy)
+  return createDecoder(config, device, copy, quantized)
 }
 
 /** Frees a {@link frozenCopy}. */
-export const disposeCopy = (copy: Decoder): void => disposeDecoder(copy, disposeFlat)
+export const disposeCopy = (copy: Decoder): void => disposeDecoder({ ...copy, quantized: undefined }, disposeFlat)
 
 /** How log-probs are precomputed. */
 export interface ReferenceOptions {
@@ -149,8 +150,7 @@ export async function withReferenceLogps(
 
 const sha256 = (data: string | Uint8Array): string => createHash('sha256').update(data).digest('hex')
 
-const bytesOf = (values: Float32Array | Uint16Array | Int32Array): Uint8Array =>
-  new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
+const bytesOf = (values: NumberArray): Uint8Array => new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
 
 const marksOf = (trained: Uint8Array): number => trained.reduce((sum, mark, t) => sum + (t > 0 ? mark : 0), 0)
 
@@ -175,11 +175,11 @@ export async function frozenParts(policy: Decoder): Promise<{ lora?: unknown; ba
 }
 
 /** SHA-256 of a model: its configuration, weights and adapter. */
-export async function modelHash({ config, parameters, adapter }: Decoder): Promise<string> {
+export async function modelHash({ config, parameters, quantized, adapter }: Decoder): Promise<string> {
   const hash = createHash('sha256').update(JSON.stringify([config, parameters.dtype, adapter?.config]))
   for (const flat of [parameters, adapter?.parameters])
-    if (flat !== undefined)
-      for (const group of parameterGroups) hash.update(bytesOf((await flat.flat[group].bits()) as Float32Array))
+    if (flat !== undefined) for (const group of parameterGroups) hash.update(bytesOf(await flat.flat[group].bits()))
+  for (const t of quantized?.storage ?? []) hash.update(`${t.dtype} ${t.size}`).update(bytesOf(await t.bits()))
   return hash.digest('hex')
 }
 

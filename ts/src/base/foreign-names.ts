@@ -4,6 +4,7 @@
 /** Other names of options: the first that the place knows is the one. */
 export const renamed: Readonly<Record<string, readonly string[]>> = {
   alpha: ['loraAlpha'],
+  bnb4bitcomputedtype: ['dtype'],
   args: ['objective'],
   bf16: ['dtype'],
   batchsize: ['perDeviceTrainBatchSize', 'promptsPerRound'],
@@ -54,14 +55,14 @@ export const renamed: Readonly<Record<string, readonly string[]>> = {
   tf32: ['dtype'],
   torchdtype: ['dtype'],
   traindataset: ['data', 'prompts'],
+  usebnbnestedquant: ['bnb4bitUseDoubleQuant'],
   usepeft: ['lora'],
   warmup: ['warmupSteps'],
 }
 
 const adapter = 'an adapter is given where the model is loaded: lora: { r: 16 } of loadModel'
 const dtype = "the type of weights and arithmetic is given where the model is loaded: dtype: 'bf16' or 'f32'"
-const quantized =
-  "there are no quantized weights: dtype 'bf16' is the smallest, stochasticRounding saves the f32 masters"
+const quantized = 'weights in four bits are asked for where the model is loaded: loadIn4bit: true of loadModel'
 const search = 'there is none: samples are drawn one token at a time (temperature, topK, topP, minP)'
 const penalty = 'there is none: logits are changed by temperature, topK, topP and minP alone'
 const best =
@@ -71,6 +72,9 @@ const alone = 'one process on one device is what there is'
 /** What is no option of another name: what to do. */
 export const elsewhere: Readonly<Record<string, string>> = {
   bf16: dtype,
+  bnb4bitquantstorage: 'two weights share a byte, always',
+  bnb4bitquanttype: 'NF4 is the four-bit type, there is no other',
+  bnb4bitusedoublequant: quantized,
   dataseed: 'seed is the key of every random choice',
   deepspeed: alone,
   dosample: 'temperature: 0 takes the most probable token, any other temperature samples',
@@ -81,7 +85,7 @@ export const elsewhere: Readonly<Record<string, string>> = {
   greaterisbetter: best,
   loadbestmodelatend: best,
   loadin4bit: quantized,
-  loadin8bit: quantized,
+  loadin8bit: 'there are no weights in eight bits: loadIn4bit has them in four, dtype bf16 in sixteen',
   lora: adapter,
   loraalpha: adapter,
   loraconfig: adapter,

@@ -36,14 +36,18 @@ export function nearestName(name: string, known: readonly string[]): string | un
 const entryOf = <V>(table: Readonly<Record<string, V>>, name: string): V | undefined =>
   Object.hasOwn(table, plainName(name)) ? table[plainName(name)] : undefined
 
-/** The known name of what TRL or Transformers call `name`. */
+/** The known name of what TRL or Transformers call `name`, or that only has other separators. */
 const translated = (name: string, known: readonly string[]): string | undefined =>
-  entryOf(renamed, name)?.find((candidate) => known.includes(candidate))
+  entryOf(renamed, name)?.find((candidate) => known.includes(candidate)) ??
+  known.find((candidate) => plainName(candidate) === plainName(name))
 
-/** `; did you mean 'x'?`, or what does here what TRL and Transformers do by that name; nothing where that is unknown. */
+/**
+ * `; did you mean 'x'?`, or what does here what TRL and Transformers do by that name, which goes before names that only look
+ * like it; nothing where that is unknown.
+ */
 export function didYouMean(name: string, known: readonly string[], prefix = ''): string {
-  const meant = translated(name, known) ?? nearestName(name, known)
-  if (meant !== undefined) return `; did you mean '${prefix}${meant}'?`
   const advice = entryOf(elsewhere, name)
+  const meant = translated(name, known) ?? (advice === undefined ? nearestName(name, known) : undefined)
+  if (meant !== undefined) return `; did you mean '${prefix}${meant}'?`
   return advice === undefined ? '' : `; ${advice}`
 }

@@ -125,6 +125,8 @@ export const generateKinds = {
 const modelKinds = {
   ...deviceKinds,
   dtype: optional(word('f32', 'bf16')),
+  loadIn4bit: optional(kinds.flag),
+  bnb4bitUseDoubleQuant: optional(kinds.flag),
   scoreLabels: optional(kinds.number),
   seed: optional(kinds.whole),
   warn: optional(kinds.call),
@@ -145,7 +147,7 @@ export interface ModelOptions extends LoadOptions {
  * tokenizer.json. A folder of a PEFT adapter is loaded over the base model that it names. Of a run's folder the newest
  * checkpoint is loaded; `directory` of the model says which.
  *
- * @throws WhetstoneError E_IO for no such folder (nothing is downloaded), E_CONFIG, E_FORMAT, E_MISMATCH (weights missing, unexpected or misshapen, by name), E_OOM
+ * @throws WhetstoneError E_IO for no such folder (nothing is downloaded), E_CONFIG, E_FORMAT, E_MISMATCH (weights missing, unexpected or misshapen, by name), E_NONFINITE (weights that four bits do not hold), E_OOM
  */
 export async function loadModel(directory: string, options: ModelOptions = {}): Promise<LanguageModel> {
   checkArgument('loadModel.directory', directory, kinds.path)

@@ -139,14 +139,16 @@ function memberSources(text: string): Map<string, string> {
 }
 
 /**
- * The text of an object with some members set. The others keep their spelling: 10.0 read and written again would be 10,
+ * The text of an object with some members set, or left out where the change is undefined. The others keep their spelling: 10.0 read and written again would be 10,
  * which readers with types take for an integer.
  *
  * @param text an object that {@link parseJson} accepts
  */
 export function replaceMembers(text: string, changes: Readonly<Record<string, unknown>>): string {
   const members = memberSources(text)
-  for (const [key, value] of Object.entries(changes)) members.set(key, JSON.stringify(value))
+  for (const [key, value] of Object.entries(changes))
+    if (value === undefined) members.delete(key)
+    else members.set(key, JSON.stringify(value))
   return `{\n${Array.from(members, ([key, source]) => `  ${JSON.stringify(key)}: ${source}`).join(',\n')}\n}\n`
 }
 

@@ -18,13 +18,14 @@ import {
   targetsOf,
 } from '../nn/lora.js'
 import { copyFlat, createFlat, disposeFlat, type FlatTensors, type ParameterSpec, parameter } from '../nn/parameters.js'
+import type { FrozenMatrix } from '../nn/quantized.js'
 import { copy } from '../ops/index.js'
 import { tidy } from '../tensor/scope.js'
 import type { Shape } from '../tensor/shape.js'
 import type { Tensor } from '../tensor/tensor.js'
 import type { DecoderConfig } from './config.js'
-import { type Decoder, decoderKind, decoderSpecs } from './decoder.js'
-import { isScoreParameter } from './specs.js'
+import { type Decoder, decoderKind, decoderSpecs, frozenMatrix } from './decoder.js'
+import { isProjection, isScoreParameter } from './specs.js'
 
 /** What PEFT puts before the names of a model's modules. */
 const prefix = 'base_model.model.'
@@ -35,7 +36,7 @@ const nameOfMagnitude = (module: string): string => `${prefix}${module}.lora_mag
 
 /** Matrices [O, C] of the layers, by module: what can be adapted. */
 export function linearModules(c: DecoderConfig): Map<string, Shape> {
-  const matrices = decoderSpecs(c).filter(({ name, shape }) => shape.length === 2 && name.startsWith(c.layout.layers))
+  const matrices = decoderSpecs(c).filter((spec) => isProjection(c, spec))
   return new Map(matrices.map(({ name, shape }) => [name.replace(/\.weight$/, ''), shape]))
 }
 
@@ -110,11 +111,11 @@ export function withAdapter(m: Decoder, settings: Partial<LoraConfig> = {}, seed
       fillUniform(adapter.parameters, name, shape, seed)
   for (const [name, t] of adapter.replaced) copy(t, parameter(m.parameters, name))
   for (const [module, lora] of adapter.modules)
-    if (lora.magnitude !== undefined) measure(lora, lora.magnitude, parameter(m.parameters, `${module}.weight`))
+    if (lora.magnitude !== undefined) measure(lora, lora.magnitude, frozenMatrix(m, `${module}.weight`))
   return adapted
 }
 
-const measure = (lora: LoraModule, magnitude: Tensor, weight: Tensor): void =>
+const measure = (lora: LoraModule, magnitude: Tensor, weight: FrozenMatrix): void =>
   tidy(() => copy(magnitude, rowNorms(lora, weight)))
 
 /** Uniform in +-1/sqrt(C) over a matrix [O, C]. */
@@ -139,7 +140,7 @@ export function withoutAdapter(m: Decoder): Decoder {
 export function settled(m: Decoder): Decoder {
   if (m.adapter === undefined) return m
   const modules = [...m.adapter.modules].map(
-    ([name, lora]) => [name, settledModule(lora, parameter(m.parameters, `${name}.weight`))] as const,
+    ([name, lora]) => [name, settledModule(lora, frozenMatrix(m, `${name}.weight`))] as const,
   )
   return { ...m, adapter: { ...m.adapter, modules: new Map(modules) } }
 }
@@ -176,9 +177,15 @@ export const disposeAdapter = (m: Decoder): void => {
  * weights change for every decoder that shares them.
  *
  * @returns the decoder without adapter
- * @throws WhetstoneError E_CONFIG without an adapter
+ * @throws WhetstoneError E_CONFIG without an adapter, or over weights in four bits, which do not hold the sum
  */
 export function mergeAdapter(m: Decoder): Decoder {
+  if (m.quantized !== undefined)
+    throw new WhetstoneError(
+      'E_CONFIG',
+      'lora',
+      'expected weights to add an adapter to, got four-bit ones: unpack them',
+    )
   const { modules, replaced } = adapterIn(m)
   for (const [module, lora] of modules) {
     const weight = parameter(m.parameters, `${module}.weight`)

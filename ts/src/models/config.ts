@@ -3,6 +3,7 @@
 // data only; what a descendant of Llama fixes stands in its row of the table below. Unknown values are refused, not
 // guessed. What parameters are called is layout.ts's.
 
+import { type StoredQuantization, storedQuantization } from './bitsandbytes.js'
 import {
   count,
   flag,
@@ -58,6 +59,8 @@ export interface DecoderConfig {
   readonly ropeOf: readonly number[]
   /** None in families with learned positions. */
   readonly rope: readonly RopeSpec[]
+  /** The folder's matrices are in four bits. */
+  readonly quantization?: StoredQuantization
   /** Tokens that end generation. */
   readonly eosTokenIds: readonly number[]
   readonly bosTokenId: number | undefined
@@ -260,17 +263,6 @@ function gpt2Config(name: string, raw: Json, generation: Json): DecoderConfig {
   }
 }
 
-/** Weights of fewer bits have other names and meanings by each method. */
-function refuseQuantised(quantization: unknown): void {
-  if (quantization === undefined || quantization === null) return
-  const { quant_method: method = quantization } = objectOf(quantization, 'quantization_config')
-  refuse(
-    'quantization_config',
-    'none: quantised checkpoints are not supported, take the model before it was quantised',
-    method,
-  )
-}
-
 /**
  * Reads a config.json that was parsed already.
  *
@@ -279,8 +271,12 @@ function refuseQuantised(quantization: unknown): void {
  * @throws WhetstoneError E_CONFIG naming the key, what was expected and what came
  */
 export function decoderConfig(raw: Json, generation: Json = {}): DecoderConfig {
-  const name = String(raw.model_type)
-  refuseQuantised(raw.quantization_config)
+  const quantization = storedQuantization(raw.quantization_config)
+  const config = familyConfig(String(raw.model_type), raw, generation)
+  return quantization === undefined ? config : { ...config, quantization }
+}
+
+function familyConfig(name: string, raw: Json, generation: Json): DecoderConfig {
   if (name === 'gpt2') return gpt2Config(name, raw, generation)
   const family = Object.hasOwn(families, name) ? families[name] : undefined
   if (family !== undefined) return llamaConfig(name, family, raw, generation)

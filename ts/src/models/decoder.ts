@@ -8,6 +8,7 @@ import { WhetstoneError } from '../base/errors.js'
 import type { Device } from '../native/device.js'
 import { type Adapter, loraLinear } from '../nn/lora.js'
 import { type FlatTensors, parameter } from '../nn/parameters.js'
+import { disposeQuantized, type FrozenMatrix, frozenLinear, type QuantizedMatrices } from '../nn/quantized.js'
 import {
   add,
   addBias,
@@ -17,7 +18,6 @@ import {
   gelu,
   glu,
   layerNorm,
-  linear,
   reshape,
   rmsNorm,
   rope,
@@ -37,6 +37,8 @@ export interface Decoder {
   readonly config: DecoderConfig
   readonly device: Device
   readonly parameters: FlatTensors
+  /** Matrices in four bits, which are then not among the parameters, and are never trained. */
+  readonly quantized?: QuantizedMatrices
   readonly ropes: readonly RopeTable[]
   /** Additions to the parameters, which are then frozen (adapter.ts). */
   readonly adapter?: Adapter
@@ -70,12 +72,26 @@ export interface ForwardInput {
   readonly regularization?: { readonly keys: Tensor; readonly noiseScale?: Tensor }
 }
 
+/**
+ * Tables of a configuration's rotary angles.
+ *
+ * @throws WhetstoneError E_CONFIG for a scaling that is unknown or has no meaning
+ */
+export const createRopes = (config: DecoderConfig, device: Device): RopeTable[] =>
+  config.rope.map((spec) => createRopeTable(device, spec))
+
 /** Puts parameters and configuration together. */
-export const createDecoder = (config: DecoderConfig, device: Device, parameters: FlatTensors): Decoder => ({
+export const createDecoder = (
+  config: DecoderConfig,
+  device: Device,
+  parameters: FlatTensors,
+  quantized?: QuantizedMatrices,
+): Decoder => ({
   config,
   device,
   parameters,
-  ropes: config.rope.map((spec) => createRopeTable(device, spec)),
+  quantized,
+  ropes: createRopes(config, device),
 })
 
 /** The tensors that training changes. */
@@ -103,12 +119,16 @@ export const headWeight = (m: Decoder): Tensor => parameter(m.parameters, headNa
 export const positionLimit = (c: DecoderConfig): number | undefined =>
   c.layout.positions === undefined ? undefined : c.maxPositions
 
+/** A parameter that the forward pass only reads, by its name; in four bits or not. */
+export const frozenMatrix = ({ quantized, parameters }: Decoder, name: string): FrozenMatrix =>
+  quantized?.byName.get(name) ?? parameter(parameters, name)
+
 /** y = x W^T (+ b) with the layer's named projection. */
 function project(m: Decoder, layer: number, name: string, x: Tensor, input: ForwardInput): Tensor {
   const path = layerName(m.config, layer, name)
-  const weight = parameter(m.parameters, `${path}.weight`)
+  const weight = frozenMatrix(m, `${path}.weight`)
   const lora = m.adapter?.modules.get(path)
-  const y = lora === undefined ? linear(x, weight) : loraLinear(lora, x, weight, input.regularization?.keys)
+  const y = lora === undefined ? frozenLinear(x, weight) : loraLinear(lora, x, weight, input.regularization?.keys)
   const bias = m.parameters.byName.get(`${path}.bias`)
   return bias === undefined ? y : addBias(y, bias)
 }
@@ -219,5 +239,6 @@ export function packedInput(m: Decoder, packed: PackedTokens, activationCheckpoi
 export function disposeDecoder(m: Decoder, disposeParameters: (flat: FlatTensors) => void): void {
   for (const table of m.ropes) table.dispose()
   if (m.adapter !== undefined) disposeParameters(m.adapter.parameters)
+  if (m.quantized !== undefined) disposeQuantized(m.quantized)
   disposeParameters(m.parameters)
 }

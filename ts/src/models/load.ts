@@ -9,9 +9,9 @@ import { exists } from '../io/files.js'
 import { readJsonObject } from '../io/json.js'
 import { modelFile } from '../io/model-folder.js'
 import { openWeights, type TensorFile } from '../io/safetensors.js'
-import { type DeviceOptions, deviceKinds, getDevice } from '../native/device.js'
+import { type Device, type DeviceOptions, deviceKinds, getDevice } from '../native/device.js'
 import {
-  createFlat,
+  allocateFlat,
   disposeFlat,
   type FlatTensors,
   fileShape,
@@ -20,17 +20,29 @@ import {
   type Placement,
   parameterGroups,
 } from '../nn/parameters.js'
+import { createQuantized, type QuantizedMatrices, quantizeInto } from '../nn/quantized.js'
+import { keep } from '../tensor/scope.js'
 import { type Shape, sameShape, shapeText, sizeOf } from '../tensor/shape.js'
+import { tensor } from '../tensor/tensor.js'
+import { readStored, stateName, storedSpecs } from './bitsandbytes.js'
 import { type DecoderConfig, decoderConfig } from './config.js'
-import { createDecoder, type Decoder, decoderSpecs } from './decoder.js'
+import { createRopes, type Decoder, decoderSpecs, disposeDecoder } from './decoder.js'
 import { initializeScoreHead } from './init.js'
 import { withScoreHead } from './score.js'
-import { isHeadParameter, isScoreParameter } from './specs.js'
+import { isHeadParameter, isProjection, isScoreParameter } from './specs.js'
 
 /** How to load a model. */
 export interface LoadOptions extends DeviceOptions {
   /** Type of weights and arithmetic; default what the file holds. */
   readonly dtype?: 'f32' | 'bf16'
+  /**
+   * Hold the layers' matrices in four bits (NF4), as bitsandbytes does: the base of QLoRA. They are quantised as they are
+   * read, in the type of `dtype`, and are not trained: put an adapter on the model. Default false. A folder that bitsandbytes
+   * has quantised to NF4 stays as it is stored.
+   */
+  readonly loadIn4bit?: boolean
+  /** Quantise the absmax of their blocks too, to eight bits: 4.127 bits per weight in place of 4.5. Default false. */
+  readonly bnb4bitUseDoubleQuant?: boolean
   /** Make a reward model: a score head with that many numbers. A language model's own head is then not used. */
   readonly scoreLabels?: number
   /** Key of the values of a fresh score head. Default 0. */
@@ -42,9 +54,10 @@ export interface LoadOptions extends DeviceOptions {
 /**
  * Loads config.json and the weights of a folder.
  *
- * @throws WhetstoneError E_CONFIG, E_FORMAT, E_MISMATCH naming tensors, E_DTYPE, E_OOM
+ * @throws WhetstoneError E_CONFIG, E_FORMAT, E_MISMATCH naming tensors, E_DTYPE, E_NONFINITE (of weights in four bits), E_OOM
  */
 export async function loadDecoder(directory: string, options: LoadOptions = {}): Promise<Decoder> {
+  checkQuantization(options)
   const raw = await readJsonObject(await modelFile(directory, 'config.json'))
   const generationPath = join(directory, 'generation_config.json')
   const stored = decoderConfig(raw, (await exists(generationPath)) ? await readJsonObject(generationPath) : {})
@@ -53,22 +66,53 @@ export async function loadDecoder(directory: string, options: LoadOptions = {}):
   const opened = await openWeights(directory)
   try {
     const file = namedFile(opened, stored)
-    checkNames(file, fromFile(decoderSpecs(config), stored), config, directory)
     const specs = decoderSpecs(config)
+    checkNames(file, namesIn(file, fromFile(specs, stored), stored), config, directory)
     const dtype = options.dtype ?? (file.infoOf(specs[0].name)?.dtype === 'BF16' ? 'bf16' : 'f32')
-    const parameters = createFlat(device, specs, dtype)
+    const isStored = (state: string) => file.infoOf(state) !== undefined
+    const m = emptyDecoder(config, device, dtype, { ...options, isStored })
     try {
-      await readWeights(file, parameters, fromFile(parameters.placements, stored), directory)
-      const m = createDecoder(config, device, parameters)
+      await readWeights(file, m.parameters, fromFile(m.parameters.placements, stored), directory)
+      if (m.quantized !== undefined) await readQuantized(file, m.quantized, m, directory)
       if (config !== stored) freshHead(m, options)
       return m
     } catch (error) {
-      disposeFlat(parameters)
+      disposeDecoder(m, disposeFlat)
       throw error
     }
   } finally {
     await opened.close()
   }
+}
+
+/**
+ * Refuses what has no meaning by itself.
+ *
+ * @throws WhetstoneError E_CONFIG
+ */
+export function checkQuantization({ loadIn4bit = false, bnb4bitUseDoubleQuant = false }: LoadOptions): void {
+  if (loadIn4bit || !bnb4bitUseDoubleQuant) return
+  throw new WhetstoneError('E_CONFIG', 'bnb4bitUseDoubleQuant', 'expected loadIn4bit beside it: nothing is quantised')
+}
+
+/** A decoder with room for its weights, whose contents are undefined; what is stored in four bits stays so. */
+export function emptyDecoder(
+  config: DecoderConfig,
+  device: Device,
+  dtype: 'f32' | 'bf16',
+  options: Pick<LoadOptions, 'loadIn4bit' | 'bnb4bitUseDoubleQuant'> & { isStored(state: string): boolean },
+): Decoder {
+  const { loadIn4bit = false, bnb4bitUseDoubleQuant = false, isStored } = options
+  const { quantization } = config
+  const isPacked = (spec: ParameterSpec) =>
+    isProjection(config, spec) && (quantization === undefined ? loadIn4bit : isStored(stateName(spec.name)))
+  const specs = decoderSpecs(config)
+  const [packed, plain] = [true, false].map((is) => specs.filter((spec) => isPacked(spec) === is))
+  const doubleQuant = quantization?.doubleQuant ?? bnb4bitUseDoubleQuant
+  // Without tensors first: angles that cannot be leave none behind.
+  const ropes = createRopes(config, device)
+  const quantized = packed.length === 0 ? undefined : createQuantized(device, packed, { dtype, doubleQuant })
+  return { config, device, parameters: allocateFlat(device, plain, dtype), quantized, ropes }
 }
 
 /** All but a score head that the folder's own configuration does not have. */
@@ -128,6 +172,36 @@ function checkNames(file: NamedFile, specs: readonly ParameterSpec[], config: De
   })
 }
 
+/** A parameter's numbers in the order of the device. */
+async function numbersOf(file: NamedFile, spec: ParameterSpec, dtype: 'f32' | 'bf16', where: string) {
+  const { name, shape } = spec
+  const values = toDeviceType(await file.read(name), file.infoOf(name)?.dtype ?? '', dtype, `${where}: ${name}`)
+  return fromFileOrder(spec, values.subarray(0, sizeOf(shape)))
+}
+
+/** What a file must hold of parameters. */
+const namesIn = (file: NamedFile, specs: readonly ParameterSpec[], { quantization }: DecoderConfig): ParameterSpec[] =>
+  specs.flatMap((spec) =>
+    quantization === undefined || file.infoOf(stateName(spec.name)) === undefined
+      ? [spec]
+      : storedSpecs(spec, quantization, file),
+  )
+
+/** Reads matrices in four bits, or into four bits: one at a time is there whole. */
+async function readQuantized(
+  file: NamedFile,
+  quantized: QuantizedMatrices,
+  { config, device, parameters: { dtype } }: Decoder,
+  where: string,
+): Promise<void> {
+  if (config.quantization !== undefined) return readStored(file, quantized, config.quantization, where)
+  for (const spec of quantized.specs) {
+    const values = await numbersOf(file, spec, dtype, where)
+    using x = keep(tensor(device, values, spec.shape))
+    await quantizeInto(quantized, spec.name, x)
+  }
+}
+
 /** Reads the given parameters into their group's host array, then writes each group once. */
 async function readWeights(
   file: NamedFile,
@@ -139,10 +213,7 @@ async function readWeights(
     const all = dtype === 'f32' ? new Float32Array(flat[group].size) : new Uint16Array(flat[group].size)
     for (const placement of placements) {
       if (placement.group !== group) continue
-      const { name } = placement
-      const type = file.infoOf(name)?.dtype ?? ''
-      const values = toDeviceType(await file.read(name), type, dtype, `${where}: ${name}`)
-      all.set(fromFileOrder(placement, values.subarray(0, sizeOf(placement.shape))), placement.offset)
+      all.set(await numbersOf(file, placement, dtype, where), placement.offset)
     }
     flat[group].write(all)
     // One element read back, so that a lack of memory is said here and not at the first use.

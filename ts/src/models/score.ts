@@ -90,8 +90,8 @@ const typeNames = { f32: 'float32', bf16: 'bfloat16' } as const
 
 /**
  * Text of config.json for a model whose folder has `text` there and whose weights are written in `dtype`: the same, but
- * that Transformers must load the weights in their own type, and with a score head, if there is one, as a sequence
- * classifier. The type stands under `dtype` since Transformers 5, `torch_dtype` before.
+ * that Transformers must load the weights in their own type, not as quantised ones, and with a score head, if there is one, as
+ * a sequence classifier. The type stands under `dtype` since Transformers 5, `torch_dtype` before.
  *
  * @throws WhetstoneError E_FORMAT, E_CONFIG for a text that is no configuration
  */
@@ -101,8 +101,10 @@ export function configJson(c: DecoderConfig, text: string, dtype: keyof typeof t
   const { scoreLabels } = c
   const asClassifier = scoreLabels !== undefined && decoderConfig(raw).scoreLabels !== scoreLabels
   const types = ['dtype', 'torch_dtype'].filter((key) => Object.hasOwn(raw, key) && raw[key] !== typeNames[dtype])
-  if (!asClassifier && types.length === 0) return text
+  const quantised = Object.hasOwn(raw, 'quantization_config')
+  if (!asClassifier && types.length === 0 && !quantised) return text
   return replaceMembers(text, {
+    ...(quantised && { quantization_config: undefined }),
     ...Object.fromEntries(types.map((key) => [key, typeNames[dtype]])),
     ...(asClassifier && classifierMembers(c, scoreLabels)),
   })

@@ -33,6 +33,10 @@ function layerSpecs(c: DecoderConfig, layer: number): ParameterSpec[] {
   ]
 }
 
+/** Is it a matrix of a layer: what can be adapted, and held in four bits? */
+export const isProjection = (c: DecoderConfig, { name, shape }: ParameterSpec): boolean =>
+  shape.length === 2 && name.startsWith(c.layout.layers)
+
 /** Is it a parameter of a score head? */
 export const isScoreParameter = (name: string): boolean => name.startsWith('score.')
 

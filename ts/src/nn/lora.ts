@@ -4,7 +4,7 @@
 // Settings, which modules they name, and the arithmetic of one projection. Which modules a model has: models/adapter.ts.
 // Names and defaults of single settings are PEFT's (LoraConfig) in camelCase.
 
-import { activeTape, type GradientRule, Tape } from '../autograd/tape.js'
+import { activeTape, type GradientRule } from '../autograd/tape.js'
 import { checkOptions, either, type Kind, kinds, listOf, optional, shownValue } from '../base/arguments.js'
 import { WhetstoneError } from '../base/errors.js'
 import {
@@ -25,6 +25,7 @@ import {
 import { tidy } from '../tensor/scope.js'
 import { empty, type Tensor, tensor } from '../tensor/tensor.js'
 import type { FlatTensors } from './parameters.js'
+import { type FrozenMatrix, frozenLinear, unpacked, untracked } from './quantized.js'
 
 /** Settings of an adapter. */
 export interface LoraConfig {
@@ -196,19 +197,19 @@ export function targetsOf(
  * does: no copy of x in f32 is made and kept.
  *
  * @param x [N, C]
- * @param w [O, C], frozen
+ * @param w [O, C], frozen; four-bit ones are unpacked for each product
  * @param keys in training: keys of each row's random numbers, i32 [N, 4]
  * @returns [N, O]
  */
-export function loraLinear(lora: LoraModule, x: Tensor, w: Tensor, keys?: Tensor): Tensor {
+export function loraLinear(lora: LoraModule, x: Tensor, w: FrozenMatrix, keys?: Tensor): Tensor {
   const { dropout: probability, site } = lora
   const kept = keys === undefined || probability === 0 ? x : dropout(x, keys, { probability, site })
-  const base = linear(x, w)
+  const base = frozenLinear(x, w)
   const delta = addition(lora, kept)
   if (lora.magnitude === undefined) return add(base, delta)
   // As PEFT has it, dropout also applies to what DoRA changes of the base's own product:
   // W x + (f - 1) (W x') + f delta, f = m / ||V||.
-  const seen = kept === x ? base : linear(kept, w)
+  const seen = kept === x ? base : frozenLinear(kept, w)
   const scaled = rescaled(lora, lora.magnitude, w, add(seen, delta))
   // In this order, because the difference is exactly zero where f is 1: with dropout too, DoRA begins as its base.
   return kept === x ? scaled : add(base, add(scaled, scale(seen, -1)))
@@ -234,11 +235,8 @@ const rule: GradientRule = ({ t, d, p, needs, into }) => {
   return { x: needs('x') ? linearDx(du, castTo(t.a, d.y.dtype)) : undefined }
 }
 
-/** Runs work whose ops are no steps of the open tape. */
-const untracked = <R>(work: () => R): R => new Tape().record(() => tidy(work))
-
 /** x f with f = m / ||W + s B A||, as one step of the tape: the gradient flows to x and m. */
-function rescaled(lora: LoraModule, magnitude: Tensor, w: Tensor, x: Tensor): Tensor {
+function rescaled(lora: LoraModule, magnitude: Tensor, w: FrozenMatrix, x: Tensor): Tensor {
   if (lora.settled?.factors !== undefined) return scaleColumns(x, lora.settled.factors)
   const { inverse, factors, y } = untracked(() => {
     const inverse = inverseRowNorms(adaptedWeight(lora, w))
@@ -263,7 +261,7 @@ const product = (a: Tensor, b: Tensor): Tensor => reshape(scaleColumns(reshape(a
 const inverted = (x: Tensor): Tensor => inverseRowNorms(reshape(x, [x.size, 1]))
 
 /** ||W + s B A|| of each row, [O] f32: where DoRA's m begins. */
-export const rowNorms = (lora: LoraModule, w: Tensor): Tensor =>
+export const rowNorms = (lora: LoraModule, w: FrozenMatrix): Tensor =>
   untracked(() => inverted(inverseRowNorms(adaptedWeight(lora, w))))
 
 /**
@@ -279,8 +277,8 @@ function quotients(m: Tensor, inverse: Tensor): Tensor {
 }
 
 /** W + s B A of a frozen matrix [O, C], in f32. */
-export const adaptedWeight = ({ a, b, scaling }: LoraModule, w: Tensor): Tensor =>
-  add(castTo(w, 'f32'), scale(linearDx(b, a), scaling))
+export const adaptedWeight = ({ a, b, scaling }: LoraModule, w: FrozenMatrix): Tensor =>
+  add(castTo(unpacked(w), 'f32'), scale(linearDx(b, a), scaling))
 
 /** The weight that gives the adapted product by itself, [O, C] f32. */
 export function mergedWeight(lora: LoraModule, w: Tensor): Tensor {
@@ -296,7 +294,7 @@ export function mergedWeight(lora: LoraModule, w: Tensor): Tensor {
 }
 
 /** The module with everything made once that follows from its tensors, for as long as they stay. */
-export function settledModule(lora: LoraModule, w: Tensor): LoraModule {
+export function settledModule(lora: LoraModule, w: FrozenMatrix): LoraModule {
   const { a, b, magnitude } = lora
   const factors = () => quotients(magnitude as Tensor, inverseRowNorms(adaptedWeight(lora, w)))
   const made = { a: castTo(a, w.dtype), b: castTo(b, w.dtype) }

@@ -77,18 +77,23 @@ export function placeParameters(specs: readonly ParameterSpec[]): {
   return { placements, sizes }
 }
 
-/** Zeroed flat tensors with a view per parameter. They live until {@link disposeFlat}. */
-export function createFlat(device: Device, specs: readonly ParameterSpec[], dtype: 'f32' | 'bf16'): FlatTensors {
+/** Flat tensors of undefined contents with a view per parameter. They live until {@link disposeFlat}. */
+export function allocateFlat(device: Device, specs: readonly ParameterSpec[], dtype: 'f32' | 'bf16'): FlatTensors {
   const { placements, sizes } = placeParameters(specs)
-  const zeros = (size: number): Tensor => {
-    const t = keep(empty(device, [size], dtype))
-    if (dtype === 'f32') fill(t, 0)
-    else t.write(new Uint16Array(size))
-    return t
-  }
-  const flat = { matrix: zeros(sizes.matrix), vector: zeros(sizes.vector) }
+  const group = (size: number): Tensor => keep(empty(device, [size], dtype))
+  const flat = { matrix: group(sizes.matrix), vector: group(sizes.vector) }
   const byName = new Map(placements.map((p) => [p.name, keep(flat[p.group].view(p.shape, p.offset))]))
   return { dtype, placements, flat, byName }
+}
+
+/** Zeroed flat tensors with a view per parameter. They live until {@link disposeFlat}. */
+export function createFlat(device: Device, specs: readonly ParameterSpec[], dtype: 'f32' | 'bf16'): FlatTensors {
+  const made = allocateFlat(device, specs, dtype)
+  for (const t of Object.values(made.flat)) {
+    if (dtype === 'f32') fill(t, 0)
+    else t.write(new Uint16Array(t.size))
+  }
+  return made
 }
 
 /** Copies all values, converting between f32 and bf16. The layouts must be equal. */

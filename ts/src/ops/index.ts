@@ -14,6 +14,7 @@ import { matmulOps } from './matmul.js'
 import { noiseOps } from './noise.js'
 import { normOps } from './norm.js'
 import { optimizerOps } from './optimizer.js'
+import { quantizeOps } from './quantize.js'
 import { reduceOps } from './reduce.js'
 import { sampleOps } from './sample.js'
 
@@ -35,6 +36,16 @@ export {
   adamw,
   adamwStochastic,
 } from './optimizer.js'
+export {
+  type BlockwiseTensors,
+  blockwiseBlock,
+  dequantizeBlockwise,
+  dequantizeNf4,
+  nf4Block,
+  nf4Levels,
+  nf4Shapes,
+  quantizeNf4,
+} from './quantize.js'
 export { addNorm, allFinite, columnSum } from './reduce.js'
 export { reshape } from './reshape.js'
 export { headSample, headSampleMixture, type SampleOptions } from './sample.js'
@@ -50,6 +61,7 @@ export const opFamilies = {
   head: [...headOps, ...headTermsOps, ...headKlOps],
   sample: sampleOps,
   optimizer: optimizerOps,
+  quantize: quantizeOps,
 } as const satisfies Readonly<Record<string, readonly OpEntry[]>>
 
 /** Every op: tests, gradient checks and bench rows are made from these. */

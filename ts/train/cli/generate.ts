@@ -30,6 +30,8 @@ export const generateCommand: AddCommand = (program) => {
     .option('--minP <p>', 'drop tokens below this share of the largest probability')
     .option('--seed <n>', 'key of the random choices [0]')
     .option('--dtype <dtype>', 'f32 or bf16 [what the weights are]')
+    .option('--loadIn4bit', 'hold the matrices of the layers in four bits (NF4)')
+    .option('--bnb4bitUseDoubleQuant', 'and the absmax of their blocks in eight')
     .option('--stream [true|false]', 'print text as it comes [on a terminal, for one sample]')
     .option('--json', 'print ids and log-probs as JSON')
     .action((options: Options) => runGenerate(options))
@@ -120,8 +122,12 @@ async function runGenerate(options: Options): Promise<void> {
     ...(system === undefined ? [] : [{ role: 'system', content: system }]),
     { role: 'user', content: text },
   ]
-  const dtype = dtypeOf(options)
-  using model = await loadModel(required(options, 'model'), { dtype, adapter: textOf(options, 'adapter') })
+  using model = await loadModel(required(options, 'model'), {
+    dtype: dtypeOf(options),
+    loadIn4bit: options.loadIn4bit === true,
+    bnb4bitUseDoubleQuant: options.bnb4bitUseDoubleQuant === true,
+    adapter: textOf(options, 'adapter'),
+  })
   const signal = untilSignal()
   try {
     const completions = await model.generate(options.chat === true ? turns : text, {

@@ -1,10 +1,11 @@
 // `whetstone merge`: an adapter becomes part of its model's weights.
 
 import { type Command, Option } from 'commander'
+import type { DeviceOptions } from '../../src/native/device.js'
 import { type MergeOptions, merge } from '../merge.js'
 import { addDeviceFlags } from './device.js'
 
-type Options = Pick<MergeOptions, 'model' | 'adapter' | 'output' | 'dtype'> & { readonly json?: boolean }
+type Options = Omit<MergeOptions, keyof DeviceOptions> & { readonly json?: boolean }
 
 /** Adds the command. */
 export const mergeCommand = (program: Command): void => {
@@ -17,13 +18,16 @@ export const mergeCommand = (program: Command): void => {
     .addOption(
       new Option('--dtype <dtype>', "type of the weights that are written [the base model's]").choices(['f32', 'bf16']),
     )
+    .option('--loadIn4bit', 'merge into the numbers that the weights are in four bits (NF4), as a QLoRA run had them')
+    .option('--bnb4bitUseDoubleQuant', 'and the absmax of their blocks in eight')
     .option('--json', 'print the result as JSON')
     .action((options: Options) => runMerge(options))
   addDeviceFlags(command)
 }
 
-async function runMerge({ json = false, model, adapter, output, dtype: written }: Options): Promise<void> {
-  const result = await merge({ model, adapter, output, dtype: written })
+async function runMerge({ json = false, ...options }: Options): Promise<void> {
+  const { model, adapter, output, dtype: written, loadIn4bit, bnb4bitUseDoubleQuant } = options
+  const result = await merge({ model, adapter, output, dtype: written, loadIn4bit, bnb4bitUseDoubleQuant })
   const { directory, dtype, compared, merged, rounded } = result
   const apart = ({ largest, mean }: typeof merged) =>
     `at most ${largest.toExponential(1)}, ${mean.toExponential(1)} in the mean`

@@ -2,11 +2,11 @@
 
 import { type LanguageModel, loadModel } from '../../src/generate/language-model.js'
 import type { LoraConfig } from '../../src/nn/lora.js'
-import type { RunOptions } from '../config/run-settings.js'
+import { quantizationOf, type RunOptions } from '../config/run-settings.js'
 
 /** What is loaded. */
 export interface ModelSettings {
-  readonly run: Pick<RunOptions, 'model' | 'adapter' | 'reference' | 'dtype'>
+  readonly run: Pick<RunOptions, 'model' | 'adapter' | 'reference' | 'dtype' | 'loadIn4bit' | 'bnb4bitUseDoubleQuant'>
   /** A fresh adapter on the policy. */
   readonly lora: LoraConfig | undefined
   /** Numbers of a score head, in place of the language model's. */
@@ -21,11 +21,21 @@ export interface ModelSettings {
  * @throws WhetstoneError as `loadModel`
  */
 export const loadPolicy = ({ run, lora, scoreLabels, seed, warn }: ModelSettings): Promise<LanguageModel> =>
-  loadModel(run.model, { dtype: run.dtype, adapter: run.adapter, lora, scoreLabels, seed, warn })
+  loadModel(run.model, {
+    dtype: run.dtype,
+    ...quantizationOf(run),
+    adapter: run.adapter,
+    lora,
+    scoreLabels,
+    seed,
+    warn,
+  })
 
-/** The reference, when the settings name one, in the policy's type: some objectives put both through one operation. */
+/** The reference, when the settings name one, in the policy's type and bits: some objectives put both through one operation. */
 export const loadReference = async (
   { run }: ModelSettings,
   { decoder }: LanguageModel,
 ): Promise<LanguageModel | undefined> =>
-  run.reference === undefined ? undefined : loadModel(run.reference, { dtype: decoder.parameters.dtype })
+  run.reference === undefined
+    ? undefined
+    : loadModel(run.reference, { dtype: decoder.parameters.dtype, ...quantizationOf(run) })

@@ -66,6 +66,7 @@ const aliases: Readonly<Record<string, string>> = {
   rewardfuncs: 'rewards',
   rewardmodelpath: 'rewards',
   usepeft: 'lora',
+  usebnbnestedquant: 'bnb4bitusedoublequant',
 }
 
 interface JsonField {

@@ -27,6 +27,8 @@ export const onlineRunOptions = z.strictObject({
   output: runOptions.shape.output,
   reference: runOptions.shape.reference,
   dtype: runOptions.shape.dtype,
+  loadIn4bit: runOptions.shape.loadIn4bit,
+  bnb4bitUseDoubleQuant: runOptions.shape.bnb4bitUseDoubleQuant,
   adapter: runOptions.shape.adapter,
   lora: runOptions.shape.lora,
 })

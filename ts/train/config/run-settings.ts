@@ -24,6 +24,14 @@ export const runOptions = z.strictObject({
   output: z.string().optional().describe('run folder'),
   reference: z.string().optional().describe('folder of the frozen model, or a run; default the model as it starts'),
   dtype: z.enum(['f32', 'bf16']).optional().describe('type of weights and arithmetic; default what the weights are'),
+  loadIn4bit: z
+    .boolean()
+    .optional()
+    .describe('hold the matrices of the layers in four bits (NF4), frozen: the base of QLoRA, beside lora or adapter'),
+  bnb4bitUseDoubleQuant: z
+    .boolean()
+    .optional()
+    .describe('quantise the absmax of their blocks too: 4.127 bits per weight in place of 4.5'),
   adapter: z.string().optional().describe('PEFT folder of an adapter to go on with, or a run that trained one'),
   lora: z
     .boolean()
@@ -34,6 +42,12 @@ export const runOptions = z.strictObject({
 
 /** What a run works on, resolved. */
 export type RunOptions = z.output<typeof runOptions>
+
+/** In how many bits models are loaded. */
+export const quantizationOf = ({
+  loadIn4bit,
+  bnb4bitUseDoubleQuant,
+}: Pick<RunOptions, 'loadIn4bit' | 'bnb4bitUseDoubleQuant'>) => ({ loadIn4bit, bnb4bitUseDoubleQuant })
 
 /**
  * The maker of an objective.
