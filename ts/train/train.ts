@@ -41,7 +41,7 @@ import { type Watch, watchOf } from './watch.js'
 export interface TrainOptions extends TrainingInput {
   readonly policy: LanguageModel
   readonly objective: Objective
-  /** A .jsonl or .json file, or rows. */
+  /** A file of rows (.jsonl, .json, .csv, .tsv, .parquet), or rows. */
   readonly data: DataSource
   /** Use the first rows of the data only. */
   readonly limit?: number

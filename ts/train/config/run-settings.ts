@@ -19,7 +19,7 @@ type AnyResolved = Resolved<Readonly<Record<string, unknown>>>
 /** What a run works on. */
 export const runOptions = z.strictObject({
   model: z.string().describe('folder to start from: Hugging Face, or a run (its newest checkpoint)'),
-  data: z.string().optional().describe('file of rows: .jsonl or .json'),
+  data: z.string().optional().describe('file of rows: .jsonl, .json, .csv, .tsv or .parquet'),
   evalData: z.string().optional().describe('file of rows to evaluate on'),
   output: z.string().optional().describe('run folder'),
   reference: z.string().optional().describe('folder of the frozen model, or a run; default the model as it starts'),

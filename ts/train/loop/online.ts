@@ -78,7 +78,7 @@ export type OnlineValues = z.output<z.ZodObject<typeof onlineShape>>
 /** What an online method works with, besides its settings. */
 export interface OnlineOptions {
   readonly policy: LanguageModel
-  /** A task source, a .jsonl or .json file of rows with `prompt`, or such rows. */
+  /** A task source, a file of rows with `prompt`, or such rows. */
   readonly prompts: PromptSource
   /**
    * Judges of samples: functions, and folders of reward models, which the run loads and frees. A task source needs none: its
