@@ -74,7 +74,9 @@ export async function examplesOf(options: ResolvedEstimate, config: DecoderConfi
     const tokens = Math.min(maxLength, positionLimit(config) ?? maxLength)
     return Array.from({ length }, () => fullExample(objective, tokens))
   }
-  const tokenizer = await loadTokenizer((await foldersOf(options)).model)
+  const tokenizer = await loadTokenizer((await foldersOf(options)).model, {
+    chatTemplatePath: options.chatTemplatePath,
+  })
   const { rows } = await readData(data, rowKindOf(objective), limit)
   const encoded = encodeFor(objective, tokenizer, rows, encodePart(training))
   checkLengths(encoded, config)

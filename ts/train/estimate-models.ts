@@ -38,6 +38,8 @@ export interface EstimateOptions {
   readonly lora?: Partial<LoraConfig>
   /** PEFT folder of an adapter to go on with; its tensors are read. */
   readonly adapter?: string
+  /** Chat template in place of the model's own, as in `loadModel`. */
+  readonly chatTemplatePath?: string
 }
 
 /** The run to estimate, every setting known. */

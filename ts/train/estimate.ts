@@ -38,6 +38,7 @@ const estimateKinds = {
   limit: optional(kinds.number),
   lora: optional(kinds.object),
   adapter: optional(kinds.path),
+  chatTemplatePath: optional(kinds.path),
 }
 
 /** A line of the table. */

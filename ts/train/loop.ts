@@ -245,7 +245,7 @@ async function save(
 ): Promise<string | undefined> {
   if (directory === undefined) return undefined
   const { policy, optimizer, history, numTokens } = trainer
-  const { weights, ...besides } = await policyFiles(policy, model.directory)
+  const { weights, ...besides } = await policyFiles(model)
   const path = await saveCheckpoint(directory, {
     step,
     files: {

@@ -7,6 +7,7 @@ export const renamed: Readonly<Record<string, readonly string[]>> = {
   args: ['objective'],
   bf16: ['dtype'],
   batchsize: ['perDeviceTrainBatchSize', 'promptsPerRound'],
+  chattemplate: ['chatTemplatePath'],
   dataset: ['data', 'prompts'],
   datasetname: ['data'],
   devicemap: ['device'],
@@ -68,9 +69,13 @@ const best =
   'methods on samples choose no checkpoint: metrics.jsonl has every round, saveTotalLimit 0 keeps all checkpoints'
 const alone = 'one process on one device is what there is'
 
+const template = 'it is given where the model is loaded: chatTemplatePath of loadModel'
+
 /** What is no option of another name: what to do. */
 export const elsewhere: Readonly<Record<string, string>> = {
   bf16: dtype,
+  chattemplate: template,
+  chattemplatepath: template,
   dataseed: 'seed is the key of every random choice',
   deepspeed: alone,
   dosample: 'temperature: 0 takes the most probable token, any other temperature samples',
@@ -102,6 +107,7 @@ export const elsewhere: Readonly<Record<string, string>> = {
   r: adapter,
   quantizationconfig: quantized,
   repetitionpenalty: penalty,
+  resumefromcheckpoint: 'the run in the output folder goes on with --resume, or with resume: true of train()',
   reportto: 'a run folder has metrics.jsonl, and `whetstone report` makes a page of it',
   targetmodules: adapter,
   tf32: dtype,

@@ -20,6 +20,7 @@ export const generateCommand: AddCommand = (program) => {
     .option('--prompt <text>', 'what to continue; - reads it from standard input')
     .option('--promptFile <file>', 'file of what to continue, without the newline at its end; - is standard input')
     .option('--chat', 'the prompt is a user turn: apply the chat template')
+    .option('--chatTemplatePath <path>', "Jinja file, or folder of a tokenizer, in place of the model's own template")
     .option('--system <text>', 'system message before the user turn of --chat')
     .option('--numGenerations <n>', 'samples [1]')
     .option('--maxNewTokens <n>', 'longest completion in tokens [256]')
@@ -85,6 +86,7 @@ function refuseNonsense(options: Options, numGenerations: number): void {
       'expected --prompt TEXT or --promptFile FILE, got none',
     ],
     ['promptFile', prompt !== undefined && promptFile !== undefined, 'expected it without --prompt, got both'],
+    ['chatTemplatePath', options.chatTemplatePath !== undefined && chat !== true, 'expected --chat beside it'],
     ['system', system !== undefined && chat !== true, 'expected --chat beside it: plain text has no system message'],
     ['stream', streaming && json === true, 'expected it without --json, whose object is printed at the end'],
     ['stream', streaming && numGenerations > 1, `expected one sample, got ${numGenerations}: their texts would mix`],
@@ -120,8 +122,11 @@ async function runGenerate(options: Options): Promise<void> {
     ...(system === undefined ? [] : [{ role: 'system', content: system }]),
     { role: 'user', content: text },
   ]
-  const dtype = dtypeOf(options)
-  using model = await loadModel(required(options, 'model'), { dtype, adapter: textOf(options, 'adapter') })
+  using model = await loadModel(required(options, 'model'), {
+    dtype: dtypeOf(options),
+    adapter: textOf(options, 'adapter'),
+    chatTemplatePath: textOf(options, 'chatTemplatePath'),
+  })
   const signal = untilSignal()
   try {
     const completions = await model.generate(options.chat === true ? turns : text, {

@@ -6,7 +6,7 @@ import type { RunOptions } from '../config/run-settings.js'
 
 /** What is loaded. */
 export interface ModelSettings {
-  readonly run: Pick<RunOptions, 'model' | 'adapter' | 'reference' | 'dtype'>
+  readonly run: Pick<RunOptions, 'model' | 'adapter' | 'reference' | 'dtype' | 'chatTemplatePath'>
   /** A fresh adapter on the policy. */
   readonly lora: LoraConfig | undefined
   /** Numbers of a score head, in place of the language model's. */
@@ -21,7 +21,12 @@ export interface ModelSettings {
  * @throws WhetstoneError as `loadModel`
  */
 export const loadPolicy = ({ run, lora, scoreLabels, seed, warn }: ModelSettings): Promise<LanguageModel> =>
-  loadModel(run.model, { dtype: run.dtype, adapter: run.adapter, lora, scoreLabels, seed, warn })
+  loadModel(run.model, {
+    dtype: run.dtype,
+    adapter: run.adapter,
+    chatTemplatePath: run.chatTemplatePath,
+    ...{ lora, scoreLabels, seed, warn },
+  })
 
 /** The reference, when the settings name one, in the policy's type: some objectives put both through one operation. */
 export const loadReference = async (

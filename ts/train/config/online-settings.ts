@@ -28,6 +28,7 @@ export const onlineRunOptions = z.strictObject({
   reference: runOptions.shape.reference,
   dtype: runOptions.shape.dtype,
   adapter: runOptions.shape.adapter,
+  chatTemplatePath: runOptions.shape.chatTemplatePath,
   lora: runOptions.shape.lora,
 })
 

@@ -25,6 +25,10 @@ export const runOptions = z.strictObject({
   reference: z.string().optional().describe('folder of the frozen model, or a run; default the model as it starts'),
   dtype: z.enum(['f32', 'bf16']).optional().describe('type of weights and arithmetic; default what the weights are'),
   adapter: z.string().optional().describe('PEFT folder of an adapter to go on with, or a run that trained one'),
+  chatTemplatePath: z
+    .string()
+    .optional()
+    .describe("Jinja file, or folder of a tokenizer, with a chat template in place of the model's own"),
   lora: z
     .boolean()
     .optional()
