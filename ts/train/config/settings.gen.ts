@@ -86,8 +86,8 @@ export type TrainingInput = {
   readonly evalRows?: number | undefined
   /** Rows per micro-batch of an evaluation; default that of training (TRL: 8). From 1. */
   readonly perDeviceEvalBatchSize?: number | undefined
-  /** When to save besides the end: never, every saveSteps, or behind each epoch. Default `steps`. */
-  readonly saveStrategy?: 'no' | 'steps' | 'epoch' | undefined
+  /** When to save besides the end: never, every saveSteps, behind each epoch, or whenever metricForBestModel improves. Default `steps`. */
+  readonly saveStrategy?: 'no' | 'steps' | 'epoch' | 'best' | undefined
   /** Optimizer steps between checkpoints; 0: only at the end. From 0, default `500`. */
   readonly saveSteps?: number | undefined
   /** Checkpoints to keep; 0: all (TRL: all). Default `2`. */
