@@ -183,7 +183,10 @@ t.test('flags of the device go before the environment', async (t) => {
       /--device .*\n[\s\S]*--threads .*\n[\s\S]*--memoryLimit /,
       name,
     )
-  t.match((await run(...words('estimate sft --config run.yaml --device cpu'))).out, /peak of the device/)
+  t.match(
+    (await run(...words('estimate sft --config run.yaml --device cpu --output x --evalData completion.jsonl'))).out,
+    /peak of the device/,
+  )
 })
 
 t.test('config files in order, and that of a run', async (t) => {

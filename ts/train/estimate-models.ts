@@ -34,6 +34,8 @@ export interface EstimateOptions {
   readonly data?: DataSource
   /** The first rows only. */
   readonly limit?: number
+  /** Rows to evaluate on; without them `evalRows` of the data are held out. */
+  readonly evalData?: DataSource
   /** Settings of a fresh adapter; default none. */
   readonly lora?: Partial<LoraConfig>
   /** PEFT folder of an adapter to go on with; its tensors are read. */
