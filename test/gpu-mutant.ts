@@ -156,6 +156,7 @@ function samples(dtype: Dtype): Tensor[] {
     { temperature: 3, topK: 3 },
     { temperature: 3, topP: 0.7, minP: 0.1 },
     { temperature: 0 },
+    { temperature: 0.8, topP: 0.9, repetitionPenalty: 1.3, seen: integers(32 * 40, (i) => i % 40, [32, 40]) },
   ].flatMap((options) => Object.values(headSample(many, tied, keys, options)))
 }
 

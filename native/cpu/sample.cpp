@@ -1,4 +1,4 @@
-// Sampling from the head: temperature, then top-k, top-p and min-p on the tempered distribution, one counter-based
+// Sampling from the head: a penalty for repetition, temperature, then top-k, top-p and min-p on the tempered distribution, one counter-based
 // uniform number per row, inverse CDF. Thresholds are exact: a radix selection over the order of the floats, ties by
 // index. Logits are made as in head.cpp (head.h), for some rows at a time.
 #include "../core/rng.h"
@@ -12,7 +12,7 @@ constexpr int64_t most_logits = 1 << 23;
 constexpr int most_bins = 2048;
 
 struct Settings {
-  float softcap;
+  float softcap, penalty;
   double temperature, top_p, min_p;
   int64_t top_k;
   int64_t vocabulary;
@@ -322,26 +322,51 @@ float logit_of(float raw, float softcap) {
   return z[0];
 }
 
+/// The ids of a row that the penalty is for, in ascending order, behind some -1.
+struct Seen {
+  const int32_t* ids;
+  int64_t count;
+};
+
+/// Transformers' RepetitionPenaltyLogitsProcessor (CTRL, 1909.05858): what is likely becomes less so, on either side of 0.
+void penalize(const Seen& seen, float penalty, float* x) {
+  for (int64_t i = 0; i < seen.count; ++i) {
+    if (seen.ids[i] < 0) continue;
+    float& logit = x[seen.ids[i]];
+    logit = logit < 0 ? logit * penalty : logit / penalty;
+  }
+}
+
 /// raw: products of the row with the vocabulary.
-Drawn draw_row(const Settings& set, const float* raw, const int32_t* key, const RowScratch& s) {
+Drawn draw_row(const Settings& set, const float* raw, const int32_t* key, const Seen& seen, const RowScratch& s) {
   const int64_t n = set.vocabulary;
-  if (set.softcap > 0) transform_logits(raw, n, 1.0f, set.softcap, s.z);
-  const float* x = set.softcap > 0 ? s.z : raw;
+  const bool copied = set.softcap > 0 || seen.count > 0;
+  if (copied) transform_logits(raw, n, 1.0f, set.softcap, s.z);
+  const float* x = copied ? s.z : raw;
   RowStatistics plain = empty_row();
   fold_all(plain, x, n);
   const Drawn none = {-1, __builtin_nanf(""), __builtin_nanf("")};
   if (!(plain.sum > 0)) return none;  // NaN, or nothing but -inf
-  if (set.temperature == 0) return {first_equal(x, n, plain.top), log_prob(plain, plain.top), 0.0f};
+  RowStatistics whole = plain;
+  if (seen.count > 0) {
+    penalize(seen, set.penalty, s.z);
+    fold_all(whole = empty_row(), x, n);
+  }
+  const auto model_logps = [&](int32_t id) { return log_prob(plain, logit_of(raw[id], set.softcap)); };
+  if (set.temperature == 0) {
+    const int32_t best = first_equal(x, n, whole.top);
+    return {best, model_logps(best), 0.0f};
+  }
 
   const float factor = static_cast<float>(1.0 / set.temperature);
-  RowStatistics tempered = {0, plain.top * factor, 0};  // the sum is that of what is left
+  RowStatistics tempered = {0, whole.top * factor, 0};  // the sum is that of what is left
   bool numbered = false;
   int64_t left = n;
   if (set.truncated()) {
     left = truncate(set, s, x, factor, tempered.top, numbered);
   } else {
     temper(x, n, factor, s.z);
-    if (factor == 1.0f) tempered = plain;
+    if (factor == 1.0f) tempered = whole;
     else fold_all(tempered = empty_row(), s.z, n);
     exponentiate(s, n, tempered.top);
   }
@@ -352,21 +377,35 @@ Drawn draw_row(const Settings& set, const float* raw, const int32_t* key, const 
   if (place < 0) return none;  // a logit that the temperature makes infinite
   const int32_t id = numbered ? s.ids[place] : static_cast<int32_t>(place);
   if (set.truncated()) tempered.sum = total;
-  return {id, log_prob(plain, logit_of(raw[id], set.softcap)), log_prob(tempered, s.z[place])};
+  return {id, model_logps(id), log_prob(tempered, s.z[place])};
 }
 
 // The call -----------------------------------------------------------------------------------------------------------
 
 Status read_settings(const Call& c, int64_t vocabulary, Settings& set) {
   WS_TRY(check_softcap(c.p[0]));
-  set = {static_cast<float>(c.p[0]), c.p[1], c.p[3], c.p[4], 0, vocabulary};
+  set = {static_cast<float>(c.p[0]), static_cast<float>(c.p[5]), c.p[1], c.p[3], c.p[4], 0, vocabulary};
   WS_CHECK(c.p[1] == 0 || (c.p[1] >= 1e-6 && __builtin_isfinite(c.p[1])), config,
            "temperature: expected 0 (the best token) or at least 1e-6, got %g", c.p[1]);
   WS_CHECK(c.p[2] >= 0 && c.p[2] <= 2147483647.0 && c.p[2] == std::floor(c.p[2]), config,
            "topK: expected a whole number from 0 (all), got %g", c.p[2]);
   WS_CHECK(c.p[3] >= 0 && c.p[3] <= 1, config, "topP: expected 0 to 1 (all), got %g", c.p[3]);
   WS_CHECK(c.p[4] >= 0 && c.p[4] <= 1, config, "minP: expected 0 (all) to 1, got %g", c.p[4]);
+  WS_CHECK(c.p[5] >= 1e-6 && c.p[5] <= 1e6, config, "repetitionPenalty: expected 1e-6 to 1e6, got %g", c.p[5]);
   set.top_k = static_cast<int64_t>(c.p[2]);
+  return {};
+}
+
+Status check_seen(const View& seen, int64_t rows, int64_t vocabulary) {
+  WS_CHECK(seen.rank == 2 && seen.dims[0] == rows, shape, "seen: expected [%lld, S], got %s",
+           static_cast<long long>(rows), shape_text(seen).text);
+  const int64_t width = seen.dims[1];
+  for (int64_t i = 0; i < rows * width; ++i) {
+    const int32_t id = seen.as<int32_t>()[i], before = i % width == 0 ? -1 : seen.as<int32_t>()[i - 1];
+    WS_CHECK(id >= -1 && id < vocabulary && (id > before || (id == -1 && before == -1)), shape,
+             "seen[%lld]: expected an id below %lld and above the %d before it, or -1 before all ids, got %d",
+             static_cast<long long>(i), static_cast<long long>(vocabulary), before, id);
+  }
   return {};
 }
 
@@ -393,7 +432,9 @@ RowScratch split_row(char* at, int64_t vocabulary) {
 /// name. Order: temperature, top-k (largest k, ties by lower index), top-p (smallest set of the best with at least that
 /// share of what top-k left), min-p (share of the largest probability). logps: log p of the id at temperature 1, all
 /// tokens, with the bits of head_logprobs; sampled: its log-prob in the distribution that it was drawn from, which has
-/// the bits of head_logprobs at that temperature when nothing was cut. A row without a finite sum gives id -1 and NaN.
+/// the bits of head_logprobs at that temperature when nothing was cut or penalized. A row without a finite sum gives id -1
+/// and NaN. The logits of a row's `seen` ids are divided by the penalty where they are positive, else multiplied by it, before
+/// the temperature; logps knows nothing of that.
 Status head_sample(const Call& c) {
   const View &h = c.t[0], &w = c.t[1], &keys = c.t[2];
   const char* const names[] = {"ids", "logps", "sampled"};
@@ -402,10 +443,12 @@ Status head_sample(const Call& c) {
   WS_TRY(read_settings(c, w.dims[0], set));
   WS_CHECK(keys.rank == 2 && keys.dims[0] == h.dims[0] && keys.dims[1] == 4, shape, "keys: expected [%lld, 4], got %s",
            static_cast<long long>(h.dims[0]), shape_text(keys).text);
-  for (int i = 0; i < 3; ++i) WS_TRY(vector_of(c.t[3 + i], names[i], h.dims[0]));
+  for (int i = 0; i < 3; ++i) WS_TRY(vector_of(c.t[4 + i], names[i], h.dims[0]));
+  if (c.t[3].present()) WS_TRY(check_seen(c.t[3], h.dims[0], set.vocabulary));
   if (h.dims[0] == 0) return {};
   const int64_t tokens = h.dims[0], vocabulary = set.vocabulary;
   WS_CHECK(vocabulary > 0, shape, "w: the vocabulary is empty");
+  const int64_t width = c.t[3].present() && set.penalty != 1.0f ? c.t[3].dims[1] : 0;
 
   const int64_t stride = (vocabulary + 15) / 16 * 16,
                 rows = larger(1, smaller(tokens, smaller(256, most_logits / stride)));
@@ -421,10 +464,11 @@ Status head_sample(const Call& c) {
     raw_logits(*c.rt, h, w, t, scratch + tile);
     parallel_for(*c.rt, t.rows, [&](int64_t r, int worker) {
       const RowScratch s = split_row(workers + worker * row_bytes(vocabulary), vocabulary);
-      const Drawn drawn = draw_row(set, x + r * stride, keys.as<int32_t>() + 4 * (row + r), s);
-      c.t[3].as<int32_t>()[row + r] = drawn.id;
-      c.t[4].as<float>()[row + r] = drawn.logps;
-      c.t[5].as<float>()[row + r] = drawn.sampled;
+      const Seen seen = {width == 0 ? nullptr : c.t[3].as<int32_t>() + width * (row + r), width};
+      const Drawn drawn = draw_row(set, x + r * stride, keys.as<int32_t>() + 4 * (row + r), seen, s);
+      c.t[4].as<int32_t>()[row + r] = drawn.id;
+      c.t[5].as<float>()[row + r] = drawn.logps;
+      c.t[6].as<float>()[row + r] = drawn.sampled;
     });
   }
   return {};

@@ -64,7 +64,7 @@ const dtype = "the type of weights and arithmetic is given where the model is lo
 const quantized =
   "there are no quantized weights: dtype 'bf16' is the smallest, stochasticRounding saves the f32 masters"
 const search = 'there is none: samples are drawn one token at a time (temperature, topK, topP, minP)'
-const penalty = 'there is none: logits are changed by temperature, topK, topP and minP alone'
+const penalty = 'there is none: logits are changed by repetitionPenalty, temperature, topK, topP and minP alone'
 const best =
   'methods on samples choose no checkpoint: metrics.jsonl has every round, saveTotalLimit 0 keeps all checkpoints'
 const alone = 'one process on one device is what there is'
@@ -106,7 +106,6 @@ export const elsewhere: Readonly<Record<string, string>> = {
   processingclass: 'the tokenizer is that of the model',
   r: adapter,
   quantizationconfig: quantized,
-  repetitionpenalty: penalty,
   resumefromcheckpoint: 'the run in the output folder goes on with --resume, or with resume: true of train()',
   reportto: 'a run folder has metrics.jsonl, and `whetstone report` makes a page of it',
   targetmodules: adapter,

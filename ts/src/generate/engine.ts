@@ -12,7 +12,7 @@ import { Scope } from '../tensor/scope.js'
 import { type Tensor, tensor } from '../tensor/tensor.js'
 import { blocksFor, type Cache, copyBlocks, createCache, disposeCache, slotOf, storeKeys, takeBlocks } from './cache.js'
 
-/** How tokens are drawn. Truncations apply in this order: temperature, top-k, top-p, min-p. */
+/** How tokens are drawn. In this order: repetition penalty, temperature, top-k, top-p, min-p. */
 export interface SamplingOptions {
   /** 0 takes the most probable token. Default 1. */
   readonly temperature?: number
@@ -22,6 +22,11 @@ export interface SamplingOptions {
   readonly topP?: number
   /** Drop tokens below this share of the largest probability. Default 0. */
   readonly minP?: number
+  /**
+   * Divides the positive logits of tokens that stand in the prompt or in the completion so far, and multiplies the negative
+   * ones, as in Transformers (CTRL, 1909.05858): above 1 against repetition. `logps` are the model's, without it. Default 1.
+   */
+  readonly repetitionPenalty?: number
 }
 
 /** What to generate from. */
@@ -60,6 +65,8 @@ interface Row extends TokenSample {
   /** Blocks in logical order; the first `shared` belong to the group. */
   readonly blocks: number[]
   readonly group: Group
+  /** The ids of prompt and sample, each once, ascending; kept for the penalty alone. */
+  readonly seen: number[]
   /** Tokens in the sequence so far, prompt included. */
   length: number
 }
@@ -85,11 +92,13 @@ function checkRequest(m: Decoder, r: GenerationRequest): void {
   const need = (ok: boolean, name: string, expected: string, got: unknown) => {
     if (!ok) throw new WhetstoneError('E_CONFIG', `generate.${name}`, `expected ${expected}, got ${String(got)}`)
   }
-  const { temperature = 1, topK = 0, topP = 1, minP = 0 } = r
+  const { temperature = 1, topK = 0, topP = 1, minP = 0, repetitionPenalty = 1 } = r
   need(temperature >= 0 && Number.isFinite(temperature), 'temperature', 'a number of at least 0', temperature)
   need(Number.isInteger(topK) && topK >= 0, 'topK', 'a whole number of at least 0', topK)
   need(topP > 0 && topP <= 1, 'topP', 'a number in (0, 1]', topP)
   need(minP >= 0 && minP <= 1, 'minP', 'a number in [0, 1]', minP)
+  const mild = repetitionPenalty >= 1e-6 && repetitionPenalty <= 1e6
+  need(mild, 'repetitionPenalty', 'a number above 0, from 1e-6 to 1e6', repetitionPenalty)
   need(Number.isInteger(r.numGenerations) && r.numGenerations >= 1, 'numGenerations', 'at least 1', r.numGenerations)
   need(Number.isInteger(r.maxNewTokens) && r.maxNewTokens >= 1, 'maxNewTokens', 'at least 1', r.maxNewTokens)
   need(Number.isInteger(r.maxRows) && r.maxRows >= 1, 'maxRows', 'at least 1', r.maxRows)
@@ -236,6 +245,7 @@ function startRows(engine: Engine, prompt: number, promptLength: number): Row[] 
   const [sharedCount, own] = blockNeed(promptLength, request)
   const group: Group = { shared: takeBlocks(cache, sharedCount), running: request.numGenerations }
   const name = request.promptKeys?.[prompt] ?? prompt
+  const seen = penalizes(request) ? [...new Set(request.prompts[prompt])].sort((a, b) => a - b) : []
   const started = Array.from(
     { length: request.numGenerations },
     (_, i): Row => ({
@@ -248,6 +258,7 @@ function startRows(engine: Engine, prompt: number, promptLength: number): Row[] 
       key: deriveKey(request.seed, 'sample', name, i),
       blocks: [...group.shared, ...takeBlocks(cache, own)],
       group,
+      seen: [...seen],
       length: promptLength,
     }),
   )
@@ -295,16 +306,41 @@ function blockTable(rows: readonly Row[], width: number): Int32Array {
   return table
 }
 
+const penalizes = ({ repetitionPenalty = 1 }: GenerationRequest): boolean => repetitionPenalty !== 1
+
+/** Adds an id to ascending ones, once. */
+function addSeen(seen: number[], id: number): void {
+  let [low, high] = [0, seen.length]
+  while (low < high) {
+    const middle = (low + high) >> 1
+    if (seen[middle] < id) low = middle + 1
+    else high = middle
+  }
+  if (seen[low] !== id) seen.splice(low, 0, id)
+}
+
+/** The seen ids of the rows, each behind as many -1 as the longest needs. */
+function seenTable({ model: m }: Engine, rows: readonly Row[]): Tensor {
+  const width = rows.reduce((most, { seen }) => Math.max(most, seen.length), 0)
+  const table = new Int32Array(rows.length * width).fill(-1)
+  rows.forEach(({ seen }, i) => {
+    table.set(seen, (i + 1) * width - seen.length)
+  })
+  return tensor(m.device, table, [rows.length, width])
+}
+
 type Draw = ReturnType<typeof headSample>
 
 /** Draws one token per row from hidden states [rows, C]. */
-function drawTokens({ model: m, request }: Engine, rows: readonly Row[], hidden: Tensor): Draw {
+function drawTokens(engine: Engine, rows: readonly Row[], hidden: Tensor): Draw {
+  const { model: m, request } = engine
   const keys = new Int32Array(rows.length * 4)
   rows.forEach((row, i) => {
     keys.set([row.key[0] | 0, row.key[1] | 0, 0, row.ids.length], i * 4)
   })
-  const { temperature = 1, topK = 0, topP = 1, minP = 0 } = request
-  const settings = { temperature, topK, topP, minP, softcap: m.config.logitSoftcap }
+  const { temperature = 1, topK = 0, topP = 1, minP = 0, repetitionPenalty } = request
+  const penalty = penalizes(request) ? { repetitionPenalty, seen: seenTable(engine, rows) } : {}
+  const settings = { temperature, topK, topP, minP, softcap: m.config.logitSoftcap, ...penalty }
   return headSample(hidden, headWeight(m), tensor(m.device, keys, [rows.length, 4]), settings)
 }
 
@@ -324,6 +360,7 @@ async function takeStep(engine: Engine, rows: readonly Row[], work: () => Draw):
     row.logps.push(logps[i])
     row.samplingLogps.push(sampled[i])
     row.length++
+    if (penalizes(engine.request)) addSeen(row.seen, ids[i])
     if (isFinished(engine, row, ids[i])) finishRow(engine, row)
   })
 }

@@ -106,6 +106,7 @@ export const generateKinds = {
   topK: optional(kinds.number),
   topP: optional(kinds.number),
   minP: optional(kinds.number),
+  repetitionPenalty: optional(kinds.number),
   numGenerations: optional(kinds.number),
   maxNewTokens: optional(kinds.number),
   stopIds: optional(kinds.numbers),

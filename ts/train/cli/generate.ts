@@ -29,6 +29,7 @@ export const generateCommand: AddCommand = (program) => {
     .option('--topK <k>', 'keep the k most probable tokens')
     .option('--topP <p>', 'keep the smallest set with this mass')
     .option('--minP <p>', 'drop tokens below this share of the largest probability')
+    .option('--repetitionPenalty <p>', 'above 1: against tokens of the prompt and of the text so far [1]')
     .option('--seed <n>', 'key of the random choices [0]')
     .option('--dtype <dtype>', 'f32 or bf16 [what the weights are]')
     .option('--stream [true|false]', 'print text as it comes [on a terminal, for one sample]')
@@ -108,6 +109,7 @@ const settingsOf = (options: Options, signal: AbortSignal): GenerateOptions => (
   topK: numberOf(options, 'topK'),
   topP: numberOf(options, 'topP'),
   minP: numberOf(options, 'minP'),
+  repetitionPenalty: numberOf(options, 'repetitionPenalty'),
   seed: numberOf(options, 'seed'),
   signal,
 })

@@ -156,6 +156,8 @@ export type OnlineInput = {
   readonly topK?: number | undefined
   /** sampling: least share of the largest probability. From 0 to 1, default `0`. */
   readonly minP?: number | undefined
+  /** sampling: above 1 against tokens of the prompt and of the sample so far; training is without it. From 0.000001 to 1000000, default `1`. */
+  readonly repetitionPenalty?: number | undefined
   /** Texts that end a sample; rewards see what is before them. As JSON they keep blanks and commas. */
   readonly stopStrings?: string[] | undefined
   /** Tokens that end a sample; default the end tokens of the model. */

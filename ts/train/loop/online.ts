@@ -55,6 +55,12 @@ export const onlineShape = {
   topP: z.number().positive().max(1).default(1).describe('sampling: smallest set of tokens with this mass'),
   topK: count().default(0).describe('sampling: most probable tokens to choose from; 0: all'),
   minP: z.number().min(0).max(1).default(0).describe('sampling: least share of the largest probability'),
+  repetitionPenalty: z
+    .number()
+    .min(1e-6)
+    .max(1e6)
+    .default(1)
+    .describe('sampling: above 1 against tokens of the prompt and of the sample so far; training is without it'),
   stopStrings: z
     .array(z.string().min(1))
     .optional()
@@ -146,13 +152,15 @@ export const samplingOf = (values: OnlineValues): SampleGroupOptions => ({
   topP: values.topP,
   topK: values.topK,
   minP: values.minP,
+  repetitionPenalty: values.repetitionPenalty,
   stopStrings: values.stopStrings,
   stopIds: values.stopIds,
   maxRows: values.maxRows,
 })
 
-/** True when sampling leaves no token out: its log-probs are then those of a trainer at its temperature. */
-export const isUntruncated = ({ topP, topK, minP }: OnlineValues): boolean => topP === 1 && topK === 0 && minP === 0
+/** True when sampling changes the distribution by its temperature alone: its log-probs are then those of a trainer at it. */
+export const isUntruncated = ({ topP, topK, minP, repetitionPenalty }: OnlineValues): boolean =>
+  topP === 1 && topK === 0 && minP === 0 && repetitionPenalty === 1
 
 /** The settings of a method from their sources. */
 export const settingsFrom = <S extends z.ZodRawShape>(schema: z.ZodObject<S>, sources: readonly Source[]) =>
