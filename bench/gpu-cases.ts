@@ -99,7 +99,7 @@ export const gpuCases: Readonly<Partial<Record<OpName, readonly OpCase[]>>> = {
   head_sample: [
     {
       in: { h: [256, 1024], w: [151936, 1024], keys: [256, 4] },
-      p: { softcap: 0, temperature: 0.8, topK: 50, topP: 0.95, minP: 0.02 },
+      p: { softcap: 0, temperature: 0.8, topK: 50, topP: 0.95, minP: 0.02, repetitionPenalty: 1 },
       fill: { keys: (i: number) => i },
     },
   ],

@@ -129,7 +129,8 @@ t.test('other names of options are told', async (t) => {
     [generate, { maxLength: 6 }, 'generate.maxLength', /did you mean 'maxNewTokens'/],
     [generate, { doSample: false }, 'generate.doSample', /temperature: 0 takes the most probable token/],
     [generate, { numBeams: 2 }, 'generate.numBeams', /there is none/],
-    [generate, { repetitionPenalty: 1.1 }, 'generate.repetitionPenalty', /there is none/],
+    [generate, { noRepeatNgramSize: 3 }, 'generate.noRepeatNgramSize', /there is none.*repetitionPenalty/],
+    [generate, { repetition_penalty: 1.1 }, 'generate.repetition_penalty', /did you mean 'repetitionPenalty'/],
     [(options) => api.merge(options as api.MergeOptions), { model, output: 'x', dtyp: 'f32' }, 'merge.dtyp', /'dtype'/],
     [train, { refrence: decoder }, 'refrence', /did you mean 'reference'/],
     [
@@ -138,6 +139,7 @@ t.test('other names of options are told', async (t) => {
       'lora',
       /an adapter is given where the model is loaded: lora: \{ r: 16 \} of loadModel/,
     ],
+    [train, { chatTemplatePath: 'x' }, 'chatTemplatePath', /where the model is loaded/],
     [train, { bf16: true }, 'bf16', /where the model is loaded: dtype/],
     [grpo, { rewardFunctions: [] }, 'rewardFunctions', /did you mean 'rewardFuncs'/],
     [grpo, { max_new_tokens: 8 }, 'max_new_tokens', /did you mean 'maxCompletionLength'/],

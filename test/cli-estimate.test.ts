@@ -67,6 +67,18 @@ t.test('training on rows', async (t) => {
   await check(golden('llama'), 'bf16', { gradientCheckpointing: true })
   await check(golden('qwen2'), 'f32', { packing: true, maxLength: 64 })
   await check(golden('qwen2'), 'bf16', { gradientAccumulationSteps: 3 })
+  const evaluated = { perDeviceTrainBatchSize: 1, perDeviceEvalBatchSize: 16, evalRows: 16 }
+  await check(golden('llama'), 'f32', evaluated)
+  const training = trainingOptions.parse(evaluated)
+  const { objective, model, data } = { objective: objectives.sft(), model: golden('llama'), data: rows }
+  const batchOf = async (more: object) =>
+    (await estimateMemory({ model, objective, data, training: { ...training, ...more } })).batch.sequences
+  t.equal(await batchOf({}), 16, 'the evaluation needs most')
+  t.equal(await batchOf({ evalStrategy: 'no' }), 1, 'where there is one')
+  const full = await estimateMemory({ model, objective, training: { ...training, maxLength: 32 } })
+  t.match(full.batch, { sequences: 16, tokens: 16 * 32 }, 'without data all rows have the greatest length')
+  const apart = await estimateMemory({ model, objective, data, evalData: rows, training: { ...training, evalRows: 0 } })
+  t.equal(apart.batch.sequences, 16, 'rows of their own')
 })
 
 /** Examples whose every sequence has `length` tokens, as the estimate makes them without data. */

@@ -57,6 +57,8 @@ t.test('texts that end it, a system message, and streams', async (t) => {
   ]
   const chat = ['--prompt', prompt, '--chat', ...greedy]
   t.equal(generate(undefined, ...chat, '--system', 'Be brief.').stdout, `${await textOf(turns)}\n`)
+  await writeFile(join(folder, 'chat.jinja'), '{% for m in messages %}[{{ m.content }}]{% endfor %}')
+  t.equal(generate(undefined, ...chat, '--chat-template-path', 'chat.jinja').stdout, `${await textOf(`[${prompt}]`)}\n`)
   t.equal(generate(undefined, '--prompt', prompt, ...greedy, '--stream').stdout, `${text}\n`)
   t.equal(generate(undefined, '--prompt', prompt, ...greedy, '--no-stream').stdout, `${text}\n`)
 })

@@ -143,6 +143,8 @@ t.test('a run that a signal stops', async (t) => {
   clearInterval(waiting)
   t.equal(code, 0, err)
   t.same(JSON.parse(out), { stopped: true, output: 'st', resume: `whetstone ${command} --resume` })
+  for (const given of ['--resume_from_checkpoint runs/a', '--resumeFromCheckpoint=a', '--resume-from-checkpoint'])
+    t.equal(resumeCommand(words(`train sft ${given} --seed 1`)), 'whetstone train sft --seed 1 --resume')
   t.equal(resumeCommand(['train', 'it’s', "a'b", '--resume']), `whetstone train 'it’s' 'a'\\''b' --resume`)
 })
 
@@ -181,7 +183,10 @@ t.test('flags of the device go before the environment', async (t) => {
       /--device .*\n[\s\S]*--threads .*\n[\s\S]*--memoryLimit /,
       name,
     )
-  t.match((await run(...words('estimate sft --config run.yaml --device cpu'))).out, /peak of the device/)
+  t.match(
+    (await run(...words('estimate sft --config run.yaml --device cpu --output x --evalData completion.jsonl'))).out,
+    /peak of the device/,
+  )
 })
 
 t.test('config files in order, and that of a run', async (t) => {
@@ -212,6 +217,11 @@ t.test('--resume needs a run, and --evalSteps rows to evaluate on', async (t) =>
   const nothing = await run(...words(`${command} --resume`))
   t.equal(nothing.code, 1)
   t.match(nothing.err, /^E_CONFIG \[no\] there is no run in the folder to go on with/m)
+  const named = await run(...words(`${command} --resume_from_checkpoint True`))
+  t.match(named.err, /^E_CONFIG \[no\] there is no run in the folder to go on with/m, "TRL's name")
+  const other = await run(...words(`${command} --resume_from_checkpoint base`))
+  t.match(other.err, /^E_CONFIG \[--resumeFromCheckpoint\] expected true or a run with a checkpoint in no, got base: /m)
+  t.match((await run(...words(`${command} --resume_from_checkpoint nowhere`))).err, /^E_IO \[nowhere\] cannot look at/m)
   const noRows = await run(...words(`${command} --evalSteps 5`))
   t.equal(noRows.code, 1)
   t.match(noRows.err, /^E_CONFIG \[evalSteps\] expected evalData or evalRows beside it/m)

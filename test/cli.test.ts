@@ -4,7 +4,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { closeSync, existsSync, openSync } from 'node:fs'
-import { readFile, writeFile } from 'node:fs/promises'
+import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import t from 'tap'
 import { onlineTrainers } from '../ts/train/config/online-settings.js'
@@ -84,6 +84,21 @@ t.test('settings come from flags, file, objective and defaults, and the folder k
   const resumed = await run('train', 'sft', '--config', 'run.yaml', ...flags, '--resume')
   t.equal(resumed.code, 0)
   t.match(resumed.err, 'finished already')
+  const from = (checkpoint: string) =>
+    run('train', 'sft', '--config', 'run.yaml', ...flags, '--resume_from_checkpoint', checkpoint)
+  const checkpoints = join('one', 'checkpoints')
+  const [oldest, newest] = ['step-00000001', 'step-00000002']
+  await mkdir(join(folder, checkpoints, oldest))
+  for (const checkpoint of ['true', 'one', join(checkpoints, newest)])
+    t.match(await from(checkpoint), { code: 0, err: /finished already/ }, checkpoint)
+  const older = await from(join(checkpoints, oldest))
+  t.equal(older.code, 1)
+  t.match(older.err, `expected true or the newest checkpoint of one, ${join(checkpoints, newest)}, got`)
+  const fresh = await from('false')
+  t.match(fresh.err, /^E_CONFIG \[one\] .*--resume/m)
+  await put('resumed.yaml', 'resume_from_checkpoint: true\n')
+  const inFile = await run('train', 'sft', '--config', 'resumed.yaml')
+  t.match(inFile.err, /^E_CONFIG \[resumed\.yaml:1\] unknown setting 'resume_from_checkpoint'; .* --resume/m)
   const other = await run('train', 'sft', '--config', 'run.yaml', ...flags, '--resume', '--sft.lossType', 'nll')
   t.equal(other.code, 1)
   t.match(other.err, /^E_MISMATCH \[sft\.lossType\] .*"dft", now "nll"/m)

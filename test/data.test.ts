@@ -3,10 +3,13 @@
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t from 'tap'
+import { sft } from '../ts/loss/sft.js'
 import type { WhetstoneError } from '../ts/src/base/errors.js'
+import { encodeFor } from '../ts/train/data/encode.js'
+import { preview } from '../ts/train/data/preview.js'
 import { checkRow, extraFieldWarnings, type RowKinds, readData } from '../ts/train/data/rows.js'
 import { temporaryFolder } from './support.js'
-import { bot, refuses, user as said } from './support-data.js'
+import { bot, qwen, refuses, user as said } from './support-data.js'
 
 const user = said('Hi')
 
@@ -146,6 +149,158 @@ t.test('bad rows say where, what was expected and what came', async (t) => {
     refuses(t, () => checkRow(row, 'rows.jsonl:12', kind), 'E_FORMAT', '[rows.jsonl:12', ...words)
 })
 
+/** Rows as a spreadsheet keeps them; lists as JSON. */
+const cell = (value: unknown): string =>
+  `"${(typeof value === 'string' ? value : JSON.stringify(value)).replaceAll('"', '""')}"`
+
+t.test('tables hold rows of every kind', async (t) => {
+  const folder = await temporaryFolder(t)
+  const isPlain = (row: object) =>
+    !['prompt', 'completion', 'chosen'].some((name) => Array.isArray((row as Record<string, unknown>)[name]))
+  for (const [i, [kind, row]] of good.filter(([, row]) => isPlain(row)).entries()) {
+    const lines = [Object.keys(row).map(cell), Object.values(row).map(cell)]
+    for (const [ending, separator] of [
+      ['.csv', ','],
+      ['.TSV', '\t'],
+    ]) {
+      const path = join(folder, `${i}${ending}`)
+      await writeFile(path, `\uFEFF${lines.map((fields) => fields.join(separator)).join('\r\n')}`)
+      t.strictSame((await readData(path, kind)).rows, [{ row, where: `${path}:2` }], `${kind} ${Object.keys(row)}`)
+    }
+  }
+  const path = join(folder, 'rows.csv')
+  await writeFile(path, 'id,prompt,completion,label,weight\n1,2,3,True,\n4,5,"6\n",FALSE,+1.5e1\n')
+  const unpaired = await readData(path, 'unpaired')
+  t.strictSame(
+    unpaired.rows.map(({ row }) => row),
+    [
+      { prompt: '2', completion: '3', label: true },
+      { prompt: '5', completion: '6\n', label: false },
+    ],
+  )
+  t.strictSame([...unpaired.extraFields], Object.entries({ id: 2, weight: 2 }))
+  const weighed = (await readData(path, 'completion')).rows.map(({ row }) => row)
+  t.strictSame(weighed, [
+    { prompt: '2', completion: '3' },
+    { prompt: '5', completion: '6\n', weight: 15 },
+  ])
+  const [{ row }] = (await readData(path, 'prompt')).rows
+  t.strictSame(
+    row,
+    { id: '1', prompt: '2', completion: '3', label: 'True', weight: '' },
+    'columns for rewards are texts',
+  )
+})
+
+const human = (value: string) => ({ from: 'human', value })
+const gpt = (value: string) => ({ from: 'gpt', value })
+const rule = { role: 'system', content: 'Be brief.' }
+
+/** Rows of ShareGPT's form, and what they are in TRL's. */
+const shared: readonly (readonly [keyof RowKinds, object, object])[] = [
+  ['completion', { conversations: [human('Hi'), gpt('a')] }, { messages: [user, bot('a')] }],
+  [
+    'completion',
+    { conversations: [user, bot('a')], weight: 2, tools: '[]' },
+    { messages: [user, bot('a')], weight: 2, tools: [] },
+  ],
+  ['completion', { conversations: [human('Hi'), gpt('a')], system: 'Be brief.' }, { messages: [rule, user, bot('a')] }],
+  [
+    'completion',
+    { conversations: [{ from: 'system', value: 'Be brief.' }, human('Hi')], system: '' },
+    { messages: [rule, user] },
+  ],
+  ['completion', { messages: [human('Hi'), { ...gpt('a'), id: 7 }] }, { messages: [user, { ...bot('a'), id: 7 }] }],
+  ['completion', { prompt: [human('Hi')], completion: [gpt('b')] }, { prompt: [user], completion: [bot('b')] }],
+  [
+    'completion',
+    {
+      conversations: [
+        human('Hi'),
+        { from: 'function_call', value: '{"name":"f","arguments":{"x":1}}' },
+        { from: 'observation', value: '2' },
+      ],
+    },
+    {
+      messages: [
+        user,
+        { ...bot(''), tool_calls: [{ type: 'function', function: { name: 'f', arguments: { x: 1 } } }] },
+        { role: 'tool', content: '2' },
+      ],
+    },
+  ],
+  [
+    'preference',
+    { prompt: [human('Hi')], chosen: [gpt('a')], rejected: [gpt('b')] },
+    { prompt: [user], chosen: [bot('a')], rejected: [bot('b')] },
+  ],
+  [
+    'preference',
+    { chosen: [human('Hi'), gpt('a')], rejected: [user, gpt('b')] },
+    { prompt: [user], chosen: [bot('a')], rejected: [bot('b')] },
+  ],
+  [
+    'preference',
+    { conversations: [human('Hi')], chosen: gpt('a'), rejected: gpt('b'), system: 'Be brief.', margin: 1 },
+    { prompt: [rule, user], chosen: [bot('a')], rejected: [bot('b')], margin: 1 },
+  ],
+  [
+    'unpaired',
+    { prompt: [human('Hi')], completion: [gpt('b')], label: true },
+    { prompt: [user], completion: [bot('b')], label: true },
+  ],
+  ['prompt', { prompt: [human('Hi')], answer: 1 }, { prompt: [user], answer: 1 }],
+  [
+    'ranked',
+    { prompt: [human('Hi')], completions: [[gpt('a')], [gpt('b')]], scores: [1, 0] },
+    { prompt: [user], completions: [[bot('a')], [bot('b')]], scores: [1, 0] },
+  ],
+]
+
+const badShared: readonly (readonly [keyof RowKinds, object, ...string[]])[] = [
+  ['completion', { conversations: 'a' }, "field 'conversations'", 'a list of messages'],
+  [
+    'completion',
+    { conversations: [{ from: 'bing', value: 'a' }] },
+    "field 'conversations[0].from'",
+    'human, user, gpt',
+    'got "bing"',
+  ],
+  ['completion', { conversations: [{ from: 'toString', value: 'a' }] }, "field 'conversations[0].from'"],
+  ['completion', { conversations: [human('Hi'), { from: 'gpt' }] }, "field 'conversations[1].value'", 'got nothing'],
+  ['completion', { conversations: [{ from: 7, value: 'a' }] }, "field 'conversations[0].from'", 'text'],
+  [
+    'completion',
+    { conversations: [{ from: 'function_call', value: 'f()' }] },
+    "field 'conversations[0].value'",
+    'JSON',
+  ],
+  ['completion', { conversations: [{ from: 'function_call', value: '{}' }] }, 'name and arguments'],
+  ['completion', { conversations: [rule, user], system: 'Be long.' }, "field 'system'", 'no second system prompt'],
+  [
+    'preference',
+    { conversations: [user], chosen: [user, bot('a')], rejected: gpt('b') },
+    "field 'chosen'",
+    "assistant's answer",
+  ],
+  ['preference', { conversations: [user], chosen: 'a', rejected: 'b' }, "field 'chosen'", 'a list of messages'],
+]
+
+t.test("rows in ShareGPT's form", async (t) => {
+  for (const [kind, row, plain] of shared) {
+    t.strictSame(checkRow(row, 'row 1', kind), plain, `${kind} ${JSON.stringify(row).slice(0, 80)}`)
+    t.strictSame([...(await readData([row], kind)).extraFields.keys()], [])
+  }
+  for (const [kind, row, ...words] of badShared)
+    refuses(t, () => checkRow(row, 'rows.jsonl:12', kind), 'E_FORMAT', '[rows.jsonl:12', ...words)
+  const rows = [{ row: { conversations: [human('Hi'), gpt('a')] }, where: 'row 1' }]
+  const same = [{ row: { messages: [user, bot('a')] }, where: 'row 1' }]
+  const encoded = (of: readonly unknown[]) => encodeFor(sft(), qwen, of as typeof same, { assistantOnlyLoss: false })
+  t.strictSame(encoded(rows), encoded(same), 'rows that a program brings with places, too')
+  const shown = (of: readonly unknown[]) => preview(qwen, sft(), of as typeof same, { assistantOnlyLoss: false })
+  t.strictSame(shown(rows), shown(same))
+})
+
 t.test('keys of prototypes are keys like any other', async (t) => {
   const names = ['__proto__', 'constructor', 'toString', 'hasOwnProperty']
   const text = `{"prompt":"a",${names.map((name) => `"${name}":{"chosen":"x"}`).join(',')}}`
@@ -184,7 +339,12 @@ t.test('files', async (t) => {
     ['bad.json', '{"text":"a"}', 'E_FORMAT', 'a list of rows'],
     ['empty.jsonl', '\n', 'E_CONFIG', 'at least one row'],
     ['rows.parquet', 'PAR1', 'E_FORMAT', 'cannot be read as Parquet'],
-    ['rows.csv', 'a,b', 'E_CONFIG', '.jsonl', '.parquet', 'got .csv'],
+    ['rows.txt', 'a,b', 'E_CONFIG', '.jsonl', '.parquet', '.csv', 'got .txt'],
+    ['names.csv', 'prompt;completion\na;b\n', 'E_FORMAT', 'names.csv:2]', 'got prompt;completion'],
+    ['short.csv', 'text,weight\n"a\nb",1\nc\n', 'E_FORMAT', 'short.csv:4]', 'expected 2 fields'],
+    ['word.csv', 'text,weight\na,\nb,heavy\n', 'E_FORMAT', 'word.csv:3]', "field 'weight'", 'got "heavy"'],
+    ['list.csv', `messages\n"[{'role': 'user'}]"\n`, 'E_FORMAT', "list.csv:2, field 'messages'", 'expected JSON'],
+    ['none.csv', 'text\n', 'E_CONFIG', 'at least one row'],
   ]
   for (const [name, text, code, ...words] of cases) {
     const path = await write(name, text)

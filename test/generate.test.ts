@@ -53,6 +53,7 @@ t.test('sampler = trainer, bit for bit', async (t) => {
         const truncated = { temperature: 0.7, topK: 20, topP: 0.9, minP: 0.01 }
         await check('groups of 5', { ...long, ...truncated, numGenerations: 5, maxRows: 64 })
         await check('three rows', { ...long, maxNewTokens: 6, maxRows: 3 })
+        await check('a penalty', { ...long, ...truncated, repetitionPenalty: 1.4, numGenerations: 2, maxNewTokens: 8 })
         if (isa !== best) continue
         const short = { maxNewTokens: 30, stopIds: [...Array(60).keys()] }
         await check('rows that end early', { ...short, numGenerations: 5, maxRows: 7 })
@@ -78,7 +79,8 @@ t.test('sequences longer than the first rotary table', async (t) => {
 t.test('samples depend on prompt, settings and key alone', async (t) => {
   for (const name of ['llama', 'mistral', 'gemma'] as const) {
     using model = await open(name)
-    const settings = { maxNewTokens: 12, numGenerations: 9, seed: 11, promptKeys: prompts.map((_, i) => `task ${i}`) }
+    const promptKeys = prompts.map((_, i) => `task ${i}`)
+    const settings = { maxNewTokens: 12, numGenerations: 9, seed: 11, promptKeys, repetitionPenalty: 1.2 }
     const expected = await model.generate(prompts, settings)
     const equal = (got: unknown, wanted: unknown, what: string) =>
       t.ok(isDeepStrictEqual(got, wanted), `${name}: ${what}`)
@@ -174,6 +176,28 @@ t.test('what is drawn', async (t) => {
       'min-p 1 keeps the best',
     )
   })
+})
+
+t.test('repetition penalty', async (t) => {
+  for (const name of ['llama', 'gemma'] as const) {
+    using model = await open(name)
+    const { vocabSize } = model.decoder.config
+    const settings = { repetitionPenalty: 1.5, maxNewTokens: 30, stopIds: [], seed: 4 }
+    for (const temperature of [0, 0.7]) {
+      const [{ ids, samplingLogps }] = await model.generate(prompts[2], { ...settings, temperature })
+      const all = [...prompts[2], ...ids]
+      const logits = await model.logits(all)
+      const off = ids.map((id, i) => {
+        // Transformers' RepetitionPenaltyLogitsProcessor over the tokens so far.
+        const before = all.slice(0, prompts[2].length + i)
+        const row = logits.slice((before.length - 1) * vocabSize, before.length * vocabSize)
+        const z = row.map((logit, v) => (!before.includes(v) ? logit : logit < 0 ? logit * 1.5 : logit / 1.5))
+        if (temperature === 0) return Number(z.indexOf(Math.max(...z)) !== id)
+        return Math.abs(samplingLogps[i] - logSoftmax(z, temperature, () => true)[id])
+      })
+      t.ok(Math.max(...off) < 1e-4, `${name} ${temperature}: from the penalized logits, off by ${Math.max(...off)}`)
+    }
+  }
 })
 
 t.test('stop rules', async (t) => {
@@ -328,6 +352,7 @@ t.test('refusals', async (t) => {
     topK: [-1, 1.5, Number.NaN],
     topP: [0, -0.1, 1.1, Number.NaN],
     minP: [-0.1, 1.1, Number.NaN],
+    repetitionPenalty: [-1, 0, 1e7, Number.NaN],
     numGenerations: [0, -1, 1.5],
     maxNewTokens: [0, -1, 2.5, Number.POSITIVE_INFINITY],
     maxRows: [0, -1, 1.5],

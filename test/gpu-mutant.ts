@@ -153,11 +153,14 @@ function samples(dtype: Dtype): Tensor[] {
   )
   const many = normal('many', [32, 40], dtype)
   const keys = integers(128, (i) => i, [32, 4])
+  // Behind as many -1, so that a later thread changes a logit than the one that looks at it.
+  const seen = integers(32 * 40, (i) => Math.max(-1, (i % 40) - 20), [32, 40])
   return [
     { temperature: 0.8, topK: 40, topP: 0.9 },
     { temperature: 3, topK: 3 },
     { temperature: 3, topP: 0.7, minP: 0.1 },
     { temperature: 0 },
+    { temperature: 0.8, topP: 0.9, repetitionPenalty: 1.3, seen },
   ].flatMap((options) => Object.values(headSample(many, tied, keys, options)))
 }
 

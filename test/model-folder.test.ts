@@ -203,3 +203,63 @@ t.test('quantised checkpoints', async (t) => {
   using model = await loadModel(folder)
   t.ok(model)
 })
+
+t.test('a chat template from elsewhere', async (t) => {
+  const folder = await temporaryFolder(t)
+  const base = await makeTiny(join(folder, 'base'))
+  const put = async (name: string, text: string | Uint8Array): Promise<string> => {
+    await writeFile(join(folder, name), text)
+    return join(folder, name)
+  }
+  const source =
+    '{% for m in messages %}{{ m.role[0] }}: {% generation %}{{ m.content }}\n{% endgeneration %}{% endfor %}{% if add_generation_prompt %}a: {% endif %}'
+  const chatTemplatePath = await put('chat.jinja', source)
+  const turns = [
+    { role: 'user', content: 'ab' },
+    { role: 'assistant', content: 'cd' },
+  ]
+  const templateOf = async (path: string) => (await loadTokenizer(path)).chatTemplate
+  t.not(await templateOf(base), source)
+  const tokenizer = await loadTokenizer(base, { chatTemplatePath })
+  t.equal(tokenizer.applyChatTemplate(turns).text, 'u: ab\na: cd\n')
+  const prompt = turns.slice(0, 1)
+  {
+    using given = await loadModel(base, { chatTemplatePath })
+    using plain = await loadModel(base)
+    const greedy = { temperature: 0, maxNewTokens: 4 }
+    t.same(await given.generate(prompt, greedy), await plain.generate('u: ab\na: ', greedy), 'what is generated')
+  }
+
+  const trainIn = async (name: string, model: string, options: Parameters<typeof loadModel>[1]) => {
+    using policy = await loadModel(model, options)
+    const data = [{ messages: turns }]
+    const run = train({ policy, objective: sft(), data, output: join(folder, name), maxSteps: 1 })
+    return (await run.result).checkpoint ?? ''
+  }
+  const whole = await trainIn('whole', base, { chatTemplatePath })
+  t.equal(await templateOf(whole), source, 'saved with the model')
+  const adapter = await trainIn('adapter', base, { chatTemplatePath, lora: { r: 2 } })
+  t.equal(await templateOf(adapter), source, 'beside an adapter')
+  t.equal(await templateOf(await trainIn('onward', adapter, {})), source, 'of which training goes on')
+  await merge({ model: adapter, output: join(folder, 'merged') })
+  t.equal(await templateOf(join(folder, 'merged')), source, 'merged')
+  const other = await trainIn('other', whole, { chatTemplatePath: await put('other.jinja', `{# #}${source}`) })
+  t.equal(await templateOf(other), `{# #}${source}`, 'replaced again')
+  t.equal(await templateOf(await trainIn('same', whole, {})), source)
+
+  const smollm = await loadTokenizer(golden('smollm'), { chatTemplatePath: golden('gpt2') })
+  t.equal(smollm.chatTemplate, await templateOf(golden('gpt2')), "another tokenizer's")
+  const refused: readonly (readonly [path: string, code: string, message: RegExp])[] = [
+    [golden('qwen2'), 'E_MISMATCH', /got <\|im_start\|>, <\|im_end\|>: no token is added/],
+    [base, 'E_CONFIG', /a tokenizer with a chat template/],
+    [join(folder, 'none'), 'E_IO', /cannot look at/],
+    [await put('bad.jinja', '{% if %}'), 'E_TEMPLATE', /bad\.jinja/],
+    [await put('bytes.jinja', Uint8Array.of(0xff)), 'E_FORMAT', /UTF-8/],
+    [await put('long.jinja', ' '.repeat(2 ** 20 + 1)), 'E_LIMIT', /at most/],
+  ]
+  for (const [path, code, message] of refused) {
+    const loading = loadTokenizer(path === base ? golden('llama') : base, { chatTemplatePath: path })
+    await t.rejects(loading, { code, message })
+  }
+  await t.rejects(loadModel(base, { chatTemplatePath: 7 as never }), { code: 'E_CONFIG' })
+})

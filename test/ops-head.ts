@@ -231,17 +231,19 @@ async function degenerateRows(t: Test, device: Device): Promise<void> {
   t.same(Array.from(ids), [0, -1, -1, 0, 0], 'equal logits: the first; NaN and all -inf: none')
   t.same(Array.from(greedy), [0, -1, -1, 0, 0])
   t.ok(Number.isNaN(logps[1]) && Number.isNaN(logps[2]))
-  // 1e33 / 1e-6 is infinite.
-  for (const cut of [{}, { topK: 2 }, { topP: 0.9 }, { minP: 0.5 }]) {
+  // 1e33 / 1e-6 is infinite, by the temperature or by the penalty.
+  const penalty = { temperature: 1, repetitionPenalty: 1e-6 }
+  for (const cut of [{}, { topK: 2 }, { topP: 0.9 }, { minP: 0.5 }, penalty, { ...penalty, topK: 2 }]) {
     const got = await read(() => {
       const [h, w] = [
         tensor(device, Float32Array.of(1, 1e-33), [2, 1]),
         tensor(device, Float32Array.of(1e33, 0, -1), [3, 1]),
       ]
-      const { ids, logps, samplingLogps } = headSample(h, w, keysFor(device, 2), { temperature: 1e-6, ...cut })
+      const seen = 'repetitionPenalty' in cut ? tensor(device, Int32Array.of(-1, 0, -1, 0), [2, 2]) : undefined
+      const { ids, logps, samplingLogps } = headSample(h, w, keysFor(device, 2), { temperature: 1e-6, ...cut, seen })
       return { ids, logps, samplingLogps }
     })
-    t.same(Array.from(got.ids), [-1, 0], `an infinite tempered logit: none, ${JSON.stringify(cut)}`)
+    t.same(Array.from(got.ids), [-1, 0], `an infinite logit: none, ${JSON.stringify(cut)}`)
     t.ok(Number.isNaN(got.logps[0]) && Number.isNaN(got.samplingLogps[0]))
   }
 }
@@ -261,6 +263,21 @@ async function headRefusals(t: Test, device: Device): Promise<void> {
   })
   scope.dispose()
   await Promise.all(bad.map((read) => t.rejects(read, { where: 'head_logprobs', message: /targets\[1\]/ })))
+  const outOfOrder = [
+    [0, 7],
+    [-2, 0],
+    [1, 1],
+    [2, 1],
+    [0, -1],
+  ]
+  for (const ids of outOfOrder) {
+    const draw = () => {
+      const [h, w] = [random(device, 'h', [1, 4]), random(device, 'w', [7, 4])]
+      const seen = tensor(device, Int32Array.from(ids), [1, 2])
+      return { ids: headSample(h, w, keysFor(device, 1), { temperature: 1, repetitionPenalty: 2, seen }).ids }
+    }
+    await t.rejects(read(draw), { where: 'head_sample', message: /seen\[[01]\]/ }, `${ids}`)
+  }
 }
 
 // Micro-batches -------------------------------------------------------------------------------------------------------

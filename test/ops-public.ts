@@ -240,12 +240,22 @@ const pairs: Readonly<Record<string, (make: Make) => Tensor[][]>> = {
   },
   headSample: (m) => {
     const operands = [m.normal(9, 4), m.normal(70, 4), m.integers([9, 4], (i) => i)] as const
+    const seen = m.integers([9, 3], (i) => i)
     const fields = ({ ids, logps, samplingLogps }: ReturnType<typeof ops.headSample>) => [ids, logps, samplingLogps]
     const all = { temperature: 0.7, topK: 9, topP: 0.8, minP: 0.1, softcap: 3 }
-    const none = { temperature: 0.7, topK: 0, topP: 1, minP: 0, softcap: 0 }
+    const none = { temperature: 0.7, topK: 0, topP: 1, minP: 0, softcap: 0, repetitionPenalty: 1 }
+    const penalized = { ...all, repetitionPenalty: 1.5 }
     return [
-      [...fields(ops.headSample(...operands, all)), ...fields(ops.headSample(...operands, { temperature: 0.7 }))],
-      [...raw('head_sample', operands, all), ...raw('head_sample', operands, none)],
+      [
+        ...fields(ops.headSample(...operands, all)),
+        ...fields(ops.headSample(...operands, { temperature: 0.7 })),
+        ...fields(ops.headSample(...operands, { ...penalized, seen })),
+      ],
+      [
+        ...raw('head_sample', operands, { ...all, repetitionPenalty: 1 }),
+        ...raw('head_sample', operands, none),
+        ...raw('head_sample', [...operands, seen], penalized),
+      ],
     ]
   },
   headSampleMixture: (m) => {

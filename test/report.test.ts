@@ -129,7 +129,7 @@ t.test('a whole run', async (t) => {
   t.equal(await writeReport(folder), join(folder, 'report.html'))
   t.same(faultsOf(page), [])
   t.notMatch(page, outside)
-  t.equal(page.match(/<svg /g)?.length, 8)
+  t.equal(page.match(/<svg /g)?.length, 9)
   for (const text of [
     'Held-out accuracy went from 40.0% after warm-up to 80.0% after self-training: +40.0 points',
     'reached 50.0%; self-training differs from it by +30.0 points',
@@ -138,8 +138,9 @@ t.test('a whole run', async (t) => {
     '<dt>seed</dt><dd>3</dd>',
     '2 min 5 s',
     '800 in 2 rounds, 120 kept',
-    'KL(prior || policy)',
+    'KL between policy and reference',
     'Training loss',
+    'Learning rate',
     'Held-out pass@k',
     '800 of 1000',
     '77.0% to 83.0%',
@@ -155,6 +156,50 @@ t.test('a whole run', async (t) => {
 t.test('flat records and events give the same page', async (t) => {
   const folder = await temporaryFolder(t)
   t.equal(await pageOf(folder, nested), await pageOf(folder, run))
+})
+
+/** Names of a page's charts, with the names of their lines where there are several, and the numbers of points. */
+const chartsOf = (page: string) =>
+  [...page.matchAll(/<svg [^>]*aria-label="([^"]*)".*?<\/svg>/gs)].map(([svg, title]) => ({
+    title,
+    dots: svg.match(/<circle/g)?.length ?? 0,
+    dashed: /dash/.test(svg),
+  }))
+
+t.test('statistics of steps, evaluations and rounds', async (t) => {
+  const folder = await temporaryFolder(t)
+  const stats = { 'rewards/chosen': 1, 'rewards/rejected': -1, 'rewards/margins': 2, 'rewards/accuracies': 0.75 }
+  const steps = [1, 2, 3].map((n) => ({ ...step('dpo', n, 1 / n), stats: { ...stats, 'own <b>': n, kl: null } }))
+  const held = { type: 'eval', name: 'eval', step: 3, values: { loss: 1, ...stats, 'rewards/margins': Number.NaN } }
+  const page = await pageOf(folder, [...steps, held])
+  t.same(faultsOf(page), [])
+  t.same(chartsOf(page), [
+    { title: 'Training loss', dots: 3, dashed: false },
+    { title: 'Loss on evaluation rows', dots: 1, dashed: false },
+    { title: 'Gradient norm', dots: 3, dashed: false },
+    { title: 'Learning rate', dots: 3, dashed: false },
+    { title: 'Rewards of the answers', dots: 8, dashed: true },
+    { title: 'Reward margins', dots: 3, dashed: false },
+    { title: 'Share of pairs in the right order', dots: 4, dashed: true },
+    { title: 'own &#60;b&#62;', dots: 3, dashed: false },
+  ])
+  for (const line of ['chosen', 'rejected', 'chosen (eval)', 'rejected (eval)']) t.match(page, `>${line}</text>`)
+  t.ok(page.indexOf('Further statistics') < page.indexOf('own &#60;b'), 'what nobody expects is folded away')
+  t.ok(page.indexOf('Further statistics') > page.indexOf('Share of pairs'))
+
+  const values = { tasks: 4, samples: 16, kept: 16, reward: 0.5, seconds: 2, kl: 0.1, reward_std: 0.2 }
+  const lengths = { 'completions/mean_length': 20, 'completions/max_length': 32, 'completions/clipped_ratio': 0.25 }
+  const round = (n: number) => ({ type: 'round', round: n, values: { ...values, ...lengths, 'rewards/short/mean': n } })
+  const online = await pageOf(folder, [round(1), round(2)])
+  t.same(faultsOf(online), [])
+  t.same(chartsOf(online), [
+    { title: 'Mean reward of the samples', dots: 2, dashed: false },
+    { title: 'KL between policy and reference, nats', dots: 2, dashed: false },
+    { title: 'Length of completions, tokens', dots: 4, dashed: false },
+    { title: 'Share of completions that were cut off', dots: 2, dashed: false },
+    { title: 'Deviation of rewards within a group', dots: 2, dashed: false },
+    { title: 'rewards/short/mean', dots: 2, dashed: false },
+  ])
 })
 
 t.test('texts of a run are shown, never obeyed', async (t) => {
@@ -210,7 +255,8 @@ t.test('of what a resumed run logged twice the last counts', async (t) => {
 })
 
 t.test('an unclear gain is called so', async (t) => {
-  const records = [accuracy('warmup', 0, 400), accuracy('control', 0, 900), accuracy('final', 1, 410)] as RunRecord[]
+  const counts = [accuracy('warmup', 0, 400), accuracy('control', 0, 900), accuracy('final', 1, 410)]
+  const records = counts.map((record) => ({ ...record, numbers: {} })) as RunRecord[]
   const page = reportPage({}, records)
   t.match(page, /\+1\.0 points \(95% interval -3\.\d to \+5\.\d, not a clear difference\)/)
   t.match(page, /differs from it by -49\.0 points \(95% interval -52\.\d to -45\.\d\)/)

@@ -56,6 +56,9 @@ t.test('settings that do not go together', async (t) => {
   t.match(of({ ...best, greaterIsBetter: true }), { metric: 'loss', greaterIsBetter: true })
   t.match(of({ loadBestModelAtEnd: true, evalStrategy: 'epoch', saveStrategy: 'epoch' }), { loadBest: true })
   t.match(of({ earlyStoppingPatience: 2, evalSteps: 7 }), { patience: 2, loadBest: false }, 'patience alone')
+  t.match(of({ saveStrategy: 'best', evalSteps: 7, metricForBestModel: 'kl' }), { metric: 'kl', loadBest: false })
+  t.match(of({ ...best, saveStrategy: 'best', saveSteps: 7 }), { loadBest: true }, 'what is saved was evaluated')
+  t.match(of({ ...best, saveStrategy: 'best', evalStrategy: 'epoch' }), { loadBest: true })
   t.equal(of({}), undefined)
   const refused: readonly (readonly [given: object, where: string, message: RegExp, has?: typeof both])[] = [
     [best, 'loadBestModelAtEnd', /evalData or evalRows/, { evaluates: false, saves: true }],
@@ -73,8 +76,11 @@ t.test('settings that do not go together', async (t) => {
     [{ ...best, saveStrategy: 'no' }, 'saveStrategy', /'steps' as evalStrategy.*got 'no'/],
     [{ ...best, saveStrategy: 'epoch' }, 'saveStrategy', /got 'epoch'/],
     [{ earlyStoppingThreshold: 0.1 }, 'earlyStoppingThreshold', /earlyStoppingPatience with it/],
-    [{ metricForBestModel: 'kl' }, 'metricForBestModel', /got neither/],
-    [{ greaterIsBetter: false }, 'greaterIsBetter', /got neither/],
+    [{ metricForBestModel: 'kl' }, 'metricForBestModel', /got none of them/],
+    [{ greaterIsBetter: false }, 'greaterIsBetter', /got none of them/],
+    [{ saveStrategy: 'best', evalSteps: 5 }, 'saveStrategy', /evalData/, { evaluates: false, saves: true }],
+    [{ saveStrategy: 'best' }, 'evalSteps', /at least 1 with saveStrategy 'best'/],
+    [{ saveStrategy: 'best', evalStrategy: 'no' }, 'evalStrategy', /with saveStrategy 'best', got 'no'/],
   ]
   for (const [given, where, message, has] of refused)
     t.throws(() => of(given, has), { code: 'E_CONFIG', where, message }, `${where}: ${JSON.stringify(given)}`)
@@ -139,6 +145,27 @@ t.test('the best checkpoint stays, and its weights end the run', async (t) => {
   t.match(again, { stepsDone: 0, hash: whole.hash, checkpoint: whole.checkpoint, best: whole.best }, 'finished before')
 })
 
+/** What `saveStrategy: 'best'` asks of the loop. */
+const onImprovement: Partial<Phase> = { saveSteps: 0, saveBest: true }
+
+t.test('saved whenever the evaluation improves', async (t) => {
+  const folder = await temporaryFolder(t)
+  const directory = join(folder, 'all')
+  const saved: number[] = []
+  const emit = (event: TrainEvent) => {
+    if (event.type === 'checkpoint') saved.push(event.step)
+  }
+  const whole = await run({ directory }, { ...onImprovement, emit })
+  t.same(saved, [1, 2, 3, 12], 'and at the end')
+  t.match(whole, { best: { step: 3, value: 4 }, checkpoint: /step-00000003$/ })
+  t.same((await readdir(directory)).sort(), ['step-00000003', 'step-00000012'])
+  t.match(await run({ directory }, onImprovement), { stepsDone: 0, hash: whole.hash, best: { step: 3 } })
+  const plain = { ...onImprovement, watch: { ...watch, loadBest: false } }
+  t.match(await run({ directory: join(folder, 'plain') }, plain), { best: { step: 3 }, checkpoint: /step-00000012$/ })
+  const rare = await run({ directory: join(folder, 'rare') }, { ...onImprovement, evalSteps: 4 })
+  t.match(rare, { best: { step: 4, value: 5 } }, 'only what is evaluated is saved')
+})
+
 t.test('a best checkpoint that was not saved is not the best', async (t) => {
   const directory = join(await temporaryFolder(t), 'run')
   const plan = async (step: number) => {
@@ -181,6 +208,7 @@ async function stoppedAnywhere(t: Test, given: Partial<Phase>): Promise<void> {
 t.test('stopped anywhere: the same bits and decisions', async (t) => {
   await stoppedAnywhere(t, {})
   await stoppedAnywhere(t, { watch: { ...watch, patience: 3 } })
+  await stoppedAnywhere(t, onImprovement)
 })
 
 t.test('patience', async (t) => {

@@ -1,4 +1,4 @@
-// Sampling from the head: temperature, then top-k, top-p and min-p on the tempered distribution, one counter-based
+// Sampling from the head: a penalty for repetition, temperature, then top-k, top-p and min-p on the tempered distribution, one counter-based
 // uniform number per row, inverse CDF. Thresholds are exact: a radix selection over the order of the floats, ties by
 // index. Logits are made as in head.cpp (head.h), for some rows at a time.
 #include "../core/rng.h"
@@ -12,7 +12,7 @@ constexpr int64_t most_logits = 1 << 23;
 constexpr int most_bins = 2048;
 
 struct Settings {
-  float softcap;
+  float softcap, penalty;
   double temperature, top_p, min_p;
   int64_t top_k;
   int64_t vocabulary;
@@ -336,26 +336,51 @@ void mix_logits(const Settings& set, float* x, float* y, int64_t n) {
   });
 }
 
+/// The ids of a row that the penalty is for, in ascending order, behind some -1.
+struct Seen {
+  const int32_t* ids;
+  int64_t count;
+};
+
+/// Transformers' RepetitionPenaltyLogitsProcessor (CTRL, 1909.05858): what is likely becomes less so, on either side of 0.
+void penalize(const Seen& seen, float penalty, float* x) {
+  for (int64_t i = 0; i < seen.count; ++i) {
+    if (seen.ids[i] < 0) continue;
+    float& logit = x[seen.ids[i]];
+    logit = logit < 0 ? logit * penalty : logit / penalty;
+  }
+}
+
 /// raw: products of the row with the vocabulary.
-Drawn draw_row(const Settings& set, const float* raw, const int32_t* key, const RowScratch& s) {
+Drawn draw_row(const Settings& set, const float* raw, const int32_t* key, const Seen& seen, const RowScratch& s) {
   const int64_t n = set.vocabulary;
-  if (set.softcap > 0) transform_logits(raw, n, 1.0f, set.softcap, s.z);
-  const float* x = set.softcap > 0 ? s.z : raw;
+  const bool copied = set.softcap > 0 || seen.count > 0;
+  if (copied) transform_logits(raw, n, 1.0f, set.softcap, s.z);
+  const float* x = copied ? s.z : raw;
   RowStatistics plain = empty_row();
   fold_all(plain, x, n);
   const Drawn none = {-1, __builtin_nanf(""), __builtin_nanf("")};
   if (!(plain.sum > 0)) return none;  // NaN, or nothing but -inf
-  if (set.temperature == 0) return {first_equal(x, n, plain.top), log_prob(plain, plain.top), 0.0f};
+  RowStatistics whole = plain;
+  if (seen.count > 0) {
+    penalize(seen, set.penalty, s.z);
+    fold_all(whole = empty_row(), x, n);
+  }
+  const auto model_logps = [&](int32_t id) { return log_prob(plain, logit_of(raw[id], set.softcap)); };
+  if (set.temperature == 0) {
+    const int32_t best = first_equal(x, n, whole.top);
+    return {best, model_logps(best), 0.0f};
+  }
 
   const float factor = static_cast<float>(1.0 / set.temperature);
-  RowStatistics tempered = {0, plain.top * factor, 0};  // the sum is that of what is left
+  RowStatistics tempered = {0, whole.top * factor, 0};  // the sum is that of what is left
   bool numbered = false;
   int64_t left = n;
   if (set.truncated()) {
     left = truncate(set, s, x, factor, tempered.top, numbered);
   } else {
     temper(x, n, factor, s.z);
-    if (factor == 1.0f) tempered = plain;
+    if (factor == 1.0f) tempered = whole;
     else fold_all(tempered = empty_row(), s.z, n);
     exponentiate(s, n, tempered.top);
   }
@@ -366,14 +391,14 @@ Drawn draw_row(const Settings& set, const float* raw, const int32_t* key, const 
   if (place < 0) return none;  // a logit that the temperature makes infinite
   const int32_t id = numbered ? s.ids[place] : static_cast<int32_t>(place);
   if (set.truncated()) tempered.sum = total;
-  return {id, log_prob(plain, logit_of(raw[id], set.softcap)), log_prob(tempered, s.z[place])};
+  return {id, model_logps(id), log_prob(tempered, s.z[place])};
 }
 
 // The call -----------------------------------------------------------------------------------------------------------
 
 Status read_settings(const Call& c, int64_t vocabulary, Settings& set) {
   WS_TRY(check_softcap(c.p[0]));
-  set = {static_cast<float>(c.p[0]), c.p[1], c.p[3], c.p[4], 0, vocabulary, 0};
+  set = {static_cast<float>(c.p[0]), 1.0f, c.p[1], c.p[3], c.p[4], 0, vocabulary, 0};
   WS_CHECK(c.p[1] == 0 || (c.p[1] >= 1e-6 && __builtin_isfinite(c.p[1])), config,
            "temperature: expected 0 (the best token) or at least 1e-6, got %g", c.p[1]);
   WS_CHECK(c.p[2] >= 0 && c.p[2] <= 2147483647.0 && c.p[2] == std::floor(c.p[2]), config,
@@ -381,6 +406,19 @@ Status read_settings(const Call& c, int64_t vocabulary, Settings& set) {
   WS_CHECK(c.p[3] >= 0 && c.p[3] <= 1, config, "topP: expected 0 to 1 (all), got %g", c.p[3]);
   WS_CHECK(c.p[4] >= 0 && c.p[4] <= 1, config, "minP: expected 0 (all) to 1, got %g", c.p[4]);
   set.top_k = static_cast<int64_t>(c.p[2]);
+  return {};
+}
+
+Status check_seen(const View& seen, int64_t rows, int64_t vocabulary) {
+  WS_CHECK(seen.rank == 2 && seen.dims[0] == rows, shape, "seen: expected [%lld, S], got %s",
+           static_cast<long long>(rows), shape_text(seen).text);
+  const int64_t width = seen.dims[1];
+  for (int64_t i = 0; i < rows * width; ++i) {
+    const int32_t id = seen.as<int32_t>()[i], before = i % width == 0 ? -1 : seen.as<int32_t>()[i - 1];
+    WS_CHECK(id >= -1 && id < vocabulary && (id > before || (id == -1 && before == -1)), shape,
+             "seen[%lld]: expected an id below %lld and above the %d before it, or -1 before all ids, got %d",
+             static_cast<long long>(i), static_cast<long long>(vocabulary), before, id);
+  }
   return {};
 }
 
@@ -407,16 +445,24 @@ struct Heads {
   const View *qh, *qw;
 };
 
-/// keys, then ids, logps and sampled.
-Status sample_heads(const Call& c, const Settings& set, const Heads& from, const View* t) {
-  const View& h = from.h;
+/// What rows are drawn with, and where ids, logps and sampled go.
+struct Draws {
+  const View &keys, &seen;
+  const View* out;
+};
+
+Status sample_heads(const Call& c, const Settings& set, const Heads& from, const Draws& draws) {
+  const View &h = from.h, &keys = draws.keys, &seen_ids = draws.seen;
+  const View* const out = draws.out;
   const char* const names[] = {"ids", "logps", "sampled"};
-  WS_CHECK(t->rank == 2 && t->dims[0] == h.dims[0] && t->dims[1] == 4, shape, "keys: expected [%lld, 4], got %s",
-           static_cast<long long>(h.dims[0]), shape_text(*t).text);
-  for (int i = 0; i < 3; ++i) WS_TRY(vector_of(t[1 + i], names[i], h.dims[0]));
+  WS_CHECK(keys.rank == 2 && keys.dims[0] == h.dims[0] && keys.dims[1] == 4, shape, "keys: expected [%lld, 4], got %s",
+           static_cast<long long>(h.dims[0]), shape_text(keys).text);
+  for (int i = 0; i < 3; ++i) WS_TRY(vector_of(out[i], names[i], h.dims[0]));
+  if (seen_ids.present()) WS_TRY(check_seen(seen_ids, h.dims[0], set.vocabulary));
   if (h.dims[0] == 0) return {};
   const int64_t tokens = h.dims[0], vocabulary = set.vocabulary;
   WS_CHECK(vocabulary > 0, shape, "w: the vocabulary is empty");
+  const int64_t width = seen_ids.present() && set.penalty != 1.0f ? seen_ids.dims[1] : 0;
 
   const int heads = from.qh == nullptr ? 1 : 2;
   const int64_t stride = (vocabulary + 15) / 16 * 16,
@@ -444,10 +490,11 @@ Status sample_heads(const Call& c, const Settings& set, const Heads& from, const
     parallel_for(*c.rt, part.rows, [&](int64_t r, int worker) {
       const RowScratch s = split_row(workers + worker * row_bytes(vocabulary), vocabulary);
       if (heads == 2) mix_logits(set, x + r * stride, y + r * stride, vocabulary);
-      const Drawn drawn = draw_row(of_row, x + r * stride, t->as<int32_t>() + 4 * (row + r), s);
-      t[1].as<int32_t>()[row + r] = drawn.id;
-      t[2].as<float>()[row + r] = drawn.logps;
-      t[3].as<float>()[row + r] = drawn.sampled;
+      const Seen seen = {width == 0 ? nullptr : seen_ids.as<int32_t>() + width * (row + r), width};
+      const Drawn drawn = draw_row(of_row, x + r * stride, keys.as<int32_t>() + 4 * (row + r), seen, s);
+      out[0].as<int32_t>()[row + r] = drawn.id;
+      out[1].as<float>()[row + r] = drawn.logps;
+      out[2].as<float>()[row + r] = drawn.sampled;
     });
   }
   return {};
@@ -459,12 +506,16 @@ Status sample_heads(const Call& c, const Settings& set, const Heads& from, const
 /// name. Order: temperature, top-k (largest k, ties by lower index), top-p (smallest set of the best with at least that
 /// share of what top-k left), min-p (share of the largest probability). logps: log p of the id at temperature 1, all
 /// tokens, with the bits of head_logprobs; sampled: its log-prob in the distribution that it was drawn from, which has
-/// the bits of head_logprobs at that temperature when nothing was cut. A row without a finite sum gives id -1 and NaN.
+/// the bits of head_logprobs at that temperature when nothing was cut or penalized. A row without a finite sum gives id -1
+/// and NaN. The logits of a row's `seen` ids are divided by the penalty where they are positive, else multiplied by it, before
+/// the temperature; logps knows nothing of that.
 Status head_sample(const Call& c) {
   Settings set = {};
   WS_TRY(check_head(c.t[0], c.t[1], "h", "w"));
   WS_TRY(read_settings(c, c.t[1].dims[0], set));
-  return sample_heads(c, set, {c.t[0], c.t[1], nullptr, nullptr}, c.t + 2);
+  WS_CHECK(c.p[5] >= 1e-6 && c.p[5] <= 1e6, config, "repetitionPenalty: expected 1e-6 to 1e6, got %g", c.p[5]);
+  set.penalty = static_cast<float>(c.p[5]);
+  return sample_heads(c, set, {c.t[0], c.t[1], nullptr, nullptr}, {c.t[2], c.t[3], c.t + 4});
 }
 
 /// The same from the geometric mixture of two models, the second of which may have another width: GeometricMixtureWrapper
@@ -478,7 +529,7 @@ Status head_sample_mixture(const Call& c) {
            "expected qh and qw with the rows of h and w, got %s and %s", shape_text(c.t[2]).text, shape_text(c.t[3]).text);
   WS_CHECK(c.p[5] > 0 && c.p[5] < 1, config, "mixture: expected a number between 0 and 1, got %g", c.p[5]);
   set.mixture = c.p[5];
-  return sample_heads(c, set, {c.t[0], c.t[1], c.t + 2, c.t + 3}, c.t + 4);
+  return sample_heads(c, set, {c.t[0], c.t[1], c.t + 2, c.t + 3}, {c.t[4], View(), c.t + 5});
 }
 
 }  // namespace ws::WS_NS

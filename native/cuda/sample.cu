@@ -1,7 +1,7 @@
-// Sampling from the head on the GPU: temperature, then top-k, top-p and min-p on the tempered distribution, one
-// counter-based uniform number per row, inverse CDF. Semantics: native/cpu/sample.cpp. A block has a row. Thresholds are
-// exact: a radix selection over the order of the floats, ties by index. Masses are whole multiples of 2^-40 of the best
-// token's, so that sums are exact and have no order; log-probs have the bits of head_logprobs.
+// Sampling from the head on the GPU: a penalty for repetition, temperature, then top-k, top-p and min-p on the tempered
+// distribution, one counter-based uniform number per row, inverse CDF. Semantics: native/cpu/sample.cpp. A block has a row.
+// Thresholds are exact: a radix selection over the order of the floats, ties by index. Masses are whole multiples of 2^-40 of
+// the best token's, so that sums are exact and have no order; log-probs have the bits of head_logprobs.
 #include "../core/rng.h"
 #include "head_rows.h"
 
@@ -12,16 +12,19 @@ constexpr int bins = 2048, bins_per_thread = bins / row_threads;
 constexpr float mass_unit = 0x1p40f;
 
 struct SampleArguments {
-  const float* logits;             // capped [rows, stride]
+  float* logits;                   // capped [rows, stride]; the penalty changes them
   const Partial *partials, *plain; // [rows, groups]: sums of the tempered logits, and of those at temperature 1
-  const int32_t* keys;
+  const int32_t *keys, *seen;      // seen: [tokens, width], ascending, -1 for none
+  float *unpenalized, *tops;       // [rows, width]: what the logits of `seen` were; [rows]: the maxima since
   int32_t* ids;
   float *logps, *sampled;
   int64_t row, stride, vocabulary, groups;
   int64_t top_k;  // 0: all
-  float inverse_temperature;
+  int64_t width;  // 0: no penalty
+  float inverse_temperature, penalty;
   double top_p, min_p;
   int32_t greedy, truncated;
+  Fault* fault;
 };
 
 /// Shared memory of a row.
@@ -215,6 +218,48 @@ WS_DEVICE int64_t draw(const Row& row, double u, double min_p, uint64_t& total) 
   return s.place;
 }
 
+/// Is it an id, above the one before it? What is out of order is reported and passed over.
+WS_DEVICE bool is_seen(const SampleArguments& a, int64_t at, bool is_first) {
+  constexpr int operand = 3;
+  const int32_t id = a.seen[at], before = is_first ? -1 : a.seen[at - 1];
+  if (id == -1 && before == -1) return false;
+  if (!check_index(a.fault, Op::head_sample, operand, at, id, a.vocabulary)) return false;
+  return before < 0 || check_index(a.fault, Op::head_sample, operand, at - 1, before, id);
+}
+
+/// Changes the logits of the seen ids and keeps what they were, and the maximum of the row as it is then.
+WS_KERNEL(penalize_row, row_threads, SampleArguments, a) {
+  const int64_t r = block().x, first = (a.row + r) * a.width;
+  float* logits = a.logits + r * a.stride;
+  for (int64_t i = thread(); i < a.width; i += row_threads) {
+    if (!is_seen(a, first + i, i == 0)) continue;
+    float& logit = logits[a.seen[first + i]];
+    a.unpenalized[r * a.width + i] = logit;
+    logit = logit < 0 ? logit * a.penalty : logit / a.penalty;
+  }
+  barrier();
+  float top = -infinity;
+  for (int64_t i = thread(); i < a.vocabulary; i += row_threads) top = larger(top, logits[i]);
+  top = row_max(top);
+  if (thread() == 0) a.tops[r] = top;
+}
+
+/// Puts the log-prob of a seen id right, which the model knows without the penalty. A warp has a row.
+WS_KERNEL(unpenalize_logps, warp_size, SampleArguments, a) {
+  const int64_t r = block().x, token = a.row + r;
+  const int32_t* seen = a.seen + token * a.width;
+  const int32_t id = a.ids[token];
+  int64_t low = 0, high = a.width;  // the first place that is not below the id
+  while (low < high) {
+    const int64_t middle = low + (high - low) / 2;
+    if (seen[middle] < id) low = middle + 1;
+    else high = middle;
+  }
+  const RowStatistics plain = merge_groups(a.plain + r * a.groups, a.groups);
+  if (id < 0 || low == a.width || seen[low] != id || lane() != 0) return;
+  a.logps[token] = log_prob(plain, a.unpenalized[r * a.width + low]);
+}
+
 WS_KERNEL(sample_row, row_threads, SampleArguments, a) {
   const int64_t r = block().x, token = a.row + r;
   const float* logits = a.logits + r * a.stride;
@@ -226,14 +271,17 @@ WS_KERNEL(sample_row, row_threads, SampleArguments, a) {
     a.sampled[token] = sampled;
   };
   if (!(plain.sum > 0)) return finish(-1, as_float(0x7fc00000u), as_float(0x7fc00000u));
+  const float top = a.width > 0 ? a.tops[r] : plain.top;
   if (a.greedy != 0) {
-    const int64_t id = first_place(a.vocabulary, [&](int64_t i) { return logits[i] == plain.top; });
-    return finish(id, log_prob(plain, plain.top), 0.0f);
+    const int64_t id = first_place(a.vocabulary, [&](int64_t i) { return logits[i] == top; });
+    return finish(id, log_prob(plain, top), 0.0f);
   }
   RowStatistics tempered = plain;
   if (a.partials != a.plain) tempered = merge_groups(a.partials + r * a.groups, a.groups);
-  // A logit that the temperature makes infinite.
-  if (!(tempered.sum > 0)) return finish(-1, as_float(0x7fc00000u), as_float(0x7fc00000u));
+  if (a.width > 0) tempered.top = top * a.inverse_temperature;  // the sum is that of what is left
+  // A logit that the temperature makes infinite, or the penalty.
+  if (!(tempered.sum > 0 && tempered.top > -infinity && tempered.top < infinity))
+    return finish(-1, as_float(0x7fc00000u), as_float(0x7fc00000u));
   Row row = {logits, a.inverse_temperature, a.vocabulary, tempered.top, {0, a.vocabulary}};
   if (a.top_k > 0 && a.top_k < a.vocabulary) select(row, static_cast<double>(a.top_k), false);
   if (a.top_p < 1) select(row, a.top_p, true);
@@ -336,15 +384,24 @@ Status row_logits(Launcher& on, const Heads& from, int64_t row, int64_t count, c
   return start(on, mix_heads, {static_cast<uint32_t>(count), blocks_for(groups, row_warps * mixed_groups), 1}, 0, a);
 }
 
-/// keys, then ids, logps and sampled.
-Status sample_heads(const Call& c, Launcher& on, const Heads& from, const View* t) {
-  const View& keys = t[0];
+/// What rows are drawn with, and where ids, logps and sampled go.
+struct Draws {
+  const View &keys, &seen;
+  float penalty;
+  const View* out;
+};
+
+Status sample_heads(const Call& c, Launcher& on, const Heads& from, const Draws& draws) {
+  const View &keys = draws.keys, &seen = draws.seen;
+  const View* const out = draws.out;
   const char* const names[] = {"ids", "logps", "sampled"};
   const int64_t tokens = from.h.dims[0], vocabulary = from.w.dims[0];
   WS_TRY(check_settings(c.p));
   WS_CHECK(keys.rank == 2 && keys.dims[0] == tokens && keys.dims[1] == 4, shape, "keys: expected [%lld, 4], got %s",
            static_cast<long long>(tokens), shape_text(keys).text);
-  for (int i = 0; i < 3; ++i) WS_TRY(vector_of(t[1 + i], names[i], tokens));
+  for (int i = 0; i < 3; ++i) WS_TRY(vector_of(out[i], names[i], tokens));
+  WS_CHECK(!seen.present() || (seen.rank == 2 && seen.dims[0] == tokens), shape, "seen: expected [%lld, S], got %s",
+           static_cast<long long>(tokens), shape_text(seen).text);
   if (tokens == 0) return {};
   WS_CHECK(vocabulary > 0, shape, "w: the vocabulary is empty");
   WS_CHECK(vocabulary <= int64_t{1} << 22, shape, "w: at most 4194304 words can be drawn from on a GPU, got %lld",
@@ -361,14 +418,23 @@ Status sample_heads(const Call& c, Launcher& on, const Heads& from, const View* 
   float* const second = from.qh == nullptr ? nullptr : logits();
   WS_CHECK(kept.logits != nullptr && kept.partials != nullptr && plain != nullptr && (from.qh == nullptr || second != nullptr),
            oom, "no memory for the logits of %lld rows", static_cast<long long>(rows));
-  SampleArguments a = {kept.logits, kept.partials, plain, keys.as<int32_t>(), t[1].as<int32_t>(), t[2].as<float>(),
-                       t[3].as<float>(), 0, stride, vocabulary, groups, static_cast<int64_t>(c.p[2]),
-                       inverse_temperature, c.p[3], c.p[4], c.p[1] == 0, 0};
-  a.truncated = (a.top_k > 0 && a.top_k < vocabulary) || a.top_p < 1 || a.min_p > 0;
+  const int64_t width = seen.present() && draws.penalty != 1.0f ? seen.dims[1] : 0;
+  float* unpenalized = width == 0 ? nullptr : static_cast<float*>(on.scratch(rows * width * 4));
+  float* tops = width == 0 ? nullptr : static_cast<float*>(on.scratch(rows * 4));
+  WS_CHECK(width == 0 || (unpenalized != nullptr && tops != nullptr), oom, "no memory for the penalties of %lld rows",
+           static_cast<long long>(rows));
+  SampleArguments a = {kept.logits, kept.partials, plain, keys.as<int32_t>(),
+                       width == 0 ? nullptr : seen.as<int32_t>(), unpenalized, tops, out[0].as<int32_t>(),
+                       out[1].as<float>(), out[2].as<float>(), 0, stride, vocabulary, groups, static_cast<int64_t>(c.p[2]), width,
+                       inverse_temperature, draws.penalty, c.p[3], c.p[4], c.p[1] == 0, 0, on.fault()};
+  a.truncated = (a.top_k > 0 && a.top_k < vocabulary) || a.top_p < 1 || a.min_p > 0 || width > 0;
   for (a.row = 0; a.row < tokens; a.row += rows) {
     const int64_t count = tokens - a.row < rows ? tokens - a.row : rows;
     WS_TRY(row_logits(on, from, a.row, count, kept, second));
-    WS_TRY(start(on, sample_row, {static_cast<uint32_t>(count), 1, 1}, sizeof(RowShared), a));
+    const Extent grid = {static_cast<uint32_t>(count), 1, 1};
+    if (width > 0) WS_TRY(start(on, penalize_row, grid, row_warps * sizeof(float), a));
+    WS_TRY(start(on, sample_row, grid, sizeof(RowShared), a));
+    if (width > 0) WS_TRY(start(on, unpenalize_logps, grid, 0, a));
   }
   return {};
 }
@@ -377,7 +443,9 @@ Status sample_heads(const Call& c, Launcher& on, const Heads& from, const View* 
 
 Status head_sample(const Call& c, Launcher& on) {
   WS_TRY(check_heads(c.t[0], c.t[1]));
-  return sample_heads(c, on, {c.t[0], c.t[1], nullptr, nullptr, 0}, c.t + 2);
+  WS_CHECK(c.p[5] >= 1e-6 && c.p[5] <= 1e6, config, "repetitionPenalty: expected 1e-6 to 1e6, got %g", c.p[5]);
+  const float penalty = static_cast<float>(c.p[5]);
+  return sample_heads(c, on, {c.t[0], c.t[1], nullptr, nullptr, 0}, {c.t[2], c.t[3], penalty, c.t + 4});
 }
 
 Status head_sample_mixture(const Call& c, Launcher& on) {
@@ -387,7 +455,7 @@ Status head_sample_mixture(const Call& c, Launcher& on) {
   WS_CHECK(qh.dims[0] == h.dims[0] && qw.dims[0] == w.dims[0], shape,
            "expected qh and qw with the rows of h and w, got %s and %s", shape_text(qh).text, shape_text(qw).text);
   WS_CHECK(c.p[5] > 0 && c.p[5] < 1, config, "mixture: expected a number between 0 and 1, got %g", c.p[5]);
-  return sample_heads(c, on, {h, w, &qh, &qw, c.p[5]}, c.t + 4);
+  return sample_heads(c, on, {h, w, &qh, &qw, c.p[5]}, {c.t[4], View(), 1.0f, c.t + 5});
 }
 
 #endif

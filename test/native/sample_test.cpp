@@ -10,7 +10,7 @@ using namespace check;
 namespace {
 
 struct Options {
-  double softcap = 0, temperature = 1, top_k = 0, top_p = 1, min_p = 0;
+  double softcap = 0, temperature = 1, top_k = 0, top_p = 1, min_p = 0, penalty = 1;
 };
 
 struct Result {
@@ -22,9 +22,10 @@ struct Kernels {
   Kernel sample, logps;
 };
 
-Call sample_call(Runtime& rt, const Tensor& h, const Tensor& w, const Tensor& keys, const Result& r, const Options& o) {
-  return make_call(rt, {h.view(), w.view(), keys.view(), r.ids.view(), r.logps.view(), r.sampled.view()},
-                   {o.softcap, o.temperature, o.top_k, o.top_p, o.min_p});
+Call sample_call(Runtime& rt, const Tensor& h, const Tensor& w, const Tensor& keys, const Result& r, const Options& o,
+                 const View& seen = absent()) {
+  return make_call(rt, {h.view(), w.view(), keys.view(), seen, r.ids.view(), r.logps.view(), r.sampled.view()},
+                   {o.softcap, o.temperature, o.top_k, o.top_p, o.min_p, o.penalty});
 }
 
 Tensor make_keys(int64_t rows, int32_t seed, int32_t first = 0) {
@@ -243,13 +244,65 @@ void test_bits(const Kernels& k, int64_t rows, int64_t channels, int64_t vocabul
     CHECK(same_on_threads(k.sample, sample_call(rt, h, w, keys, r, o), r.sampled, r.sampled));
     for (const int64_t i : {int64_t{0}, rows - 1}) {
       Result one(1);
-      CHECK_OK(k.sample(
-          make_call(rt, {h.rows(i, 1), w.view(), keys.rows(i, 1), one.ids.view(), one.logps.view(), one.sampled.view()},
-                    {o.softcap, o.temperature, o.top_k, o.top_p, o.min_p})));
+      CHECK_OK(k.sample(make_call(
+          rt,
+          {h.rows(i, 1), w.view(), keys.rows(i, 1), absent(), one.ids.view(), one.logps.view(), one.sampled.view()},
+          {o.softcap, o.temperature, o.top_k, o.top_p, o.min_p, o.penalty})));
       CHECK(one.ids.at(0) == r.ids.at(i) && same_bytes(one.logps.view(), r.logps.rows(i, 1)) &&
             same_bytes(one.sampled.view(), r.sampled.rows(i, 1)));
     }
   }
+}
+
+/// A penalty is the model with these logits changed, but for the log-probs of the model itself.
+void test_penalty(const Kernels& k) {
+  SerialRuntime rt;
+  const int64_t rows = 40;
+  for (const int64_t n : {7, 1500, 5000}) {
+    const std::vector<float> logits = random_logits(n, 2.5, 11);
+    const int32_t far = static_cast<int32_t>(n) - 1;
+    Tensor seen(DType::i32, {rows, 4});
+    for (int64_t i = 0; i < rows; ++i) {
+      const int32_t ids[] = {-1, 0, 3, far};
+      for (int64_t j = 0; j < 4; ++j) seen.as<int32_t>()[4 * i + j] = ids[j];
+    }
+    for (const Options& o : {Options{0, 1, 0, 1, 0, 1.7}, Options{0, 0.8, 5, 0.9, 0.01, 0.3}, Options{0, 0, 0, 1, 0, 9}}) {
+      std::vector<float> changed = logits;
+      const auto penalty = static_cast<float>(o.penalty);
+      for (const int32_t id : {0, 3, far}) {
+        float& x = changed[static_cast<size_t>(id)];
+        x = x < 0 ? x * penalty : x / penalty;
+      }
+      const Logits row(logits, rows), other(changed, rows);
+      const Tensor keys = make_keys(rows, 5);
+      Result r(rows), want(rows);
+      CHECK_OK(k.sample(sample_call(rt, row.h, row.w, keys, r, o, seen.view())));
+      Options plain = o;
+      plain.penalty = 1;
+      CHECK_OK(k.sample(sample_call(rt, other.h, other.w, keys, want, plain)));
+      CHECK_SAME(r.ids, want.ids);
+      CHECK_SAME(r.sampled, want.sampled);
+      Tensor logps(DType::f32, {rows}), lse(DType::f32, {rows});
+      CHECK_OK(k.logps(make_call(rt, {row.h.view(), row.w.view(), r.ids.view(), logps.view(), lse.view()}, {0, 1})));
+      CHECK_SAME(r.logps, logps);
+      // Without effect: a penalty of 1, and no ids.
+      CHECK_OK(k.sample(sample_call(rt, row.h, row.w, keys, r, plain, seen.view())));
+      CHECK_OK(k.sample(sample_call(rt, row.h, row.w, keys, want, o)));
+      CHECK_SAME(r.ids, want.ids);
+      CHECK_SAME(r.sampled, want.sampled);
+    }
+  }
+  const Logits row({1, 2, 3}, 1);
+  const std::vector<std::vector<int32_t>> wrong = {{0, 3}, {-2, 0}, {1, 1}, {2, 1}, {0, -1}};
+  for (const std::vector<int32_t>& ids : wrong) {
+    Tensor seen(DType::i32, {1, 2});
+    for (size_t j = 0; j < 2; ++j) seen.as<int32_t>()[j] = ids[j];
+    Result r(1);
+    CHECK_CODE(k.sample(sample_call(rt, row.h, row.w, make_keys(1, 1), r, {0, 1, 0, 1, 0, 2}, seen.view())), shape);
+  }
+  const Tensor two(DType::i32, {2, 1}), line(DType::i32, {1});
+  for (const Tensor* seen : {&two, &line})
+    CHECK_CODE(k.sample(sample_call(rt, row.h, row.w, make_keys(1, 1), Result(1), {}, seen->view())), shape);
 }
 
 void test_refusals(const Kernels& k) {
@@ -264,6 +317,7 @@ void test_refusals(const Kernels& k) {
   for (const double p : {-0.1, 1.1, nan}) config({0, 1, 0, p});
   for (const double p : {-0.1, 1.1, nan}) config({0, 1, 0, 1, p});
   for (const double cap : {-0.1, HUGE_VAL, nan}) config({cap});
+  for (const double penalty : {-1.0, 0.0, 1e7, HUGE_VAL, nan}) config({0, 1, 0, 1, 0, penalty});
   CHECK_CODE(k.sample(sample_call(rt, row.h, row.w, make_keys(3, 1), Result(2), {})), shape);
   CHECK_CODE(k.sample(sample_call(rt, row.h, row.w, make_keys(2, 1), Result(3), {})), shape);
   CHECK_CODE(k.sample(sample_call(rt, row.h, Tensor(DType::f32, {3, 2}), make_keys(2, 1), Result(2), {})), shape);
@@ -297,6 +351,7 @@ int main() {
       test_bits(level.kernels, 300, 8, 1600, type);
       test_bits(level.kernels, 3, 40, 5003, type);
     }
+    test_penalty(level.kernels);
     test_refusals(level.kernels);
   }
   return report();

@@ -131,4 +131,4 @@ export { type Device, type DeviceOptions, getDevice, memory } from './native/dev
 export { doctor, formatDoctor } from './native/doctor.js'
 export type { LoraConfig } from './nn/lora.js'
 export type { ChatMessage } from './tokenizer/template.js'
-export { loadTokenizer, type Tokenizer } from './tokenizer/tokenizer.js'
+export { loadTokenizer, type Tokenizer, type TokenizerOptions } from './tokenizer/tokenizer.js'

@@ -4,14 +4,14 @@ import type { Objective, Role } from '../loss/define.js'
 import type { DecoderConfig } from '../src/models/config.js'
 import { positionLimit } from '../src/models/decoder.js'
 import { loadTokenizer } from '../src/tokenizer/tokenizer.js'
-import { checkLengths, checkVocabulary, encodeFor, rowKindOf } from './data/encode.js'
+import { checkLengths, checkVocabulary, encodeFor } from './data/encode.js'
 import { encodePart } from './data/encode-options.js'
 import type { EncodedExample, EncodedSequence } from './data/example.js'
 import { type MicroBatch, microBatchOf } from './data/micro-batch.js'
 import { planData } from './data/plan.js'
-import { readData } from './data/rows.js'
+import { type SplitRows, splitRows } from './data/split.js'
 import { foldersOf, type ResolvedEstimate } from './estimate-models.js'
-import { layoutOf } from './evaluate.js'
+import { evaluationBatches, layoutOf } from './evaluate.js'
 
 /**
  * The micro-batches with most tokens and with most trained tokens, and some of all sizes for the blocks left idle.
@@ -62,24 +62,52 @@ export const withReferenceLogps = (examples: readonly EncodedExample[]): Encoded
     })),
   )
 
+/** The micro-batches of evaluations with most tokens and with most trained tokens; none where nothing is evaluated. */
+export function largestEvaluations(
+  held: readonly EncodedExample[],
+  { training, objective }: Pick<ResolvedEstimate, 'training' | 'objective'>,
+): MicroBatch[] {
+  if (training.evalStrategy === 'no') return []
+  const batches = evaluationBatches(objective, training, held)
+  const most = (sizeOf: (batch: MicroBatch) => number) =>
+    batches.reduce<MicroBatch | undefined>(
+      (best, batch) => (best === undefined || sizeOf(batch) > sizeOf(best) ? batch : best),
+      undefined,
+    )
+  const chosen = [most(({ packed }) => packed.ids.length), most(({ targets }) => targets.length)]
+  return [...new Set(chosen)].filter((batch) => batch !== undefined)
+}
+
+/** Examples to train, and examples to evaluate on. */
+export interface EstimateExamples {
+  readonly train: EncodedExample[]
+  readonly held: EncodedExample[]
+}
+
 /**
  * The rows of the data; without data as many of the greatest length as a micro-batch takes.
  *
  * @param config of the model, which may have a last position
  */
-export async function examplesOf(options: ResolvedEstimate, config: DecoderConfig): Promise<EncodedExample[]> {
-  const { data, training, objective, limit } = options
+export async function examplesOf(options: ResolvedEstimate, config: DecoderConfig): Promise<EstimateExamples> {
+  const { data, evalData, training, objective } = options
   if (data === undefined) {
-    const { perDeviceTrainBatchSize: length, maxLength } = training
+    const { perDeviceTrainBatchSize: length, perDeviceEvalBatchSize = length, maxLength, evalRows } = training
     const tokens = Math.min(maxLength, positionLimit(config) ?? maxLength)
-    return Array.from({ length }, () => fullExample(objective, tokens))
+    const full = (count: number) => Array.from({ length: count }, () => fullExample(objective, tokens))
+    return { train: full(length), held: evalData === undefined && evalRows === 0 ? [] : full(perDeviceEvalBatchSize) }
   }
-  const tokenizer = await loadTokenizer((await foldersOf(options)).model)
-  const { rows } = await readData(data, rowKindOf(objective), limit)
-  const encoded = encodeFor(objective, tokenizer, rows, encodePart(training))
-  checkLengths(encoded, config)
-  checkVocabulary(encoded, config, tokenizer)
-  return [...encoded.examples]
+  const tokenizer = await loadTokenizer((await foldersOf(options)).model, {
+    chatTemplatePath: options.chatTemplatePath,
+  })
+  const encode = (rows: SplitRows['train'], spare?: SplitRows['train']) => {
+    const encoded = encodeFor(objective, tokenizer, rows, encodePart(training), spare)
+    checkLengths(encoded, config)
+    checkVocabulary(encoded, config, tokenizer)
+    return [...encoded.examples]
+  }
+  const { train, held } = await splitRows({ ...options, data }, training)
+  return { train: encode(train), held: held.length === 0 ? [] : encode(held, train) }
 }
 
 /** An example of the objective as long as may be: all of it trained (of score heads the end), nothing shared. */

@@ -35,10 +35,14 @@ export interface EstimateOptions {
   readonly data?: DataSource
   /** The first rows only. */
   readonly limit?: number
+  /** Rows to evaluate on; without them `evalRows` of the data are held out. */
+  readonly evalData?: DataSource
   /** Settings of a fresh adapter; default none. */
   readonly lora?: Partial<LoraConfig>
   /** PEFT folder of an adapter to go on with; its tensors are read. */
   readonly adapter?: string
+  /** Chat template in place of the model's own, as in `loadModel`. */
+  readonly chatTemplatePath?: string
 }
 
 /** The run to estimate, every setting known. */

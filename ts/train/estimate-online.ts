@@ -128,7 +128,8 @@ export async function estimateOnline(estimate: OnlineEstimate): Promise<OnlineMe
   const decoder = await policyOf(counting, options)
   const reference = await referenceOf(counting, options, decoder)
   const { model } = await foldersOf(options)
-  const policy = unlike(languageModel(endless(decoder), await loadTokenizer(model), model))
+  const { chatTemplatePath } = settings.run
+  const policy = unlike(languageModel(endless(decoder), await loadTokenizer(model, { chatTemplatePath }), model))
   const { promptsPerRound, numGenerations, rounds, trainTasks, maxCompletionLength } = values
   const tasks = await readPrompts(prompts, policy.tokenizer, trainTasks ?? rounds * promptsPerRound)
   if (tasks.length === 0) throw new WhetstoneError('E_CONFIG', 'data', 'expected at least one prompt, got none')

@@ -17,14 +17,14 @@ import { alignmentOf } from './data/align.js'
 import type { EncodedExample } from './data/example.js'
 import type { MicroBatch } from './data/micro-batch.js'
 import { dataKind } from './data/rows.js'
-import { examplesOf, typicalBatches, withReferenceLogps } from './estimate-batches.js'
+import { examplesOf, largestEvaluations, typicalBatches, withReferenceLogps } from './estimate-batches.js'
 import { type CountingDevice, openCountingDevice, type Usage } from './estimate-device.js'
 import { type EstimateOptions, isPrecomputed, policyOf, referenceOf } from './estimate-models.js'
 
 import { checkTeacher } from './reference.js'
 import { flatState } from './state.js'
 import { trainerSettings } from './train.js'
-import { createTrainer, type Trainer, trainStep } from './trainer.js'
+import { createTrainer, evaluateLoss, type Trainer, trainStep } from './trainer.js'
 
 export type { EstimateOptions } from './estimate-models.js'
 
@@ -38,8 +38,10 @@ const estimateKinds = {
   reference: optional(kinds.path),
   data: optional(dataKind),
   limit: optional(kinds.number),
+  evalData: optional(dataKind),
   lora: optional(kinds.object),
   adapter: optional(kinds.path),
+  chatTemplatePath: optional(kinds.path),
 }
 
 /** A line of the table. */
@@ -54,7 +56,7 @@ export interface MemoryEstimate {
   readonly peakBytes: number
   /** What is in use at the peak; adds up to `peakBytes`. */
   readonly rows: readonly EstimateRow[]
-  /** The micro-batch that needs most. */
+  /** The micro-batch that needs most, of training or of an evaluation. */
   readonly batch: { readonly sequences: number; readonly tokens: number; readonly trainedTokens: number }
   /** Blocks kept for use again, and kernel scratch: taken from the system, not in `peakBytes`. */
   readonly besideBytes: number
@@ -77,7 +79,8 @@ export async function estimateMemory(given: EstimateOptions): Promise<MemoryEsti
   const counting = openCountingDevice(usualAlignment())
   const policy = await policyOf(counting, options)
   const read = await examplesOf(options, policy.config)
-  const examples = isPrecomputed(options) ? withReferenceLogps(read) : read
+  const known = (examples: EncodedExample[]) => (isPrecomputed(options) ? withReferenceLogps(examples) : examples)
+  const [train, held] = [known(read.train), known(read.held)]
   const reference = await referenceOf(counting, options, policy)
   const trainer = createTrainer({
     policy,
@@ -86,12 +89,18 @@ export async function estimateMemory(given: EstimateOptions): Promise<MemoryEsti
     ...trainerSettings(training),
   })
   labelState(counting, trainer)
-  const peak = await largestStep(counting, trainer, typicalBatches(examples, options, alignmentOf(policy)))
+  const peak = await largestWork(counting, [
+    ...typicalBatches(train, options, alignmentOf(policy)).map((batch) => ({
+      batch,
+      run: () => trainStep(trainer, [batch], 0),
+    })),
+    ...largestEvaluations(held, options).map((batch) => ({ batch, run: () => evaluateLoss(trainer, [batch]) })),
+  ])
   return {
     ...peak,
     besideBytes:
       counting.device.memory().poolBytes - peak.peakBytes + scratchBytes(policy.config, objective, peak.batch),
-    hostBytes: hostBytes(examples, trainer),
+    hostBytes: hostBytes([...train, ...held], trainer),
     dtype: policy.parameters.dtype,
   }
 }
@@ -107,16 +116,21 @@ export function labelState(counting: CountingDevice, { optimizer, tiedHead, poli
   if (tiedHead !== undefined) counting.label('gradient of the tied head', [tiedHead.gradient])
 }
 
-/** Runs a step over each micro-batch and keeps the one with the highest peak. */
-async function largestStep(
+/** A step or an evaluation over a micro-batch. */
+interface Work {
+  readonly batch: MicroBatch
+  readonly run: () => Promise<{ readonly loss: number }>
+}
+
+/** Runs the work over each micro-batch and keeps the one with the highest peak. */
+async function largestWork(
   counting: CountingDevice,
-  trainer: Trainer,
-  batches: readonly MicroBatch[],
+  works: readonly Work[],
 ): Promise<Pick<MemoryEstimate, 'peakBytes' | 'rows' | 'batch'>> {
   let found: { peakBytes: number; usage: Usage; batch: MicroBatch } | undefined
-  for (const batch of batches) {
+  for (const { batch, run } of works) {
     counting.resetPeak()
-    const { loss } = await trainStep(trainer, [batch], 0)
+    const { loss } = await run()
     if (!Number.isFinite(loss)) throw new WhetstoneError('E_INTERNAL', 'estimate', `expected a loss, got ${loss}`)
     const { peakBytes } = counting.device.memory()
     if (found === undefined || peakBytes > found.peakBytes) found = { peakBytes, usage: counting.usageAtPeak(), batch }

@@ -16,7 +16,7 @@ import { evaluateRows, type LossEvaluation } from './evaluate.js'
 export interface EvaluateOptions extends EncodeOptions {
   readonly policy: LanguageModel
   readonly objective: Objective
-  /** A .jsonl or .json file, or rows. */
+  /** A file of rows (.jsonl, .json, .csv, .tsv, .parquet), or rows. */
   readonly data: DataSource
   /** Use the first rows of the data only. */
   readonly limit?: number

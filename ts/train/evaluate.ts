@@ -76,14 +76,18 @@ export function checkEvaluation({ evalSteps, evalRows }: TrainingOptions, evalDa
   throw new WhetstoneError('E_CONFIG', 'evalSteps', text)
 }
 
-/** Optimizer steps between evaluations and between checkpoints; 0: only at the end. */
+/** Optimizer steps between evaluations and between checkpoints; 0: only at the end, and where `saveBest` says so. */
 export function intervalsOf(
   { evalStrategy, evalSteps, saveStrategy, saveSteps }: TrainingOptions,
   stepsPerEpoch: number,
-): { evalSteps: number; saveSteps: number } {
+): { evalSteps: number; saveSteps: number; saveBest: boolean } {
   const every = (strategy: TrainingOptions['saveStrategy'], steps: number) =>
-    ({ no: 0, steps, epoch: stepsPerEpoch })[strategy]
-  return { evalSteps: every(evalStrategy, evalSteps), saveSteps: every(saveStrategy, saveSteps) }
+    ({ no: 0, steps, epoch: stepsPerEpoch, best: 0 })[strategy]
+  return {
+    evalSteps: every(evalStrategy, evalSteps),
+    saveSteps: every(saveStrategy, saveSteps),
+    saveBest: saveStrategy === 'best',
+  }
 }
 
 /** What to evaluate, and on what. */

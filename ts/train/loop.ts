@@ -13,7 +13,16 @@ import type { Emit } from './events.js'
 import { checkSchedule, learningRateAt, type Schedule } from './schedule.js'
 import { entriesOf, optimizerEntries, policyFiles, readFlat, restoreTrainer, weightsFile } from './state.js'
 import { type MicroBatch, refuseNonFinite, type StepResult, type Trainer, trainStep } from './trainer.js'
-import { type BestCheckpoint, isOver, judge, settle, unwatched, type Watch, type WatchState } from './watch.js'
+import {
+  type BestCheckpoint,
+  improves,
+  isOver,
+  judge,
+  settle,
+  unwatched,
+  type Watch,
+  type WatchState,
+} from './watch.js'
 
 /** Micro-batches of optimizer step `step` (0-based): a pure function, whatever was run before. */
 export type Plan = (step: number) => Promise<readonly MicroBatch[]>
@@ -33,6 +42,8 @@ export interface Phase {
   readonly free?: readonly string[]
   /** Steps between checkpoints; 0: at the end only. */
   readonly saveSteps: number
+  /** Save behind every evaluation that is better than the best checkpoint's, too. */
+  readonly saveBest?: boolean
   /** Default 2; 0 keeps all. */
   readonly saveTotalLimit?: number
   /** Leave the optimizer out of checkpoints, which then cannot be resumed. */
@@ -154,9 +165,10 @@ const due = (step: number, every: number | undefined, total: number): boolean =>
 
 /** Evaluates when it is time, and knows what the evaluations have come to. */
 function createWatcher(phase: Phase, found: WatchState) {
-  const { watch, signal, evalSteps, saveSteps, schedule } = phase
+  const { watch, signal, evalSteps, saveSteps, saveBest, schedule } = phase
   let state = found
-  const saves = (step: number) => due(step, saveSteps, schedule.totalSteps)
+  const saves = (step: number) =>
+    due(step, saveSteps, schedule.totalSteps) || (saveBest === true && improves(watch, state, step))
   const owes = (step: number) =>
     phase.evaluate !== undefined && state.evaluated < step && due(step, evalSteps, schedule.totalSteps)
   const look = async (step: number) => {
@@ -245,7 +257,7 @@ async function save(
 ): Promise<string | undefined> {
   if (directory === undefined) return undefined
   const { policy, optimizer, history, numTokens } = trainer
-  const { weights, ...besides } = await policyFiles(policy, model.directory)
+  const { weights, ...besides } = await policyFiles(model)
   const path = await saveCheckpoint(directory, {
     step,
     files: {

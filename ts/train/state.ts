@@ -4,6 +4,7 @@
 
 import { join, resolve } from 'node:path'
 import { WhetstoneError } from '../src/base/errors.js'
+import type { LanguageModel } from '../src/generate/language-model.js'
 import { exists } from '../src/io/files.js'
 import { readText } from '../src/io/json.js'
 import { type Decoder, trainableOf } from '../src/models/decoder.js'
@@ -18,6 +19,7 @@ import {
   toFileOrder,
 } from '../src/nn/parameters.js'
 import { type Shape, shapeText, sizeOf } from '../src/tensor/shape.js'
+import { templateFile, templateIn } from '../src/tokenizer/tokenizer.js'
 import type { Trainer } from './trainer.js'
 
 /** A named tensor as it goes into a safetensors file. */
@@ -61,22 +63,28 @@ export interface PolicyFiles {
 export const weightsFile = ({ adapter }: Decoder): string =>
   adapter === undefined ? 'model.safetensors' : 'adapter_model.safetensors'
 
-/**
- * What a checkpoint holds besides tensors, so that it loads as a model or as a PEFT adapter.
- *
- * @param base folder of the model that was loaded
- */
-export async function policyFiles(policy: Decoder, base: string): Promise<PolicyFiles> {
+/** The chat template, where the folder of the model has another one. */
+async function templateFiles({ tokenizer, directory }: LanguageModel): Promise<Record<string, string>> {
+  const { chatTemplate } = tokenizer
+  const isOwn = chatTemplate === undefined || chatTemplate === (await templateIn(directory))
+  return isOwn ? {} : { [templateFile]: chatTemplate }
+}
+
+/** What a checkpoint holds besides tensors, so that it loads as a model or as a PEFT adapter. */
+export async function policyFiles(model: LanguageModel): Promise<PolicyFiles> {
+  const { decoder: policy, directory: base } = model
   const weights = weightsFile(policy)
+  const template = await templateFiles(model)
   if (policy.adapter !== undefined) {
     // PEFT takes relative paths from the working directory.
     const adapter = adapterConfigJson(policy, resolve(base))
-    return { weights, texts: { 'adapter_config.json': `${JSON.stringify(adapter, null, 2)}\n` }, copied: 'tokenizer' }
+    const texts = { ...template, 'adapter_config.json': `${JSON.stringify(adapter, null, 2)}\n` }
+    return { weights, texts, copied: 'tokenizer' }
   }
   const file = join(base, 'config.json')
-  if (!(await exists(file))) return { weights, texts: {}, copied: 'all' }
+  if (!(await exists(file))) return { weights, texts: template, copied: 'all' }
   const config = configJson(policy.config, await readText(file), policy.parameters.dtype)
-  return { weights, texts: { 'config.json': config }, copied: 'all' }
+  return { weights, texts: { ...template, 'config.json': config }, copied: 'all' }
 }
 
 /** What a step reads besides the policy's weights: masters (of a bf16 model), moments, and a reference that moves. */

@@ -6,18 +6,18 @@ import type { Objective } from '../loss/define.js'
 import { objectiveKind } from '../loss/objective.js'
 import { checkMembers, kinds, optional } from '../src/base/arguments.js'
 import { WhetstoneError } from '../src/base/errors.js'
-import { deriveKey, permutation } from '../src/base/rng.js'
 import { type LanguageModel, modelKind } from '../src/generate/language-model.js'
 import { type Decoder, decoderKind } from '../src/models/decoder.js'
 import { type TrainingInput, type TrainingOptions, trainingOptions } from './config/options.js'
 import { type Resolved, resolveConfig, resolvedKind, type Source, sourcesKind } from './config/resolve.js'
 import { changesOf, noChanges } from './continue.js'
-import { checkLengths, checkVocabulary, encodeFor, rowKindOf } from './data/encode.js'
+import { checkLengths, checkVocabulary, encodeFor } from './data/encode.js'
 import { encodePart } from './data/encode-options.js'
 import type { EncodedExample } from './data/example.js'
 import { warningsOf } from './data/findings.js'
 import { planData } from './data/plan.js'
-import { type DataSource, dataKind, extraFieldWarnings, readData } from './data/rows.js'
+import { type DataSource, dataKind } from './data/rows.js'
+import { splitRows } from './data/split.js'
 import { checkEvaluation, evaluationOf, intervalsOf, layoutOf } from './evaluate.js'
 import { type Emit, type Run, startRun } from './events.js'
 import { whileTrained } from './in-training.js'
@@ -41,7 +41,7 @@ import { type Watch, watchOf } from './watch.js'
 export interface TrainOptions extends TrainingInput {
   readonly policy: LanguageModel
   readonly objective: Objective
-  /** A .jsonl or .json file, or rows. */
+  /** A file of rows (.jsonl, .json, .csv, .tsv, .parquet), or rows. */
   readonly data: DataSource
   /** Use the first rows of the data only. */
   readonly limit?: number
@@ -200,7 +200,7 @@ interface Data {
 /** Rows to tokens; says what happened to them. */
 async function encodedData({ options, values, emit }: Job): Promise<Data> {
   const { policy, objective } = options
-  const rows = await splitData(options, values)
+  const rows = await splitRows(options, values)
   const encode = (own: typeof rows.train, spare?: typeof rows.train) => {
     const encoded = encodeFor(objective, policy.tokenizer, own, encodePart(values), spare)
     checkLengths(encoded, policy.decoder.config)
@@ -296,17 +296,4 @@ async function fingerprintOf(
     rowsSha256: dataHash(train),
     ...(await frozenParts(options.policy.decoder)),
   }
-}
-
-/** Rows to train and rows to evaluate on: those of `evalData`, or `evalRows` rows chosen by the seed. */
-async function splitData(options: TrainOptions, { evalRows, seed }: TrainingOptions) {
-  const kind = rowKindOf(options.objective)
-  const { rows, extraFields } = await readData(options.data, kind, options.limit)
-  const warnings = extraFieldWarnings(extraFields, rows.length)
-  if (options.evalData !== undefined)
-    return { train: rows, held: (await readData(options.evalData, kind)).rows, warnings }
-  if (evalRows >= rows.length)
-    throw new WhetstoneError('E_CONFIG', 'evalRows', `expected fewer than the ${rows.length} rows, got ${evalRows}`)
-  const held = new Set(permutation(rows.length, deriveKey(seed, 'evaluation')).slice(0, evalRows))
-  return { train: rows.filter((_, i) => !held.has(i)), held: rows.filter((_, i) => held.has(i)), warnings }
 }

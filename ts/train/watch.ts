@@ -78,12 +78,13 @@ export function judge(
   return { ...state, evaluated: step, value, bestValue: better ? value : bestValue, misses }
 }
 
+/** Is there an evaluation of `step` that is better than that of the best checkpoint? */
+export const improves = (watch: Watch | undefined, { evaluated, value, best }: WatchState, step: number): boolean =>
+  watch !== undefined && evaluated === step && value !== undefined && isBetter(watch, value, best?.value)
+
 /** The state once the checkpoint of `step` is there: it is the best one if its evaluation was better than the best one's. */
-export function settle(watch: Watch | undefined, state: WatchState, step: number): WatchState {
-  const { evaluated, value, best } = state
-  if (watch === undefined || evaluated !== step || value === undefined) return state
-  return isBetter(watch, value, best?.value) ? { ...state, best: { step, value } } : state
-}
+export const settle = (watch: Watch | undefined, state: WatchState, step: number): WatchState =>
+  improves(watch, state, step) ? { ...state, best: { step, value: Number(state.value) } } : state
 
 /** Has the patience come to its end? */
 export const isOver = (watch: Watch | undefined, { misses }: WatchState): boolean =>
@@ -93,14 +94,20 @@ const refuse = (where: string, message: string): never => {
   throw new WhetstoneError('E_CONFIG', where, message)
 }
 
+/** The setting that asks for evaluations to decide. */
+const decider = ({ loadBestModelAtEnd, earlyStoppingPatience, saveStrategy }: TrainingOptions): string | undefined => {
+  if (loadBestModelAtEnd) return 'loadBestModelAtEnd'
+  if (earlyStoppingPatience !== undefined) return 'earlyStoppingPatience'
+  return saveStrategy === 'best' ? "saveStrategy 'best'" : undefined
+}
+
 /** Refuses settings that mean nothing without what they are about. */
 function refuseIdle(values: TrainingOptions): void {
-  const { metricForBestModel, greaterIsBetter, earlyStoppingThreshold, earlyStoppingPatience, loadBestModelAtEnd } =
-    values
+  const { metricForBestModel, greaterIsBetter, earlyStoppingThreshold, earlyStoppingPatience } = values
   if (earlyStoppingThreshold > 0 && earlyStoppingPatience === undefined)
     refuse('earlyStoppingThreshold', `expected earlyStoppingPatience with it, got ${earlyStoppingThreshold} alone`)
-  if (loadBestModelAtEnd || earlyStoppingPatience !== undefined) return
-  const message = 'expected loadBestModelAtEnd or earlyStoppingPatience with it, got neither'
+  if (decider(values) !== undefined) return
+  const message = "expected loadBestModelAtEnd, earlyStoppingPatience or saveStrategy 'best' with it, got none of them"
   if (metricForBestModel !== 'loss') refuse('metricForBestModel', message)
   if (greaterIsBetter !== undefined) refuse('greaterIsBetter', message)
 }
@@ -108,6 +115,8 @@ function refuseIdle(values: TrainingOptions): void {
 /** Refuses to choose the best checkpoint where evaluations and checkpoints do not meet. */
 function checkMeeting({ evalStrategy, saveStrategy, evalSteps, saveSteps }: TrainingOptions, saves: boolean): void {
   if (!saves) refuse('loadBestModelAtEnd', 'expected an output folder for the checkpoints to choose from, got none')
+  // What is saved was evaluated then.
+  if (saveStrategy === 'best') return
   if (saveStrategy !== evalStrategy)
     refuse('saveStrategy', `expected '${evalStrategy}' as evalStrategy with loadBestModelAtEnd, got '${saveStrategy}'`)
   if (saveStrategy === 'steps' && (saveSteps === 0 || saveSteps % evalSteps !== 0))
@@ -129,9 +138,9 @@ export function watchOf(
 ): Watch | undefined {
   refuseIdle(values)
   const { loadBestModelAtEnd: loadBest, earlyStoppingPatience: patience, earlyStoppingThreshold: threshold } = values
-  if (!loadBest && patience === undefined) return undefined
-  const asked = loadBest ? 'loadBestModelAtEnd' : 'earlyStoppingPatience'
-  if (!evaluates) refuse(asked, 'expected rows to evaluate on, got none: give evalData or evalRows')
+  const asked = decider(values)
+  if (asked === undefined) return undefined
+  if (!evaluates) refuse(asked.split(' ')[0], 'expected rows to evaluate on, got none: give evalData or evalRows')
   if (values.evalStrategy === 'no') refuse('evalStrategy', `expected 'steps' or 'epoch' with ${asked}, got 'no'`)
   if (values.evalStrategy === 'steps' && values.evalSteps === 0)
     refuse('evalSteps', `expected at least 1 with ${asked}, got 0: one evaluation at the end decides nothing`)

@@ -8,6 +8,7 @@ export const renamed: Readonly<Record<string, readonly string[]>> = {
   args: ['objective'],
   bf16: ['dtype'],
   batchsize: ['perDeviceTrainBatchSize', 'promptsPerRound'],
+  chattemplate: ['chatTemplatePath'],
   dataset: ['data', 'prompts'],
   datasetname: ['data'],
   devicemap: ['device'],
@@ -64,10 +65,12 @@ const adapter = 'an adapter is given where the model is loaded: lora: { r: 16 } 
 const dtype = "the type of weights and arithmetic is given where the model is loaded: dtype: 'bf16' or 'f32'"
 const quantized = 'weights in four bits are asked for where the model is loaded: loadIn4bit: true of loadModel'
 const search = 'there is none: samples are drawn one token at a time (temperature, topK, topP, minP)'
-const penalty = 'there is none: logits are changed by temperature, topK, topP and minP alone'
+const penalty = 'there is none: logits are changed by repetitionPenalty, temperature, topK, topP and minP alone'
 const best =
   'methods on samples choose no checkpoint: metrics.jsonl has every round, saveTotalLimit 0 keeps all checkpoints'
 const alone = 'one process on one device is what there is'
+
+const template = 'it is given where the model is loaded: chatTemplatePath of loadModel'
 
 /** What is no option of another name: what to do. */
 export const elsewhere: Readonly<Record<string, string>> = {
@@ -75,6 +78,8 @@ export const elsewhere: Readonly<Record<string, string>> = {
   bnb4bitquantstorage: 'two weights share a byte, always',
   bnb4bitquanttype: 'NF4 is the four-bit type, there is no other',
   bnb4bitusedoublequant: quantized,
+  chattemplate: template,
+  chattemplatepath: template,
   dataseed: 'seed is the key of every random choice',
   deepspeed: alone,
   dosample: 'temperature: 0 takes the most probable token, any other temperature samples',
@@ -105,7 +110,7 @@ export const elsewhere: Readonly<Record<string, string>> = {
   processingclass: 'the tokenizer is that of the model',
   r: adapter,
   quantizationconfig: quantized,
-  repetitionpenalty: penalty,
+  resumefromcheckpoint: 'the run in the output folder goes on with --resume, or with resume: true of train()',
   reportto: 'a run folder has metrics.jsonl, and `whetstone report` makes a page of it',
   targetmodules: adapter,
   tf32: dtype,

@@ -23,6 +23,8 @@ interface Row extends TokenSample {
   /** Blocks in logical order; the first `shared` belong to the group. */
   readonly blocks: number[]
   readonly group: Group
+  /** The ids of prompt and sample, each once, ascending; kept for the penalty alone. */
+  readonly seen: number[]
   /** Tokens in the sequence so far, prompt included. */
   length: number
 }
@@ -203,6 +205,7 @@ function startRows(engine: Engine, prompt: number, promptLength: number): Row[] 
   const [sharedCount, own] = blockNeed(promptLength, request)
   const group: Group = { shared: takeBlocks(cache, sharedCount), running: request.numGenerations }
   const name = request.promptKeys?.[prompt] ?? prompt
+  const seen = penalizes(request) ? [...new Set(request.prompts[prompt])].sort((a, b) => a - b) : []
   const started = Array.from(
     { length: request.numGenerations },
     (_, i): Row => ({
@@ -215,6 +218,7 @@ function startRows(engine: Engine, prompt: number, promptLength: number): Row[] 
       key: deriveKey(request.seed, 'sample', name, i),
       blocks: [...group.shared, ...takeBlocks(cache, own)],
       group,
+      seen: [...seen],
       length: promptLength,
     }),
   )
@@ -267,19 +271,46 @@ function blockTable(rows: readonly Row[], width: number): Int32Array {
   return table
 }
 
+const penalizes = ({ repetitionPenalty = 1 }: GenerationRequest): boolean => repetitionPenalty !== 1
+
+/** Adds an id to ascending ones, once. */
+function addSeen(seen: number[], id: number): void {
+  let [low, high] = [0, seen.length]
+  while (low < high) {
+    const middle = (low + high) >> 1
+    if (seen[middle] < id) low = middle + 1
+    else high = middle
+  }
+  if (seen[low] !== id) seen.splice(low, 0, id)
+}
+
+/** The seen ids of the rows, each behind as many -1 as the longest needs. */
+function seenTable({ device }: Engine, rows: readonly Row[]): Tensor {
+  const width = rows.reduce((most, { seen }) => Math.max(most, seen.length), 0)
+  const table = new Int32Array(rows.length * width).fill(-1)
+  rows.forEach(({ seen }, i) => {
+    table.set(seen, (i + 1) * width - seen.length)
+  })
+  return tensor(device, table, [rows.length, width])
+}
+
 type Draw = ReturnType<typeof headSample>
 
 /** Draws one token per row from the hidden states of each reader, [rows, C]. */
-function drawTokens({ readers, device, request }: Engine, rows: readonly Row[], hidden: readonly Tensor[]): Draw {
+function drawTokens(engine: Engine, rows: readonly Row[], hidden: readonly Tensor[]): Draw {
+  const { readers, device, request } = engine
   const words = new Int32Array(rows.length * 4)
   rows.forEach((row, i) => {
     words.set([row.key[0] | 0, row.key[1] | 0, 0, row.ids.length], i * 4)
   })
   const keys = tensor(device, words, [rows.length, 4])
   const [{ model }, other] = readers
-  const { temperature = 1, topK = 0, topP = 1, minP = 0, mixture } = request
+  const { temperature = 1, topK = 0, topP = 1, minP = 0, repetitionPenalty, mixture } = request
   const settings = { temperature, topK, topP, minP, softcap: model.config.logitSoftcap }
-  if (other === undefined || mixture === undefined) return headSample(hidden[0], headWeight(model), keys, settings)
+  if (other === undefined || mixture === undefined) {
+    const penalty = penalizes(request) ? { repetitionPenalty, seen: seenTable(engine, rows) } : {}
+    return headSample(hidden[0], headWeight(model), keys, { ...settings, ...penalty })
+  }
   return headSampleMixture(hidden[0], headWeight(model), hidden[1], headWeight(other.model), keys, {
     ...settings,
     mixture: mixture.mixtureCoef,
@@ -302,6 +333,7 @@ async function takeStep(engine: Engine, rows: readonly Row[], work: () => Draw):
     row.logps.push(logps[i])
     row.samplingLogps.push(sampled[i])
     row.length++
+    if (penalizes(engine.request)) addSeen(row.seen, ids[i])
     if (isFinished(engine, row, ids[i])) finishRow(engine, row)
   })
 }

@@ -109,6 +109,7 @@ export const generateKinds = {
   topK: optional(kinds.number),
   topP: optional(kinds.number),
   minP: optional(kinds.number),
+  repetitionPenalty: optional(kinds.number),
   numGenerations: optional(kinds.number),
   maxNewTokens: optional(kinds.number),
   stopIds: optional(kinds.numbers),
@@ -132,6 +133,7 @@ const modelKinds = {
   warn: optional(kinds.call),
   adapter: optional(kinds.path),
   lora: optional(kinds.object),
+  chatTemplatePath: optional(kinds.path),
 }
 
 /** How to load a model, and with which adapter. */
@@ -140,6 +142,11 @@ export interface ModelOptions extends LoadOptions {
   readonly adapter?: string
   /** Put a fresh adapter on the model, whose values are those of `seed`. */
   readonly lora?: Partial<LoraConfig>
+  /**
+   * Jinja file, or folder of a tokenizer, whose chat template is used in place of the model's, and saved with what is trained.
+   * End tokens stay the model's: `stopIds` and `stopStrings` of `generate` name others.
+   */
+  readonly chatTemplatePath?: string
 }
 
 /**
@@ -174,7 +181,7 @@ export const tokenizerFolder = async (directory: string, base: string): Promise<
 
 /** Loads a model and puts the adapter that is asked for on it. */
 async function loadWith(directory: string, tokenizerFolder: string, options: ModelOptions): Promise<LanguageModel> {
-  const { adapter, lora, seed } = options
+  const { adapter, lora, seed, chatTemplatePath } = options
   if (adapter !== undefined && lora !== undefined)
     throw new WhetstoneError(
       'E_CONFIG',
@@ -182,7 +189,7 @@ async function loadWith(directory: string, tokenizerFolder: string, options: Mod
       'expected either `adapter` or `lora`, got both: an adapter has settings',
     )
   // In this order: a tokenizer that fails leaves no weights behind.
-  const tokenizer = await loadTokenizer(tokenizerFolder)
+  const tokenizer = await loadTokenizer(tokenizerFolder, { chatTemplatePath })
   const base = await loadDecoder(directory, options)
   try {
     if (adapter !== undefined) return languageModel(await loadAdapter(base, adapter), tokenizer, directory)

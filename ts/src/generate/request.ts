@@ -4,7 +4,7 @@
 import { WhetstoneError } from '../base/errors.js'
 import { type Decoder, positionLimit } from '../models/decoder.js'
 
-/** How tokens are drawn. Truncations apply in this order: temperature, top-k, top-p, min-p. */
+/** How tokens are drawn. In this order: repetition penalty, temperature, top-k, top-p, min-p. */
 export interface SamplingOptions {
   /** 0 takes the most probable token. Default 1. */
   readonly temperature?: number
@@ -14,6 +14,11 @@ export interface SamplingOptions {
   readonly topP?: number
   /** Drop tokens below this share of the largest probability. Default 0. */
   readonly minP?: number
+  /**
+   * Divides the positive logits of tokens that stand in the prompt or in the completion so far, and multiplies the negative
+   * ones, as in Transformers (CTRL, 1909.05858): above 1 against repetition. `logps` are the model's, without it. Default 1.
+   */
+  readonly repetitionPenalty?: number
 }
 
 /** A second model of the same vocabulary, and its share in what tokens are drawn from. */
@@ -69,11 +74,15 @@ export function checkRequest(m: Decoder, r: GenerationRequest): void {
   const need = (ok: boolean, name: string, expected: string, got: unknown) => {
     if (!ok) throw new WhetstoneError('E_CONFIG', `generate.${name}`, `expected ${expected}, got ${String(got)}`)
   }
-  const { temperature = 1, topK = 0, topP = 1, minP = 0 } = r
+  const { temperature = 1, topK = 0, topP = 1, minP = 0, repetitionPenalty = 1 } = r
   need(temperature >= 0 && Number.isFinite(temperature), 'temperature', 'a number of at least 0', temperature)
   need(Number.isInteger(topK) && topK >= 0, 'topK', 'a whole number of at least 0', topK)
   need(topP > 0 && topP <= 1, 'topP', 'a number in (0, 1]', topP)
   need(minP >= 0 && minP <= 1, 'minP', 'a number in [0, 1]', minP)
+  const mild = repetitionPenalty >= 1e-6 && repetitionPenalty <= 1e6
+  need(mild, 'repetitionPenalty', 'a number above 0, from 1e-6 to 1e6', repetitionPenalty)
+  const alone = modelsOf(m, r).length === 1 || repetitionPenalty === 1
+  need(alone, 'repetitionPenalty', '1 where two models are mixed', repetitionPenalty)
   need(Number.isInteger(r.numGenerations) && r.numGenerations >= 1, 'numGenerations', 'at least 1', r.numGenerations)
   need(Number.isInteger(r.maxNewTokens) && r.maxNewTokens >= 1, 'maxNewTokens', 'at least 1', r.maxNewTokens)
   need(Number.isInteger(r.maxRows) && r.maxRows >= 1, 'maxRows', 'at least 1', r.maxRows)

@@ -2,10 +2,10 @@
 // documents, and JSON lines as a stream of any size. The only file that calls JSON.parse on file content. The scan
 // itself is json-scan.ts.
 
-import { concatUint8Arrays } from 'typed-array-utils'
 import { WhetstoneError } from '../base/errors.js'
-import { readBytes, readPieces } from './files.js'
+import { readBytes } from './files.js'
 import { findJsonFault } from './json-scan.js'
+import { rawLines } from './lines.js'
 
 /** Deepest nesting. */
 const depthLimit = 64
@@ -51,8 +51,13 @@ export function parseJson(text: string, where: string): unknown {
   )
 }
 
+const createDecoder = () => new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
+
+/** For whole texts alone, so that none leaves anything behind. */
+const whole = createDecoder()
+
 const decode = (bytes: Uint8Array, more = false): string =>
-  new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes, { stream: more })
+  more ? createDecoder().decode(bytes, { stream: true }) : whole.decode(bytes)
 
 /** Index just behind the first bytes that no UTF-8 text can begin with. */
 function firstInvalid(bytes: Uint8Array): number {
@@ -167,50 +172,6 @@ export interface JsonLinesOptions {
   readonly lineLimitBytes?: number
 }
 
-interface RawLine {
-  readonly bytes: Uint8Array
-  readonly line: number
-  readonly byteOffset: number
-}
-
-const newline = 0x0a
-const largestLimit = 256 * 2 ** 20
-
-async function* rawLines(path: string, limit: number): AsyncGenerator<RawLine> {
-  let parts: Uint8Array[] = []
-  let [held, line, byteOffset] = [0, 1, 0]
-  const take = (last: Uint8Array): RawLine => {
-    const bytes = parts.length === 0 ? last : concatUint8Arrays(...parts, last)
-    const row = { bytes, line, byteOffset }
-    parts = []
-    held = 0
-    line++
-    byteOffset += bytes.byteLength + 1
-    return row
-  }
-  for await (const piece of readPieces(path)) {
-    let from = 0
-    for (let at = piece.indexOf(newline); at >= 0; at = piece.indexOf(newline, from)) {
-      checkLength(held + at - from, limit, path, line)
-      yield take(piece.subarray(from, at))
-      from = at + 1
-    }
-    held += piece.byteLength - from
-    checkLength(held, limit, path, line)
-    if (from < piece.byteLength) parts.push(piece.subarray(from))
-  }
-  if (held > 0) yield take(new Uint8Array(0))
-}
-
-function checkLength(bytes: number, limit: number, path: string, line: number): void {
-  if (bytes > limit)
-    throw new WhetstoneError(
-      'E_LIMIT',
-      `${path}:${line}`,
-      `expected a line of at most ${limit} bytes, got ${bytes} or more: raise lineLimitBytes if it is one row`,
-    )
-}
-
 /** JSON knows no other space within a line; the carriage return of CRLF is one of them. */
 const isBlank = (bytes: Uint8Array): boolean => bytes.every((byte) => byte === 0x20 || byte === 0x09 || byte === 0x0d)
 
@@ -222,8 +183,7 @@ const isBlank = (bytes: Uint8Array): boolean => bytes.every((byte) => byte === 0
  * data and invalid UTF-8); E_LIMIT for a line or nesting beyond the limit
  */
 export async function* readJsonLines(path: string, options: JsonLinesOptions = {}): AsyncGenerator<JsonLine> {
-  const limit = Math.min(options.lineLimitBytes ?? 16 * 2 ** 20, largestLimit)
-  for await (const { bytes, line, byteOffset } of rawLines(path, limit)) {
+  for await (const { bytes, line, byteOffset } of rawLines(path, options.lineLimitBytes)) {
     if (isBlank(bytes)) continue
     const where = `${path}:${line}`
     const value = parseJson(decodeUtf8(bytes, where), where)

@@ -1,4 +1,4 @@
-// Sampling the next token from the head without materialised logits: temperature, then top-k, top-p and min-p, one
+// Sampling the next token from the head without materialised logits: a penalty for repetition, temperature, then top-k, top-p and min-p, one
 // counter-based uniform number per row. Kernel: native/cpu/sample.cpp; the tiles of logits are those of head.ts.
 
 import { WhetstoneError } from '../base/errors.js'
@@ -21,6 +21,13 @@ export interface SampleOptions {
   readonly topP?: number
   /** Keeps tokens with at least this share of the largest probability; 0 or absent: all. */
   readonly minP?: number
+  /** Divides the positive logits of the `seen` ids and multiplies the others, before the temperature; 1 or absent: off. */
+  readonly repetitionPenalty?: number
+  /**
+   * [N, S] i32: the ids that `repetitionPenalty` is for, in each row ascending, behind as many -1 as it takes. On the CPU a row that
+   * is not so is refused; a GPU reports it at the next read.
+   */
+  readonly seen?: Tensor
   /** Logits become softcap tanh(logit / softcap); 0 or absent: off. */
   readonly softcap?: number
 }
@@ -77,6 +84,13 @@ function draw(z: Float64Array, p: Parameters, key: Float64Array, row: number): {
   return { id: ids[place], sampled: z[ids[place]] - lse }
 }
 
+/** Transformers' RepetitionPenaltyLogitsProcessor, from CTRL (1909.05858): on either side of 0 a logit becomes smaller. */
+function penalized(z: Float64Array, seen: Float64Array, penalty: number): Float64Array {
+  const changed = Float64Array.from(z)
+  for (const id of seen) if (id >= 0) changed[id] = z[id] < 0 ? z[id] * penalty : z[id] / penalty
+  return changed
+}
+
 type Hosts = Readonly<Record<string, Host>>
 
 /** [ids, logps, sampled] of rows whose logits at temperature 1 are given. */
@@ -90,11 +104,12 @@ function drawRows(t: Hosts, p: Parameters, logitsOfRow: (n: number) => Float64Ar
       logps.data[n] = sampled.data[n] = Number.NaN
       return
     }
+    const z = t.seen === undefined ? plain : penalized(plain, hostRow(t.seen, n), p.repetitionPenalty)
     const drawn =
       p.temperature === 0
-        ? { id: plain.indexOf(plain.reduce((a, b) => Math.max(a, b))), sampled: 0 }
+        ? { id: z.indexOf(z.reduce((a, b) => Math.max(a, b))), sampled: 0 }
         : draw(
-            plain.map((z) => z / p.temperature),
+            z.map((logit) => logit / p.temperature),
             p,
             hostRow(t.keys, n),
             n,
@@ -121,7 +136,7 @@ const headSampleMixtureReference = (t: Hosts, p: Parameters): Host[] =>
 
 // Op ------------------------------------------------------------------------------------------------------------------
 
-const all: Parameters = { softcap: 0, temperature: 1, topK: 0, topP: 1, minP: 0 }
+const all: Parameters = { softcap: 0, temperature: 1, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1 }
 
 /** Keys that differ in every word, the high bits of words included. */
 const keyAt = (i: number): number => [7, -3, 11, 2][i % 4] + (i >> 2) * [0, 40503, 1, 2654435][i % 4]
@@ -132,6 +147,18 @@ const sampleCase = (n: number, c: number, v: number, p: Parameters): OpCase => (
   fill: { keys: keyAt },
   rows: ['h', 'keys'],
 })
+
+/** A case with six places for seen ids in each row, of which the first ones may be -1. */
+const penalizedCase = (n: number, c: number, v: number, p: Parameters): OpCase => {
+  const idAt = (row: number, j: number): number => (j < row % 7 ? -1 : Math.floor((v * (j + 0.5)) / 6) - (row % 3))
+  const one = sampleCase(n, c, v, p)
+  return {
+    ...one,
+    in: { ...one.in, seen: [n, 6] },
+    fill: { keys: keyAt, seen: (i) => idAt(Math.floor(i / 6), i % 6) },
+    rows: ['h', 'keys', 'seen'],
+  }
+}
 
 /** Every second weight row is equal to the one before: exact ties. */
 const twins =
@@ -158,7 +185,16 @@ function expectDraw(op: OpName, { h, w, keys }: Readonly<Record<string, Shape>>,
 
 const headSampleOp = defineOp({
   name: 'head_sample',
-  shapes: (s, p) => expectDraw('head_sample', s, p),
+  shapes: (s, p) => {
+    const { repetitionPenalty } = p
+    const mild = repetitionPenalty >= 1e-6 && repetitionPenalty <= 1e6
+    expectParameter(mild, 'head_sample', p, 'repetitionPenalty', 'a number from 1e-6 to 1e6')
+    if (s.seen === undefined)
+      expectParameter(repetitionPenalty === 1, 'head_sample', p, 'repetitionPenalty', '1 without seen ids')
+    const drawn = expectDraw('head_sample', s, p)
+    if (s.seen !== undefined) expectShape('head_sample', 'seen', s.seen, [s.h[0], s.seen[1] ?? 0])
+    return drawn
+  },
   reference: headSampleReference,
   cases: [
     sampleCase(9, 4, 7, all),
@@ -173,6 +209,19 @@ const headSampleOp = defineOp({
     sampleCase(5, 8, 600, { temperature: 0 }),
     { ...sampleCase(8, 4, 40, { topK: 5 }), fill: { keys: keyAt, w: twins(4) } },
     { ...sampleCase(8, 4, 40, { temperature: 0 }), fill: { keys: keyAt, w: twins(4) } },
+    penalizedCase(9, 8, 130, { repetitionPenalty: 1.7 }),
+    penalizedCase(9, 16, 5000, { repetitionPenalty: 1.3, temperature: 0.8, topK: 40, topP: 0.9, softcap: 5 }),
+    penalizedCase(9, 8, 130, { repetitionPenalty: 0.6, temperature: 1.5, minP: 0.05 }),
+    penalizedCase(9, 8, 130, { repetitionPenalty: 3, temperature: 0 }),
+    penalizedCase(9, 8, 130, { repetitionPenalty: 3, temperature: 0, softcap: 2 }),
+    { ...penalizedCase(3, 8, 33, { repetitionPenalty: 2 }), in: { h: [3, 8], w: [33, 8], keys: [3, 4], seen: [3, 0] } },
+    {
+      ...penalizedCase(2, 4, 12, { repetitionPenalty: 2 }),
+      in: { h: [2, 4], w: [12, 4], keys: [2, 4], seen: [3, 6] },
+      fails: 'E_SHAPE',
+    },
+    { ...penalizedCase(2, 4, 12, { repetitionPenalty: 0 }), fails: 'E_CONFIG' },
+    { ...sampleCase(2, 4, 12, { repetitionPenalty: 2 }), fails: 'E_CONFIG' },
     // the second row of three holds a NaN
     { ...sampleCase(3, 4, 40, { topP: 0.9 }), fill: { keys: keyAt, h: (i) => (i === 5 ? Number.NaN : i / 8) } },
     { in: { h: [0, 4], w: [7, 4], keys: [0, 4] }, p: all },
@@ -200,8 +249,9 @@ const headSampleOp = defineOp({
  * `headLogProbs`; `samplingLogps` [N] f32 in the distribution that was drawn from
  */
 export function headSample(h: Tensor, w: Tensor, keys: Tensor, options: SampleOptions) {
-  const { temperature, topK = 0, topP = 1, minP = 0, softcap = 0 } = options
-  const [ids, logps, samplingLogps] = call(headSampleOp, [h, w, keys], { softcap, temperature, topK, topP, minP })
+  const { temperature, topK = 0, topP = 1, minP = 0, softcap = 0, repetitionPenalty = 1, seen } = options
+  const settings = { softcap, temperature, topK, topP, minP, repetitionPenalty }
+  const [ids, logps, samplingLogps] = call(headSampleOp, [h, w, keys, seen], settings)
   return { ids, logps, samplingLogps }
 }
 

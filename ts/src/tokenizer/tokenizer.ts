@@ -10,6 +10,7 @@ import { attempt, exists } from '../io/files.js'
 import { isJsonObject, loneSurrogate, readJson, readJsonObject, readText } from '../io/json.js'
 import { modelFile, modelFolder } from '../io/model-folder.js'
 import type { Allow } from './added.js'
+import { checkTemplateTokens, readTemplate, templateLimit } from './chat-template.js'
 import { createDecoder } from './decode.js'
 import { createEncoder } from './encode.js'
 import { optionalPart } from './fields.js'
@@ -42,6 +43,12 @@ export interface StreamDecoder {
   end(): string
 }
 
+/** How to load a tokenizer. */
+export interface TokenizerOptions {
+  /** Jinja file, or folder of a tokenizer, whose chat template is used in place of the tokenizer's own. */
+  readonly chatTemplatePath?: string
+}
+
 /** A tokenizer loaded from a folder. */
 export interface Tokenizer extends ChatTokenizer {
   /** Number of ids, added tokens included. */
@@ -67,16 +74,26 @@ export interface Tokenizer extends ChatTokenizer {
 export const tokenizerKind = having('what loadTokenizer() gives', 'encode', 'encodeSpans', 'decode', 'createDecoder')
 
 const encodeKinds = { addSpecialTokens: optional(kinds.flag), specialTokens: optional(word('text', 'parse')) }
+const tokenizerKinds = { chatTemplatePath: optional(kinds.path) }
 const decodeKinds = { skipSpecialTokens: optional(kinds.flag) }
 
-/** Files that make up a tokenizer. */
-const tokenizerFiles = ['tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'chat_template.jinja']
+/** A chat template beside tokenizer_config.json, and before the one in it. */
+export const templateFile = 'chat_template.jinja'
 
-const templateLimit = 2 ** 20
+/** Files that make up a tokenizer. */
+const tokenizerFiles = ['tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', templateFile]
 
 async function objectIn(folder: string, name: string): Promise<Record<string, unknown>> {
   const path = join(folder, name)
   return (await exists(path)) ? readJsonObject(path, fileLimit) : {}
+}
+
+/** What a folder says of its tokenizer, besides tokenizer.json. */
+async function configIn(directory: string): Promise<Record<string, unknown>> {
+  const map = await objectIn(directory, 'special_tokens_map.json')
+  const config = { ...map, ...(await objectIn(directory, 'tokenizer_config.json')) }
+  const path = join(directory, templateFile)
+  return (await exists(path)) ? { ...config, chat_template: await readText(path, templateLimit) } : config
 }
 
 /**
@@ -84,19 +101,26 @@ async function objectIn(folder: string, name: string): Promise<Record<string, un
  * and chat_template.jinja. Of a run's folder: that of its newest checkpoint.
  *
  * @throws WhetstoneError E_IO, E_PATH; E_CONFIG for a run without a checkpoint; E_FORMAT, E_LIMIT with the field, what
- *   was expected and what came
+ *   was expected and what came; of `chatTemplatePath` E_CONFIG without a template, E_TEMPLATE, and E_MISMATCH when it spells
+ *   special tokens of its own tokenizer that this one lacks
  */
-export async function loadTokenizer(folder: string): Promise<Tokenizer> {
+export async function loadTokenizer(folder: string, options: TokenizerOptions = {}): Promise<Tokenizer> {
   checkArgument('loadTokenizer.folder', folder, kinds.path)
+  checkOptions('loadTokenizer', options, tokenizerKinds)
   const directory = await modelFolder(folder)
   const path = await modelFile(directory, 'tokenizer.json')
   const contents = await readJson(path, fileLimit)
-  const map = await objectIn(directory, 'special_tokens_map.json')
-  const config = { ...map, ...(await objectIn(directory, 'tokenizer_config.json')) }
-  const templatePath = join(directory, 'chat_template.jinja')
-  if (await exists(templatePath)) config.chat_template = await readText(templatePath, templateLimit)
-  return createTokenizer(contents, config, path)
+  const config = await configIn(directory)
+  if (options.chatTemplatePath === undefined) return createTokenizer(contents, config, path)
+  const template = await readTemplate(options.chatTemplatePath, loadTokenizer)
+  const tokenizer = createTokenizer(contents, { ...config, chat_template: template.source }, path)
+  checkTemplateTokens(template, tokenizer)
+  return tokenizer
 }
+
+/** The chat template of a folder, if it has one. */
+export const templateIn = async (directory: string): Promise<string | undefined> =>
+  templateOf(await configIn(directory))
 
 /** Copies the tokenizer's files byte for byte. */
 export async function copyTokenizer(from: string, to: string): Promise<void> {

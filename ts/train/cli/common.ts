@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import type { Command } from 'commander'
 import { WhetstoneError } from '../../src/base/errors.js'
 import { createProgress, type Progress } from '../../src/base/progress.js'
+import { plainName } from '../../src/base/spelling.js'
 import { commandLine, describeConfig, type Resolved } from '../config/resolve.js'
 import type { Run } from '../events.js'
 import type { PhaseResult } from '../loop.js'
@@ -75,9 +76,14 @@ export const isStop = (error: unknown, signal: AbortSignal): boolean =>
 /** A word as a shell takes it. */
 const quoted = (word: string): string => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`)
 
-/** The command that goes on with what was stopped. */
+const namesCheckpoint = (word = ''): boolean => plainName(word.replace(/=.*/s, '')) === 'resumefromcheckpoint'
+
+/** The command that goes on with what was stopped; a checkpoint that was named is not the newest any more. */
 export function resumeCommand(given = process.argv.slice(2)): string {
-  const words = given.includes('--resume') ? given : [...given, '--resume']
+  const isDropped = (word: string, i: number) =>
+    namesCheckpoint(word) || (!word.startsWith('-') && namesCheckpoint(given[i - 1]) && !given[i - 1].includes('='))
+  const kept = given.filter((word, i) => !isDropped(word, i))
+  const words = kept.includes('--resume') ? kept : [...kept, '--resume']
   return ['whetstone', ...words.map(quoted)].join(' ')
 }
 

@@ -28,7 +28,8 @@ export const estimateCommand: AddCommand = (program) => {
 async function runEstimate(objective: string, options: Options): Promise<void> {
   const settings = await settingsOf(objective, options)
   const { run, training, objective: own, lora } = settings
-  const estimate = await estimateMemory({ ...run, training, objective: own, lora })
+  const { output, lora: isFresh, ...models } = run
+  const estimate = await estimateMemory({ ...models, training, objective: own, lora })
   if (options.json === true) return print(JSON.stringify(estimate))
   const { sequences, tokens, trainedTokens } = estimate.batch
   const largest = `largest micro-batch: ${sequences} sequences, ${tokens} tokens (a shared prompt counts once), ${trainedTokens} trained`

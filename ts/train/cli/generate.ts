@@ -20,6 +20,7 @@ export const generateCommand: AddCommand = (program) => {
     .option('--prompt <text>', 'what to continue; - reads it from standard input')
     .option('--promptFile <file>', 'file of what to continue, without the newline at its end; - is standard input')
     .option('--chat', 'the prompt is a user turn: apply the chat template')
+    .option('--chatTemplatePath <path>', "Jinja file, or folder of a tokenizer, in place of the model's own template")
     .option('--system <text>', 'system message before the user turn of --chat')
     .option('--numGenerations <n>', 'samples [1]')
     .option('--maxNewTokens <n>', 'longest completion in tokens [256]')
@@ -28,6 +29,7 @@ export const generateCommand: AddCommand = (program) => {
     .option('--topK <k>', 'keep the k most probable tokens')
     .option('--topP <p>', 'keep the smallest set with this mass')
     .option('--minP <p>', 'drop tokens below this share of the largest probability')
+    .option('--repetitionPenalty <p>', 'above 1: against tokens of the prompt and of the text so far [1]')
     .option('--seed <n>', 'key of the random choices [0]')
     .option('--dtype <dtype>', 'f32 or bf16 [what the weights are]')
     .option('--loadIn4bit', 'hold the matrices of the layers in four bits (NF4)')
@@ -87,6 +89,7 @@ function refuseNonsense(options: Options, numGenerations: number): void {
       'expected --prompt TEXT or --promptFile FILE, got none',
     ],
     ['promptFile', prompt !== undefined && promptFile !== undefined, 'expected it without --prompt, got both'],
+    ['chatTemplatePath', options.chatTemplatePath !== undefined && chat !== true, 'expected --chat beside it'],
     ['system', system !== undefined && chat !== true, 'expected --chat beside it: plain text has no system message'],
     ['stream', streaming && json === true, 'expected it without --json, whose object is printed at the end'],
     ['stream', streaming && numGenerations > 1, `expected one sample, got ${numGenerations}: their texts would mix`],
@@ -108,6 +111,7 @@ const settingsOf = (options: Options, signal: AbortSignal): GenerateOptions => (
   topK: numberOf(options, 'topK'),
   topP: numberOf(options, 'topP'),
   minP: numberOf(options, 'minP'),
+  repetitionPenalty: numberOf(options, 'repetitionPenalty'),
   seed: numberOf(options, 'seed'),
   signal,
 })
@@ -127,6 +131,7 @@ async function runGenerate(options: Options): Promise<void> {
     loadIn4bit: options.loadIn4bit === true,
     bnb4bitUseDoubleQuant: options.bnb4bitUseDoubleQuant === true,
     adapter: textOf(options, 'adapter'),
+    chatTemplatePath: textOf(options, 'chatTemplatePath'),
   })
   const signal = untilSignal()
   try {

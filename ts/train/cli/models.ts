@@ -6,7 +6,10 @@ import { quantizationOf, type RunOptions } from '../config/run-settings.js'
 
 /** What is loaded. */
 export interface ModelSettings {
-  readonly run: Pick<RunOptions, 'model' | 'adapter' | 'reference' | 'dtype' | 'loadIn4bit' | 'bnb4bitUseDoubleQuant'>
+  readonly run: Pick<
+    RunOptions,
+    'model' | 'adapter' | 'reference' | 'dtype' | 'loadIn4bit' | 'bnb4bitUseDoubleQuant' | 'chatTemplatePath'
+  >
   /** A fresh adapter on the policy. */
   readonly lora: LoraConfig | undefined
   /** Numbers of a score head, in place of the language model's. */
@@ -25,10 +28,8 @@ export const loadPolicy = ({ run, lora, scoreLabels, seed, warn }: ModelSettings
     dtype: run.dtype,
     ...quantizationOf(run),
     adapter: run.adapter,
-    lora,
-    scoreLabels,
-    seed,
-    warn,
+    chatTemplatePath: run.chatTemplatePath,
+    ...{ lora, scoreLabels, seed, warn },
   })
 
 /** The reference, when the settings name one, in the policy's type and bits: some objectives put both through one operation. */

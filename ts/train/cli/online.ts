@@ -23,6 +23,7 @@ import { createTask } from '../tasks/index.js'
 import { followRun, needed, recordOf } from './common.js'
 import type { Options } from './flags.js'
 import { loadPolicy, loadReference, type ModelSettings } from './models.js'
+import { resumeOf } from './resume.js'
 import { givenOf, usualValues } from './settings.js'
 
 /**
@@ -109,7 +110,7 @@ export async function runOnline(trainer: string, options: Options): Promise<void
   const settings = await onlineSettingsOf(trainer, options)
   const { run, sources, values, lora, all } = settings
   const output = needed(run.output, 'output')
-  const resume = options.resume === true
+  const resume = await resumeOf(options, output)
   const usual = usualValues(onlineCatalogue(trainer))
   await followRun({ all, usual, output, json: options.json === true }, async ({ signal, follow, warn }) => {
     const seed = Number(values.seed)

@@ -15,9 +15,9 @@ import { type AddCommand, needed, numberOf, print, textOf } from './common.js'
 import { addFlags, type Options } from './flags.js'
 import { configOption, settingsOf } from './settings.js'
 
-const { model, data, limit } = runOptions.shape
+const { model, data, limit, chatTemplatePath } = runOptions.shape
 const catalogue = catalogueOf([
-  { name: '', title: 'Model and data', schema: z.strictObject({ model, data, limit }) },
+  { name: '', title: 'Model and data', schema: z.strictObject({ model, data, limit, chatTemplatePath }) },
   { name: '', title: 'Rows', schema: z.strictObject(encodeShape) },
 ])
 
@@ -47,7 +47,7 @@ async function runPreview(options: Options): Promise<void> {
   const { run, training, objective } = await settingsOf(textOf(options, 'objective') ?? 'sft', options)
   const file = needed(run.data, 'data')
   const { rows } = await readData(file, rowKindOf(objective), run.limit)
-  const tokenizer = await loadTokenizer(run.model)
+  const tokenizer = await loadTokenizer(run.model, { chatTemplatePath: run.chatTemplatePath })
   const shown = preview(tokenizer, objective, rows, encodePart(training), count)
   if (shown.errors.length > 0) process.exitCode = 1
   if (options.json === true) return print(JSON.stringify(shown))

@@ -10,6 +10,7 @@ import { addDeviceFlags } from './device.js'
 import { addFlags, type Options } from './flags.js'
 import { loadPolicy, loadReference } from './models.js'
 import { runOnline } from './online.js'
+import { addResume, resumeOf } from './resume.js'
 import { aboutObjective, addObjectives, addTrainer, settingsOf, usualValues } from './settings.js'
 
 /** Adds the command. */
@@ -22,7 +23,7 @@ export const trainCommand: AddCommand = (program) => {
       flags: (own) => addFlags(addDeviceFlags(own), onlineCatalogue(name)),
       run: (options) => runOnline(name, options),
     })
-  for (const own of command.commands) own.option('--resume', 'go on with the run in the output folder')
+  for (const own of command.commands) addResume(own)
 }
 
 async function runTrain(name: string, options: Options): Promise<void> {
@@ -30,7 +31,7 @@ async function runTrain(name: string, options: Options): Promise<void> {
   const output = needed(run.output, 'output')
   const data = needed(run.data, 'data')
   checkEvaluation(training, run.evalData)
-  const resume = options.resume === true
+  const resume = await resumeOf(options, output)
   const usual = usualValues(runCatalogue(name), sources)
   await followRun({ all, usual, output, json: options.json === true }, async ({ signal, follow, warn }) => {
     const models = { run, lora, scoreLabels: objective.needs.values, seed: training.seed, warn }

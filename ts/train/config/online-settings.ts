@@ -17,7 +17,7 @@ export const onlineRunOptions = z.strictObject({
     .optional()
     .describe('built-in tasks with an exact checker'),
   difficulty: z.int().min(1).optional().describe('size of the tasks'),
-  data: z.string().optional().describe('prompts: .jsonl or .json rows with `prompt`, and columns for the rewards'),
+  data: z.string().optional().describe('prompts: a file of rows with `prompt`, and columns for the rewards'),
   rewards: z
     .union([z.string(), z.array(z.string()).min(1)])
     .optional()
@@ -30,6 +30,7 @@ export const onlineRunOptions = z.strictObject({
   loadIn4bit: runOptions.shape.loadIn4bit,
   bnb4bitUseDoubleQuant: runOptions.shape.bnb4bitUseDoubleQuant,
   adapter: runOptions.shape.adapter,
+  chatTemplatePath: runOptions.shape.chatTemplatePath,
   lora: runOptions.shape.lora,
 })
 

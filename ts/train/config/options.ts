@@ -99,9 +99,11 @@ const watchShape = {
     .optional()
     .describe('rows per micro-batch of an evaluation; default that of training (TRL: 8)'),
   saveStrategy: z
-    .enum(['no', 'steps', 'epoch'])
+    .enum(['no', 'steps', 'epoch', 'best'])
     .default('steps')
-    .describe('when to save besides the end: never, every saveSteps, or behind each epoch'),
+    .describe(
+      'when to save besides the end: never, every saveSteps, behind each epoch, or whenever metricForBestModel improves',
+    ),
   saveSteps: count().default(500).describe('optimizer steps between checkpoints; 0: only at the end'),
   saveTotalLimit,
   saveOnlyModel: z

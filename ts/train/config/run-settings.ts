@@ -19,7 +19,7 @@ type AnyResolved = Resolved<Readonly<Record<string, unknown>>>
 /** What a run works on. */
 export const runOptions = z.strictObject({
   model: z.string().describe('folder to start from: Hugging Face, or a run (its newest checkpoint)'),
-  data: z.string().optional().describe('file of rows: .jsonl or .json'),
+  data: z.string().optional().describe('file of rows: .jsonl, .json, .csv, .tsv or .parquet'),
   evalData: z.string().optional().describe('file of rows to evaluate on'),
   output: z.string().optional().describe('run folder'),
   reference: z.string().optional().describe('folder of the frozen model, or a run; default the model as it starts'),
@@ -33,6 +33,10 @@ export const runOptions = z.strictObject({
     .optional()
     .describe('quantise the absmax of their blocks too: 4.127 bits per weight in place of 4.5'),
   adapter: z.string().optional().describe('PEFT folder of an adapter to go on with, or a run that trained one'),
+  chatTemplatePath: z
+    .string()
+    .optional()
+    .describe("Jinja file, or folder of a tokenizer, with a chat template in place of the model's own"),
   lora: z
     .boolean()
     .optional()

@@ -86,8 +86,8 @@ export type TrainingInput = {
   readonly evalRows?: number | undefined
   /** Rows per micro-batch of an evaluation; default that of training (TRL: 8). From 1. */
   readonly perDeviceEvalBatchSize?: number | undefined
-  /** When to save besides the end: never, every saveSteps, or behind each epoch. Default `steps`. */
-  readonly saveStrategy?: 'no' | 'steps' | 'epoch' | undefined
+  /** When to save besides the end: never, every saveSteps, behind each epoch, or whenever metricForBestModel improves. Default `steps`. */
+  readonly saveStrategy?: 'no' | 'steps' | 'epoch' | 'best' | undefined
   /** Optimizer steps between checkpoints; 0: only at the end. From 0, default `500`. */
   readonly saveSteps?: number | undefined
   /** Checkpoints to keep; 0: all (TRL: all). Default `2`. */
@@ -156,6 +156,8 @@ export type OnlineInput = {
   readonly topK?: number | undefined
   /** sampling: least share of the largest probability. From 0 to 1, default `0`. */
   readonly minP?: number | undefined
+  /** sampling: above 1 against tokens of the prompt and of the sample so far; training is without it. From 0.000001 to 1000000, default `1`. */
+  readonly repetitionPenalty?: number | undefined
   /** Texts that end a sample; rewards see what is before them. As JSON they keep blanks and commas. */
   readonly stopStrings?: string[] | undefined
   /** Tokens that end a sample; default the end tokens of the model. */

@@ -96,15 +96,15 @@ function draftOf(codec: Codec, { uncut }: Encoder, where: string, parts: readonl
 /** Is the row left out? */
 export const isExcluded = ({ found }: Draft): boolean => found.some((name) => excluding.includes(name))
 
-/** The arguments that encoding and previews share. */
-export function checkEncoding(
+/** The arguments that encoding and previews share; gives the rows. */
+export function checkEncoding<K extends EncodedKind>(
   name: string,
   tokenizer: Tokenizer,
   rows: readonly PlacedRow<unknown>[],
-  kind: EncodedKind,
-): void {
+  kind: K,
+): PlacedRow<RowKinds[K]>[] {
   checkArgument(`${name}.tokenizer`, tokenizer, tokenizerKind)
-  checkPlaced(`${name}.rows`, rows, kind)
+  return checkPlaced(`${name}.rows`, rows, kind)
 }
 
 type Rows = readonly PlacedRow<RowKinds[EncodedKind]>[]
@@ -197,10 +197,10 @@ export function encodeExamples<K extends EncodedKind>(
   checkMembers('encodeExamples.needs', needs, { rows: word(...encodedKinds) })
   checkArgument('encodeExamples.name', name, kinds.text)
   const encoder = encoderFor(needs, name)
-  checkEncoding('encodeExamples', tokenizer, rows, needs.rows)
-  checkPlaced('encodeExamples.spare', spare, needs.rows)
+  const checked = checkEncoding('encodeExamples', tokenizer, rows, needs.rows)
+  const checkedSpare = checkPlaced('encodeExamples.spare', spare, needs.rows)
   const settings = encodeSettings(options)
-  const drafts = draftRows(createCodec(tokenizer, settings), encoder, rows, spare)
+  const drafts = draftRows(createCodec(tokenizer, settings), encoder, checked, checkedSpare)
   const excluded = drafts.find(isExcluded)
   if (excluded !== undefined && settings.untrainedRows === 'refuse') refuseRow(excluded, settings)
   const live = drafts.filter((draft) => !isExcluded(draft))

@@ -1,10 +1,10 @@
 // Checks of the fields of rows, each refusing with the row's place, the field, what was expected and what came. Which
 // fields make up a row is rows.ts.
 
-import { shownValue } from '../../src/base/arguments.js'
-import { WhetstoneError } from '../../src/base/errors.js'
-import { isJsonObject, loneSurrogate, parseJson } from '../../src/io/json.js'
+import { isJsonObject, parseJson } from '../../src/io/json.js'
 import type { ChatMessage } from '../../src/tokenizer/template.js'
+import { checkText, type Fields, refuseField, shownLength } from './refuse.js'
+import { plainMessage } from './sharegpt.js'
 
 /** A conversation. */
 export type Messages = readonly ChatMessage[]
@@ -12,47 +12,30 @@ export type Messages = readonly ChatMessage[]
 /** A prompt or an answer to one. */
 export type Side = string | Messages
 
-/** A row as it came, known to be an object. */
-export type Fields = Readonly<Record<string, unknown>>
-
 /** Checks a field and gives its value; `undefined` leaves the field out of the row. */
 export type Check = (row: Fields, field: string, where: string) => unknown
 
-const shownLength = 80
-
-/** A value as an error shows it; rows of a program may hold what JSON cannot. */
-export const shown = (value: unknown): string =>
-  shownValue(typeof value === 'string' ? value.slice(0, shownLength) : value, shownLength)
-
-/** Refuses a field of a row. */
-export function refuseField(where: string, field: string, expected: string, got: unknown): never {
-  throw new WhetstoneError('E_FORMAT', where, `field '${field}': expected ${expected}, got ${shown(got)}`, {
-    details: { field, expected },
-  })
-}
-
-function checkText(value: unknown, field: string, where: string): string {
-  if (typeof value !== 'string') return refuseField(where, field, 'text', value)
-  const at = loneSurrogate(value)
-  if (at < 0) return value
-  const message = `field '${field}': expected Unicode text, got half of a surrogate pair at ${at}`
-  throw new WhetstoneError('E_FORMAT', where, message, { details: { field, at } })
+function checkMessage(given: unknown, field: string, where: string): ChatMessage {
+  if (!isJsonObject(given)) return refuseField(where, field, 'a message with role and content', given)
+  const message = plainMessage(given, field, where)
+  const { role, content } = message
+  checkText(role, `${field}.role`, where)
+  if (content !== undefined && content !== null) checkText(content, `${field}.content`, where)
+  return message as unknown as ChatMessage
 }
 
 function checkMessages(value: unknown, field: string, where: string): Messages {
   if (!Array.isArray(value) || value.length === 0) return refuseField(where, field, 'a list of messages', value)
-  for (const [i, message] of value.entries()) {
-    if (!isJsonObject(message)) return refuseField(where, `${field}[${i}]`, 'a message with role and content', message)
-    const { role, content } = message
-    checkText(role, `${field}[${i}].role`, where)
-    if (content !== undefined && content !== null) checkText(content, `${field}[${i}].content`, where)
-  }
-  return value
+  return value.map((message, i) => checkMessage(message, `${field}[${i}]`, where))
 }
 
 export const text: Check = (row, field, where) => checkText(row[field], field, where)
 
 export const messages: Check = (row, field, where) => checkMessages(row[field], field, where)
+
+/** Messages, or one alone. */
+export const oneOrMoreMessages: Check = (row, field, where) =>
+  isJsonObject(row[field]) ? [checkMessage(row[field], field, where)] : messages(row, field, where)
 
 export const truth: Check = (row, field, where) =>
   typeof row[field] === 'boolean' ? row[field] : refuseField(where, field, 'true or false', row[field])

@@ -5,7 +5,8 @@
 // A `prompt` as text beside conversations (data sets that repeat the last user message there) must be that message.
 
 import { isDeepStrictEqual } from 'node:util'
-import { type Fields, like, type Messages, refuseField } from './fields.js'
+import { like, type Messages } from './fields.js'
+import { type Fields, refuseField } from './refuse.js'
 
 const same = (a: unknown, b: unknown): boolean => a === b || (typeof a === 'object' && isDeepStrictEqual(a, b))
 

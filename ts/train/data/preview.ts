@@ -78,10 +78,10 @@ export function preview(
 ): Preview {
   const kind = rowKindOf(objective)
   const needs = { ...objective.needs, rows: kind }
-  checkEncoding('preview', tokenizer, rows, kind)
+  const checked = checkEncoding('preview', tokenizer, rows, kind)
   checkArgument('preview.count', count, kinds.whole)
   const codec = createCodec(tokenizer, encodeSettings(options))
-  const drafts = draftRows(codec, encoderFor(needs, objective.name), rows)
+  const drafts = draftRows(codec, encoderFor(needs, objective.name), checked)
   const summary = summaryOf(drafts)
   return {
     objective: objective.name,

@@ -36,12 +36,12 @@ export function encodePrompts(
   options: EncodeOptions = {},
 ): EncodedPrompts {
   checkArgument('encodePrompts.tokenizer', tokenizer, tokenizerKind)
-  checkPlaced('encodePrompts.rows', rows, 'prompt')
+  const checked = checkPlaced('encodePrompts.rows', rows, 'prompt')
   const settings = encodeSettings(options)
   const codec = createCodec(tokenizer, settings)
   const most = settings.maxPromptLength ?? Number.POSITIVE_INFINITY
   let truncated = 0
-  const prompts = rows.map(({ row, where }) => {
+  const prompts = checked.map(({ row, where }) => {
     const ids = atRow(where, () => promptOf(codec, row.prompt, row))
     if (ids.length === 0)
       throw new WhetstoneError('E_FORMAT', where, "field 'prompt': expected at least one token, got none")

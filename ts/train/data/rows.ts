@@ -1,13 +1,13 @@
-// Rows of a data set in TRL's shapes. Every row is checked; a bad one is refused with its file and line, the field, what
-// was expected and what came. Fields that a shape does not know are allowed, and counted so that a run can say so; rows
-// of prompts keep them for reward functions. How rows become tokens is encode.ts.
+// Rows of a data set in TRL's shapes, and ShareGPT's as those. Every row is checked; a bad one is refused with its file and
+// line, the field, what was expected and what came. Fields that a shape does not know are allowed, and counted so that a run
+// can say so; rows of prompts keep them for reward functions. How rows become tokens is encode.ts.
 
 import { checkArgument, kinds, word } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import { isJsonObject } from '../../src/io/json.js'
+import { readCells } from './cells.js'
 import {
   type Check,
-  type Fields,
   ifNumber,
   like,
   listLike,
@@ -15,9 +15,8 @@ import {
   type Messages,
   messages,
   number,
+  oneOrMoreMessages,
   optional,
-  refuseField,
-  shown,
   templateVariables,
   text,
   textOrMessages,
@@ -25,6 +24,8 @@ import {
   truth,
 } from './fields.js'
 import { withImplicitPrompt } from './implicit-prompt.js'
+import { type Fields, refuseField, shown } from './refuse.js'
+import { asMessages, asPrompt } from './sharegpt.js'
 import { type DataSource, dataKind, placedKind, readSource } from './sources.js'
 
 export type { Messages } from './fields.js'
@@ -131,7 +132,7 @@ interface Shape {
 const ofChats =
   (check: Check): Check =>
   (row, field, where) =>
-    Array.isArray(row.messages ?? row.prompt ?? row.chosen) ? check(row, field, where) : undefined
+    Array.isArray(row.messages ?? row.conversations ?? row.prompt ?? row.chosen) ? check(row, field, where) : undefined
 
 const chat = { tools: ofChats(tools), chat_template_kwargs: ofChats(templateVariables) }
 
@@ -167,6 +168,7 @@ function withLastAnswer(row: Fields, where: string): Fields {
 const shapes: Readonly<Record<keyof RowKinds, readonly Shape[]>> = {
   completion: [
     { required: { messages }, optional: { weight: number(), ...chat } },
+    { required: { conversations: messages }, optional: { weight: number(), system: text, ...chat }, whole: asMessages },
     { required: answered, optional: { weight: number(), ...chat } },
     { required: { text }, optional: { weight: number() } },
   ],
@@ -175,6 +177,11 @@ const shapes: Readonly<Record<keyof RowKinds, readonly Shape[]>> = {
       required: { prompt: textOrMessages, chosen: textOrMessages, rejected: like('chosen') },
       ...pair,
       whole: withImplicitPrompt,
+    },
+    {
+      required: { conversations: messages, chosen: oneOrMoreMessages, rejected: oneOrMoreMessages },
+      optional: { ...pair.optional, system: text },
+      whole: asPrompt,
     },
     { required: { chosen: textOrMessages, rejected: like('chosen') }, ...pair, whole: withImplicitPrompt },
   ],
@@ -200,6 +207,10 @@ const shapes: Readonly<Record<keyof RowKinds, readonly Shape[]>> = {
 
 const namesOf = ({ required }: Shape): string[] => Object.keys(required)
 
+/** Names that the shapes of a kind know. */
+const fieldNames = (kind: keyof RowKinds): Set<string> =>
+  new Set(shapes[kind].flatMap(({ required, optional: more = {} }) => [...Object.keys(required), ...Object.keys(more)]))
+
 /** The fields of a shape; those of prompts and whatever else the row holds. */
 function fieldsOf(row: Fields, { required, optional: more = {} }: Shape, where: string, keepRest: boolean): Fields {
   const checks = Object.entries({
@@ -211,17 +222,13 @@ function fieldsOf(row: Fields, { required, optional: more = {} }: Shape, where: 
   return Object.fromEntries([...rest, ...entries.filter(([, value]) => value !== undefined)])
 }
 
-/**
- * Checks one row of a kind. The result holds the fields of its shape and, except for prompts, no others.
- *
- * @throws WhetstoneError E_FORMAT with the place, the field, what was expected and what came
- */
-export function checkRow<K extends keyof RowKinds>(value: unknown, where: string, kind: K): RowKinds[K] {
+/** A row of a kind, and the fields that it is made of. */
+function rowOf<K extends keyof RowKinds>(value: unknown, where: string, kind: K): { row: RowKinds[K]; fields: Fields } {
   if (!isJsonObject(value)) throw new WhetstoneError('E_FORMAT', where, `expected a row object, got ${shown(value)}`)
   const shape = shapes[kind].find((candidate) => namesOf(candidate).every((field) => Object.hasOwn(value, field)))
   if (shape !== undefined) {
-    const row = fieldsOf(value, shape, where, kind === 'prompt')
-    return (shape.whole?.(row, where) ?? row) as unknown as RowKinds[K]
+    const fields = fieldsOf(value, shape, where, kind === 'prompt')
+    return { row: (shape.whole?.(fields, where) ?? fields) as unknown as RowKinds[K], fields }
   }
   const known = shapes[kind].map((candidate) => namesOf(candidate).join(' + ')).join('; ')
   throw new WhetstoneError(
@@ -230,6 +237,14 @@ export function checkRow<K extends keyof RowKinds>(value: unknown, where: string
     `expected the fields of a row (${known}), got ${Object.keys(value).join(', ').slice(0, 200) || 'none'}`,
   )
 }
+
+/**
+ * Checks one row of a kind. The result holds the fields of its shape and, except for prompts, no others.
+ *
+ * @throws WhetstoneError E_FORMAT with the place, the field, what was expected and what came
+ */
+export const checkRow = <K extends keyof RowKinds>(value: unknown, where: string, kind: K): RowKinds[K] =>
+  rowOf(value, where, kind).row
 
 /**
  * All rows of a source, or its first ones, with a summary of what they hold besides.
@@ -249,11 +264,13 @@ export async function readData<K extends keyof RowKinds>(
     throw new WhetstoneError('E_CONFIG', 'limit', `expected a whole number of at least 1, got ${limit}`)
   const rows: PlacedRow<RowKinds[K]>[] = []
   const extraFields = new Map<string, number>()
-  for await (const { value, where } of readSource(source)) {
-    const row = checkRow(value, where, kind)
+  const known = fieldNames(kind)
+  for await (const { value, where, isTexts } of readSource(source)) {
+    const typed = isTexts === true ? readCells(value as Fields, known, where) : value
+    const { row, fields } = rowOf(typed, where, kind)
     rows.push({ row, where })
     for (const field of Object.keys(value as object))
-      if (!Object.hasOwn(row, field)) extraFields.set(field, (extraFields.get(field) ?? 0) + 1)
+      if (!Object.hasOwn(fields, field)) extraFields.set(field, (extraFields.get(field) ?? 0) + 1)
     if (rows.length >= limit) break
   }
   if (rows.length === 0)
@@ -266,7 +283,7 @@ export async function readData<K extends keyof RowKinds>(
 }
 
 /**
- * Checks rows that a program brings with their places, as {@link readData} does.
+ * Rows that a program brings with their places, checked and given back as {@link readData} gives them.
  *
  * @param where function and argument
  * @throws WhetstoneError E_CONFIG, E_FORMAT naming the row
@@ -275,9 +292,9 @@ export function checkPlaced<K extends keyof RowKinds>(
   where: string,
   rows: readonly PlacedRow<unknown>[],
   kind: K,
-): void {
+): PlacedRow<RowKinds[K]>[] {
   checkArgument(where, rows, placedKind)
-  for (const { row, where } of rows) checkRow(row, where, kind)
+  return rows.map(({ row, where }) => ({ row: checkRow(row, where, kind), where }))
 }
 
 /** Extra fields as lines: which, and in how many rows. */

@@ -4,9 +4,10 @@
 import { extname } from 'node:path'
 import { either, having, kinds, listOf } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
+import { readCsv } from '../../src/io/csv.js'
 import { readJson, readJsonLines } from '../../src/io/json.js'
-import { shown } from './fields.js'
 import { readParquet } from './parquet.js'
+import { shown } from './refuse.js'
 
 /** Where rows come from: a file, or rows themselves. */
 export type DataSource<R = unknown> = string | readonly R[]
@@ -24,6 +25,8 @@ export const placedKind = listOf(having('a row with its place, as readData() giv
 export interface PlacedValue {
   readonly value: unknown
   readonly where: string
+  /** Its fields are texts, whatever they stand for. */
+  readonly isTexts?: true
 }
 
 type Reader = (path: string) => AsyncIterable<PlacedValue>
@@ -38,6 +41,12 @@ async function* jsonList(path: string): AsyncGenerator<PlacedValue> {
   for (const [i, value] of list.entries()) yield { value, where: `${path}[${i}]` }
 }
 
+const tableBy = (separator: string): Reader =>
+  async function* table(path) {
+    for await (const { value, line } of readCsv(path, separator))
+      yield { value, where: `${path}:${line}`, isTexts: true }
+  }
+
 /** Readers by the ending of the file; a name without an ending holds JSON lines. */
 const readers: Readonly<Record<string, Reader>> = {
   '': jsonLines,
@@ -45,6 +54,8 @@ const readers: Readonly<Record<string, Reader>> = {
   '.ndjson': jsonLines,
   '.json': jsonList,
   '.parquet': readParquet,
+  '.csv': tableBy(','),
+  '.tsv': tableBy('\t'),
 }
 
 /**

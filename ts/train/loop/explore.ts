@@ -30,6 +30,8 @@ export interface SampleGroupOptions {
   readonly topK?: number
   readonly topP?: number
   readonly minP?: number
+  /** Against tokens of the prompt and of the sample so far; log-probs of the model are without it. */
+  readonly repetitionPenalty?: number
   /** Tokens that end a sample. Default the policy's end tokens. */
   readonly stopIds?: readonly number[]
   /** Texts that end a sample. Their tokens are trained with the rest; the text of the sample ends before them. */
@@ -38,7 +40,7 @@ export interface SampleGroupOptions {
   readonly maxRows?: number
   /**
    * Log-probs that traces keep: of the model at temperature 1 (default), or of the distribution that was sampled from.
-   * Without top-k, top-p and min-p the latter are the bits of a trainer at the same temperature.
+   * Without penalty, top-k, top-p and min-p the latter are the bits of a trainer at the same temperature.
    */
   readonly logps?: 'model' | 'sampling'
   /**
@@ -63,6 +65,7 @@ export const samplingKinds = {
   topK: optional(kinds.number),
   topP: optional(kinds.number),
   minP: optional(kinds.number),
+  repetitionPenalty: optional(kinds.number),
   stopIds: optional(kinds.numbers),
   stopStrings: optional(listOf(kinds.filled)),
   maxRows: optional(kinds.count),

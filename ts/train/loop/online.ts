@@ -57,6 +57,12 @@ export const onlineShape = {
   topP: z.number().positive().max(1).default(1).describe('sampling: smallest set of tokens with this mass'),
   topK: count().default(0).describe('sampling: most probable tokens to choose from; 0: all'),
   minP: z.number().min(0).max(1).default(0).describe('sampling: least share of the largest probability'),
+  repetitionPenalty: z
+    .number()
+    .min(1e-6)
+    .max(1e6)
+    .default(1)
+    .describe('sampling: above 1 against tokens of the prompt and of the sample so far; training is without it'),
   stopStrings: z
     .array(z.string().min(1))
     .optional()
@@ -80,7 +86,7 @@ export type OnlineValues = z.output<z.ZodObject<typeof onlineShape>>
 /** What an online method works with, besides its settings. */
 export interface OnlineOptions {
   readonly policy: LanguageModel
-  /** A task source, a .jsonl or .json file of rows with `prompt`, or such rows. */
+  /** A task source, a file of rows with `prompt`, or such rows. */
   readonly prompts: PromptSource
   /**
    * Judges of samples: functions, and folders of reward models, which the run loads and frees. A task source needs none: its
@@ -157,13 +163,15 @@ export const samplingOf = (values: OnlineValues): SampleGroupOptions => ({
   topP: values.topP,
   topK: values.topK,
   minP: values.minP,
+  repetitionPenalty: values.repetitionPenalty,
   stopStrings: values.stopStrings,
   stopIds: values.stopIds,
   maxRows: values.maxRows,
 })
 
-/** True when sampling leaves no token out: its log-probs are then those of a trainer at its temperature. */
-export const isUntruncated = ({ topP, topK, minP }: OnlineValues): boolean => topP === 1 && topK === 0 && minP === 0
+/** True when sampling changes the distribution by its temperature alone: its log-probs are then those of a trainer at it. */
+export const isUntruncated = ({ topP, topK, minP, repetitionPenalty }: OnlineValues): boolean =>
+  topP === 1 && topK === 0 && minP === 0 && repetitionPenalty === 1
 
 /** The settings of a method from their sources. */
 export const settingsFrom = <S extends z.ZodRawShape>(schema: z.ZodObject<S>, sources: readonly Source[]) =>

@@ -2,7 +2,8 @@
 // baseline, Dr. GRPO (2503.20783), DAPO (2503.14476), GSPO (2507.18071), CISPO (2506.13585), SAPO, GMPO, VESPO. One loop; a method is
 // an objective, an advantage function and its defaults. Names as in TRL's GRPOConfig.
 // `old` log-probs are the sampler's, which are the trainer's bits: the first ratio of a round is exactly 1. They are those
-// of logits / temperature, as in TRL; with topK, topP or minP those at temperature 1. Differs from TRL: KL is a term of the
+// of logits / temperature, as in TRL; with topK, topP, minP or repetitionPenalty those of the model alone, at
+// temperature 1 (TRL: at the temperature, without truncation and penalty). Differs from TRL: KL is a term of the
 // loss for every method, also RLOO; DAPO's dynamic sampling is there (prompts whose samples tie are replaced).
 
 import * as z from 'zod'

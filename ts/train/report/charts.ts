@@ -1,6 +1,7 @@
 // Which charts a run has: from its records to series and bars. How they are drawn is svg.ts.
 
 import type { EvalRecord, RoundRecord, SampleRecord, StepRecord } from './records.js'
+import { statisticCharts } from './statistics.js'
 import { type Bar, barChart, type ChartOptions, lineChart, type Point, type Series, thinned } from './svg.js'
 
 /** Records of a run, each once. */
@@ -102,7 +103,7 @@ function stepChart({ steps }: RunData, value: (e: StepRecord) => number | undefi
 
 /** KL at each step where steps have it, else by round. */
 function klChart(data: RunData): string {
-  const title = 'KL(prior || policy), nats per token'
+  const title = 'KL between policy and reference, nats'
   const byStep = stepChart(data, (e) => e.kl, { title, xLabel: 'optimizer step' })
   if (byStep !== '') return byStep
   return lineChart([{ name: 'kl', color: 3, points: ofRounds(data.rounds, 'kl') }], { title, xLabel: 'round' })
@@ -113,9 +114,16 @@ function evalLossChart({ evals }: RunData): string {
   return lineChart([{ name: 'loss', color: 2, points }], { title: 'Loss on evaluation rows', xLabel: 'optimizer step' })
 }
 
-/** The charts of a run in the order of the page; those without data are left out. */
-export const charts = (data: RunData): string[] =>
-  [
+/** Charts of a run: those of the page in their order, and those for who looks closer. */
+export interface Charts {
+  readonly first: readonly string[]
+  readonly others: readonly string[]
+}
+
+/** The charts of a run; those without data are left out. */
+export function charts(data: RunData): Charts {
+  const { first, others } = statisticCharts(data.steps, data.evals, data.rounds)
+  const own = [
     resultChart(data),
     accuracyChart(data),
     rewardChart(data),
@@ -125,4 +133,7 @@ export const charts = (data: RunData): string[] =>
     stepChart(data, (e) => e.loss, { title: 'Training loss', xLabel: 'step of the phase', log: true }),
     evalLossChart(data),
     stepChart(data, (e) => e.gradNorm, { title: 'Gradient norm', xLabel: 'step of the phase', log: true }),
-  ].filter((chart) => chart !== '')
+    stepChart(data, (e) => e.learningRate, { title: 'Learning rate', xLabel: 'step of the phase' }),
+  ]
+  return { first: [...own.filter((chart) => chart !== ''), ...first], others }
+}

@@ -13,6 +13,12 @@ interface Timed {
   readonly time?: string
 }
 
+/** What records of steps, evaluations and rounds may have. */
+interface Measured extends Timed {
+  /** Finite numbers under names that are not fields of the record: statistics under TRL's names, and those of a run's own. */
+  readonly numbers: Readonly<Record<string, number>>
+}
+
 /** How a run, or a part of it, began. */
 export interface StartRecord extends Timed {
   readonly type: 'start'
@@ -23,7 +29,7 @@ export interface StartRecord extends Timed {
 }
 
 /** An optimizer step. */
-export interface StepRecord extends Timed {
+export interface StepRecord extends Measured {
   readonly type: 'step'
   /** `warmup`, `control`, `round`, or the objective of a training run. */
   readonly phase: string
@@ -36,7 +42,7 @@ export interface StepRecord extends Timed {
   readonly gradNorm: number
   readonly tokens: number
   readonly tokensPerSecond: number
-  /** KL(prior || policy) in nats per token. */
+  /** A KL between policy and reference in nats, as the objective has it. */
   readonly kl?: number
   /** Device bytes in use at their highest. */
   readonly memoryBytes?: number
@@ -45,7 +51,7 @@ export interface StepRecord extends Timed {
 }
 
 /** An evaluation: of tasks (accuracy) or of rows (loss). */
-export interface EvalRecord extends Timed {
+export interface EvalRecord extends Measured {
   readonly type: 'eval'
   /** `warmup`, `control`, `round`, `final`, or a name of the run's own. */
   readonly name: string
@@ -62,7 +68,7 @@ export interface EvalRecord extends Timed {
 }
 
 /** What a round of self-training sampled and kept. */
-export interface RoundRecord extends Timed {
+export interface RoundRecord extends Measured {
   readonly type: 'round'
   readonly round: number
   /** Mean score of the samples; missing where nothing judges them by rewards. */
@@ -122,6 +128,7 @@ const optional = z
   .nullish()
   .transform((value) => value ?? undefined)
 const time = z.string().optional()
+const numbers = z.record(z.string(), z.number())
 
 const schemas = {
   start: z.object({
@@ -135,6 +142,7 @@ const schemas = {
     type: z.literal('step'),
     time,
     phase: z.string(),
+    numbers,
     round: optional,
     step: z.number(),
     loss: measured,
@@ -150,6 +158,7 @@ const schemas = {
     type: z.literal('eval'),
     time,
     name: z.string(),
+    numbers,
     round: optional,
     step: optional,
     correct: optional,
@@ -163,6 +172,7 @@ const schemas = {
   round: z.object({
     type: z.literal('round'),
     time,
+    numbers,
     round: z.number(),
     reward: optional,
     kept: z.number(),
@@ -187,14 +197,23 @@ const schemas = {
   warning: z.object({ type: z.literal('warning'), time, message: z.string() }),
 } satisfies { readonly [T in RunRecord['type']]: z.ZodType<Extract<RunRecord, { type: T }>> }
 
+/** The statistics of a record that are none of its fields. */
+const numbersOf = (nested: Readonly<Record<string, unknown>>, { shape }: z.ZodObject): Record<string, number> =>
+  Object.fromEntries(
+    Object.entries(nested).filter(
+      (entry): entry is [string, number] => Number.isFinite(entry[1]) && !Object.hasOwn(shape, entry[0]),
+    ),
+  )
+
 const inner = (value: unknown): Record<string, unknown> => (isJsonObject(value) ? value : {})
 
 function recordOf({ value, line }: MetricsLine, path: string): RunRecord[] {
   if (!isJsonObject(value)) throw new WhetstoneError('E_FORMAT', `${path}:${line}`, 'expected a JSON object')
   const { type } = value
   if (typeof type !== 'string' || !Object.hasOwn(schemas, type)) return []
-  const flat = { ...inner(value.stats), ...inner(value.values), ...value }
-  const checked = schemas[type as RunRecord['type']].safeParse(flat)
+  const schema = schemas[type as RunRecord['type']]
+  const nested = { ...inner(value.stats), ...inner(value.values) }
+  const checked = schema.safeParse({ ...nested, ...value, numbers: numbersOf(nested, schema) })
   if (checked.success) return [checked.data]
   const { path: field, message } = checked.error.issues[0]
   throw new WhetstoneError('E_FORMAT', `${path}:${line}`, `${field.join('.')} of a ${type} record: ${message}`)

@@ -158,6 +158,9 @@ function configTable(config: Readonly<Record<string, unknown>>, path: string): s
   return `<details><summary>Configuration</summary>${table(['setting', 'value', 'from'], rows)}</details>`
 }
 
+const figures = (charts: readonly string[]): string =>
+  charts.length === 0 ? '' : `<div class="charts">${charts.map((svg) => `<figure>${svg}</figure>`).join('\n')}</div>`
+
 // Page ------------------------------------------------------------------------------------------------------------------
 
 const settingOf = (config: Readonly<Record<string, unknown>>, name: string): unknown => {
@@ -177,7 +180,7 @@ export function reportPage(
   const data = dataOf(records)
   const task = settingOf(config, 'task')
   const title = typeof task === 'string' ? `Whetstone: ${task}` : 'Whetstone run'
-  const drawn = charts(data)
+  const { first, others } = charts(data)
   const parts = [
     '<!doctype html>',
     '<html lang="en">',
@@ -186,7 +189,8 @@ export function reportPage(
     `<body><h1>${escapeXml(title)}</h1>`,
     lead(data),
     facts(records, data, settingOf(config, 'seed')),
-    drawn.length === 0 ? '' : `<div class="charts">${drawn.map((svg) => `<figure>${svg}</figure>`).join('\n')}</div>`,
+    figures(first),
+    figures(others) && `<details><summary>Further statistics</summary>${figures(others)}</details>`,
     resultTable(data) && `<h2>Results</h2>${resultTable(data)}`,
     sampleTable(data),
     warningList(records),
