@@ -255,7 +255,8 @@ t.test('score heads fit a tiny set', async (t) => {
         load: { dtype },
         perDeviceTrainBatchSize: 8,
         maxSteps: 80,
-        learningRate: 1e-2,
+        // at 1e-2 Adam overshoots: losses of gapReward leap from 0.4 to 10 after 25 steps, and where they end is up to rounding
+        learningRate: 3e-3,
         saveSteps: 0,
         output: join(folder, `score-${name}-${dtype}`),
       })

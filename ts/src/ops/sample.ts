@@ -136,7 +136,9 @@ const headSampleMixtureReference = (t: Hosts, p: Parameters): Host[] =>
 
 // Op ------------------------------------------------------------------------------------------------------------------
 
-const all: Parameters = { softcap: 0, temperature: 1, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1 }
+const whole: Parameters = { softcap: 0, temperature: 1, topK: 0, topP: 1, minP: 0 }
+const all: Parameters = { ...whole, repetitionPenalty: 1 }
+const half: Parameters = { ...whole, mixture: 0.5 }
 
 /** Keys that differ in every word, the high bits of words included. */
 const keyAt = (i: number): number => [7, -3, 11, 2][i % 4] + (i >> 2) * [0, 40503, 1, 2654435][i % 4]
@@ -257,7 +259,7 @@ export function headSample(h: Tensor, w: Tensor, keys: Tensor, options: SampleOp
 
 const mixtureCase = (n: number, c: number, v: number, p: Parameters, otherWidth = c): OpCase => ({
   in: { h: [n, c], w: [v, c], qh: [n, otherWidth], qw: [v, otherWidth], keys: [n, 4] },
-  p: { ...all, mixture: 0.5, ...p },
+  p: { ...half, ...p },
   fill: { keys: keyAt },
   rows: ['h', 'qh', 'keys'],
 })
@@ -283,11 +285,11 @@ const headSampleMixtureOp = defineOp({
     mixtureCase(5, 8, 600, { temperature: 0, mixture: 0.75 }, 12),
     // the second row of the second model holds a NaN
     { ...mixtureCase(3, 4, 40, {}), fill: { keys: keyAt, qh: (i) => (i === 5 ? Number.NaN : i / 8) } },
-    { in: { h: [0, 4], w: [7, 4], qh: [0, 3], qw: [7, 3], keys: [0, 4] }, p: { ...all, mixture: 0.5 } },
+    { in: { h: [0, 4], w: [7, 4], qh: [0, 3], qw: [7, 3], keys: [0, 4] }, p: half },
     ...[0, 1].map((mixture) => ({ ...mixtureCase(2, 4, 7, { mixture }), fails: 'E_CONFIG' as const })),
     {
       in: { h: [2, 4], w: [7, 4], qh: [2, 4], qw: [6, 4], keys: [2, 4] },
-      p: { ...all, mixture: 0.5 },
+      p: half,
       fill: { keys: 'ones' },
       fails: 'E_SHAPE',
     },
@@ -313,7 +315,7 @@ export function headSampleMixture(
   otherH: Tensor,
   otherW: Tensor,
   keys: Tensor,
-  options: SampleOptions & { readonly mixture: number },
+  options: Omit<SampleOptions, 'seen' | 'repetitionPenalty'> & { readonly mixture: number },
 ) {
   const { temperature, topK = 0, topP = 1, minP = 0, softcap = 0, mixture } = options
   const p = { softcap, temperature, topK, topP, minP, mixture }
