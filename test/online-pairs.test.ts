@@ -153,6 +153,9 @@ t.test('models that cannot be mixed', async (t) => {
   await refused({ reference: capped, mixtureCoef: 0.5 }, 'generate.mixture.reference', /cap on logits/)
   const fewer = { ...policy.decoder, config: { ...policy.decoder.config, vocabSize: 7 } }
   await refused({ reference: fewer, mixtureCoef: 1 }, 'generate.mixture.reference', /vocabulary of \d+ tokens, got 7/)
+  const even = { mixture: { reference: policy.decoder, mixtureCoef: 0.5 }, maxNewTokens: 2 }
+  const punished = policy.generate('a', { ...even, repetitionPenalty: 1.2 })
+  await t.rejects(punished, { code: 'E_CONFIG', where: 'generate.repetitionPenalty' })
   t.equal(
     (await policy.generate('a', { mixture: { reference: half.decoder, mixtureCoef: 1 }, maxNewTokens: 2 })).length,
     1,

@@ -277,7 +277,7 @@ export type OnlineXpoInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'
 }
 
 /** Settings of Nash-MD. */
-export type OnlineNashMdInput = Omit<OnlineInput, 'learningRate' | 'numGenerations' | 'maxCompletionLength' | 'temperature'> & {
+export type OnlineNashMdInput = Omit<OnlineInput, 'learningRate' | 'numGenerations' | 'maxCompletionLength' | 'temperature' | 'repetitionPenalty'> & {
   /** Peak learning rate. From 0, default `5e-7`. */
   readonly learningRate?: number | undefined
   /** Pairs per prompt: samples of the policy, and of the mixture. From 1, default `1`. */
@@ -286,6 +286,8 @@ export type OnlineNashMdInput = Omit<OnlineInput, 'learningRate' | 'numGeneratio
   readonly maxCompletionLength?: number | undefined
   /** Sampling temperature. Above 0, default `0.9`. */
   readonly temperature?: number | undefined
+  /** 1: tokens of the mixture are drawn without a penalty. From 1 to 1, default `1`. */
+  readonly repetitionPenalty?: number | undefined
   /** Weight of the KL to the reference. Above 0, default `0.1`. */
   readonly beta?: number | undefined
   /** Share of the reference in the mixture’s logits. From 0 to 1, default `0.5`. */

@@ -24,6 +24,12 @@ export const onlineNashMdOptions = z.strictObject({
   numGenerations: z.int().min(1).default(1).describe('pairs per prompt: samples of the policy, and of the mixture'),
   maxCompletionLength: z.int().min(1).default(64).describe('most new tokens of a sample'),
   temperature: onlineShape.temperature.default(0.9),
+  repetitionPenalty: z
+    .number()
+    .min(1)
+    .max(1)
+    .default(1)
+    .describe('1: tokens of the mixture are drawn without a penalty'),
   beta: z.number().positive().default(0.1).describe('weight of the KL to the reference'),
   mixtureCoef: z.number().min(0).max(1).default(0.5).describe('share of the reference in the mixture’s logits'),
   missingEosPenalty: z.number().positive().optional().describe('taken from the reward of samples that were cut off'),
