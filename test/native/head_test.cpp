@@ -221,7 +221,7 @@ Problem slice(const Problem& p, int64_t first, int64_t count) {
     std::vector<int64_t> shape = t.shape;
     shape[0] = count;
     Tensor part(t.dtype, shape);
-    std::memcpy(part.bytes.data(), t.rows(first, count).data, part.bytes.size());
+    if (count > 0) std::memcpy(part.bytes.data(), t.rows(first, count).data, part.bytes.size());
     s.*field = part;
   }
   return s;
