@@ -64,8 +64,8 @@
       "dependencies": ["kernels_v2", "kernels_avx2", "kernels_avx512", "kernels_avx512bf16", "kernels_amx"],
       "include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")"],
       "defines": [
-        "NAPI_VERSION=9", "NODE_ADDON_API_DISABLE_CPP_EXCEPTIONS", "NODE_ADDON_API_DISABLE_DEPRECATED",
-        "BUILDING_NODE_EXTENSION"
+        "NAPI_VERSION=9", "NODE_ADDON_API_DISABLE_CPP_EXCEPTIONS", "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS",
+        "NODE_ADDON_API_DISABLE_DEPRECATED", "BUILDING_NODE_EXTENSION"
       ],
       "ldflags": ["-static-libgcc", "-Wl,--exclude-libs,ALL", "-Wl,-z,nodelete", "-pthread"],
       "libraries": ["-ldl"]

@@ -112,21 +112,27 @@ export const gpuCases: Readonly<Partial<Record<OpName, readonly OpCase[]>>> = {
   ],
   adamw: [
     {
-      in: { ...Object.fromEntries(['w', 'm', 'v', 'copy', 'g'].map((name) => [name, [1 << 25]])), norm: [1], ok: [1] },
+      in: {
+        ...Object.fromEntries(['w', 'm', 'v', 'copy', 'g'].map((name) => [name, [1 << 25]])),
+        finite: [1],
+        norm: [1],
+        ok: [1],
+      },
       p: updating,
-      fill: { v: 'positive', norm: 'ones', ok: 'ones' },
+      fill: { v: 'positive', finite: 'ones', norm: 'ones', ok: 'ones' },
     },
   ],
   adamw_stochastic: [
     {
       in: {
         ...Object.fromEntries(['w', 'm', 'v', 'g'].map((name) => [name, [1 << 25]])),
+        finite: [1],
         norm: [1],
         ok: [1],
         key: [4],
       },
       p: updating,
-      fill: { v: 'positive', norm: 'ones', ok: 'ones', key: (i: number) => i },
+      fill: { v: 'positive', finite: 'ones', norm: 'ones', ok: 'ones', key: (i: number) => i },
     },
   ],
 }

@@ -199,6 +199,12 @@ function mediansOf(runs: readonly (readonly TracedOp[])[]): TracedOp[] {
   })
 }
 
+/** Small models take many steps until V8 has compiled what runs in one. */
+async function warmUp(step: () => Promise<unknown>): Promise<void> {
+  const end = performance.now() + 2000
+  for (let i = 0; i < 2 || performance.now() < end; i++) await step()
+}
+
 async function profile(command: Command): Promise<void> {
   const device = getDevice()
   device.threads = command.threads
@@ -206,7 +212,7 @@ async function profile(command: Command): Promise<void> {
   const trainer = trainerOf(device, command)
   const batch = batchOf(command)
   const step = () => trainStep(trainer, [batch], 1e-4)
-  for (let i = 0; i < 2; i++) await step()
+  await warmUp(step)
   await trace.take()
   const runs: TracedOp[][] = []
   const seconds: number[] = []

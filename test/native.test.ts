@@ -145,7 +145,7 @@ t.test('no argument of the addon ends the process', async (t) => {
   native.submit(4)
   t.throws(() => (addon.Device as unknown as () => void)())
   t.throws(() => native.submit.call({} as typeof native, 0))
-  await native.sync()
+  await native.read([-1], [null])
   native.close()
 })
 

@@ -294,21 +294,21 @@ const pairs: Readonly<Record<string, (make: Make) => Tensor[][]>> = {
   },
   adamw: (m) => {
     const [w, moment, v] = [m.normal(5), m.normal(5), m.positive(5)]
-    const [g, norm, ok] = [m.normal(5), m.positive(1), m.integers([1], () => 1)]
+    const [g, norm, ok, finite] = [m.normal(5), m.positive(1), m.integers([1], () => 1), m.integers([1], () => 1)]
     const options = { learningRate: 0.1, beta1: 0.8, beta2: 0.9, eps: 1e-3, weightDecay: 0.2, step: 3, maxNorm: 0.5 }
     const states = [0, 1].map(() => [w, moment, v].map((x) => ops.scale(x, 1)))
     const copies = states.map(([x]) => ops.castTo(ops.scale(x, 0), 'bf16'))
-    ops.adamw({ w: states[0][0], m: states[0][1], v: states[0][2], copy: copies[0], g, norm, ok }, options)
-    raw('adamw', [...states[1], copies[1], g, norm, ok], options)
+    ops.adamw({ w: states[0][0], m: states[0][1], v: states[0][2], copy: copies[0], finite, g, norm, ok }, options)
+    raw('adamw', [...states[1], copies[1], finite, g, norm, ok], options)
     return states.map((state, i) => [...state, copies[i]])
   },
   adamwStochastic: (m) => {
     const [moment, v, key] = [m.normal(5), m.positive(5), m.integers([4], (i) => i)]
-    const [g, norm, ok] = [m.normal(5), m.positive(1), m.integers([1], () => 1)]
+    const [g, norm, ok, finite] = [m.normal(5), m.positive(1), m.integers([1], () => 1), m.integers([1], () => 1)]
     const options = { learningRate: 0.1, beta1: 0.8, beta2: 0.9, eps: 1e-3, weightDecay: 0.2, step: 3, maxNorm: 0.5 }
     const states = [0, 1].map(() => [ops.castTo(moment, 'bf16'), ops.scale(moment, 1), ops.scale(v, 1)])
-    ops.adamwStochastic({ w: states[0][0], m: states[0][1], v: states[0][2], g, norm, ok, key }, options)
-    raw('adamw_stochastic', [...states[1], g, norm, ok, key], options)
+    ops.adamwStochastic({ w: states[0][0], m: states[0][1], v: states[0][2], finite, g, norm, ok, key }, options)
+    raw('adamw_stochastic', [...states[1], finite, g, norm, ok, key], options)
     return states
   },
 }

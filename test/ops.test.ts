@@ -29,7 +29,7 @@ import { headTermsChecks } from './ops-head-terms.js'
 import { headTileChecks } from './ops-head-tiles.js'
 import { publicChecks } from './ops-public.js'
 import { checkNativeShapes, checkRefusals, checkShapeRules, checkStrangeParameters } from './ops-refusals.js'
-import { roundingChecks } from './ops-rounding.js'
+import { finiteChecks, roundingChecks } from './ops-rounding.js'
 
 const device = openDevice({ device: (process.env.WHETSTONE_DEVICE ?? 'cpu') as DeviceOptions['device'], threads: 2 })
 t.teardown(() => device.close())
@@ -148,6 +148,7 @@ function checkCalls(): void {
   headTileChecks(t, device)
   publicChecks(t, device)
   roundingChecks(t, device)
+  finiteChecks(t, device)
 }
 
 if (process.env.WHETSTONE_OPS !== 'comparisons') checkCalls()

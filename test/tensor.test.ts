@@ -219,9 +219,9 @@ t.test('accumulating a failed gradient poisons the sum, but the optimizer keeps 
       const sum = numbers(0)
       addNorm(sum, bad)
       const [w, m, v, g] = [numbers(1, 2, 3, 4), numbers(0, 0, 0, 0), numbers(0, 0, 0, 0), numbers(1, 1, 1, 1)]
-      const ok = tensor(device, Int32Array.of(1))
+      const [ok, finite] = [tensor(device, Int32Array.of(1)), tensor(device, Int32Array.of(1))]
       const options = { learningRate: 1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weightDecay: 0, step: 1, maxNorm: 1 }
-      adamw({ w, m, v, g, norm: sum, ok }, options)
+      adamw({ w, m, v, finite, g, norm: sum, ok }, options)
       const [sumRead, wRead] = [sum.data(), w.data()]
       return { check: Promise.allSettled([sumRead, wRead]) }
     })
@@ -240,7 +240,7 @@ function trainingStep(
   moments: readonly Tensor[],
   step: number,
 ) {
-  const ok = tensor(device, Int32Array.of(1))
+  const [ok, finite] = [tensor(device, Int32Array.of(1)), tensor(device, Int32Array.of(1))]
   const norm = zeros(device, [1])
   for (const g of gradients) fill(g, 0)
   const tape = new Tape(new Map(parameters.map((w, i) => [w, gradients[i]])))
@@ -254,7 +254,7 @@ function trainingStep(
   for (const g of gradients) addNorm(norm, g)
   const options = { learningRate: 0.01, beta1: 0.9, beta2: 0.99, eps: 1e-8, weightDecay: 0.1, step, maxNorm: 1 }
   parameters.forEach((w, i) => {
-    adamw({ w, m: moments[2 * i], v: moments[2 * i + 1], g: gradients[i], norm, ok }, options)
+    adamw({ w, m: moments[2 * i], v: moments[2 * i + 1], finite, g: gradients[i], norm, ok }, options)
   })
   return norm
 }

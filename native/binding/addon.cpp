@@ -1,4 +1,4 @@
-// The N-API face: a Device class with ten methods, and two functions; no arithmetic. TypeScript checks
+// The N-API face: a Device class with nine methods, and two functions; no arithmetic. TypeScript checks
 // arguments first (ts/src/native); here they are checked again, so that no argument can crash Node. A device and its
 // queue belong to one environment, whose cleanup hook stops them. Status codes only, no C++ exceptions.
 #include <napi.h>
@@ -84,14 +84,14 @@ void take_command(Numbers& from, Command& command) {
   take_shape(from, command.shape);
 }
 
-/// A read in flight. Completion may come while the environment ends, when no JS can run: every napi status
-/// of complete() is therefore ignored on purpose.
-struct Read {
+/// Reads in flight that were asked for together: one helper thread waits for all. Completion may come while the environment
+/// ends, when no JS can run: every napi status of complete() is therefore ignored on purpose.
+struct Reads {
   napi_async_work work = nullptr;
   napi_deferred deferred = nullptr;
-  napi_ref array = nullptr;
-  std::shared_ptr<Request> request;
-  std::shared_ptr<const Failure> failure;
+  napi_ref arrays = nullptr;  // the list of arrays: they must live until all are filled
+  std::vector<std::shared_ptr<Request>> requests;
+  std::vector<std::shared_ptr<const Failure>> failures;
 };
 
 napi_value error_of(napi_env env, const Failure& failure) {
@@ -103,27 +103,25 @@ napi_value error_of(napi_env env, const Failure& failure) {
   return error;
 }
 
-void execute_read(napi_env, void* data) {
-  auto* read = static_cast<Read*>(data);
-  read->failure = read->request->wait();
+void execute_reads(napi_env, void* data) {
+  auto* reads = static_cast<Reads*>(data);
+  for (const auto& request : reads->requests) reads->failures.push_back(request->wait());
 }
 
-void complete_read(napi_env env, napi_status, void* data) {
-  const std::unique_ptr<Read> read(static_cast<Read*>(data));
+void complete_reads(napi_env env, napi_status, void* data) {
+  const std::unique_ptr<Reads> reads(static_cast<Reads*>(data));
   napi_handle_scope scope = nullptr;
   if (napi_open_handle_scope(env, &scope) == napi_ok) {
-    napi_value value = nullptr;
-    if (read->failure) {
-      napi_reject_deferred(env, read->deferred, error_of(env, *read->failure));
-    } else {
-      if (read->array != nullptr) napi_get_reference_value(env, read->array, &value);
-      else napi_get_undefined(env, &value);
-      napi_resolve_deferred(env, read->deferred, value);
+    napi_value failures = nullptr;
+    napi_create_array_with_length(env, reads->failures.size(), &failures);
+    for (uint32_t i = 0; i < reads->failures.size(); ++i) {
+      if (reads->failures[i]) napi_set_element(env, failures, i, error_of(env, *reads->failures[i]));
     }
+    napi_resolve_deferred(env, reads->deferred, failures);
     napi_close_handle_scope(env, scope);
   }
-  if (read->array != nullptr) napi_delete_reference(env, read->array);
-  napi_delete_async_work(env, read->work);
+  if (reads->arrays != nullptr) napi_delete_reference(env, reads->arrays);
+  napi_delete_async_work(env, reads->work);
 }
 
 /// "cuda:N" is GPU N; anything else an instruction-set level of the CPU.
@@ -145,7 +143,6 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
                            InstanceMethod("submit", &NativeDevice::submit),
                            InstanceMethod("write", &NativeDevice::write),
                            InstanceMethod("read", &NativeDevice::read),
-                           InstanceMethod("sync", &NativeDevice::sync),
                            InstanceMethod("setThreads", &NativeDevice::set_threads),
                            InstanceMethod("memory", &NativeDevice::memory),
                            InstanceMethod("resetPeak", &NativeDevice::reset_peak),
@@ -214,27 +211,32 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
   Napi::Value write(const Napi::CallbackInfo& info) {
     Command command;
     command.kind = Command::Kind::write;
-    if (!read_id(info, command) || !info[1].IsTypedArray()) return bad(info, "write(id, typedArray)");
+    if (!read_id(info[0], command) || !info[1].IsTypedArray()) return bad(info, "write(id, typedArray)");
     const auto array = info[1].As<Napi::TypedArray>();
     const auto* from = static_cast<const uint8_t*>(array.ArrayBuffer().Data()) + array.ByteOffset();
     command.bytes.assign(from, from + array.ByteLength());
     return push(info, std::move(command));
   }
 
-  /// read(id, typed array) -> Promise of the same array, filled.
+  /// read(ids, arrays) -> Promise of a list, when all arrays are filled with these tensors' elements and everything before
+  /// has run: at the place of each that failed, its error. Null in place of an array only waits.
   Napi::Value read(const Napi::CallbackInfo& info) {
-    Command command;
-    if (!read_id(info, command) || !info[1].IsTypedArray()) return bad(info, "read(id, typedArray)");
-    const auto array = info[1].As<Napi::TypedArray>();
-    auto request = std::make_shared<Request>();
-    request->to = static_cast<uint8_t*>(array.ArrayBuffer().Data()) + array.ByteOffset();
-    request->bytes = static_cast<int64_t>(array.ByteLength());
-    return wait_for(info, std::move(command), std::move(request), array);
-  }
-
-  /// sync() -> Promise that resolves when everything before it has run.
-  Napi::Value sync(const Napi::CallbackInfo& info) {
-    return wait_for(info, Command{}, std::make_shared<Request>(), info.Env().Undefined());
+    static const char expected[] = "read(ids, typed arrays or nulls)";
+    if (!info[0].IsArray() || !info[1].IsArray()) return bad(info, expected);
+    const auto ids = info[0].As<Napi::Array>(), arrays = info[1].As<Napi::Array>();
+    if (ids.Length() != arrays.Length()) return bad(info, expected);
+    std::vector<Command> commands(ids.Length());
+    for (uint32_t i = 0; i < ids.Length(); ++i) {
+      commands[i].kind = Command::Kind::read;
+      commands[i].request = std::make_shared<Request>();
+      const Napi::Value array = arrays[i];
+      if (array.IsNull()) continue;
+      if (!array.IsTypedArray() || !read_id(ids[i], commands[i])) return bad(info, expected);
+      const auto typed = array.As<Napi::TypedArray>();
+      commands[i].request->to = static_cast<uint8_t*>(typed.ArrayBuffer().Data()) + typed.ByteOffset();
+      commands[i].request->bytes = static_cast<int64_t>(typed.ByteLength());
+    }
+    return wait_for(info, commands, arrays);
   }
 
   Napi::Value set_threads(const Napi::CallbackInfo& info) {
@@ -287,9 +289,9 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
     return info.Env().Undefined();
   }
 
-  bool read_id(const Napi::CallbackInfo& info, Command& command) {
+  static bool read_id(const Napi::Value& value, Command& command) {
     double id = 0;
-    if (!whole(info[0], 0, max_id, id)) return false;
+    if (!whole(value, 0, max_id, id)) return false;
     command.id = static_cast<int32_t>(id);
     return true;
   }
@@ -299,22 +301,19 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
     return info.Env().Undefined();
   }
 
-  Napi::Value wait_for(const Napi::CallbackInfo& info, Command command, std::shared_ptr<Request> request,
-                       const Napi::Value& array) {
+  Napi::Value wait_for(const Napi::CallbackInfo& info, std::vector<Command>& commands, const Napi::Array& arrays) {
     if (!queue_) return bad(info, "an open device");
     const napi_env env = info.Env();
-    auto read = std::make_unique<Read>();
-    read->request = request;
+    auto reads = std::make_unique<Reads>();
+    for (const Command& command : commands) reads->requests.push_back(command.request);
     napi_value promise = nullptr, name = nullptr;
-    napi_create_promise(env, &read->deferred, &promise);
+    napi_create_promise(env, &reads->deferred, &promise);
     napi_create_string_utf8(env, "whetstone.read", NAPI_AUTO_LENGTH, &name);
-    if (array.IsTypedArray()) napi_create_reference(env, array, 1, &read->array);
-    napi_create_async_work(env, nullptr, name, execute_read, complete_read, read.get(), &read->work);
-    command.kind = Command::Kind::read;
-    command.request = std::move(request);
-    queue_->push(std::move(command));
-    napi_queue_async_work(env, read->work);
-    read.release();
+    napi_create_reference(env, arrays, 1, &reads->arrays);
+    napi_create_async_work(env, nullptr, name, execute_reads, complete_reads, reads.get(), &reads->work);
+    queue_->push(commands);
+    napi_queue_async_work(env, reads->work);
+    reads.release();
     return Napi::Value(env, promise);
   }
 

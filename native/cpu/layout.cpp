@@ -120,15 +120,21 @@ Status scatter_add(Runtime& rt, const View& dx, const int32_t* ids, const View& 
   return {};
 }
 
+constexpr int64_t uncached_elements = 1 << 23;
+
 }  // namespace
 
-/// Every element of x becomes value. 4 bytes per element.
+/// Every element of x becomes value. 4 bytes per element: what no cache holds is written without being read first.
 Status fill(const Call& c) {
   const View& x = c.t[0];
   float* out = x.as<float>();
   const V value = set1(static_cast<float>(c.p[0]));
+  const bool streamed = x.size() >= uncached_elements && reinterpret_cast<uintptr_t>(out) % sizeof(V) == 0;
   for_spans(*c.rt, x.size(), [=](int64_t begin, int64_t end) {
-    for_vectors(begin, end, [=](int64_t i, auto lanes) { store(out + i, value, lanes); });
+    int64_t i = begin;
+    for (; streamed && i + W <= end; i += W) stream(out + i, value);
+    if (streamed) _mm_sfence();
+    for_vectors(i, end, [=](int64_t at, auto lanes) { store(out + at, value, lanes); });
   });
   return {};
 }

@@ -78,6 +78,7 @@ static inline void for_rows(Runtime& rt, int64_t rows, int64_t width, F&& f) {
 // Sums ----------------------------------------------------------------------------------------------------------------
 
 /// Lanes from n on become zero.
+static inline V keep(V a, Full) { return a; }
 static inline V keep(V a, Part part) {
   float lanes[W];
   store(lanes, a);

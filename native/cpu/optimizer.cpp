@@ -4,7 +4,8 @@
 //   m = m + (1 - beta1) (g - m)                              v = beta2 v + ((1 - beta2) g) g
 //   w = w + (-lr / c1) m / (sqrt(v) / sqrt(c2) + eps)        c1 = 1 - beta1^step, c2 = 1 - beta2^step
 // Scalars are computed in f64 and rounded once. 28 bytes per parameter (30 with the bf16 copy; 24 where w is bf16 alone),
-// bound by memory. An element depends on nothing but its own values, so any cut into tasks gives the same bits.
+// bound by memory. An element depends on nothing but its own values, so any cut into tasks gives the same bits. Whether the
+// results are finite is seen here, where they are at hand: another pass over them would take half as long as the step.
 #include <cmath>
 
 #include "loops.h"
@@ -45,9 +46,19 @@ struct Moments {
   const float* g;
 };
 
+/// Zero as long as all numbers that it saw were finite, then NaN.
+struct Watch {
+  V sum = zero();
+  template <class Lanes>
+  void see(V x, Lanes lanes) {
+    sum = fma(keep(x, lanes), zero(), sum);
+  }
+  bool finite() const { return sum_lanes(sum) == 0; }
+};
+
 /// The weights behind the step; the moments are stored.
 template <class Lanes>
-V stepped(const Moments& a, const Step& s, V w, int64_t i, Lanes lanes) {
+V stepped(const Moments& a, const Step& s, V w, int64_t i, Lanes lanes, Watch& watch) {
   const V g = mul(load(a.g + i, lanes), s.clip);
   const V m0 = load(a.m + i, lanes);
   const V m = fma(s.take_g, sub(g, m0), m0);
@@ -55,15 +66,21 @@ V stepped(const Moments& a, const Step& s, V w, int64_t i, Lanes lanes) {
   const V denominator = add(div(sqrt(v), s.root), s.eps);
   store(a.m + i, m, lanes);
   store(a.v + i, v, lanes);
+  watch.see(m, lanes);
+  watch.see(v, lanes);
   return add(mul(w, s.keep_w), div(mul(s.size, m), denominator));
 }
 
-void update(float* w, bf16* copy, const Moments& a, const Step& s, int64_t begin, int64_t end) {
+/// Are all results finite?
+bool update(float* w, bf16* copy, const Moments& a, const Step& s, int64_t begin, int64_t end) {
+  Watch watch;
   for_vectors(begin, end, [&](int64_t i, auto lanes) {
-    const V next = stepped(a, s, load(w + i, lanes), i, lanes);
+    const V next = stepped(a, s, load(w + i, lanes), i, lanes, watch);
+    watch.see(next, lanes);
     store(w + i, next, lanes);
     if (copy) store(copy + i, next, lanes);
   });
+  return watch.finite();
 }
 
 // Stochastic rounding -------------------------------------------------------------------------------------------------
@@ -78,7 +95,8 @@ V round_at_random(V x, const uint16_t* random) {
 }
 
 /// begin is a multiple of `drawn`.
-void update_bf16(bf16* w, const int32_t* key, const Moments& a, const Step& s, int64_t begin, int64_t end) {
+bool update_bf16(bf16* w, const int32_t* key, const Moments& a, const Step& s, int64_t begin, int64_t end) {
+  Watch watch;
   for (int64_t first = begin; first < end; first += drawn) {
     uint32_t words[group_columns], ordered[group_columns];
     uint16_t random[drawn];
@@ -88,26 +106,45 @@ void update_bf16(bf16* w, const int32_t* key, const Moments& a, const Step& s, i
     std::memcpy(random, ordered, sizeof random);
     const int64_t last = first + drawn < end ? first + drawn : end;
     for_vectors(first, last, [&](int64_t i, auto lanes) {
-      store(next + (i - first), stepped(a, s, load(w + i, lanes), i, lanes));
+      store(next + (i - first), stepped(a, s, load(w + i, lanes), i, lanes, watch));
     });
     for_vectors(first, last, [&](int64_t i, auto lanes) {
-      store(w + i, round_at_random(load(next + (i - first)), random + (i - first)), lanes);
+      const V rounded = round_at_random(load(next + (i - first)), random + (i - first));
+      watch.see(rounded, lanes);
+      store(w + i, rounded, lanes);
     });
   }
+  return watch.finite();
 }
 static_assert(span_elements % drawn == 0, "tasks begin with the first word of a counter");
 
-/// Operands of both ops: w, m, v first; g, norm, ok and what follows from `gradient` on.
-Status check(const Call& c, int gradient) {
+/// What follows the tensors that a step changes.
+struct Rest {
+  View finite, g, norm, ok;
+};
+
+/// Operands of both ops: w, m, v first, `changed` tensors in all; then the rest.
+Status check(const Call& c, int changed, Rest& rest) {
   static const char* const names[] = {"w", "m", "v", "copy"};
-  for (int i = 1; i < gradient; ++i) {
+  for (int i = 1; i < changed; ++i) {
     if (c.t[i].present()) WS_TRY(same_shape(c.t[i], names[i], c.t[0], names[0]));
   }
-  WS_TRY(same_shape(c.t[gradient], "g", c.t[0], names[0]));
-  WS_TRY(single(c.t[gradient + 1], "norm"));
-  WS_TRY(single(c.t[gradient + 2], "ok"));
+  rest = {c.t[changed], c.t[changed + 1], c.t[changed + 2], c.t[changed + 3]};
+  WS_TRY(single(rest.finite, "finite"));
+  WS_TRY(same_shape(rest.g, "g", c.t[0], names[0]));
+  WS_TRY(single(rest.norm, "norm"));
+  WS_TRY(single(rest.ok, "ok"));
   WS_CHECK(c.p[step_number] >= 1, config, "step: expected at least 1, got %g", c.p[step_number]);
   return {};
+}
+
+/// step(begin, end) for all elements; `finite` becomes 0 where it says that a result is not.
+template <class F>
+void step_all(const Call& c, const View& finite, F step) {
+  int32_t* flag = finite.as<int32_t>();
+  for_spans(*c.rt, c.t[0].size(), [&](int64_t begin, int64_t end) {
+    if (!step(begin, end)) __atomic_store_n(flag, 0, __ATOMIC_RELAXED);
+  });
 }
 
 }  // namespace
@@ -115,26 +152,30 @@ Status check(const Call& c, int gradient) {
 /// One step of a group. norm and ok are single numbers on the device, so that nothing waits for them; with
 /// ok = 0 no byte of w, m, v or copy changes. step counts from 1.
 Status adamw(const Call& c) {
-  WS_TRY(check(c, 4));
-  if (*c.t[6].as<int32_t>() == 0) return {};
+  Rest rest;
+  WS_TRY(check(c, 4, rest));
+  if (*rest.ok.as<int32_t>() == 0) return {};
   float* w = c.t[0].as<float>();
   bf16* copy = c.t[3].present() ? c.t[3].as<bf16>() : nullptr;
-  const Moments moments = {c.t[1].as<float>(), c.t[2].as<float>(), c.t[4].as<float>()};
-  const Step step = step_of(c.p, *c.t[5].as<float>());
-  for_spans(*c.rt, c.t[0].size(), [&](int64_t begin, int64_t end) { update(w, copy, moments, step, begin, end); });
+  const Moments moments = {c.t[1].as<float>(), c.t[2].as<float>(), rest.g.as<float>()};
+  const Step step = step_of(c.p, *rest.norm.as<float>());
+  step_all(c, rest.finite, [&](int64_t begin, int64_t end) { return update(w, copy, moments, step, begin, end); });
   return {};
 }
 
 /// The same where w is bf16 and has no copy in f32: the random numbers are those of ops.def.
 Status adamw_stochastic(const Call& c) {
-  WS_TRY(check(c, 3));
-  WS_TRY(vector_of(c.t[6], "key", 4));
-  if (*c.t[5].as<int32_t>() == 0) return {};
+  Rest rest;
+  WS_TRY(check(c, 3, rest));
+  const View& key = c.t[7];
+  WS_TRY(vector_of(key, "key", 4));
+  if (*rest.ok.as<int32_t>() == 0) return {};
   bf16* w = c.t[0].as<bf16>();
-  const int32_t* key = c.t[6].as<int32_t>();
-  const Moments moments = {c.t[1].as<float>(), c.t[2].as<float>(), c.t[3].as<float>()};
-  const Step step = step_of(c.p, *c.t[4].as<float>());
-  for_spans(*c.rt, c.t[0].size(), [&](int64_t begin, int64_t end) { update_bf16(w, key, moments, step, begin, end); });
+  const Moments moments = {c.t[1].as<float>(), c.t[2].as<float>(), rest.g.as<float>()};
+  const Step step = step_of(c.p, *rest.norm.as<float>());
+  step_all(c, rest.finite, [&](int64_t begin, int64_t end) {
+    return update_bf16(w, key.as<int32_t>(), moments, step, begin, end);
+  });
   return {};
 }
 

@@ -40,6 +40,7 @@ static inline V set1(float x) { return {_mm512_set1_ps(x)}; }
 static inline V zero() { return {_mm512_setzero_ps()}; }
 static inline V load(const float* p) { return {_mm512_loadu_ps(p)}; }
 static inline void store(float* p, V a) { _mm512_storeu_ps(p, a.v); }
+static inline void stream(float* p, V a) { _mm512_stream_ps(p, a.v); }  // past the caches; p is aligned
 static inline __mmask16 lanes(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
 /// First n lanes from memory, the rest zero; 0 <= n <= W.
 static inline V load_n(const float* p, int n) { return {_mm512_maskz_loadu_ps(lanes(n), p)}; }
@@ -166,6 +167,7 @@ static inline V set1(float x) { return {_mm256_set1_ps(x)}; }
 static inline V zero() { return {_mm256_setzero_ps()}; }
 static inline V load(const float* p) { return {_mm256_loadu_ps(p)}; }
 static inline void store(float* p, V a) { _mm256_storeu_ps(p, a.v); }
+static inline void stream(float* p, V a) { _mm256_stream_ps(p, a.v); }  // past the caches; p is aligned
 static inline __m256i lanes(int n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
@@ -274,6 +276,7 @@ static inline V set1(float x) { return {_mm_set1_ps(x)}; }
 static inline V zero() { return {_mm_setzero_ps()}; }
 static inline V load(const float* p) { return {_mm_loadu_ps(p)}; }
 static inline void store(float* p, V a) { _mm_storeu_ps(p, a.v); }
+static inline void stream(float* p, V a) { _mm_stream_ps(p, a.v); }  // past the caches; p is aligned
 static inline V load_n(const float* p, int n) {
   float part[4] = {0, 0, 0, 0};
   for (int i = 0; i < n; ++i) part[i] = p[i];

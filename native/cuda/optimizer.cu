@@ -12,6 +12,7 @@ namespace {
 struct StepArguments {
   float *m, *v;
   const float *g, *norm;
+  int32_t* finite;
   const int32_t* ok;
   int64_t size;
   float max_norm, keep_w, take_g, keep_v, take_square, step_size, root_c2, eps;
@@ -35,6 +36,12 @@ WS_DEVICE float clip_factor(const StepArguments& a) {
   return factor > 1.0f ? 1.0f : factor;
 }
 
+/// Lowers the flag when one of the numbers is NaN or infinite. Whoever writes writes the same.
+WS_DEVICE void see(const StepArguments& a, const Span& s, const float (&x)[span]) {
+  for (int i = 0; i < span; ++i)
+    if (i < s.n && !is_finite(x[i])) *a.finite = 0;
+}
+
 /// New weights and moments of a span; the moments are stored.
 WS_DEVICE void take_step(const StepArguments& a, const Span& s, float (&w)[span]) {
   const float clip = clip_factor(a);
@@ -48,6 +55,8 @@ WS_DEVICE void take_step(const StepArguments& a, const Span& s, float (&w)[span]
     v[i] = v[i] * a.keep_v + a.take_square * clipped * clipped;
     w[i] = w[i] * a.keep_w + a.step_size * m[i] / (root(v[i]) / a.root_c2 + a.eps);
   }
+  see(a, s, m);
+  see(a, s, v);
   store(a.m + s.at, s.n, m);
   store(a.v + s.at, s.n, v);
 }
@@ -58,14 +67,14 @@ WS_KERNEL(adamw_step, map_threads, AdamwArguments, a) {
   float w[span];
   load(a.w + s.at, s.n, w);
   take_step(a.step, s, w);
+  see(a.step, s, w);
   store(a.w + s.at, s.n, w);
   if (a.copy != nullptr) store(a.copy + s.at, s.n, w);
 }
 
 /// A bf16 next to x: the upper one with the probability that the lower half of the bits is of a step. NaN and infinity stay.
 WS_DEVICE float round_at_random(float x, uint32_t random16) {
-  const uint32_t bits = as_bits(x);
-  return (bits & 0x7f800000u) == 0x7f800000u ? x : as_float((bits + random16) & 0xffff0000u);
+  return is_finite(x) ? as_float((as_bits(x) + random16) & 0xffff0000u) : x;
 }
 
 /// The weights of a thread are those of one counter.
@@ -78,6 +87,7 @@ WS_KERNEL(adamw_stochastic_step, map_threads, StochasticArguments, a) {
   const auto word = [&](int i) { return static_cast<uint32_t>(a.key[i]); };
   const Random4 words = philox({{word(3), static_cast<uint32_t>(s.at / span), word(2), 0u}}, word(0), word(1));
   for (int i = 0; i < span; ++i) w[i] = round_at_random(w[i], words.x[i / 2] >> (i % 2 * 16) & 0xffffu);
+  see(a.step, s, w);
   store(a.w + s.at, s.n, w);
 }
 
@@ -87,24 +97,27 @@ WS_KERNEL(adamw_stochastic_step, map_threads, StochasticArguments, a) {
 
 namespace {
 
-/// Checks what both ops have: w, m, v first, and g, norm, ok from operand `gradient` on.
-Status step_of(const Call& c, int gradient, StepArguments& a) {
+/// Checks what both ops have: w, m, v first, `changed` tensors in all; then finite, g, norm and ok.
+Status step_of(const Call& c, int changed, StepArguments& a) {
   static const char* const names[] = {"w", "m", "v", "copy"};
   enum { learning_rate, beta1, beta2, epsilon, weight_decay, step_number, max_norm };
-  for (int i = 1; i < gradient; ++i)
+  for (int i = 1; i < changed; ++i)
     if (c.t[i].present()) WS_TRY(same_shape(c.t[i], names[i], c.t[0], names[0]));
-  WS_TRY(same_shape(c.t[gradient], "g", c.t[0], names[0]));
-  WS_TRY(single(c.t[gradient + 1], "norm"));
-  WS_TRY(single(c.t[gradient + 2], "ok"));
+  const View *rest = c.t + changed, &finite = rest[0], &g = rest[1], &norm = rest[2], &ok = rest[3];
+  WS_TRY(single(finite, "finite"));
+  WS_TRY(same_shape(g, "g", c.t[0], names[0]));
+  WS_TRY(single(norm, "norm"));
+  WS_TRY(single(ok, "ok"));
   const double* p = c.p;
   WS_CHECK(p[step_number] >= 1, config, "step: expected at least 1, got %g", p[step_number]);
   const double c1 = 1.0 - std::pow(p[beta1], p[step_number]), c2 = 1.0 - std::pow(p[beta2], p[step_number]);
   const auto f = [](double x) { return static_cast<float>(x); };
   a = {c.t[1].as<float>(),
        c.t[2].as<float>(),
-       c.t[gradient].as<float>(),
-       c.t[gradient + 1].as<float>(),
-       c.t[gradient + 2].as<int32_t>(),
+       g.as<float>(),
+       norm.as<float>(),
+       finite.as<int32_t>(),
+       ok.as<int32_t>(),
        c.t[0].size(),
        f(p[max_norm]),
        f(1.0 - p[learning_rate] * p[weight_decay]),
@@ -128,9 +141,9 @@ Status adamw(const Call& c, Launcher& on) {
 }
 
 Status adamw_stochastic(const Call& c, Launcher& on) {
-  StochasticArguments a = {c.t[0].as<bf16>(), c.t[6].as<int32_t>(), {}};
+  StochasticArguments a = {c.t[0].as<bf16>(), c.t[7].as<int32_t>(), {}};
   WS_TRY(step_of(c, 3, a.step));
-  WS_TRY(vector_of(c.t[6], "key", 4));
+  WS_TRY(vector_of(c.t[7], "key", 4));
   return start(on, adamw_stochastic_step, grid_of(c.t[0]), 0, a);
 }
 

@@ -74,7 +74,7 @@ WS_DEVICE void find_nonfinite(const FiniteArguments& a) {
   bool found = false;
   if (s.n > 0) load(static_cast<const T*>(a.x) + s.at, s.n, x);
   for (int i = 0; i < span; ++i)
-    if (i < s.n) found |= (as_bits(x[i]) & 0x7f800000u) == 0x7f800000u;
+    if (i < s.n) found |= !is_finite(x[i]);
   if (found) *a.ok = 0;  // whoever writes writes the same
 }
 WS_KERNEL_FOR_BOTH(find_nonfinite, map_threads, FiniteArguments, a, find_nonfinite)

@@ -54,6 +54,8 @@ WS_DEVICE void store(float* p, int n, const float (&x)[span]) {
     if (i < n) p[i] = x[i];
 }
 
+WS_DEVICE bool is_finite(float x) { return (as_bits(x) & 0x7f800000u) != 0x7f800000u; }
+
 /// Elements of a flat loop that this thread works on: from `at`, `n` of them, at most `span`; none when n <= 0.
 struct Span {
   int64_t at;

@@ -62,6 +62,8 @@ export interface Optimizer {
   updates: number
   /** Key of stochastic rounding. */
   readonly seed: number
+  /** Versions of masters and moments that the last step left, when all of it was finite. */
+  finiteAt?: readonly number[]
 }
 
 /**
@@ -125,26 +127,36 @@ function squareOf(norm: Tensor): Tensor {
  * @throws WhetstoneError E_CONFIG for a rate that is no number of at least 0: nothing was changed
  */
 export async function update(optimizer: Optimizer, model: Decoder, learningRate: number): Promise<UpdateResult> {
-  const { config, masters, gradients, firstMoments, secondMoments } = optimizer
+  const { config, gradients } = optimizer
   const parameters = trainableOf(model)
   using scope = new Scope()
-  const { norm, ok } = scope.run(() => {
+  const { norm, ok, finite } = scope.run(() => {
     const norm = tensor(model.device, new Float32Array(1))
     const ok = tensor(model.device, new Int32Array([1]))
+    const finite = tensor(model.device, new Int32Array([1]))
     const keys = keysOf(optimizer)
+    // Squares are summed in f64: a gradient that is NaN or infinite makes the norm so.
     for (const group of parameterGroups) addNorm(norm, gradients.flat[group])
     allFinite(ok, isBounded(config) ? norm : squareOf(norm))
-    for (const flat of [masters, gradients, firstMoments, secondMoments])
-      for (const group of parameterGroups) allFinite(ok, flat.flat[group])
+    if (!isKnown(optimizer)) for (const t of stateOf(optimizer)) allFinite(ok, t)
     for (const group of parameterGroups)
-      stepGroup(optimizer, parameters, group, learningRate, { norm, ok, key: keys[group] })
-    return { norm, ok }
+      stepGroup(optimizer, parameters, group, learningRate, { norm, ok, finite, key: keys[group] })
+    return { norm, ok, finite }
   })
-  const [[gradNorm], flag] = await Promise.all([norm.data(), ok.data()])
-  const applied = flag[0] === 1
-  if (applied) optimizer.updates++
-  return { gradNorm, applied }
+  const versions = stateOf(optimizer).map((t) => t.version)
+  const [[gradNorm], [applied], [sound]] = await Promise.all([norm.data(), ok.data(), finite.data()])
+  if (applied === 1) optimizer.updates++
+  optimizer.finiteAt = applied === 1 && sound === 1 ? versions : undefined
+  return { gradNorm, applied: applied === 1 }
 }
+
+/** What a step changes, besides rounded copies. */
+const stateOf = ({ masters, firstMoments, secondMoments }: Optimizer): Tensor[] =>
+  [masters, firstMoments, secondMoments].flatMap(({ flat }) => parameterGroups.map((group) => flat[group]))
+
+/** Are masters and moments what a step left, which found them finite? A pass over them is half of the step's memory traffic. */
+const isKnown = (optimizer: Optimizer): boolean =>
+  stateOf(optimizer).every((t, i) => t.version === optimizer.finiteAt?.[i])
 
 /**
  * The keys of a step's random numbers, where weights are rounded at random. Made before the first group is changed: no step
@@ -163,10 +175,10 @@ function stepGroup(
   parameters: FlatTensors,
   group: ParameterGroup,
   learningRate: number,
-  { norm, ok, key }: { readonly norm: Tensor; readonly ok: Tensor; readonly key?: Tensor },
+  { key, ...numbers }: Readonly<Record<'norm' | 'ok' | 'finite', Tensor>> & { readonly key?: Tensor },
 ): void {
   const [m, v, g] = [firstMoments, secondMoments, gradients].map((of) => of.flat[group])
-  const state = { w: masters.flat[group], m, v, g, norm, ok }
+  const state = { w: masters.flat[group], m, v, g, ...numbers }
   const options = {
     learningRate,
     beta1: config.adamBeta1,

@@ -125,7 +125,8 @@ function priorOf({ objective, reference }: TermSources, batch: MicroBatch) {
 /** The input's tensors stay with the scope outside, because a recomputed layer reads them again in backward. */
 function inputOf(m: Decoder, batch: MicroBatch, activationCheckpointing: boolean, noise?: NoiseOptions): ForwardInput {
   const input = packedInput(m, batch.packed, activationCheckpointing)
-  return noise === undefined ? input : { ...input, regularization: regularizationOf(m, batch, noise) }
+  const wanted = noise !== undefined && (noise.neftuneNoiseAlpha > 0 || (m.adapter?.config.loraDropout ?? 0) > 0)
+  return wanted ? { ...input, regularization: regularizationOf(m, batch, noise) } : input
 }
 
 /** Hidden states that the head reads: masked positions never reach it. */

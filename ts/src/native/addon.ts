@@ -28,7 +28,7 @@ export type NumberArray = Float32Array | Uint16Array | Int32Array | Uint8Array
 /** Kinds of command of the record, as native/binding/addon.cpp knows them. */
 export const commands = { create: 0, view: 1, release: 2, run: 3 } as const
 
-/** One device with its queue (native/binding/addon.cpp). Calls only push commands, except the two that return promises. */
+/** One device with its queue (native/binding/addon.cpp). Calls only push commands, except the one that returns a promise. */
 export interface NativeDevice {
   /** Where `submit` finds commands, one after another: kind, then
    * create: id, dtype, rank, dims; view: id, source, offset in elements, dtype, rank, dims; release: id;
@@ -40,8 +40,9 @@ export interface NativeDevice {
   /** Queues the commands in the first `length` numbers of the record. */
   submit(length: number): void
   write(id: number, values: NumberArray): void
-  read<A extends NumberArray>(id: number, into: A): Promise<A>
-  sync(): Promise<void>
+  /** Fills arrays with the elements of tensors when everything before has run; gives the error at the place of each that
+   * failed. Null in place of an array only waits. */
+  read(ids: readonly number[], into: readonly (NumberArray | null)[]): Promise<unknown[]>
   setThreads(count: number): void
   memory(): MemoryStats
   resetPeak(): void

@@ -32,7 +32,9 @@ async function tryCopies(device: NativeDevice): Promise<string> {
   submit(device, [commands.create, 0, f32, 1, size])
   device.write(0, values)
   if (doubles) submit(device, [commands.create, 1, f32, 1, size, commands.run, scale, 2, 0, 1, 1, 2])
-  const got = await device.read(doubles ? 1 : 0, new Float32Array(size))
+  const got = new Float32Array(size)
+  const [failure] = await device.read([doubles ? 1 : 0], [got])
+  if (failure !== undefined) throw failure
   const wrong = got.findIndex((x, i) => x !== (doubles ? 2 : 1) * values[i])
   return wrong < 0 ? '' : `a ${doubles ? 'kernel' : 'copy'} gives wrong numbers: ${got[wrong]} at ${wrong}`
 }

@@ -43,6 +43,14 @@ function checkElements(shape: readonly number[]): void {
   throw new WhetstoneError('E_SHAPE', 'create', `expected up to 4 lengths of at most 1e14 elements, got [${shape}]`)
 }
 
+/** A read that was asked for; without an array it only waits. */
+interface Read {
+  readonly id: number
+  readonly into: NumberArray | null
+  resolve(): void
+  reject(error: unknown): void
+}
+
 /** An open device: its queue, its memory, and why it was chosen. */
 export class Device {
   readonly kind: 'cpu' | 'cuda'
@@ -64,6 +72,8 @@ export class Device {
   /** Numbers and commands in the record that were not submitted yet. */
   #length = 0
   #waiting = 0
+  /** Reads that were asked for since, and cross together. */
+  #reads: Read[] = []
 
   /** name: `cpu` or `cuda:N`. */
   constructor(native: NativeDevice, name: string, reason: string) {
@@ -100,7 +110,8 @@ export class Device {
   /** The record, with room for one more command. What is in it goes off when there is much, or when JS is done. */
   #room(): Float64Array {
     const { record } = this.#native
-    if (this.#waiting === commandsAtOnce || this.#length > record.length - longestCommand) this.#submit()
+    const full = this.#waiting === commandsAtOnce || this.#length > record.length - longestCommand
+    if (full || this.#reads.length > 0) this.#submit()
     if (this.#waiting++ === 0) queueMicrotask(() => this.#submit())
     return record
   }
@@ -114,6 +125,29 @@ export class Device {
     const length = this.#length
     this.#length = this.#waiting = 0
     if (length > 0) this.#open?.submit(length)
+    if (this.#reads.length > 0) void this.#submitReads(this.#reads.splice(0))
+  }
+
+  /** One thread of Node waits for all of them: each costs two switches of threads. */
+  async #submitReads(reads: readonly Read[]): Promise<void> {
+    try {
+      const failures = await this.#native.read(
+        reads.map(({ id }) => id),
+        reads.map(({ into }) => into),
+      )
+      reads.forEach(({ resolve, reject }, i) => {
+        if (failures[i] === undefined) resolve()
+        else reject(fromNative(failures[i]))
+      })
+    } catch (error) {
+      for (const { reject } of reads) reject(fromNative(error))
+    }
+  }
+
+  /** Resolves when everything queued before has run and `into`, if any, is filled. What is asked for in one go waits together. */
+  #wait(id: number, into: NumberArray | null): Promise<void> {
+    if (this.#reads.length === 0) queueMicrotask(() => this.#submit())
+    return new Promise((resolve, reject) => this.#reads.push({ id, into, resolve, reject }))
   }
 
   /** The device itself, with everything queued. */
@@ -181,20 +215,13 @@ export class Device {
 
   /** Resolves with the array filled when everything queued before has run; rejects with what failed. */
   async read<A extends NumberArray>(id: number, into: A): Promise<A> {
-    try {
-      return await this.#flushed().read(id, into)
-    } catch (error) {
-      throw fromNative(error)
-    }
+    await this.#wait(id, into)
+    return into
   }
 
   /** Resolves when everything queued so far has run. */
   async sync(): Promise<void> {
-    try {
-      await this.#flushed().sync()
-    } catch (error) {
-      throw fromNative(error)
-    }
+    await this.#wait(-1, null)
   }
 
   memory(): MemoryStats {

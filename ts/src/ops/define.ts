@@ -114,6 +114,7 @@ export function call(entry: OpEntry, tensors: readonly (Tensor | undefined)[], p
     if (!isGiven(entry.name, operands[i], t)) continue
     inputs[operands[i].name] = t
     shapes[operands[i].name] = t.shape
+    if (operands[i].role === 'inPlace') t.changed()
   }
   const { device, dtype } = commonOf(entry.name, operands, inputs)
   const outputShapes = entry.shapes(shapes, p)

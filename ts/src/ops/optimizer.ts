@@ -32,9 +32,9 @@ function expectOptions(op: OpName, p: Parameters): void {
 }
 
 /** Checks what both ops have. */
-function expectGroup(op: OpName, { w, m, v, g, norm, ok }: Readonly<Record<string, Shape>>, p: Parameters): void {
-  for (const [name, shape] of Object.entries({ m, v, g })) expectShape(op, name, shape, w)
-  for (const [name, shape] of Object.entries({ norm, ok })) expectShape(op, name, shape, [1])
+function expectGroup(op: OpName, s: Readonly<Record<string, Shape>>, p: Parameters): void {
+  for (const name of ['m', 'v', 'g']) expectShape(op, name, s[name], s.w)
+  for (const name of ['finite', 'norm', 'ok']) expectShape(op, name, s[name], [1])
   expectOptions(op, p)
 }
 
@@ -54,6 +54,10 @@ function steppedReference(t: Readonly<Record<string, Host>>, p: Parameters): [w:
   return [w, m, v]
 }
 
+/** 0 where a number that the step gave is not finite in f32 (in bf16, where weights are). */
+const finiteReference = (before: Host, ...results: readonly Host[]): Host =>
+  host([1], () => (results.every(({ data }) => data.every((x) => Math.abs(x) < 2 ** 128)) ? before.data[0] : 0))
+
 const usual = { learningRate: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0.01, step: 1, maxNorm: 0 }
 
 const adamwOp = defineOp({
@@ -65,49 +69,54 @@ const adamwOp = defineOp({
   },
   reference: (t, p) => {
     const [w, m, v] = steppedReference(t, p)
-    if (t.copy === undefined) return [w, m, v]
-    return [w, m, v, t.ok.data[0] === 0 ? t.copy : w]
+    const still = t.ok.data[0] === 0
+    const copies = t.copy === undefined ? [] : [still ? t.copy : w]
+    return [w, m, v, ...copies, still ? t.finite : finiteReference(t.finite, w, m, v)]
   },
   cases: [
     {
-      in: { w: [37], m: [37], v: [37], g: [37], norm: [1], ok: [1] },
+      in: { w: [37], m: [37], v: [37], finite: [1], g: [37], norm: [1], ok: [1] },
       p: usual,
-      fill: { v: 'positive', norm: 'ones', ok: 'ones' },
+      fill: { v: 'positive', norm: 'ones', ok: 'ones', finite: 'ones' },
     },
     {
-      in: { w: [5, 133], m: [5, 133], v: [5, 133], copy: [5, 133], g: [5, 133], norm: [1], ok: [1] },
+      in: { w: [5, 133], m: [5, 133], v: [5, 133], copy: [5, 133], finite: [1], g: [5, 133], norm: [1], ok: [1] },
       p: { ...usual, step: 1000, maxNorm: 1, weightDecay: 0.1, learningRate: 0.05 },
-      fill: { v: 'positive', norm: () => 25.8, ok: 'ones' },
+      fill: { v: 'positive', norm: () => 25.8, ok: 'ones', finite: 'ones' },
     },
     // the norm is below the limit: no clipping
     {
-      in: { w: [37], m: [37], v: [37], g: [37], norm: [1], ok: [1] },
+      in: { w: [37], m: [37], v: [37], finite: [1], g: [37], norm: [1], ok: [1] },
       p: { ...usual, step: 7, maxNorm: 2, learningRate: 0.1 },
-      fill: { m: 'zeros', v: 'zeros', norm: () => 1.97, ok: 'ones' },
+      fill: { m: 'zeros', v: 'zeros', norm: () => 1.97, ok: 'ones', finite: 'ones' },
     },
     // the flag is down: nothing changes
     {
-      in: { w: [37], m: [37], v: [37], copy: [37], g: [37], norm: [1], ok: [1] },
+      in: { w: [37], m: [37], v: [37], copy: [37], finite: [1], g: [37], norm: [1], ok: [1] },
       p: { ...usual, maxNorm: 1 },
-      fill: { v: 'positive', g: () => Number.NaN, norm: () => Number.NaN, ok: 'zeros' },
+      fill: { v: 'positive', g: () => Number.NaN, norm: () => Number.NaN, ok: 'zeros', finite: 'ones' },
     },
-    { in: { w: [0], m: [0], v: [0], g: [0], norm: [1], ok: [1] }, p: usual, fill: { ok: 'ones' } },
     {
-      in: { w: [4], m: [4], v: [3], g: [4], norm: [1], ok: [1] },
+      in: { w: [0], m: [0], v: [0], finite: [1], g: [0], norm: [1], ok: [1] },
       p: usual,
-      fill: { ok: 'ones' },
+      fill: { ok: 'ones', finite: 'ones' },
+    },
+    {
+      in: { w: [4], m: [4], v: [3], finite: [1], g: [4], norm: [1], ok: [1] },
+      p: usual,
+      fill: { ok: 'ones', finite: 'ones' },
       fails: 'E_SHAPE',
     },
     {
-      in: { w: [4], m: [4], v: [4], g: [4], norm: [1], ok: [1] },
+      in: { w: [4], m: [4], v: [4], finite: [1], g: [4], norm: [1], ok: [1] },
       p: { ...usual, step: 0 },
-      fill: { ok: 'ones' },
+      fill: { ok: 'ones', finite: 'ones' },
       fails: 'E_CONFIG',
     },
     {
-      in: { w: [1 << 22], m: [1 << 22], v: [1 << 22], copy: [1 << 22], g: [1 << 22], norm: [1], ok: [1] },
+      in: { w: [1 << 22], m: [1 << 22], v: [1 << 22], copy: [1 << 22], finite: [1], g: [1 << 22], norm: [1], ok: [1] },
       p: usual,
-      fill: { v: 'positive', norm: 'ones', ok: 'ones' },
+      fill: { v: 'positive', norm: 'ones', ok: 'ones', finite: 'ones' },
       bench: true,
     },
   ],
@@ -123,6 +132,8 @@ export interface AdamwTensors {
   readonly v: Tensor
   /** Receives w in bf16. */
   readonly copy?: Tensor
+  /** [1] i32: becomes 0 when one of the new numbers is NaN or infinite. */
+  readonly finite: Tensor
   /** Gradient, f32. */
   readonly g: Tensor
   /** [1] f32: global norm of the gradient. */
@@ -133,7 +144,7 @@ export interface AdamwTensors {
 
 /** One AdamW step in place, as torch.optim.AdamW computes it. */
 export function adamw(t: AdamwTensors, options: AdamwOptions): void {
-  call(adamwOp, [t.w, t.m, t.v, t.copy, t.g, t.norm, t.ok], { ...options })
+  call(adamwOp, [t.w, t.m, t.v, t.copy, t.finite, t.g, t.norm, t.ok], { ...options })
 }
 
 const pattern = new DataView(new ArrayBuffer(4))
@@ -153,9 +164,9 @@ function randomBits({ data }: Host, i: number): number {
 }
 
 const stochasticGroup = (size: number) => ({
-  in: { w: [size], m: [size], v: [size], g: [size], norm: [1], ok: [1], key: [4] },
+  in: { w: [size], m: [size], v: [size], finite: [1], g: [size], norm: [1], ok: [1], key: [4] },
   p: usual,
-  fill: { v: 'positive', norm: 'ones', ok: 'ones', key: (i: number) => [-5, 77, 3, 9][i] } as const,
+  fill: { v: 'positive', norm: 'ones', ok: 'ones', finite: 'ones', key: (i: number) => [-5, 77, 3, 9][i] } as const,
 })
 
 const adamwStochasticOp = defineOp({
@@ -168,7 +179,8 @@ const adamwStochasticOp = defineOp({
   reference: (t, p) => {
     const [w, m, v] = steppedReference(t, p)
     const rounded = host(w.shape, (i) => roundAtRandom(w.data[i], randomBits(t.key, i)))
-    return [t.ok.data[0] === 0 ? w : rounded, m, v]
+    if (t.ok.data[0] === 0) return [w, m, v, t.finite]
+    return [rounded, m, v, finiteReference(t.finite, rounded, m, v)]
   },
   cases: [
     stochasticGroup(37),
@@ -181,7 +193,7 @@ const adamwStochasticOp = defineOp({
       fill: { ...stochasticGroup(300).fill, m: 'zeros', g: 'zeros' },
     },
     // the flag is down: nothing changes
-    { ...stochasticGroup(37), fill: { ...stochasticGroup(37).fill, g: () => Number.NaN, ok: 'zeros' } },
+    { ...stochasticGroup(37), fill: { ...stochasticGroup(37).fill, g: () => Number.NaN, ok: 'zeros', finite: 'ones' } },
     stochasticGroup(0),
     { ...stochasticGroup(4), in: { ...stochasticGroup(4).in, v: [3] }, fails: 'E_SHAPE' },
     { ...stochasticGroup(4), in: { ...stochasticGroup(4).in, key: [3] }, fails: 'E_SHAPE' },
@@ -205,7 +217,7 @@ export interface AdamwStochasticTensors extends Omit<AdamwTensors, 'w' | 'copy'>
  * the weight's place.
  */
 export function adamwStochastic(t: AdamwStochasticTensors, options: AdamwOptions): void {
-  call(adamwStochasticOp, [t.w, t.m, t.v, t.g, t.norm, t.ok, t.key], { ...options })
+  call(adamwStochasticOp, [t.w, t.m, t.v, t.finite, t.g, t.norm, t.ok, t.key], { ...options })
 }
 
 /** The entries of this family. */

@@ -13,6 +13,8 @@ import { type DType, dtypes, type Shape, shapeText, sizeOf } from './shape.js'
 export class Tensor {
   #holds = 1
   #owned = true
+  /** Of the memory: one object for a tensor and all views of it. */
+  readonly #changes: { count: number }
 
   /** @internal Use {@link tensor}, {@link empty} or an op. */
   constructor(
@@ -20,7 +22,9 @@ export class Tensor {
     readonly id: number,
     readonly shape: Shape,
     readonly dtype: DType,
+    changes = { count: 0 },
   ) {
+    this.#changes = changes
     adopt(this)
   }
 
@@ -31,6 +35,16 @@ export class Tensor {
 
   get disposed(): boolean {
     return this.#holds === 0
+  }
+
+  /** How often the memory was changed in place, through this tensor or another view of it. */
+  get version(): number {
+    return this.#changes.count
+  }
+
+  /** @internal Called by whatever changes the memory in place. */
+  changed(): void {
+    this.#changes.count++
   }
 
   /** Takes one more hold; it ends with {@link release}. */
@@ -84,6 +98,7 @@ export class Tensor {
         `expected ${arrays[this.dtype].name} of ${this.size}, got ${values.constructor.name} of ${values.length}`,
       )
     this.device.write(this.id, values)
+    this.changed()
   }
 
   /**
@@ -100,7 +115,7 @@ export class Tensor {
         `expected a range inside ${shapeText(this.shape)}, got ${shapeText(shape)} at ${offset}`,
       )
     const id = this.device.view(this.id, offset, dtypes.indexOf(this.dtype), shape)
-    return new Tensor(this.device, id, shape, this.dtype)
+    return new Tensor(this.device, id, shape, this.dtype, this.#changes)
   }
 }
 
