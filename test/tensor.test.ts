@@ -9,6 +9,7 @@ import {
   adamw,
   add,
   addNorm,
+  copy,
   fill,
   gatherRows,
   gelu,
@@ -208,6 +209,48 @@ t.test('a failed op fails what depends on it, and nothing else', async (t) => {
   t.same(Array.from(await table.data()), [0, 1, 2, 3, 4, 5])
   fill(bad, 5)
   t.same(Array.from(await bad.data()), [5, 5, 5, 5], 'overwriting cures')
+  scope.dispose()
+})
+
+t.test('what a failed op left unwritten is told by every tensor that looks at it, until it is written', async (t) => {
+  const scope = new Scope()
+  const spoil = (x: Tensor) =>
+    scope.run(() => copy(x, gatherRows(zeros(device, [1, x.size]), tensor(device, Int32Array.of(9)))))
+  const state = async (x: Tensor) =>
+    x.data().then(
+      () => 'fine',
+      (error) => error.code,
+    )
+  const states = async (...tensors: Tensor[]) => Promise.all(tensors.map(state))
+  const { whole, early, middle, late, again, none } = scope.run(() => {
+    const whole = zeros(device, [12])
+    const [early, middle, late] = [0, 4, 8].map((at) => whole.view([4], at))
+    return { whole, early, middle, late, again: whole.view([2, 2], 4), none: whole.view([0], 5) }
+  })
+  spoil(middle)
+  const seen = await states(
+    whole,
+    early,
+    middle,
+    late,
+    again,
+    none,
+    scope.run(() => whole.view([1], 7)),
+  )
+  t.same(seen, ['E_SHAPE', 'fine', 'E_SHAPE', 'fine', 'E_SHAPE', 'fine', 'E_SHAPE'])
+  fill(early, 1)
+  t.same(await states(whole, middle), ['E_SHAPE', 'E_SHAPE'], 'another part was written')
+  scope.run(() => whole.view([2], 4)).write(new Float32Array(2))
+  t.same(await states(whole, middle), ['E_SHAPE', 'E_SHAPE'], 'half of it was written')
+  const sum = scope.run(() => numbers(0))
+  addNorm(sum, whole)
+  t.equal(await state(sum), 'E_SHAPE', 'an op that reads all of it')
+  fill(again, 2)
+  t.same(await states(whole, middle, again), ['fine', 'fine', 'fine'], 'written by another view')
+  t.same(Array.from(await whole.data()), [1, 1, 1, 1, 2, 2, 2, 2, 0, 0, 0, 0])
+  for (const part of [early, late]) spoil(part)
+  fill(whole, 3)
+  t.same(await states(whole, early, middle, late), ['fine', 'fine', 'fine', 'fine'], 'all of it was written')
   scope.dispose()
 })
 

@@ -308,4 +308,49 @@ t.test('memory', async (t) => {
     t.ok(applied, 'smaller work goes on')
     disposeToy(small)
   })
+
+  await t.test('too little of it at any place of a step', async (t) => {
+    const [first, large, next] = [[5], [40], [7]].map(([count]) => split(toyRows(`${count} rows`, count), [count]))
+    const inBackward = new Set<boolean>()
+    for (const activationCheckpointing of [false, true]) {
+      let evaluations = 0
+      const inner = sft()
+      const evaluate: Objective['evaluate'] = (batch) => {
+        evaluations++
+        return inner.evaluate(batch)
+      }
+      const objective = { ...inner, evaluate }
+      const options = { activationCheckpointing, objective }
+      const steps = async (memoryLimitBytes: number) => {
+        const device = openDevice({ memoryLimitBytes, threads: 1 })
+        const trainer = toyTrainer({ ...options, device })
+        await trainStep(trainer, first, 1e-2)
+        const live = device.memory().liveBytes
+        evaluations = 0
+        device.resetPeak()
+        const failed = await trainStep(trainer, large, 1e-2).then(
+          () => '',
+          (error) => error.code,
+        )
+        const peak = device.memory().peakBytes
+        const computed = evaluations > 0
+        await trainStep(trainer, next, 1e-2)
+        const hash = await stateHash(trainer)
+        disposeToy(trainer)
+        device.close()
+        return { live, failed, peak, computed, hash }
+      }
+      const whole = await steps(0)
+      const without = await trainedHash(options, [first, next])
+      for (let part = 0; part < 40; part++) {
+        const limit = whole.peak - Math.round(((part + 0.5) / 40) * 0.6 * (whole.peak - whole.live))
+        const { failed, computed, hash } = await steps(limit)
+        const ends = { failed, hash }
+        const expected = failed === '' ? { failed, hash: whole.hash } : { failed: 'E_OOM', hash: without }
+        t.same(ends, expected, `${limit} bytes`)
+        if (failed !== '') inBackward.add(computed)
+      }
+    }
+    t.same([...inBackward].sort(), [false, true], 'it ended in forward and in backward')
+  })
 })

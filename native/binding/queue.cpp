@@ -25,6 +25,12 @@ struct Queue::Storage {
   Device& device;
   void* block;
   int64_t bytes;
+  /// Bytes that failed ops left unwritten. Here and not with a tensor's id, because others may look at them.
+  struct Failed {
+    int64_t begin, end;
+    std::shared_ptr<const Failure> failure;
+  };
+  std::vector<Failed> failed;
   Storage(Device& owner, void* data, int64_t size) : device(owner), block(data), bytes(size) {}
   ~Storage() { device.release(block, bytes); }
   Storage(const Storage&) = delete;
@@ -158,6 +164,32 @@ std::vector<Timing> Queue::profile(bool on) {
   return std::move(timings_);
 }
 
+int64_t Queue::Entry::begin() const {
+  return static_cast<uint8_t*>(view.data) - static_cast<uint8_t*>(storage->block);
+}
+
+/// What is wrong with the tensor: it has no memory, or some of its bytes were not written.
+std::shared_ptr<const Failure> Queue::Entry::failure() const {
+  if (!storage || storage->failed.empty() || view.bytes() == 0) return own_failure;
+  const int64_t first = begin(), last = first + view.bytes();
+  for (const Storage::Failed& f : storage->failed)
+    if (f.begin < last && first < f.end) return f.failure;
+  return own_failure;
+}
+
+void Queue::Entry::fail(const std::shared_ptr<const Failure>& failed) {
+  if (!storage || view.bytes() == 0) own_failure = failed;
+  else if (!failure()) storage->failed.push_back({begin(), begin() + view.bytes(), failed});
+}
+
+/// All of it was written anew.
+void Queue::Entry::cure() {
+  own_failure = nullptr;
+  if (!storage || storage->failed.empty()) return;
+  const int64_t first = begin(), last = first + view.bytes();
+  std::erase_if(storage->failed, [=](const Storage::Failed& f) { return first <= f.begin && f.end <= last; });
+}
+
 Queue::Entry& Queue::entry(int32_t id) {
   const auto index = static_cast<size_t>(id);
   if (index >= tensors_.size()) tensors_.resize(index + 1 + index / 2);
@@ -183,7 +215,7 @@ void Queue::create(const Command& command) {
   void* block = device_->allocate(bytes);
   if (block == nullptr) {
     const Status state = device_->state();
-    made.failure = failure(state.ok() ? out_of_memory(bytes, device_->memory()) : state, "allocate");
+    made.own_failure = failure(state.ok() ? out_of_memory(bytes, device_->memory()) : state, "allocate");
   } else {
     made.storage = std::make_shared<Storage>(*device_, block, bytes);
     made.view.data = block;
@@ -195,13 +227,11 @@ void Queue::make_view(const Command& command) {
   Entry made;
   const Entry& source = entry(command.source);
   made.view = command.shape;
-  made.failure = source.failure;
+  made.own_failure = source.own_failure;
   const int64_t begin = command.offset * element_bytes(command.shape.dtype);
-  if (!made.failure && source.storage) {
-    const auto* base = static_cast<uint8_t*>(source.view.data);
-    const int64_t left = source.storage->bytes - (base - static_cast<uint8_t*>(source.storage->block));
-    if (begin < 0 || begin + command.shape.bytes() > left)
-      made.failure = failure(fail(Code::internal, "a view leaves its storage"), "view");
+  if (source.storage && (begin < 0 || begin + command.shape.bytes() > source.storage->bytes - source.begin())) {
+    made.own_failure = failure(fail(Code::internal, "a view leaves its storage"), "view");
+  } else if (source.storage) {
     made.storage = source.storage;
     made.view.data = static_cast<uint8_t*>(source.view.data) + begin;
   }
@@ -213,13 +243,13 @@ void Queue::write(const Command& command) {
   if (!target.storage) return;
   const auto size = static_cast<int64_t>(command.bytes.size());
   if (size != target.view.bytes()) {
-    target.failure = failure(fail(Code::shape, "expected %lld bytes, got %lld",
-                                  static_cast<long long>(target.view.bytes()), static_cast<long long>(size)),
-                             "write");
-    return;
+    const Status status = fail(Code::shape, "expected %lld bytes, got %lld",
+                               static_cast<long long>(target.view.bytes()), static_cast<long long>(size));
+    return target.fail(failure(status, "write"));
   }
   const Status status = device_->upload(target.view.data, command.bytes.data(), size);
-  target.failure = status.ok() ? nullptr : failure(status, "write");
+  if (status.ok()) target.cure();
+  else target.fail(failure(status, "write"));
 }
 
 void Queue::read(const Command& command) {
@@ -229,7 +259,7 @@ void Queue::read(const Command& command) {
     return request.finish(status.ok() ? nullptr : failure(status, "sync"));
   }
   const Entry& source = entry(command.id);
-  if (source.failure) return request.finish(source.failure);
+  if (const auto failed = source.failure()) return request.finish(failed);
   if (!source.storage || source.view.bytes() != request.bytes)
     return request.finish(failure(fail(Code::internal, "the tensor is gone or has another size"), "read"));
   const Status status = device_->download(request.to, source.view.data, request.bytes);
@@ -248,8 +278,9 @@ std::shared_ptr<const Failure> Queue::gather(const Command& command, Call& call)
     const Entry& operand = entry(command.ids[i]);
     call.t[i] = operand.view;
     // An overwritten operand may have failed before, but not for want of memory.
-    if (operand.failure && (marks.of[i] != '=' || !operand.storage) && !found) found = operand.failure;
-    if (!operand.storage && !operand.failure && !found)
+    const auto failed = operand.failure();
+    if (failed && (marks.of[i] != '=' || !operand.storage) && !found) found = failed;
+    if (!operand.storage && !failed && !found)
       found = failure(fail(Code::internal, "operand %d does not exist", i), op_name(command.op));
   }
   return found;
@@ -259,7 +290,7 @@ std::shared_ptr<const Failure> Queue::gather(const Command& command, Call& call)
 void Queue::spread(const Command& command, const std::shared_ptr<const Failure>& failed) {
   const Marks& marks = marks_of(command.op);
   for (int i = 0; i < command.operands; ++i)
-    if (command.ids[i] >= 0 && marks.of[i] != 0 && marks.of[i] != '~') entry(command.ids[i]).failure = failed;
+    if (command.ids[i] >= 0 && marks.of[i] != 0 && marks.of[i] != '~') entry(command.ids[i]).fail(failed);
 }
 
 void Queue::run_timed(const Command& command) {
@@ -284,7 +315,7 @@ void Queue::run(const Command& command) {
   if (failed) return spread(command, failed);
   const Marks& marks = marks_of(command.op);
   for (int i = 0; i < command.operands; ++i)
-    if (command.ids[i] >= 0 && marks.of[i] == '=') entry(command.ids[i]).failure = nullptr;
+    if (command.ids[i] >= 0 && marks.of[i] == '=') entry(command.ids[i]).cure();
 }
 
 }  // namespace ws

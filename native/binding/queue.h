@@ -1,6 +1,7 @@
 // The in-order queue of a device. JS pushes commands and never waits; one native thread runs them in order.
 // Tensors live here, by the integer ids that JS hands out: a storage with a reference count, and a shape.
-// A failed op marks its outputs; what depends on them fails with the same status; a read reports it.
+// A failed op marks the memory that it would have written; what depends on it, by whichever tensor, fails with the same
+// status; a read reports it.
 #pragma once
 #include <atomic>
 #include <condition_variable>
@@ -80,7 +81,12 @@ class Queue {
   struct Entry {
     std::shared_ptr<Storage> storage;
     View view;
-    std::shared_ptr<const Failure> failure;
+    std::shared_ptr<const Failure> own_failure;  // of a tensor without memory or elements
+
+    int64_t begin() const;  // bytes of the storage before it
+    std::shared_ptr<const Failure> failure() const;
+    void fail(const std::shared_ptr<const Failure>& failed);
+    void cure();
   };
 
   void loop();
