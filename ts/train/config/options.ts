@@ -148,7 +148,9 @@ export const trainingOptions = z.strictObject({
   sharePrompts: z
     .boolean()
     .default(true)
-    .describe('sequences of one example go through the model behind one copy of their prompt: same bits, less work'),
+    .describe(
+      'sequences of one example go through the model behind one copy of their prompt: the same log-probs, less work; gradients of the prompt are summed before they are rounded',
+    ),
   precomputeRefLogProbs: z
     .boolean()
     .default(false)

@@ -62,7 +62,7 @@ export type TrainingInput = {
   readonly temperature?: number | undefined
   /** NEFTune: size of uniform noise on the embeddings; 0: none (2310.05914). From 0, default `0`. */
   readonly neftuneNoiseAlpha?: number | undefined
-  /** Sequences of one example go through the model behind one copy of their prompt: same bits, less work. Default `true`. */
+  /** Sequences of one example go through the model behind one copy of their prompt: the same log-probs, less work; gradients of the prompt are summed before they are rounded. Default `true`. */
   readonly sharePrompts?: boolean | undefined
   /** Run the reference once over all rows before the first step, then free it. Default `false`. */
   readonly precomputeRefLogProbs?: boolean | undefined
