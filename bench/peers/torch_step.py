@@ -147,8 +147,10 @@ def peak_bytes(work):
         profile.export_chrome_trace(path)
         with open(path) as file:
             events = json.load(file)["traceEvents"]
-    totals = [event["args"]["Total Allocated"] for event in events if event.get("name") == "[memory]"]
-    return max(totals), kept
+    memory = sorted((event for event in events if event.get("name") == "[memory]"), key=lambda event: event["ts"])
+    totals = [event["args"]["Total Allocated"] for event in memory]
+    before = totals[0] - memory[0]["args"]["Bytes"]
+    return max(totals) - before, kept
 
 
 def prepare(job):
