@@ -46,8 +46,16 @@ async function hiddenOf(m: Decoder, ids: readonly number[]): Promise<ArrayLike<n
   return scope.run(() => forward(m, packedInput(m, packSequences([ids])))).data()
 }
 
+t.test('Granite divides logits, and no scores', async (t) => {
+  using scorer = await loadModel(golden('granite'), { scoreLabels: 1 })
+  using speaker = await loadModel(golden('granite'))
+  const [scored, spoken] = [await hiddenOf(scorer.decoder, [5, 6, 7]), await hiddenOf(speaker.decoder, [5, 6, 7])]
+  t.equal(speaker.decoder.config.headScale, 1 / 6)
+  t.same(wordsOf(Float32Array.from(scored, (x) => x * Math.fround(1 / 6))), wordsOf(spoken as Float32Array))
+})
+
 t.test('numbers', async (t) => {
-  for (const name of ['llama', 'gemma2', 'gpt2'])
+  for (const name of ['llama', 'gemma2', 'gpt2', 'phi3'])
     for (const dtype of dtypes) {
       using model = await loadModel(golden(name), { dtype, scoreLabels: 3, seed: 4 })
       const { hiddenSize } = model.decoder.config

@@ -35,11 +35,15 @@ export interface DecoderConfig {
   readonly normEps: number
   /** Added to norm weights: Gemma stores them minus one. */
   readonly normOffset: 0 | 1
-  /** Norms over each head of q and k. */
-  readonly qkNorm: boolean
+  /** Norms of q and k: over each head, or over all heads together. */
+  readonly qkNorm: 'none' | 'head' | 'all'
   readonly bias: { readonly qkv: boolean; readonly output: boolean; readonly mlp: boolean }
   readonly activation: 'silu' | 'geluTanh'
   readonly embeddingScale: number
+  /** Factor on what attention and MLP add to the stream. */
+  readonly residualScale: number
+  /** Factor on the hidden states that an LM head reads. */
+  readonly headScale: number
   readonly attentionScale: number
   /** 0: off. */
   readonly attentionSoftcap: number
@@ -55,8 +59,8 @@ export interface DecoderConfig {
   readonly initializerRange: number
   /** Sliding window per layer, 0 for none: query i sees keys i - window + 1 .. i. */
   readonly windows: readonly number[]
-  /** Which rope spec each layer uses. */
-  readonly ropeOf: readonly number[]
+  /** Which rope spec each layer uses; undefined: its q and k are not rotated. */
+  readonly ropeOf: readonly (number | undefined)[]
   /** None in families with learned positions. */
   readonly rope: readonly RopeSpec[]
   /** The folder's matrices are in four bits. */
@@ -69,11 +73,26 @@ export interface DecoderConfig {
 
 /** What a family fixes where config.json is silent. */
 interface Family {
+  /** Default Llama's. */
+  readonly layout?: Layout
   readonly qkvBias?: boolean
-  readonly qkNorm?: boolean
+  readonly qkNorm?: DecoderConfig['qkNorm']
+  /** Norm weights are stored minus one, embeddings are scaled by the root of their width. */
   readonly gemma?: boolean
   readonly tied?: boolean
+  /** What `hidden_act` says, where the file is silent or says something that Transformers changes to it. */
   readonly activation?: string
+  readonly misnamed?: string
+  readonly normEps?: number
+  readonly ropeTheta?: number
+  /** Scores are divided by the root of this where the file has no number; default of the head's size. */
+  readonly queryScalar?: number
+  /** Layers with a window have angles without the scaling of the others. */
+  readonly plainLocalRope?: boolean
+  /** Are q and k of a layer rotated? Default in all. */
+  readonly rotates?: (raw: Json, layer: number) => boolean
+  /** Factors of the arithmetic by their keys. */
+  readonly multipliers?: boolean
   /** Where the file has none. */
   readonly softcaps?: { readonly attention: number; readonly logits: number }
   /** Keys that switch sliding windows on, and which layers slide without `layer_types`. */
@@ -85,19 +104,52 @@ const never = (): boolean => false
 const fromLayer = (raw: Json, layer: number): boolean =>
   raw.use_sliding_window === true && always(raw) && layer >= Number(raw.max_window_layers ?? 28)
 
-const gemma: Family = { gemma: true, tied: true, activation: 'gelu_pytorch_tanh', windows: never }
+const gemma: Family = {
+  layout: layouts.gemma,
+  gemma: true,
+  tied: true,
+  activation: 'gelu_pytorch_tanh',
+  queryScalar: 256,
+  windows: never,
+}
+
+/** SmolLM3: every fourth layer goes without rotary angles, and is the one to have a window. */
+function smollm3Rotates(raw: Json, layer: number): boolean {
+  const listed = raw.no_rope_layers ?? undefined
+  if (listed === undefined) return (layer + 1) % count(raw, 'no_rope_layer_interval', 4) !== 0
+  if (Array.isArray(listed) && (listed[layer] === 0 || listed[layer] === 1)) return listed[layer] === 1
+  return refuse('no_rope_layers', '0 or 1 for each layer', listed)
+}
+
+const olmo2: Family = { layout: layouts.olmo2, qkNorm: 'all', normEps: 1e-5, windows: never }
 
 const families: Readonly<Record<string, Family>> = {
   llama: { windows: never },
   mistral: { windows: always },
   qwen2: { qkvBias: true, windows: fromLayer },
-  qwen3: { qkNorm: true, windows: fromLayer },
+  qwen3: { qkNorm: 'head', windows: fromLayer },
+  gemma: { ...gemma, layout: layouts.llama, misnamed: 'gelu', queryScalar: undefined },
   gemma2: { ...gemma, windows: (_, layer) => layer % 2 === 0, softcaps: { attention: 50, logits: 30 } },
   gemma3_text: {
     ...gemma,
-    qkNorm: true,
+    qkNorm: 'head',
     windows: (raw, layer) => (layer + 1) % Number(raw.sliding_window_pattern ?? 6) !== 0,
   },
+  smollm3: {
+    tied: true,
+    ropeTheta: 2e6,
+    rotates: smollm3Rotates,
+    windows: (raw, layer) => raw.use_sliding_window === true && always(raw) && !smollm3Rotates(raw, layer),
+  },
+  granite: { multipliers: true, windows: never },
+  olmo2,
+  olmo3: {
+    ...olmo2,
+    ropeTheta: 5e5,
+    plainLocalRope: true,
+    windows: (raw, layer) => raw.sliding_window !== null && (layer + 1) % 4 !== 0,
+  },
+  phi3: { layout: layouts.phi3, normEps: 1e-5, windows: always },
 }
 
 /** By `hidden_act`, and in GPT-2 `activation_function`. */
@@ -123,18 +175,27 @@ function ropeSpec(raw: Json, parameters: Json, headDim: number, theta: unknown):
 }
 
 /** Rope specs, and which one each layer uses. Gemma 3 has one for full and one for sliding layers. */
-function ropes(raw: Json, sliding: readonly boolean[], headDim: number): Pick<DecoderConfig, 'rope' | 'ropeOf'> {
+function ropes(
+  raw: Json,
+  family: Family,
+  sliding: readonly boolean[],
+  headDim: number,
+): Pick<DecoderConfig, 'rope' | 'ropeOf'> {
   const parameters = objectOf(raw.rope_parameters, 'rope_parameters')
   const local = objectOf(parameters.sliding_attention, 'rope_parameters.sliding_attention')
   if (parameters.full_attention !== undefined) {
     const full = objectOf(parameters.full_attention, 'rope_parameters.full_attention')
-    const rope = [ropeSpec(raw, full, headDim, undefined), ropeSpec(raw, local, headDim, undefined)]
+    const rope = [full, local].map((one) => ropeSpec(raw, one, headDim, family.ropeTheta))
     return { rope, ropeOf: sliding.map(Number) }
   }
   const scaling = raw.rope_parameters === undefined ? objectOf(raw.rope_scaling, 'rope_scaling') : parameters
-  const main = ropeSpec(raw, scaling, headDim, raw.rope_theta)
-  if (typeof raw.rope_local_base_freq !== 'number') return { rope: [main], ropeOf: sliding.map(() => 0) }
-  return { rope: [main, ropeSpec(raw, {}, headDim, raw.rope_local_base_freq)], ropeOf: sliding.map(Number) }
+  const theta = raw.rope_theta ?? family.ropeTheta
+  const main = ropeSpec(raw, scaling, headDim, theta)
+  const localTheta = family.plainLocalRope === true ? main.theta : raw.rope_local_base_freq
+  if (typeof localTheta === 'number')
+    return { rope: [main, ropeSpec(raw, {}, headDim, localTheta)], ropeOf: sliding.map(Number) }
+  const { rotates } = family
+  return { rope: [main], ropeOf: sliding.map((_, layer) => (rotates?.(raw, layer) === false ? undefined : 0)) }
 }
 
 function slidingLayers(raw: Json, family: Family, layers: number): boolean[] {
@@ -198,6 +259,9 @@ function llamaConfig(name: string, family: Family, raw: Json, generation: Json):
   const window = sliding.includes(true) ? count(raw, 'sliding_window') : 0
   const bias = flag(raw, 'attention_bias', false)
   const gemmaLike = family.gemma === true
+  const given = String(raw.hidden_act ?? raw.hidden_activation ?? family.activation ?? 'silu')
+  const factor = (key: string) => (family.multipliers === true ? positive(raw, key, 1) : 1)
+  if (flag(raw, 'use_bidirectional_attention', false)) refuse('use_bidirectional_attention', 'false', true)
   return {
     family: name,
     ...tokensOf(raw, generation),
@@ -205,28 +269,34 @@ function llamaConfig(name: string, family: Family, raw: Json, generation: Json):
     layers,
     intermediateSize: count(raw, 'intermediate_size'),
     maxPositions: count(raw, 'max_position_embeddings', 2048),
-    layout: gemmaLike ? layouts.gemma : layouts.llama,
+    layout: family.layout ?? layouts.llama,
     norm: 'rms',
-    normEps: real(raw, 'rms_norm_eps', 1e-6),
+    normEps: real(raw, 'rms_norm_eps', family.normEps ?? 1e-6),
     normOffset: gemmaLike ? 1 : 0,
-    qkNorm: family.qkNorm ?? false,
+    qkNorm: family.qkNorm ?? 'none',
     bias: {
       qkv: bias || family.qkvBias === true,
       output: bias && family.qkvBias !== true,
       mlp: flag(raw, 'mlp_bias', false),
     },
-    activation: activationOf(
-      'hidden_act',
-      String(raw.hidden_act ?? raw.hidden_activation ?? family.activation ?? 'silu'),
-    ),
-    embeddingScale: gemmaLike ? Math.sqrt(size.hiddenSize) : 1,
-    attentionScale: gemmaLike ? positive(raw, 'query_pre_attn_scalar', 256) ** -0.5 : size.headDim ** -0.5,
+    activation: activationOf('hidden_act', given === family.misnamed ? String(family.activation) : given),
+    embeddingScale: gemmaLike ? Math.sqrt(size.hiddenSize) : factor('embedding_multiplier'),
+    residualScale: factor('residual_multiplier'),
+    headScale: 1 / factor('logits_scaling'),
+    attentionScale: attentionScaleOf(raw, family, size.headDim),
     attentionSoftcap: softcap(raw, 'attn_logit_softcapping', family.softcaps?.attention),
     logitSoftcap: softcap(raw, 'final_logit_softcapping', family.softcaps?.logits),
     ...headOf(raw, family.tied ?? false),
     windows: sliding.map((slides) => (slides ? window : 0)),
-    ...ropes(raw, sliding, size.headDim),
+    ...ropes(raw, family, sliding, size.headDim),
   }
+}
+
+/** Factor on the products of q and k. */
+function attentionScaleOf(raw: Json, { queryScalar, multipliers }: Family, headDim: number): number {
+  if (multipliers === true) return positive(raw, 'attention_multiplier', 1)
+  const scalar = queryScalar === undefined ? headDim : positive(raw, 'query_pre_attn_scalar', queryScalar)
+  return scalar ** -0.5
 }
 
 /** GPT-2: learned positions, layer norm, plain MLP, biases everywhere. Switches that change its arithmetic are refused. */
@@ -249,10 +319,12 @@ function gpt2Config(name: string, raw: Json, generation: Json): DecoderConfig {
     norm: 'layer',
     normEps: positive(raw, 'layer_norm_epsilon', 1e-5),
     normOffset: 0,
-    qkNorm: false,
+    qkNorm: 'none',
     bias: { qkv: true, output: true, mlp: true },
     activation: 'geluTanh',
     embeddingScale: 1,
+    residualScale: 1,
+    headScale: 1,
     attentionScale: flag(raw, 'scale_attn_weights', true) ? size.headDim ** -0.5 : 1,
     attentionSoftcap: 0,
     logitSoftcap: 0,

@@ -141,56 +141,84 @@ function norm(m: Decoder, name: string, x: Tensor): Tensor {
     : layerNorm(x, weight, parameter(m.parameters, `${name}.bias`), { eps })
 }
 
-/** Third `part` of the columns of x [N, 3 C]: rows part, part + 3, ... of x as [3 N, C]. */
-function third(x: Tensor, part: number): Tensor {
+/** The columns of x [N, C] in parts of these widths, which `unit` divides: rows of x as [N C / unit, unit]. */
+function columnParts(x: Tensor, unit: number, widths: readonly number[]): Tensor[] {
   const [n, width] = x.shape
-  const rows = Int32Array.from({ length: n }, (_, i) => 3 * i + part)
-  return gatherRows(reshape(x, [3 * n, width / 3]), tensor(x.device, rows))
+  const units = reshape(x, [(n * width) / unit, unit])
+  let first = 0
+  return widths.map((part) => {
+    const [begin, count] = [first, part / unit]
+    const rows = Int32Array.from(
+      { length: n * count },
+      (_, i) => (Math.floor(i / count) * width) / unit + begin + (i % count),
+    )
+    first += count
+    return reshape(gatherRows(units, tensor(x.device, rows)), [n, part])
+  })
 }
 
-/** q, k and v of a layer, [N, heads, D] each, before norms and rotation. */
+/** Outputs of projections that a layout may have as one matrix. */
+function projectParts(
+  m: Decoder,
+  layer: number,
+  names: readonly string[],
+  x: Tensor,
+  input: ForwardInput,
+  parts: { readonly unit: number; readonly widths: readonly number[] },
+): Tensor[] {
+  const projected = names.map((name) => project(m, layer, name, x, input))
+  return projected.length === parts.widths.length ? projected : columnParts(projected[0], parts.unit, parts.widths)
+}
+
+/** q, k and v of a layer, [N, heads D] each, before norms and rotation. */
 function projectHeads(m: Decoder, layer: number, x: Tensor, input: ForwardInput): Tensor[] {
-  const projected = m.config.layout.qkv.map((name) => project(m, layer, name, x, input))
-  const parts = projected.length === 1 ? [0, 1, 2].map((part) => third(projected[0], part)) : projected
-  const { headDim } = m.config
-  return parts.map((t) => reshape(t, [t.shape[0], t.shape[1] / headDim, headDim]))
+  const { layout, headDim, heads, kvHeads } = m.config
+  const widths = [heads, kvHeads, kvHeads].map((count) => count * headDim)
+  return projectParts(m, layer, layout.qkv, x, input, { unit: headDim, widths })
 }
 
 function attend(m: Decoder, layer: number, x: Tensor, input: ForwardInput): Tensor {
   const c = m.config
+  const split = (t: Tensor) => reshape(t, [t.shape[0], t.shape[1] / c.headDim, c.headDim])
   const turned = (name: string, t: Tensor) => {
-    const normed = c.qkNorm ? norm(m, layerName(c, layer, name), t) : t
-    return c.rope.length === 0 ? normed : rotate(m, layer, normed, input)
+    const normed = (over: DecoderConfig['qkNorm'], y: Tensor) =>
+      c.qkNorm === over ? norm(m, layerName(c, layer, name), y) : y
+    return rotate(m, layer, normed('head', split(normed('all', t))), input)
   }
   const [q, k, v] = projectHeads(m, layer, x, input)
   const settings = { scale: c.attentionScale, window: c.windows[layer], softcap: c.attentionSoftcap }
-  const o = input.attend(layer, turned('self_attn.q_norm', q), turned('self_attn.k_norm', k), v, settings)
+  const o = input.attend(layer, turned('self_attn.q_norm', q), turned('self_attn.k_norm', k), split(v), settings)
   return project(m, layer, c.layout.output, reshape(o, [o.shape[0], c.heads * c.headDim]), input)
 }
 
 function rotate(m: Decoder, layer: number, x: Tensor, input: ForwardInput): Tensor {
-  const { cos, sin } = m.ropes[m.config.ropeOf[layer]].cover(input.length)
+  const which = m.config.ropeOf[layer]
+  if (which === undefined) return x
+  const { cos, sin } = m.ropes[which].cover(input.length)
   return rope(x, cos, sin, input.positions)
 }
 
 function mlp(m: Decoder, layer: number, x: Tensor, input: ForwardInput): Tensor {
-  const { gate, up, down } = m.config.layout
-  const raised = project(m, layer, up, x, input)
-  const active = gate === undefined ? gelu(raised) : glu(project(m, layer, gate, x, input), raised, m.config.activation)
-  return project(m, layer, down, active, input)
+  const { layout, intermediateSize: unit, activation } = m.config
+  const widths = layout.gated ? [unit, unit] : [unit]
+  const [first, second] = projectParts(m, layer, layout.up, x, input, { unit, widths })
+  return project(m, layer, layout.down, layout.gated ? glu(first, second, activation) : gelu(first), input)
 }
 
 function block(m: Decoder, layer: number, x: Tensor, input: ForwardInput): Tensor {
   const { norms } = m.config.layout
   const normed = (name: string | undefined, t: Tensor) =>
     name === undefined ? t : norm(m, layerName(m.config, layer, name), t)
+  const joined = (t: Tensor, branch: Tensor) => add(t, scaled(branch, m.config.residualScale))
   const attended = attend(m, layer, normed(norms.beforeAttention, x), input)
-  const h = add(x, normed(norms.afterAttention, attended))
-  return add(h, normed(norms.afterMlp, mlp(m, layer, normed(norms.beforeMlp, h), input)))
+  const h = joined(x, normed(norms.afterAttention, attended))
+  return joined(h, normed(norms.afterMlp, mlp(m, layer, normed(norms.beforeMlp, h), input)))
 }
 
+const scaled = (t: Tensor, factor: number): Tensor => (factor === 1 ? t : scale(t, factor))
+
 /**
- * Hidden states behind the final norm, [N, C], in the model's type.
+ * Hidden states behind the final norm, [N, C], in the model's type, as the head reads them.
  *
  * @throws WhetstoneError E_LIMIT for a sequence longer than the learned positions
  */
@@ -202,7 +230,8 @@ export function forward(m: Decoder, input: ForwardInput): Tensor {
     x = input.activationCheckpointing === true ? checkpoint(run, before) : run(before)
     before.dispose()
   }
-  return tidy(() => norm(m, m.config.layout.finalNorm, x))
+  const { layout, headScale, scoreLabels } = m.config
+  return tidy(() => scaled(norm(m, layout.finalNorm, x), scoreLabels === undefined ? headScale : 1))
 }
 
 function embed(m: Decoder, input: ForwardInput): Tensor {
@@ -211,7 +240,7 @@ function embed(m: Decoder, input: ForwardInput): Tensor {
   const looked = gatherRows(parameter(m.parameters, `${layout.embedding}.weight`), input.ids)
   const noisy = keys !== undefined && noiseScale !== undefined
   const rows = noisy ? addNoise(looked, keys, noiseScale, { site: 0 }) : looked
-  if (layout.positions === undefined) return embeddingScale === 1 ? rows : scale(rows, embeddingScale)
+  if (layout.positions === undefined) return scaled(rows, embeddingScale)
   checkLength(m.config, input.length)
   return add(rows, gatherRows(parameter(m.parameters, `${layout.positions}.weight`), input.positions))
 }

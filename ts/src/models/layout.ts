@@ -10,17 +10,17 @@ export interface Layout {
   readonly positions?: string
   readonly layers: string
   readonly norms: {
-    readonly beforeAttention: string
+    readonly beforeAttention?: string
     readonly afterAttention?: string
-    readonly beforeMlp: string
+    readonly beforeMlp?: string
     readonly afterMlp?: string
   }
   /** Three projections, or one that gives q, k and v side by side. */
   readonly qkv: readonly [q: string, k: string, v: string] | readonly [fused: string]
   readonly output: string
-  /** Gated: act(gate) * up; without it act(up). */
-  readonly gate?: string
-  readonly up: string
+  /** act(up); gated, act(gate) * up, by two projections or by one that gives gate and up side by side. */
+  readonly up: readonly [up: string] | readonly [gate: string, up: string]
+  readonly gated: boolean
   readonly down: string
   readonly finalNorm: string
   /** Projections lie in files as [inputs, outputs] (GPT-2's Conv1D). */
@@ -34,8 +34,8 @@ const llama: Layout = {
   norms: { beforeAttention: 'input_layernorm', beforeMlp: 'post_attention_layernorm' },
   qkv: ['self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj'],
   output: 'self_attn.o_proj',
-  gate: 'mlp.gate_proj',
-  up: 'mlp.up_proj',
+  up: ['mlp.gate_proj', 'mlp.up_proj'],
+  gated: true,
   down: 'mlp.down_proj',
   finalNorm: 'model.norm',
 }
@@ -50,6 +50,13 @@ const gemma: Layout = {
   },
 }
 
+const olmo2: Layout = {
+  ...llama,
+  norms: { afterAttention: 'post_attention_layernorm', afterMlp: 'post_feedforward_layernorm' },
+}
+
+const phi3: Layout = { ...llama, qkv: ['self_attn.qkv_proj'], up: ['mlp.gate_up_proj'] }
+
 const gpt2: Layout = {
   root: 'transformer.',
   embedding: 'transformer.wte',
@@ -58,11 +65,12 @@ const gpt2: Layout = {
   norms: { beforeAttention: 'ln_1', beforeMlp: 'ln_2' },
   qkv: ['attn.c_attn'],
   output: 'attn.c_proj',
-  up: 'mlp.c_fc',
+  up: ['mlp.c_fc'],
+  gated: false,
   down: 'mlp.c_proj',
   finalNorm: 'transformer.ln_f',
   transposed: true,
 }
 
 /** Layouts by the family that made the names. */
-export const layouts = { llama, gemma, gpt2 } as const
+export const layouts = { llama, gemma, olmo2, phi3, gpt2 } as const

@@ -69,8 +69,14 @@ const classNames: Readonly<Record<string, string>> = {
   mistral: 'Mistral',
   qwen2: 'Qwen2',
   qwen3: 'Qwen3',
+  gemma: 'Gemma',
   gemma2: 'Gemma2',
   gemma3_text: 'Gemma3Text',
+  smollm3: 'SmolLM3',
+  granite: 'Granite', // of which Transformers has no classifier yet
+  olmo2: 'Olmo2',
+  olmo3: 'Olmo3',
+  phi3: 'Phi3',
   gpt2: 'GPT2',
 }
 

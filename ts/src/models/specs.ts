@@ -22,12 +22,14 @@ function layerSpecs(c: DecoderConfig, layer: number): ParameterSpec[] {
   const at = (name: string) => layerName(c, layer, name)
   const [q, kv] = [c.heads * c.headDim, c.kvHeads * c.headDim]
   const outputs = layout.qkv.length === 3 ? [q, kv, kv] : [q + 2 * kv]
-  const ups = layout.gate === undefined ? [layout.up] : [layout.gate, layout.up]
+  const width = layout.gated && layout.up.length === 1 ? 2 * intermediateSize : intermediateSize
+  const [qNorm, kNorm] = c.qkNorm === 'all' ? [q, kv] : [c.headDim, c.headDim]
   return [
     ...layout.qkv.flatMap((name, i) => projection(c, at(name), outputs[i], hiddenSize, bias.qkv)),
     ...projection(c, at(layout.output), hiddenSize, q, bias.output),
-    ...(c.qkNorm ? ['self_attn.q_norm', 'self_attn.k_norm'] : []).flatMap((name) => norm(c, at(name), c.headDim)),
-    ...ups.flatMap((name) => projection(c, at(name), intermediateSize, hiddenSize, bias.mlp)),
+    ...(c.qkNorm === 'none' ? [] : norm(c, at('self_attn.q_norm'), qNorm)),
+    ...(c.qkNorm === 'none' ? [] : norm(c, at('self_attn.k_norm'), kNorm)),
+    ...layout.up.flatMap((name) => projection(c, at(name), width, hiddenSize, bias.mlp)),
     ...projection(c, at(layout.down), hiddenSize, intermediateSize, bias.mlp),
     ...Object.values(layout.norms).flatMap((name: string) => norm(c, at(name))),
   ]
