@@ -287,9 +287,13 @@ t.test('conversations as data', async (t) => {
   const unanswered = [{ messages: turns('yes').slice(0, 1) }]
   await t.rejects(run('onlineGkd', { ...settings, prompts: unanswered }), {
     code: 'E_FORMAT',
-    where: 'row 1',
-    message: /answer/,
+    where: 'prompt 1',
+    message: /completion/,
   })
+  const shared = [{ conversations: [{ from: 'human', value: 'hi' }] }]
+  await run('onlineNashMd', { policy, prompts: shared, promptsPerRound: 1, rewardFuncs: [letters] })
+  t.equal(seen[1].prompts[0], '[user]hi<end>[assistant]', 'conversations without an answer are prompts')
+  t.same(seen[1].tasks[0].messages, turns('').slice(0, 1))
 })
 
 // Judges and rewards -----------------------------------------------------------------------------------------------------

@@ -16,11 +16,16 @@ import type { Task, TaskSource } from '../tasks/index.js'
 
 export type { PromptRow } from '../data/rows.js'
 
-/** A conversation whose last message is the completion, what is before it the prompt. */
-type AnsweredRow = { readonly messages: Messages } & ChatFields & Readonly<Record<string, unknown>>
+/** A conversation: a prompt, and the completion where the assistant has the last word. Also in ShareGPT's form. */
+type ConversationRow = (
+  | { readonly messages: Messages }
+  | { readonly conversations: readonly Readonly<Record<string, unknown>>[]; readonly system?: string }
+) &
+  ChatFields &
+  Readonly<Record<string, unknown>>
 
 /** A task source, a file of rows, or rows. */
-export type PromptSource = TaskSource | DataSource<PromptRow | AnsweredRow>
+export type PromptSource = TaskSource | DataSource<PromptRow | ConversationRow>
 
 /** True for sources with an exact checker. */
 export const isTaskSource = (source: PromptSource): source is TaskSource =>
