@@ -3,13 +3,11 @@
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t from 'tap'
-import { kto } from '../ts/loss/kto.js'
 import { sft } from '../ts/loss/sft.js'
 import type { WhetstoneError } from '../ts/src/base/errors.js'
 import { encodeFor } from '../ts/train/data/encode.js'
 import { preview } from '../ts/train/data/preview.js'
 import { checkRow, extraFieldWarnings, type RowKinds, readData } from '../ts/train/data/rows.js'
-import { splitRows } from '../ts/train/data/split.js'
 import { temporaryFolder } from './support.js'
 import { bot, qwen, refuses, user as said } from './support-data.js'
 
@@ -42,44 +40,6 @@ t.test('a conversation as a prompt: its last answer is the completion', async (t
   t.strictSame(checkRow(row, 'row 1', 'prompt'), { ...row, ...parts })
   const open = { messages: [user, bot('a'), user], source: 'x' }
   t.strictSame(checkRow(open, 'row 1', 'prompt'), { ...open, prompt: open.messages }, 'without an answer: all of it')
-})
-
-t.test('preferences as answers with labels', async (t) => {
-  const chat = { tools: [{ name: 'f' }], chat_template_kwargs: { enable_thinking: false } }
-  const labelsOf = async (row: object) => {
-    const { rows } = await readData([row], 'unpaired')
-    t.strictSame(
-      rows.map(({ where }) => where),
-      ['row 1', 'row 1'],
-    )
-    return rows.map(({ row }) => row)
-  }
-  const texts = [
-    { prompt: 'a', completion: 'b', label: true },
-    { prompt: 'a', completion: 'c', label: false },
-  ]
-  t.strictSame(await labelsOf({ prompt: 'a', chosen: 'b', rejected: 'c' }), texts)
-  t.strictSame(await labelsOf({ chosen: 'ab', rejected: 'ac' }), texts, 'the prompt may be implied')
-  const turns = [bot('b'), bot('c')].map((said, i) => ({
-    prompt: [user],
-    ...chat,
-    completion: [said],
-    label: i === 0,
-  }))
-  t.strictSame(await labelsOf({ prompt: [user], chosen: [bot('b')], rejected: [bot('c')], ...chat }), turns)
-  const shared = { conversations: [{ from: 'human', value: 'Hi' }], chosen: bot('b'), rejected: bot('c') }
-  t.strictSame(await labelsOf({ ...shared, ...chat }), turns)
-  const pairs = Array.from({ length: 9 }, (_, i) => ({ prompt: `${i}`, chosen: 'b', rejected: 'c', margin: i }))
-  const data = [...pairs, { prompt: 'x', completion: 'y', label: false }]
-  const { rows, extraFields } = await readData(data, 'unpaired')
-  t.equal(rows.length, 19)
-  t.strictSame([...extraFields], [['margin', 18]])
-  t.equal((await readData(data, 'unpaired', 4)).rows.length, 8, 'the limit is of rows as they come')
-  const { train, held } = await splitRows({ objective: kto(), data }, { evalRows: 4, seed: 1 })
-  const promptsOf = (part: typeof train) => new Set(part.map(({ where }) => where))
-  t.equal(promptsOf(held).size, 4)
-  t.equal(train.length + held.length, 19)
-  t.equal(promptsOf(train).size, 6, 'both sides of a pair are held out, or none')
 })
 
 t.test('fields that are no part of a row are left out and counted', async (t) => {

@@ -1,40 +1,34 @@
-// Settings of sampling in online methods, and reward models that judge samples: given by folder they do what the same
-// model does by hand.
+// Settings of sampling in online methods, online DPO by TRL's formula, and reward models and models of pairs that judge samples:
+// given by folder they do what the same model does by hand.
 
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t from 'tap'
-import { reward as rewardObjective } from '../ts/loss/index.js'
+import { pairReward, reward as rewardObjective } from '../ts/loss/index.js'
 import { loadModel } from '../ts/src/generate/language-model.js'
 import { type Options, readFlags } from '../ts/train/cli/flags.js'
 import { onlineCatalogue, onlineTrainers, resolveOnline } from '../ts/train/config/online-settings.js'
-import type { TrainEvent } from '../ts/train/events.js'
-import { rewardModel } from '../ts/train/loop/reward-model.js'
+import type { StepEvent, TrainEvent } from '../ts/train/events.js'
+import { judgeByReward, type PairInput, type PairJudge } from '../ts/train/loop/judges.js'
+import { pairJudge, rewardModel } from '../ts/train/loop/reward-model.js'
 import type { RewardFunction, RewardInput } from '../ts/train/loop/rewards.js'
 import { recipes } from '../ts/train/recipes/index.js'
 import { train } from '../ts/train/train.js'
 import { golden, liveBytes } from './support.js'
-import { rowsOf, tinyFolder, weightsHash } from './support-kinds.js'
+import { makeTiny, rowsOf, tinyFolder, weightsHash } from './support-kinds.js'
 
 const { folder, base } = await tinyFolder(t)
 const judge = join(folder, 'judge')
 const prompts = ['ab', 'cd', 'ef', 'gh'].map((prompt) => ({ prompt: `say ${prompt}: ` }))
 
-/** Trains a reward model, as a user would, into `judge`. */
-async function trainJudge(): Promise<string> {
+/** Trains a reward model, as a user would. */
+async function trainJudge(output: string, objective = rewardObjective()): Promise<string> {
   using policy = await loadModel(base, { scoreLabels: 1, seed: 2 })
   const data = rowsOf.preference as never
-  const { checkpoint } = await train({
-    policy,
-    objective: rewardObjective(),
-    data,
-    learningRate: 1e-2,
-    maxSteps: 4,
-    output: judge,
-  }).result
+  const { checkpoint } = await train({ policy, objective, data, learningRate: 1e-2, maxSteps: 4, output }).result
   return checkpoint ?? ''
 }
-const judgeFolder = await trainJudge()
+const judgeFolder = await trainJudge(judge)
 
 type Recipe = 'grpo' | 'onlineDpo' | 'bestOfN' | 'score'
 
@@ -151,4 +145,137 @@ t.test('a run is resumed with the same reward model', async (t) => {
   using other = await loadModel(base, { scoreLabels: 1, seed: 9 })
   const named = rewardModel(other, { name: 'judge' })
   await t.rejects(run('grpo', { rewardFuncs: [named], output, resume: true }), { code: 'E_MISMATCH' })
+})
+
+// Online DPO -------------------------------------------------------------------------------------------------------------
+
+/** The number of letters, and what it was asked about. */
+function watching() {
+  const seen: RewardInput[] = []
+  const letters: RewardFunction = function letters(input) {
+    seen.push(input)
+    return input.completions.map((text) => [...text].filter((c) => c > 'Z').length)
+  }
+  return { seen, letters }
+}
+
+const sum = (values: Iterable<number>): number => [...values].reduce((all, value) => all + value, 0)
+const mean = (values: readonly number[]): number => sum(values) / values.length
+const logistic = (x: number): number => 1 / (1 + Math.exp(-x))
+
+/** What the policy and a wider model have gained apart on each sample: log pi - log ref. */
+async function ratiosOf(wide: string, { prompts, completionIds }: RewardInput): Promise<number[]> {
+  using policy = await loadModel(base)
+  using other = await loadModel(wide)
+  const ratios: number[] = []
+  for (const [i, ids] of completionIds.entries()) {
+    const all = [...policy.tokenizer.encode(prompts[i]), ...ids]
+    const [own, ref] = [await policy.logProbs(all), await other.logProbs(all)]
+    ratios.push(sum(own.slice(-ids.length)) - sum(ref.slice(-ids.length)))
+  }
+  return ratios
+}
+
+t.test('the first loss of online DPO is that of TRL’s formula', async (t) => {
+  const wide = await makeTiny(join(folder, 'wide'), 48)
+  using other = await loadModel(wide)
+  // TRL's ipo sums, as ipoSum does here.
+  const links = { sigmoid: (x: number) => -Math.log(logistic(0.3 * x)), ipoSum: (x: number) => (x - 1 / 0.6) ** 2 }
+  for (const [lossType, link] of Object.entries(links)) {
+    const { seen, letters } = watching()
+    const settings = { rewardFuncs: [letters], missingEosPenalty: 0.25, reference: other.decoder, rounds: 1 }
+    const own = { numGenerations: 2, promptsPerRound: 4, beta: 0.3, lossType, stopStrings: ['e', 'x', ' '] }
+    const { events } = await run('onlineDpo', { ...settings, ...own })
+    const [input] = seen
+    const ended = input.finishReasons.map((reason) => reason === 'stop')
+    t.ok(ended.includes(true) && ended.includes(false))
+    const texts = input.completions.map((text) => [...text].filter((c) => c > 'Z').length)
+    const rewards = texts.map((reward, i) => reward - (ended[i] ? 0 : 0.25))
+    const ratios = await ratiosOf(wide, input)
+    const pairs = [0, 2, 4, 6].map((i) => (rewards[i] >= rewards[i + 1] ? [i, i + 1] : [i + 1, i]))
+    t.ok(pairs.every(([best, worst]) => rewards[best] > rewards[worst]))
+    const loss = mean(pairs.map(([best, worst]) => link(ratios[best] - ratios[worst])))
+    const step = events.find(({ type }) => type === 'step') as StepEvent
+    t.ok(Math.abs(step.loss - loss) < 1e-5, `${lossType}: ${step.loss} for ${loss}`)
+    const round = events.find(({ type }) => type === 'round') as { values: Record<string, number> } | undefined
+    t.match(round?.values, {
+      'objective/scores': mean(rewards),
+      'objective/scores_margin': mean(pairs.map(([best, worst]) => rewards[best] - rewards[worst])),
+      'val/contain_eos_token': mean(ended.map(Number)),
+      'rewards/missingEos/mean': mean(ended.map((end) => (end ? 0 : -0.25))),
+    })
+  }
+})
+
+t.test('a judge of pairs in online DPO', async (t) => {
+  const inputs: PairInput[] = []
+  const longer: PairJudge = function longer(input) {
+    inputs.push(input)
+    return input.completions.map(([a, b]) => (a.length === b.length ? 0.5 : Number(a.length > b.length)))
+  }
+  const length: RewardFunction = function length({ completions }) {
+    return completions.map((text) => text.length)
+  }
+  const rewarded = await run('onlineDpo', { rewardFuncs: [length], stopStrings: ['e', ' '] })
+  const judged = await run('onlineDpo', { judge: longer, stopStrings: ['e', ' '] })
+  t.equal(judged.hash, rewarded.hash, 'who wins most of three is the longest')
+  t.equal(inputs[0].completions.length, 6, 'all pairs of both prompts')
+  t.match(inputs[0], { completionIds: [[Array, Array]], finishReasons: [[String, String]], rows: [{ prompt: String }] })
+  const byReward = await run('onlineDpo', { judge: judgeByReward(length), stopStrings: ['e', ' '] })
+  t.equal(byReward.hash, rewarded.hash, 'a judge by a reward function')
+  t.match(byReward.events[0], { notes: [String, String, 'judge: length'] })
+  const silent = judgeByReward(({ completions }) => completions.map((text) => (text === 'b' ? null : text.length)))
+  const side = (a: string, b: string) => ({ completions: [[a, b]], completionIds: [[[], []]], finishReasons: [[]] })
+  const say = (a: string, b: string) => silent({ ...side(a, b), tasks: [{ id: '1' }], prompts: [''] } as never)
+  t.same(
+    [await say('aa', 'c'), await say('c', 'aa'), await say('c', 'd'), await say('aa', 'b')],
+    [[1], [0], [0.5], [0.5]],
+  )
+  const broken = judgeByReward(() => [Number.NaN])
+  await t.rejects(run('onlineDpo', { judge: broken }), { code: 'E_VERIFIER', where: 'judge', message: /list of 6/ })
+  await t.rejects(run('onlineDpo', { judge: longer, missingEosPenalty: 1 }), {
+    code: 'E_CONFIG',
+    where: 'missingEosPenalty',
+  })
+  await t.rejects(run('grpo', { judge: longer }), { code: 'E_CONFIG', where: 'judge' })
+})
+
+t.test('a model of pairs judges as it was trained, by folder too', async (t) => {
+  const trained = await trainJudge(join(folder, 'pairs'), pairReward())
+  const before = await liveBytes()
+  using model = await loadModel(trained)
+  const { tokenizer } = model
+  const shown = (prompt: string, other: string, own: string) =>
+    `${prompt}\n\nAn answer:\n${other}\n\nA better answer:\n${own}`
+  const byHand: PairJudge = async function pairs({ prompts, completions }) {
+    const better = async (i: number, own: string, other: string) => {
+      const ids = [...tokenizer.encode(shown(prompts[i], other, own)), tokenizer.eosId ?? 0]
+      return logistic((await model.scores([ids]))[0][0])
+    }
+    return Promise.all(
+      completions.map(async ([a, b], i) => ((await better(i, a, b)) + 1 - (await better(i, b, a))) / 2),
+    )
+  }
+  const hand = await run('onlineDpo', { judge: byHand })
+  t.equal((await run('onlineDpo', { judge: pairJudge(model) })).hash, hand.hash)
+  const path = await run('onlineDpo', { judge: trained })
+  t.equal(path.hash, hand.hash, 'by folder')
+  t.match(path.events[0], { notes: [String, String, 'judge: pairs'] }, 'named as its run')
+  const chosen = rowsOf.preference.map((row) => row as { prompt: string; chosen: string; rejected: string })
+  const input = {
+    prompts: chosen.map(({ prompt }) => prompt),
+    tasks: chosen.map(({ prompt }, i) => ({ id: String(i), prompt, answer: '' })),
+    completions: chosen.map((row) => [row.chosen, row.rejected]),
+  }
+  const said = await pairJudge(model)(input as never)
+  t.ok(mean(said.map(Number)) > 0.5, 'it prefers what it was shown as better')
+  const swapped = { ...input, completions: chosen.map((row) => [row.rejected, row.chosen]) }
+  const other = await pairJudge(model)(swapped as never)
+  t.ok(
+    said.every((p, i) => Math.abs(p + other[i] - 1) < 1e-12),
+    'in both orders the same',
+  )
+  await t.rejects(run('onlineDpo', { judge: base }), { code: 'E_CONFIG', message: /got a language model/ })
+  model.dispose()
+  t.equal(await liveBytes(), before, 'a run frees what it loaded')
 })

@@ -23,7 +23,7 @@ import type {
   ScoreInput,
   TrainingInput,
 } from '../ts/train/config/settings.gen.js'
-import { onlineShape } from '../ts/train/loop/online.js'
+import { onlineShape } from '../ts/train/loop/online-shape.js'
 import { onlineOptions } from '../ts/train/recipes/index.js'
 import { root } from './layers-scan.js'
 import {

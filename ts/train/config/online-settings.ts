@@ -39,7 +39,9 @@ const pairRunOptions = onlineRunOptions.extend({
   judge: z
     .string()
     .optional()
-    .describe('in place of rewards: a JavaScript module whose function judges pairs, pairs => probabilities'),
+    .describe(
+      'in place of rewards: a JavaScript module whose function judges pairs, pairs => probabilities; folder of a model that pairReward trained',
+    ),
 })
 
 /** What an online run works on, resolved. */
@@ -74,6 +76,7 @@ export const onlineTrainers: Readonly<Record<string, OnlineTrainer>> = {
   onlineDpo: {
     description: 'samples and rewards: DPO on the best and the worst sample (2402.04792)',
     recipe: 'onlineDpo',
+    comparesPairs: true,
   },
   onlineXpo: {
     description: 'samples and rewards: DPO against the reference’s samples, with a bonus for exploring (2405.21046)',

@@ -166,6 +166,8 @@ export type OnlineInput = {
   readonly maxRows?: number | undefined
   /** Weight of each reward function; default 1. */
   readonly rewardWeights?: number[] | undefined
+  /** Taken from the reward of samples that were cut off. Above 0. */
+  readonly missingEosPenalty?: number | undefined
   /** Examples per micro-batch. From 1, default `8`. */
   readonly perDeviceTrainBatchSize?: number | undefined
   /** Micro-batches per optimizer step. From 1, default `1`. */
@@ -250,7 +252,7 @@ export type OnlineDpoInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'
   readonly temperature?: number | undefined
   /** Strength of the tie to the reference. Above 0, default `0.1`. */
   readonly beta?: number | undefined
-  /** As in DPO. Default `sigmoid`. */
+  /** As in DPO; ipo of TRL’s OnlineDPOConfig is ipoSum. Default `sigmoid`. */
   readonly lossType?: 'sigmoid' | 'hinge' | 'ipo' | 'ipoSum' | 'robust' | 'exoPair' | undefined
   /** Share of wrong labels. From 0 below 0.5, default `0`. */
   readonly labelSmoothing?: number | undefined
@@ -260,7 +262,7 @@ export type OnlineDpoInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'
 export type OnlineXpoInput = Omit<OnlineInput, 'learningRate' | 'numGenerations' | 'maxCompletionLength' | 'temperature'> & {
   /** Peak learning rate. From 0, default `5e-7`. */
   readonly learningRate?: number | undefined
-  /** Pairs per prompt: samples of the policy, and of the reference. From 1, default `1`. */
+  /** Pairs per prompt: samples of the policy, and of the rival. From 1, default `1`. */
   readonly numGenerations?: number | undefined
   /** Most new tokens of a sample. From 1, default `64`. */
   readonly maxCompletionLength?: number | undefined
@@ -272,15 +274,13 @@ export type OnlineXpoInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'
   readonly alpha?: number | undefined
   /** Link of the margin. Default `sigmoid`. */
   readonly lossType?: 'sigmoid' | 'ipo' | undefined
-  /** Taken from the reward of samples that were cut off. Above 0. */
-  readonly missingEosPenalty?: number | undefined
 }
 
 /** Settings of Nash-MD. */
 export type OnlineNashMdInput = Omit<OnlineInput, 'learningRate' | 'numGenerations' | 'maxCompletionLength' | 'temperature' | 'repetitionPenalty'> & {
   /** Peak learning rate. From 0, default `5e-7`. */
   readonly learningRate?: number | undefined
-  /** Pairs per prompt: samples of the policy, and of the mixture. From 1, default `1`. */
+  /** Pairs per prompt: samples of the policy, and of the rival. From 1, default `1`. */
   readonly numGenerations?: number | undefined
   /** Most new tokens of a sample. From 1, default `64`. */
   readonly maxCompletionLength?: number | undefined
@@ -292,8 +292,6 @@ export type OnlineNashMdInput = Omit<OnlineInput, 'learningRate' | 'numGeneratio
   readonly beta?: number | undefined
   /** Share of the reference in the mixture’s logits. From 0 to 1, default `0.5`. */
   readonly mixtureCoef?: number | undefined
-  /** Taken from the reward of samples that were cut off. Above 0. */
-  readonly missingEosPenalty?: number | undefined
 }
 
 /** Settings of on-policy distillation. */

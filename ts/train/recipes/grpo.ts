@@ -15,15 +15,8 @@ import { countUntied, untiedFirst } from '../loop/credit.js'
 import { type CreditMethod, creditOf, creditShape } from '../loop/credit-settings.js'
 import { policyExamples } from '../loop/examples.js'
 import { sampleGroup } from '../loop/explore.js'
-import {
-  isUntruncated,
-  type OnlineMethod,
-  type OnlineOptions,
-  onlineShape,
-  samplingOf,
-  settingsFrom,
-  startOnline,
-} from '../loop/online.js'
+import { type OnlineMethod, type OnlineOptions, settingsFrom, startOnline } from '../loop/online.js'
+import { isUntruncated, onlineShape, samplingOf } from '../loop/online-shape.js'
 import { overlongReward } from '../loop/rewards.js'
 import type { PhaseResult } from '../loop.js'
 
@@ -81,7 +74,7 @@ type Settings = z.output<typeof grpoOptions>
 export type GrpoOptions = OnlineOptions & GrpoInput
 
 function methodOf(values: Settings): OnlineMethod {
-  const { maxCompletionLength, promptsPerRound, numGenerations, softPunishCache } = values
+  const { maxCompletionLength, promptsPerRound, softPunishCache } = values
   const method: Method = methods[values.method]
   const { dynamicSampling = method.dynamicSampling ?? false } = values
   const { maskTruncatedCompletions: mask = method.maskTruncatedCompletions ?? false } = values
@@ -100,7 +93,6 @@ function methodOf(values: Settings): OnlineMethod {
       advantages(rewards)(dynamicSampling ? untiedFirst(promptsPerRound)(traces) : traces),
     toExamples: (traces, round) =>
       policyExamples(mask ? traces.filter(({ finishReason }) => finishReason === 'stop') : traces, round),
-    examplesPerRound: promptsPerRound * numGenerations,
   }
 }
 

@@ -1,0 +1,67 @@
+// Settings that every online method has, under TRL's names, and what sampling makes of them.
+
+import * as z from 'zod'
+import { optimizerShape, referenceSyncShape, saveTotalLimit, stochasticRounding } from '../config/options.js'
+import type { SampleGroupOptions } from './explore.js'
+
+const count = (least = 0) => z.int().min(least)
+
+/** Settings that every online method has. */
+export const onlineShape = {
+  ...optimizerShape,
+  stochasticRounding,
+  ...referenceSyncShape,
+  learningRate: optimizerShape.learningRate.default(1e-6),
+  rounds: count(1).default(100).describe('rounds of sampling and training'),
+  promptsPerRound: count(1).default(8).describe('prompts of a round; each is sampled numGenerations times'),
+  trainTasks: count(1).optional().describe('task sources: how many of their tasks to use; default all new ones'),
+  numGenerations: count(2).default(8).describe('samples per prompt'),
+  maxCompletionLength: count(1).default(256).describe('most new tokens of a sample (TRL: 512)'),
+  temperature: z.number().positive().default(1).describe('sampling temperature'),
+  topP: z.number().positive().max(1).default(1).describe('sampling: smallest set of tokens with this mass'),
+  topK: count().default(0).describe('sampling: most probable tokens to choose from; 0: all'),
+  minP: z.number().min(0).max(1).default(0).describe('sampling: least share of the largest probability'),
+  repetitionPenalty: z
+    .number()
+    .min(1e-6)
+    .max(1e6)
+    .default(1)
+    .describe('sampling: above 1 against tokens of the prompt and of the sample so far; training is without it'),
+  stopStrings: z
+    .array(z.string().min(1))
+    .optional()
+    .describe('texts that end a sample; rewards see what is before them. As JSON they keep blanks and commas'),
+  stopIds: z.array(count()).optional().describe('tokens that end a sample; default the end tokens of the model'),
+  maxRows: count(1).default(256).describe('most samples in flight at once: memory, never results'),
+  rewardWeights: z.array(z.number()).optional().describe('weight of each reward function; default 1'),
+  missingEosPenalty: z.number().positive().optional().describe('taken from the reward of samples that were cut off'),
+  perDeviceTrainBatchSize: count(1).default(8).describe('examples per micro-batch'),
+  gradientAccumulationSteps: count(1).default(1).describe('micro-batches per optimizer step'),
+  numIterations: count(1).default(1).describe('passes over the samples of a round'),
+  gradientCheckpointing: z.boolean().default(false).describe('recompute layers in backward: less memory, same bits'),
+  saveRounds: count(1).default(1).describe('rounds between checkpoints'),
+  saveTotalLimit,
+  samples: count().default(2).describe('samples to show per round'),
+  seed: count().default(42).describe('key of every random choice'),
+}
+
+/** Resolved settings of an online method. */
+export type OnlineValues = z.output<z.ZodObject<typeof onlineShape>>
+
+/** How samples are drawn. */
+export const samplingOf = (values: OnlineValues): SampleGroupOptions => ({
+  numGenerations: values.numGenerations,
+  maxNewTokens: values.maxCompletionLength,
+  temperature: values.temperature,
+  topP: values.topP,
+  topK: values.topK,
+  minP: values.minP,
+  repetitionPenalty: values.repetitionPenalty,
+  stopStrings: values.stopStrings,
+  stopIds: values.stopIds,
+  maxRows: values.maxRows,
+})
+
+/** True when sampling changes the distribution by its temperature alone: its log-probs are then those of a trainer at it. */
+export const isUntruncated = ({ topP, topK, minP, repetitionPenalty }: OnlineValues): boolean =>
+  topP === 1 && topK === 0 && minP === 0 && repetitionPenalty === 1
