@@ -10,6 +10,12 @@ import { type Options, readFlags } from '../ts/train/cli/flags.js'
 import { onlineCatalogue, onlineTrainers, resolveOnline } from '../ts/train/config/online-settings.js'
 import type { StepEvent, TrainEvent } from '../ts/train/events.js'
 import { judgeByReward, type PairInput, type PairJudge } from '../ts/train/loop/judges.js'
+import {
+  cosineScaledReward,
+  repetitionPenaltyReward,
+  softOverlongReward,
+  thinkFormatReward,
+} from '../ts/train/loop/ready-rewards.js'
 import { pairJudge, rewardModel } from '../ts/train/loop/reward-model.js'
 import type { RewardFunction, RewardInput } from '../ts/train/loop/rewards.js'
 import { recipes } from '../ts/train/recipes/index.js'
@@ -81,6 +87,10 @@ t.test('settings of sampling on the command line', async (t) => {
     t.same(valuesOf({ stopStrings: ' was' }).stopStrings, [' was'], `${name}: blanks stay`)
     t.same(valuesOf({ stopStrings: '["\\n\\n", "a, b"]' }).stopStrings, ['\n\n', 'a, b'], 'a list as JSON')
     t.match(valuesOf({ stopStrings: 'END,STOP', stopIds: '3,4' }), { stopStrings: ['END', 'STOP'], stopIds: [3, 4] })
+    const variables = { chatTemplateKwargs: '{"enable_thinking": false}' }
+    t.same(valuesOf(variables).chatTemplateKwargs, { enable_thinking: false }, 'variables of the template')
+    for (const bad of ['{"messages": 1}', '{"mood": "<|im_end|>"}', '{"mood": null}'])
+      t.throws(() => valuesOf({ chatTemplateKwargs: bad }), { code: 'E_CONFIG', where: '--chatTemplateKwargs' })
     t.match(valuesOf({ minP: '0.1', maxRows: '8' }), { minP: 0.1, maxRows: 8, stopIds: undefined })
   }
 })
@@ -145,6 +155,45 @@ t.test('a run is resumed with the same reward model', async (t) => {
   using other = await loadModel(base, { scoreLabels: 1, seed: 9 })
   const named = rewardModel(other, { name: 'judge' })
   await t.rejects(run('grpo', { rewardFuncs: [named], output, resume: true }), { code: 'E_MISMATCH' })
+})
+
+const close = (got: readonly (number | null)[], wanted: readonly (number | null)[]): boolean =>
+  got.length === wanted.length &&
+  wanted.every((value, i) => got[i] === value || Math.abs((got[i] ?? Number.NaN) - (value ?? Number.NaN)) < 1e-14)
+
+t.test('ready-made rewards give TRL’s numbers', async (t) => {
+  const open = [
+    '<think>\na\n</think>\nb',
+    '<think>a',
+    'a<think>b</think>',
+    '<think>a<think>b</think>',
+    '<think></think>',
+  ]
+  const more = ['<think>a</think>b</think>c', ' <think>a</think>', '<think>a\n</think>\n<think>b</think>']
+  t.same(await thinkFormatReward({ completions: [...open, ...more] } as never), [1, 0, 0, 0, 1, 1, 0, 0])
+  const completionIds = [[1, 2, 3, 4], [5, 5, 5, 5, 5], [1, 2, 1, 2, 1, 2], [1], [], [7, 7, 7]]
+  for (const [ngramSize, maxPenalty, wanted] of [
+    [2, -1, [0, -0.75, -0.6, 0, 0, -0.5]],
+    [3, -0.5, [0, -1 / 3, -0.25, 0, 0, 0]],
+    [1, -2, [0, -1.6, -4 / 3, 0, 0, -4 / 3]],
+  ] as const) {
+    const got = await repetitionPenaltyReward({ ngramSize, maxPenalty })({ completionIds } as never)
+    t.ok(close(got, wanted), `${ngramSize}: ${got}`)
+  }
+  t.same(await repetitionPenaltyReward()({ completionIds: [[1, 1, 1, 1]] } as never), [-0.5])
+  t.throws(() => repetitionPenaltyReward({ maxPenalty: 1 }), { code: 'E_CONFIG' })
+  const long = [5, 6, 7, 9, 10, 11].map((length) => new Array<number>(length).fill(1))
+  t.ok(close(await softOverlongReward(10, 4)({ completionIds: long } as never), [0, 0, -0.25, -0.75, -1, -1]))
+  const right: RewardFunction = () => [1, 0, null, 1, 0, 1]
+  const ids = [50, 50, 3, 10, 10, 130].map((length) => new Array<number>(length).fill(1))
+  const input = { completionIds: ids, tasks: ids.map((_, i) => ({ id: `t${i}` })) } as never
+  const usual = await cosineScaledReward(right, { maxLength: 100 })(input)
+  t.ok(close(usual, [0.75, -0.75, null, 0.9877641290737884, -0.9877641290737884, 0.5]), String(usual))
+  const other = { minValueWrong: -2, maxValueWrong: -0.25, minValueCorrect: 0.1, maxValueCorrect: 3 }
+  const scaled = await cosineScaledReward(right, { maxLength: 100, ...other })(input)
+  t.ok(close(scaled, [1.55, -1.125, null, 2.929031948627973, -1.9571744517582594, 0.1]), String(scaled))
+  t.throws(() => cosineScaledReward(right, {} as never), { code: 'E_CONFIG', message: /maxLength/ })
+  await t.rejects(async () => cosineScaledReward(() => [1], { maxLength: 9 })(input), { code: 'E_VERIFIER' })
 })
 
 // Online DPO -------------------------------------------------------------------------------------------------------------

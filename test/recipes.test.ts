@@ -123,6 +123,13 @@ t.test('the first ratio of a round is exactly 1', async (t) => {
       `${name}: later passes look back`,
     )
   }
+  const ratioOf = async (disableDropout?: boolean) => {
+    const load = { lora: { r: 2, loraDropout: 0.5 }, seed: 1 }
+    const options = { rounds: 2, gradientAccumulationSteps: 4, disableDropout }
+    return steps((await runRecipe('grpo', { base, load, options })).events)[1].stats.ratio
+  }
+  t.equal(await ratioOf(), 1, 'dropout of an adapter is not there')
+  t.not(await ratioOf(false), 1, 'unless it is asked for')
 })
 
 t.test('settings of the objective reach it', async (t) => {

@@ -82,6 +82,14 @@ export { type IterateOptions, iterate, type UpdateOptions } from '../train/loop/
 export { judgeByReward, type PairInput, type PairJudge } from '../train/loop/judges.js'
 export type { RoundStatistics } from '../train/loop/metrics.js'
 export type { PromptRow, PromptSource } from '../train/loop/prompts.js'
+export {
+  type CosineScaledOptions,
+  cosineScaledReward,
+  type RepetitionPenaltyOptions,
+  repetitionPenaltyReward,
+  softOverlongReward,
+  thinkFormatReward,
+} from '../train/loop/ready-rewards.js'
 export { type ReviseOptions, revise } from '../train/loop/revise.js'
 export { type PairModelOptions, pairJudge, type RewardModelOptions, rewardModel } from '../train/loop/reward-model.js'
 export {

@@ -131,8 +131,9 @@ export async function estimateOnline(estimate: OnlineEstimate): Promise<OnlineMe
   const { model } = await foldersOf(options)
   const { chatTemplatePath } = settings.run
   const policy = unlike(languageModel(endless(decoder), await loadTokenizer(model, { chatTemplatePath }), model))
-  const { promptsPerRound, numGenerations, rounds, trainTasks, maxCompletionLength } = values
-  const tasks = await readPrompts(prompts, policy.tokenizer, trainTasks ?? rounds * promptsPerRound)
+  const { promptsPerRound, numGenerations, rounds, maxCompletionLength, chatTemplateKwargs } = values
+  const { trainTasks = rounds * promptsPerRound } = values
+  const tasks = await readPrompts(prompts, policy.tokenizer, trainTasks, chatTemplateKwargs)
   if (tasks.length === 0) throw new WhetstoneError('E_CONFIG', 'data', 'expected at least one prompt, got none')
   const lengths = new Map(tasks.map((task) => [task, promptIds(policy, task).length]))
   const lengthOf = (task: Task) => lengths.get(task) ?? 0

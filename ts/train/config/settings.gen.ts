@@ -72,6 +72,8 @@ export type TrainingInput = {
   readonly refModelMixupAlpha?: number | undefined
   /** Optimizer steps from one move of the reference to the next. From 1, default `512`. */
   readonly refModelSyncSteps?: number | undefined
+  /** No dropout of an adapter; default true but where rows are learnt by heart alone (sft). */
+  readonly disableDropout?: boolean | undefined
   /** Recompute each layer in backward: less memory, same bits (TRL: true). Default `false`. */
   readonly gradientCheckpointing?: boolean | undefined
   /** Key of every random choice. From 0, default `42`. */
@@ -162,6 +164,8 @@ export type OnlineInput = {
   readonly stopStrings?: string[] | undefined
   /** Tokens that end a sample; default the end tokens of the model. */
   readonly stopIds?: number[] | undefined
+  /** Variables of the chat template, such as enable_thinking; those of a row go before. */
+  readonly chatTemplateKwargs?: Readonly<Record<string, boolean | number | string>> | undefined
   /** Most samples in flight at once: memory, never results. From 1, default `256`. */
   readonly maxRows?: number | undefined
   /** Weight of each reward function; default 1. */
@@ -174,6 +178,8 @@ export type OnlineInput = {
   readonly gradientAccumulationSteps?: number | undefined
   /** Passes over the samples of a round. From 1, default `1`. */
   readonly numIterations?: number | undefined
+  /** No dropout of an adapter; default true but where rows are learnt by heart alone (sft). */
+  readonly disableDropout?: boolean | undefined
   /** Recompute layers in backward: less memory, same bits. Default `false`. */
   readonly gradientCheckpointing?: boolean | undefined
   /** Rounds between checkpoints. From 1, default `1`. */

@@ -95,10 +95,17 @@ export const tools: Check = (row, field, where) => {
 }
 
 /** Variables that are the template's own business, never a row's. */
-const reservedVariables = ['messages', 'tools', 'documents', 'add_generation_prompt', 'chat_template', 'tokenize']
+export const reservedVariables = [
+  'messages',
+  'tools',
+  'documents',
+  'add_generation_prompt',
+  'chat_template',
+  'tokenize',
+]
 
 /** Words and numbers: nothing that could spell a control token inside the template's own text. */
-const harmlessText = /^[\w .,:/-]{0,200}$/
+export const harmlessText = /^[\w .,:/-]{0,200}$/
 
 /** Variables for the chat template, such as `enable_thinking`. */
 export const templateVariables: Check = (row, field, where) => {

@@ -1,8 +1,21 @@
 // Settings that every online method has, under TRL's names, and what sampling makes of them.
 
 import * as z from 'zod'
-import { optimizerShape, referenceSyncShape, saveTotalLimit, stochasticRounding } from '../config/options.js'
+import {
+  disableDropout,
+  optimizerShape,
+  referenceSyncShape,
+  saveTotalLimit,
+  stochasticRounding,
+} from '../config/options.js'
+import { harmlessText, reservedVariables } from '../data/fields.js'
 import type { SampleGroupOptions } from './explore.js'
+
+/** Variables of chat templates, as rows may have them. */
+const templateVariables = z.record(
+  z.string().refine((name) => !reservedVariables.includes(name), 'expected a variable of the template alone'),
+  z.union([z.boolean(), z.number(), z.string().regex(harmlessText)]),
+)
 
 const count = (least = 0) => z.int().min(least)
 
@@ -32,12 +45,16 @@ export const onlineShape = {
     .optional()
     .describe('texts that end a sample; rewards see what is before them. As JSON they keep blanks and commas'),
   stopIds: z.array(count()).optional().describe('tokens that end a sample; default the end tokens of the model'),
+  chatTemplateKwargs: templateVariables
+    .optional()
+    .describe('variables of the chat template, such as enable_thinking; those of a row go before'),
   maxRows: count(1).default(256).describe('most samples in flight at once: memory, never results'),
   rewardWeights: z.array(z.number()).optional().describe('weight of each reward function; default 1'),
   missingEosPenalty: z.number().positive().optional().describe('taken from the reward of samples that were cut off'),
   perDeviceTrainBatchSize: count(1).default(8).describe('examples per micro-batch'),
   gradientAccumulationSteps: count(1).default(1).describe('micro-batches per optimizer step'),
   numIterations: count(1).default(1).describe('passes over the samples of a round'),
+  disableDropout,
   gradientCheckpointing: z.boolean().default(false).describe('recompute layers in backward: less memory, same bits'),
   saveRounds: count(1).default(1).describe('rounds between checkpoints'),
   saveTotalLimit,

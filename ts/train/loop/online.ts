@@ -228,7 +228,8 @@ const statisticsOf =
 /** Prompts of every round, and what tells them from others when a run goes on. */
 async function roundsOf(options: OnlineOptions, values: OnlineValues, perRound: number, method: OnlineMethod) {
   const { prompts, policy } = options
-  const tasks = await readPrompts(prompts, policy.tokenizer, values.trainTasks ?? values.rounds * perRound)
+  const { rounds, trainTasks = rounds * perRound, chatTemplateKwargs } = values
+  const tasks = await readPrompts(prompts, policy.tokenizer, trainTasks, chatTemplateKwargs)
   method.checkTasks?.(tasks)
   checkPrompts(options, tasks, values)
   const digest = createHash('sha256')
@@ -274,6 +275,7 @@ function updateOf(values: OnlineValues, method: OnlineMethod): IterateOptions['u
     batchSize,
     perDeviceTrainBatchSize: values.perDeviceTrainBatchSize,
     numIterations: values.numIterations,
+    disableDropout: values.disableDropout,
     gradientCheckpointing: values.gradientCheckpointing,
     temperature: method.temperature,
     referenceSync: referenceSyncOf(values),

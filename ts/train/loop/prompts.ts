@@ -31,11 +31,20 @@ export type PromptSource = TaskSource | DataSource<PromptRow | ConversationRow>
 export const isTaskSource = (source: PromptSource): source is TaskSource =>
   typeof source === 'object' && 'check' in source
 
-function taskOf(tokenizer: Tokenizer, { row }: PlacedRow<PromptRow>, index: number): Task {
-  const { prompt, tools, chat_template_kwargs: variables } = row
+/** Variables of chat templates. */
+type Variables = ChatFields['chat_template_kwargs']
+
+/** Fields of a task's conversation, as encoding takes them. */
+export const chatFieldsOf = ({ chat }: Task): ChatFields => ({
+  tools: chat?.tools,
+  chat_template_kwargs: chat?.variables as Variables,
+})
+
+function taskOf(tokenizer: Tokenizer, { row }: PlacedRow<PromptRow>, index: number, shared: Variables): Task {
+  const { prompt, tools, chat_template_kwargs: own } = row
   const task = { id: `prompt ${index + 1}`, answer: '', row }
   if (typeof prompt === 'string') return { ...task, prompt }
-  const chat = { tools, variables }
+  const chat = { tools, variables: { ...shared, ...own } }
   const { text } = tokenizer.applyChatTemplate(prompt, { ...chat, addGenerationPrompt: true })
   return { ...task, prompt: text, messages: prompt, chat }
 }
@@ -44,12 +53,18 @@ function taskOf(tokenizer: Tokenizer, { row }: PlacedRow<PromptRow>, index: numb
  * The tasks that a source holds.
  *
  * @param count how many of a task source's train tasks; rows are all taken
+ * @param variables of the chat template, for rows that do not set them
  * @throws WhetstoneError E_FORMAT naming the row, E_TEMPLATE, E_CONFIG when there is none
  */
-export async function readPrompts(source: PromptSource, tokenizer: Tokenizer, count: number): Promise<Task[]> {
+export async function readPrompts(
+  source: PromptSource,
+  tokenizer: Tokenizer,
+  count: number,
+  variables?: Variables,
+): Promise<Task[]> {
   if (isTaskSource(source)) return source.train(count)
   const { rows } = await readData(source, 'prompt')
-  return rows.map((placed, index) => taskOf(tokenizer, placed, index))
+  return rows.map((placed, index) => taskOf(tokenizer, placed, index, variables))
 }
 
 /** `perRound` tasks for each round (1-based): pass after pass over all of them, each in an order of its own. */

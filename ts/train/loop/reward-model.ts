@@ -11,11 +11,11 @@ import { type LanguageModel, loadModel, type ModelOptions, modelKind } from '../
 import type { Device } from '../../src/native/device.js'
 import { type Codec, createCodec, encodeAnswer } from '../data/answer.js'
 import { type EncodeOptions, type EncodeSettings, encodeSettings } from '../data/encode-options.js'
-import type { ChatFields } from '../data/rows.js'
 import { revisionPrompt } from '../data/srpo.js'
 import { modelHash } from '../reference.js'
 import type { Task } from '../tasks/index.js'
 import type { PairJudge } from './judges.js'
+import { chatFieldsOf } from './prompts.js'
 import type { RewardFunction } from './rewards.js'
 
 /** How a reward model judges. */
@@ -38,21 +38,19 @@ const pairModelKinds = {
 /** The folder's name; of a checkpoint, RUN/checkpoints/step-00000500, that of the run. */
 const nameOf = (directory: string): string => basename(resolve(directory).replace(/[\\/]checkpoints[\\/]step-\d+$/, ''))
 
-const chatOf = ({ chat }: Task) => ({ tools: chat?.tools, chat_template_kwargs: chat?.variables }) as ChatFields
-
 /** A completion, of its prompt's kind. */
 const sideOf = ({ messages }: Task, completion: string) =>
   messages === undefined ? completion : [{ role: 'assistant', content: completion }]
 
 /** Tokens of a sample, as the reward model reads them. */
 const sampleIds = (codec: Codec, task: Task, completion: string): readonly number[] =>
-  encodeAnswer(codec, task.messages ?? task.prompt, sideOf(task, completion), chatOf(task)).ids
+  encodeAnswer(codec, task.messages ?? task.prompt, sideOf(task, completion), chatFieldsOf(task)).ids
 
 /** The same behind a prompt that shows another one. */
 function comparedIds(codec: Codec, task: Task, completion: string, other: string): readonly number[] {
   const { revisionText: text, revisionRequest: request } = codec.settings
   const prompt = revisionPrompt(task.messages ?? task.prompt, sideOf(task, other), { text, request })
-  return encodeAnswer(codec, prompt, sideOf(task, completion), chatOf(task)).ids
+  return encodeAnswer(codec, prompt, sideOf(task, completion), chatFieldsOf(task)).ids
 }
 
 /** What encodes for a model with a score head of one number. */

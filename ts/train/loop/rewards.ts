@@ -2,7 +2,6 @@
 // `reward_funcs` (GRPO): asynchronous ones are awaited side by side, null says that a function does not apply to a
 // sample. Differs from TRL: a function that fails, or gives NaN, stops the run; it is never a warning.
 
-import { overlongPenalty } from '../../loss/advantages.js'
 import { checkArgument, type Kind, kinds, listOf, optional, shownArgument } from '../../src/base/arguments.js'
 import { messageOf, WhetstoneError } from '../../src/base/errors.js'
 import type { Task, TaskSource } from '../tasks/index.js'
@@ -142,12 +141,6 @@ export function scoreRewards(rewards: readonly NamedReward[]): Score {
 export const checkerReward = (source: Pick<TaskSource, 'check'>): RewardFunction =>
   function correct({ tasks, completions, finishReasons }) {
     return tasks.map((task, i) => Number(finishReasons[i] === 'stop' && source.check(task, completions[i]).correct))
-  }
-
-/** DAPO's penalty for the last `cache` tokens before `max`: 0 down to -1. */
-export const overlongReward = (max: number, cache: number): RewardFunction =>
-  function overlong({ completionIds }) {
-    return completionIds.map((ids) => overlongPenalty(ids.length, max, cache))
   }
 
 /** TRL's `missing_eos_penalty`: taken from the reward of samples that were cut off. */

@@ -17,7 +17,7 @@ import { policyExamples } from '../loop/examples.js'
 import { sampleGroup } from '../loop/explore.js'
 import { type OnlineMethod, type OnlineOptions, settingsFrom, startOnline } from '../loop/online.js'
 import { isUntruncated, onlineShape, samplingOf } from '../loop/online-shape.js'
-import { overlongReward } from '../loop/rewards.js'
+import { softOverlongReward } from '../loop/ready-rewards.js'
 import type { PhaseResult } from '../loop.js'
 
 /** Aggregations by TRL's `loss_type`; bnpo, there a mean over a micro-batch, is dapo when it is one over the step. */
@@ -86,7 +86,7 @@ function methodOf(values: Settings): OnlineMethod {
     objective: method.objective({ ...own, aggregation: lossType && byLossType[lossType] }),
     explore: sampleGroup({ ...samplingOf(values), logps: tempered ? 'sampling' : 'model' }),
     temperature: tempered ? values.temperature : 1,
-    rewards: softPunishCache > 0 ? [overlongReward(maxCompletionLength, softPunishCache)] : [],
+    rewards: softPunishCache > 0 ? [softOverlongReward(maxCompletionLength, softPunishCache)] : [],
     promptsTried: promptsPerRound * (dynamicSampling ? values.maxResamples : 1),
     enough: dynamicSampling ? (traces) => countUntied(traces) >= promptsPerRound : undefined,
     select: (rewards) => (traces) =>

@@ -28,7 +28,7 @@ const ofRounds: readonly Group[] = [
     names: ['completions/mean_length', 'completions/mean_terminated_length', 'completions/max_length'],
   },
   { title: 'Share of completions that were cut off', names: ['completions/clipped_ratio'], isShare: true },
-  { title: 'Deviation of rewards within a group', names: ['reward_std'] },
+  { title: 'Deviation of rewards', names: ['reward_std'] },
   { title: 'Share of groups with equal rewards', names: ['frac_reward_zero_std'], isShare: true },
 ]
 
