@@ -82,8 +82,12 @@ t.test('reward models by folder, beside modules', async (t) => {
   t.match(await settingsOf('judged'), { rewards: { value: ['rewards.mjs', judge] }, stopStrings: { value: ['a'] } })
   const pairs = await run(...words('train pairReward --model base --data preference.jsonl --maxSteps 1 --output pairs'))
   t.equal(pairs.code, 0, pairs.err)
-  const compared = await run(...words(`train onlineDpo ${command} --judge pairs --output compared`))
+  const evaluated = '--eval_data completion.jsonl --num_generations_eval 1'
+  const compared = await run(...words(`train onlineDpo ${command} --judge pairs ${evaluated} --output compared`))
   t.equal(compared.code, 0, compared.err)
+  const told = (await eventsOf('compared')).filter(({ type }) => type === 'eval')
+  t.match(told, [{ round: 1, values: { 'val/contain_eos_token': Number } }])
+  t.equal((await run('report', 'compared')).code, 0)
   t.match((await eventsOf('compared'))[0], { notes: ['model base', String, 'judge: pairs'] })
   const plain = await run(...words(`train grpo ${command} --rewards base --output plain`))
   t.equal(plain.code, 1)

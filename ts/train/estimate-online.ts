@@ -116,6 +116,12 @@ const wholeRound = (recipe: OnlineRecipe, writers: { readonly lmbda?: number }):
   },
 })
 
+/** Evaluations sample as rounds do. */
+function withoutEvaluation({ origin, values }: Source): Source {
+  const { evalRounds, evalTasks, ...others } = values
+  return { origin, values: others }
+}
+
 /**
  * Predicts the memory of an online run.
  *
@@ -144,7 +150,7 @@ export async function estimateOnline(estimate: OnlineEstimate): Promise<OnlineMe
       reference,
       prompts: longestOf(tasks, promptsPerRound, writers.lmbda === 0 ? readLengthOf : lengthOf),
       rewardFuncs: [({ completions }) => completions.map((_, index) => index)],
-      sources: [...settings.sources, wholeRound(recipe, writers)],
+      sources: [...settings.sources.map(withoutEvaluation), wholeRound(recipe, writers)],
     }
     await recipes[recipe](run).result
   }

@@ -122,7 +122,7 @@ export async function runOnline(trainer: string, options: Options): Promise<void
     using policy = await loadPolicy(models)
     using reference = await referenceOf(trainer, settings, models, policy)
     const start = recipes[onlineTrainers[trainer].recipe]
-    const given = { policy, reference: reference?.decoder, ...prompts, output, resume, signal }
+    const given = { policy, reference: reference?.decoder, ...prompts, evalData: run.evalData, output, resume, signal }
     return await follow(start({ ...given, sources, record: recordOf(all) }))
   })
 }

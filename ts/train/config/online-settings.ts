@@ -18,6 +18,7 @@ export const onlineRunOptions = z.strictObject({
     .describe('built-in tasks with an exact checker'),
   difficulty: z.int().min(1).optional().describe('size of the tasks'),
   data: z.string().optional().describe('prompts: a file of rows with `prompt`, and columns for the rewards'),
+  evalData: z.string().optional().describe('prompts to evaluate on: a file of rows'),
   rewards: z
     .union([z.string(), z.array(z.string()).min(1)])
     .optional()

@@ -186,6 +186,12 @@ export type OnlineInput = {
   readonly saveRounds?: number | undefined
   /** Checkpoints to keep; 0: all (TRL: all). Default `2`. */
   readonly saveTotalLimit?: number | null | undefined
+  /** Rounds between evaluations on held-out prompts; 0: only at the end. From 0, default `0`. */
+  readonly evalRounds?: number | undefined
+  /** Task sources: how many of their held-out tasks to evaluate on; default none. From 1. */
+  readonly evalTasks?: number | undefined
+  /** Samples per prompt of an evaluation; default numGenerations. From 1. */
+  readonly numGenerationsEval?: number | undefined
   /** Samples to show per round. From 0, default `2`. */
   readonly samples?: number | undefined
   /** Key of every random choice. From 0, default `42`. */

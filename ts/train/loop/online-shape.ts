@@ -58,6 +58,11 @@ export const onlineShape = {
   gradientCheckpointing: z.boolean().default(false).describe('recompute layers in backward: less memory, same bits'),
   saveRounds: count(1).default(1).describe('rounds between checkpoints'),
   saveTotalLimit,
+  evalRounds: count().default(0).describe('rounds between evaluations on held-out prompts; 0: only at the end'),
+  evalTasks: count(1)
+    .optional()
+    .describe('task sources: how many of their held-out tasks to evaluate on; default none'),
+  numGenerationsEval: count(1).optional().describe('samples per prompt of an evaluation; default numGenerations'),
   samples: count().default(2).describe('samples to show per round'),
   seed: count().default(42).describe('key of every random choice'),
 }

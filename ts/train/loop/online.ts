@@ -8,11 +8,9 @@ import type { Objective } from '../../loss/define.js'
 import { checkMembers, either, kinds, optional } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import { type LanguageModel, modelKind } from '../../src/generate/language-model.js'
-import { limitOf } from '../../src/generate/request.js'
 import { type Decoder, decoderKind } from '../../src/models/decoder.js'
 import { adamwOptions } from '../config/options.js'
 import { type Resolved, resolveConfig, resolvedKind, type Source, sourcesKind } from '../config/resolve.js'
-import { checkIds } from '../data/encode.js'
 import { dataKind } from '../data/rows.js'
 import { type Emit, type Run, startRun } from '../events.js'
 import { whileTrained } from '../in-training.js'
@@ -21,14 +19,15 @@ import { checkTeacher, openReference, type Reference } from '../reference.js'
 import { referenceSyncOf } from '../reference-sync.js'
 import { openRun } from '../run-folder.js'
 import { checkSchedule } from '../schedule.js'
-import { sourceKind, type Task } from '../tasks/task.js'
+import { sourceKind, type Task, type TaskSource } from '../tasks/task.js'
 import type { ToExamples } from './examples.js'
-import { type Explore, promptIds, sampleGroup } from './explore.js'
+import { type Explore, sampleGroup } from './explore.js'
+import { evaluateHeldOut, type HeldOut, heldOutTasks } from './held-out.js'
 import { type IterateOptions, runRounds } from './iterate.js'
 import type { PairJudge } from './judges.js'
 import { type RoundStatistics, rewardStatistics, sampledEntropy } from './metrics.js'
 import { isUntruncated, type OnlineValues, samplingOf } from './online-shape.js'
-import { isTaskSource, type PromptSource, readPrompts, taskRounds } from './prompts.js'
+import { checkPrompts, isTaskSource, type PromptSource, readPrompts, taskRounds } from './prompts.js'
 import { type GivenJudges, judgeKind, type OpenJudges, openJudges, rewardsKind } from './reward-model.js'
 import {
   checkerReward,
@@ -48,6 +47,8 @@ export interface OnlineOptions extends GivenJudges {
   readonly policy: LanguageModel
   /** A task source, a file of rows with `prompt`, or such rows. */
   readonly prompts: PromptSource
+  /** Prompts to evaluate on: a file of rows, or rows. Task sources have tasks of their own for that: `evalTasks`. */
+  readonly evalData?: Exclude<PromptSource, TaskSource>
   /** Frozen model that the policy is tied to, default the policy as it is when the run starts; of distillation the teacher. */
   readonly reference?: Decoder
   /** Run folder; none: nothing is saved. */
@@ -66,6 +67,7 @@ export interface OnlineOptions extends GivenJudges {
 const onlineKinds = {
   policy: modelKind,
   prompts: either(sourceKind, dataKind),
+  evalData: optional(dataKind),
   rewardFuncs: optional(rewardsKind),
   judge: optional(judgeKind),
   reference: optional(decoderKind),
@@ -103,6 +105,8 @@ export interface OnlineMethod {
   readonly comparesPairs?: boolean
   /** Refuses tasks that the method cannot work with. */
   readonly checkTasks?: (tasks: readonly Task[]) => void
+  /** How an evaluation samples; default as a round. */
+  readonly exploreHeldOut?: Explore
   /** How samples are scored; default by the rewards. */
   readonly score?: (parts: ScoreParts) => Score
   /** The reference is looked at in scoring, whatever the objective needs. */
@@ -122,7 +126,8 @@ export const settingsFrom = <S extends z.ZodRawShape>(schema: z.ZodObject<S>, so
 
 /** Settings among the options of a call. */
 const given = (options: OnlineOptions): Record<string, unknown> => {
-  const { policy, prompts, rewardFuncs, judge, reference, output, resume, signal, monitor, ...others } = options
+  const { policy, prompts, evalData, rewardFuncs, judge, reference, output, resume, signal, monitor, ...others } =
+    options
   const { sources, record, ...settings } = others
   return settings
 }
@@ -162,7 +167,7 @@ async function runInFolder<V extends OnlineValues>(
   try {
     judges = await openJudges(options, options.policy.decoder.device)
     started = await referenceOf(options, method, config.values)
-    const parts = { ...options, reference: started?.decoder, judges }
+    const parts = { ...options, reference: started?.decoder, judges, heldOut: heldOutMethod(config.values, methodOf) }
     return await runOnline(parts, config.values, method, (event) => {
       folder?.log(event)
       emit(event)
@@ -197,9 +202,15 @@ const referenceOf = async (
 ): Promise<Reference | undefined> =>
   needsReference || objective.needs.reference ? openReference(policy.decoder, reference, syncRefModel) : undefined
 
+/** The method with as many samples as an evaluation draws. */
+const heldOutMethod = <V extends OnlineValues>(values: V, methodOf: (values: V) => OnlineMethod): OnlineMethod =>
+  methodOf({ ...values, numGenerations: values.numGenerationsEval ?? values.numGenerations })
+
 /** The options of a run whose models are there. */
 interface OnlineParts extends OnlineOptions {
   readonly judges: OpenJudges
+  /** The method as evaluations have it. */
+  readonly heldOut: OnlineMethod
 }
 
 /** The rewards of a run: what was passed, or the source's checker; then the method's own. */
@@ -225,37 +236,58 @@ const statisticsOf =
     }
   }
 
+/** Prompts to evaluate on; none where none were given. */
+async function heldOutOf(options: OnlineParts, values: OnlineValues): Promise<Task[]> {
+  const { prompts, evalData, policy } = options
+  const { evalTasks, chatTemplateKwargs } = values
+  const refuse = (setting: string, message: string): never => {
+    throw new WhetstoneError('E_CONFIG', setting, message)
+  }
+  if (evalTasks !== undefined && !isTaskSource(prompts))
+    return refuse('evalTasks', 'expected a task source as prompts: rows to evaluate on are evalData')
+  const ofSource = evalTasks !== undefined && isTaskSource(prompts) ? prompts.heldOut(evalTasks) : []
+  const rows = evalData === undefined ? [] : await readPrompts(evalData, policy.tokenizer, 0, chatTemplateKwargs)
+  const tasks = heldOutTasks([...ofSource, ...rows])
+  if (tasks.length === 0 && values.evalRounds > 0)
+    refuse('evalRounds', 'expected evalData, or evalTasks of a task source, beside it')
+  checkPrompts(options, tasks, values.maxCompletionLength)
+  return tasks
+}
+
 /** Prompts of every round, and what tells them from others when a run goes on. */
 async function roundsOf(options: OnlineOptions, values: OnlineValues, perRound: number, method: OnlineMethod) {
   const { prompts, policy } = options
   const { rounds, trainTasks = rounds * perRound, chatTemplateKwargs } = values
   const tasks = await readPrompts(prompts, policy.tokenizer, trainTasks, chatTemplateKwargs)
   method.checkTasks?.(tasks)
-  checkPrompts(options, tasks, values)
+  checkPrompts(options, tasks, values.maxCompletionLength)
   const digest = createHash('sha256')
     .update(JSON.stringify(tasks.map(({ id, prompt, row }) => [id, prompt, row])))
     .digest('hex')
   return { size: tasks.length, digest, of: taskRounds(tasks, perRound, values.seed) }
 }
 
-/** Refuses before the first round what a later one could not sample: learned positions end, and so does a vocabulary. */
-function checkPrompts(
-  { policy, reference }: OnlineOptions,
-  tasks: readonly Task[],
-  { maxCompletionLength }: OnlineValues,
-): void {
-  const { tokenizer, decoder } = policy
-  const { vocabSize } = decoder.config
-  const limit = limitOf(reference === undefined ? [decoder] : [decoder, reference])
-  if (limit === undefined && tokenizer.vocabSize <= vocabSize) return
-  for (const task of tasks) {
-    const ids = promptIds(policy, task)
-    const { length } = ids
-    checkIds(task.id, ids, vocabSize, tokenizer)
-    if (limit === undefined || length + maxCompletionLength <= limit) continue
-    const text = `expected prompt and maxCompletionLength within the ${limit} positions of the model, got ${length} + ${maxCompletionLength}`
-    throw new WhetstoneError('E_LIMIT', task.id, text)
-  }
+/** What evaluates behind rounds, where there are prompts for it. */
+async function evaluationOf(
+  options: OnlineParts,
+  values: OnlineValues,
+  parts: Pick<HeldOut, 'stepsPerRound' | 'emit'> & { readonly scoreOf: (method: OnlineMethod) => Score },
+): Promise<((round: number) => Promise<void>) | undefined> {
+  const tasks = await heldOutOf(options, values)
+  if (tasks.length === 0) return undefined
+  const { policy, reference, signal, heldOut } = options
+  const { numGenerations, numGenerationsEval = numGenerations } = values
+  return evaluateHeldOut({
+    ...parts,
+    ...{ policy, reference, signal, tasks },
+    explore:
+      heldOut.exploreHeldOut ??
+      heldOut.explore ??
+      sampleGroup({ ...samplingOf(values), numGenerations: numGenerationsEval }),
+    score: parts.scoreOf(heldOut),
+    statistics: statisticsOf(values, heldOut),
+    ...{ seed: values.seed, evalRounds: values.evalRounds, rounds: values.rounds },
+  })
 }
 
 function updateOf(values: OnlineValues, method: OnlineMethod): IterateOptions['update'] {
@@ -308,12 +340,14 @@ async function runOnline(
   emit({ type: 'start', step: 0, totalSteps: values.rounds * update.stepsPerRound, device, notes })
   const directory = output === undefined ? undefined : join(output, 'rounds')
   await tellEmptyResume({ directory: directory && join(directory, 'checkpoints'), resume: resume ?? false, emit })
+  const scoreOf = (own: OnlineMethod) => own.score?.({ rewards: score, judge, reference }) ?? score
+  const evaluate = await evaluationOf(options, values, { scoreOf, stepsPerRound: update.stepsPerRound, emit })
   const result = await runRounds({
     policy,
     reference,
     tasks: rounds.of,
     explore: method.explore ?? sampleGroup(samplingOf(values)),
-    score: method.score?.({ rewards: score, judge, reference }) ?? score,
+    score: scoreOf(method),
     select: method.select?.(rewards) ?? ((traces) => [...traces]),
     update,
     rounds: values.rounds,
@@ -326,7 +360,10 @@ async function runOnline(
     resume,
     saveRounds: values.saveRounds,
     saveTotalLimit: values.saveTotalLimit,
-    monitor,
+    monitor: async (round) => {
+      await evaluate?.(round)
+      await monitor?.(round)
+    },
     fingerprint: {
       ...values,
       prompts: rounds.digest,

@@ -2,7 +2,10 @@
 // columns reward functions look at. Which of them a round takes is a pure function of (seed, round). What a row may be is
 // data/rows.ts.
 
+import { WhetstoneError } from '../../src/base/errors.js'
+import { limitOf } from '../../src/generate/request.js'
 import type { Tokenizer } from '../../src/tokenizer/tokenizer.js'
+import { checkIds } from '../data/encode.js'
 import { createWalk } from '../data/plan.js'
 import {
   type ChatFields,
@@ -13,6 +16,7 @@ import {
   readData,
 } from '../data/rows.js'
 import type { Task, TaskSource } from '../tasks/index.js'
+import { type ExploreContext, promptIds } from './explore.js'
 
 export type { PromptRow } from '../data/rows.js'
 
@@ -78,5 +82,29 @@ export function taskRounds(tasks: readonly Task[], perRound: number, seed: numbe
       // A task that comes again is sampled with other keys, and is a group of its own.
       return pass === 0 ? task : { ...task, id: `${task.id} pass ${pass + 1}` }
     })
+  }
+}
+
+/**
+ * Refuses before the first round what a later one could not sample: learned positions end, and so does a vocabulary.
+ *
+ * @throws WhetstoneError E_LIMIT, E_MISMATCH naming the task
+ */
+export function checkPrompts(
+  { policy, reference }: Pick<ExploreContext, 'policy' | 'reference'>,
+  tasks: readonly Task[],
+  maxCompletionLength: number,
+): void {
+  const { tokenizer, decoder } = policy
+  const { vocabSize } = decoder.config
+  const limit = limitOf(reference === undefined ? [decoder] : [decoder, reference])
+  if (limit === undefined && tokenizer.vocabSize <= vocabSize) return
+  for (const task of tasks) {
+    const ids = promptIds(policy, task)
+    const { length } = ids
+    checkIds(task.id, ids, vocabSize, tokenizer)
+    if (limit === undefined || length + maxCompletionLength <= limit) continue
+    const text = `expected prompt and maxCompletionLength within the ${limit} positions of the model, got ${length} + ${maxCompletionLength}`
+    throw new WhetstoneError('E_LIMIT', task.id, text)
   }
 }

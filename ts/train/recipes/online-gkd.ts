@@ -12,6 +12,7 @@ import type { OnlineGkdInput } from '../config/settings.gen.js'
 import type { Run } from '../events.js'
 import { checkAnswered, sampleOrTake } from '../loop/distillation.js'
 import { completionExamples } from '../loop/examples.js'
+import { sampleGroup } from '../loop/explore.js'
 import { type OnlineOptions, settingsFrom, startOnline } from '../loop/online.js'
 import { onlineShape, samplingOf } from '../loop/online-shape.js'
 import { isOwn } from '../loop/rivals.js'
@@ -40,6 +41,7 @@ export const onlineGkd = (options: OnlineGkdOptions): Run<PhaseResult> =>
     (values) => ({
       objective: gkd({ beta: values.beta }),
       explore: sampleOrTake(values, samplingOf(values)),
+      exploreHeldOut: sampleGroup(samplingOf(values)),
       checkTasks: (tasks) => checkAnswered(values, tasks),
       unrewarded: true,
       statistics: (traces) => ({ onPolicy: traces.filter(isOwn).length / traces.length }),

@@ -88,20 +88,26 @@ export function statisticCharts(
   evals: readonly EvalRecord[],
   rounds: readonly RoundRecord[],
 ): StatisticCharts {
-  const step = withOthers(ofSteps, namesIn([...steps, ...evals]))
-  const round = withOthers(ofRounds, namesIn(rounds))
+  const ofRows = evals.filter((e) => e.round === undefined)
+  const ofPrompts = evals.filter((e) => e.round !== undefined)
+  const step = withOthers(ofSteps, namesIn([...steps, ...ofRows]))
+  const round = withOthers(ofRounds, namesIn([...rounds, ...ofPrompts]))
   const drawStep = (group: Group) =>
     chartOf(
       group,
-      group.names.flatMap((name) => stepLines(steps, evals, name)),
+      group.names.flatMap((name) => stepLines(steps, ofRows, name)),
       'step of the phase',
     )
   const drawRound = (group: Group) => {
-    const line = (name: string): Line => ({
-      name: lastOf(name),
-      points: defined(rounds.map((e) => pointAt(e.round, e.numbers[name]))),
-    })
-    return chartOf(group, group.names.map(line), 'round')
+    const linesOf = (name: string): Line[] => [
+      { name: lastOf(name), points: defined(rounds.map((e) => pointAt(e.round, e.numbers[name]))) },
+      {
+        name: `${lastOf(name)} (eval)`,
+        points: defined(ofPrompts.map((e) => pointAt(e.round, e.numbers[name]))),
+        dashed: true,
+      },
+    ]
+    return chartOf(group, group.names.flatMap(linesOf), 'round')
   }
   const drawn = (charts: readonly string[]) => charts.filter((chart) => chart !== '')
   return {
