@@ -2,15 +2,17 @@
 // computer algebra system: cosineScaledReward takes a function of yours that says what is right.
 
 import { overlongPenalty } from '../../loss/advantages.js'
-import { checkArgument, checkOptions, kinds, optional } from '../../src/base/arguments.js'
+import { checkArgument, checkMembers, checkOptions, kinds, listOf, optional } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import { askReward, type RewardFunction } from './rewards.js'
 
 const thought = /^<think>(?![\s\S]*<think>)[\s\S]*?<\/think>/
 
 /** 1 for completions that begin with one thought between `<think>` and `</think>`, else 0 (`think_format_reward`). */
-export const thinkFormatReward: RewardFunction = ({ completions }) =>
-  completions.map((text) => Number(thought.test(text)))
+export const thinkFormatReward: RewardFunction = function thinkFormatReward(input) {
+  checkMembers('thinkFormatReward', input, { completions: listOf(kinds.text) })
+  return input.completions.map((text) => Number(thought.test(text)))
+}
 
 /** How repetition is punished. */
 export interface RepetitionPenaltyOptions {
