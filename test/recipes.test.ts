@@ -363,6 +363,8 @@ t.test('refused', async (t) => {
   await refuse('grpo', { rewardFuncs: ['share'] }, { code: 'E_IO', where: 'share', message: /there is no such folder/ })
   await refuse('grpo', { evalRounds: 2 }, { code: 'E_CONFIG', where: 'evalRounds', message: /evalData/ })
   await refuse('grpo', { evalTasks: 2 }, { code: 'E_CONFIG', where: 'evalTasks' })
+  const two = { prompts: createTask('arithmetic', { seed: 1 }), trainTasks: 4, evalData: prompts }
+  await refuse('grpo', two, { code: 'E_CONFIG', where: 'evalData', message: /evalTasks/ })
   await refuse('grpo', { evalData: [{ text: 'a' }] }, { code: 'E_FORMAT', where: 'row 1' })
   await refuse(
     'grpo',

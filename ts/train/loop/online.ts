@@ -245,6 +245,8 @@ async function heldOutOf(options: OnlineParts, values: OnlineValues): Promise<Ta
   }
   if (evalTasks !== undefined && !isTaskSource(prompts))
     return refuse('evalTasks', 'expected a task source as prompts: rows to evaluate on are evalData')
+  if (evalData !== undefined && isTaskSource(prompts))
+    return refuse('evalData', 'expected evalTasks, held-out tasks of the task source: its checker knows no others')
   const ofSource = evalTasks !== undefined && isTaskSource(prompts) ? prompts.heldOut(evalTasks) : []
   const rows = evalData === undefined ? [] : await readPrompts(evalData, policy.tokenizer, 0, chatTemplateKwargs)
   const tasks = heldOutTasks([...ofSource, ...rows])
