@@ -61,6 +61,17 @@ t.test('fields that are no part of a row are left out and counted', async (t) =>
   t.strictSame(checkRow(json, 'row 1', 'completion'), { messages: [user], tools: [{ name: 'f' }] }, 'tools as text')
 })
 
+t.test('content in parts of text', async (t) => {
+  const parts = (...texts: string[]) => texts.map((text) => ({ type: 'text', text }))
+  const row = {
+    messages: [
+      { role: 'user', content: parts('H', 'i') },
+      { ...bot('a'), content: parts('a') },
+    ],
+  }
+  t.strictSame(checkRow(row, 'row 1', 'completion'), { messages: [user, bot('a')] })
+})
+
 /** Both sides, and the prompt that TRL's extract_prompt finds. */
 const implied: readonly (readonly [chosen: string, rejected: string, prompt: string])[] = [
   ['The sky is blue.', 'The sky is green.', 'The sky is'],
@@ -119,6 +130,8 @@ const bad: readonly (readonly [keyof RowKinds, unknown, ...string[]])[] = [
   ['completion', { messages: [user, 'a'] }, "field 'messages[1]'"],
   ['completion', { messages: [{ content: 'a' }] }, "field 'messages[0].role'", 'nothing'],
   ['completion', { messages: [{ role: 'user', content: [{ type: 'image' }] }] }, "field 'messages[0].content'"],
+  ['completion', { messages: [{ role: 'user', content: [{ type: 'text' }] }] }, "field 'messages[0].content[0].text'"],
+  ['completion', { messages: [{ role: 'user', content: [] }] }, "field 'messages[0].content'"],
   ['completion', { messages: [{ role: 'user', content: lone }] }, "field 'messages[0].content'", 'surrogate'],
   ['completion', { messages: [user], tools: '[' }, "field 'tools'"],
   ['completion', { messages: [user], tools: '{}' }, "field 'tools'", 'a list of tools'],

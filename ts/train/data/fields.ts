@@ -15,11 +15,19 @@ export type Side = string | Messages
 /** Checks a field and gives its value; `undefined` leaves the field out of the row. */
 export type Check = (row: Fields, field: string, where: string) => unknown
 
+/** Is it content in parts, all of them text: the form that Transformers has for models that see images too? */
+const isTextParts = (content: unknown): content is { readonly text: unknown }[] =>
+  Array.isArray(content) && content.length > 0 && content.every((part) => isJsonObject(part) && part.type === 'text')
+
 function checkMessage(given: unknown, field: string, where: string): ChatMessage {
   if (!isJsonObject(given)) return refuseField(where, field, 'a message with role and content', given)
   const message = plainMessage(given, field, where)
   const { role, content } = message
   checkText(role, `${field}.role`, where)
+  if (isTextParts(content)) {
+    const texts = content.map(({ text }, i) => checkText(text, `${field}.content[${i}].text`, where))
+    return { ...message, content: texts.join('') } as unknown as ChatMessage
+  }
   if (content !== undefined && content !== null) checkText(content, `${field}.content`, where)
   return message as unknown as ChatMessage
 }
