@@ -101,7 +101,7 @@ t.test('fillers change nothing', async (t) => {
     [dpo(), examples],
   ] as const) {
     const trainer = toyTrainer({ objective })
-    const noise = { seed: 3, update: 2, firstSequence: 1, neftuneNoiseAlpha: 5 }
+    const noise = { seed: 3, update: 2, firstSequence: 1, neftuneNoiseAlpha: 5, dropout: true }
     const termsAt = async (alignment: number): Promise<SequenceTerms[]> => {
       using scope = new Scope()
       const batch = alignExamples(microBatchOf(rows), alignment)

@@ -34,6 +34,7 @@ const recipeOf = (
       rewardWeights: '',
       ...(!needed.includes('reference') && { reference: '' }),
       judge: '',
+      evalData: '',
       output: 'text',
       resume: 'true',
       signal: '',
@@ -188,6 +189,40 @@ export const loopTable: Readonly<Record<string, Entry>> = {
     args: [scorer, { name: 'x' }],
     fair: { 1: 'undefined object' },
     options: { 1: { name: 'text', specialTokens: '' } },
+  },
+  pairJudge: {
+    call: (...args) => Promise.resolve(api.pairJudge(...(args as unknown as Parameters<typeof api.pairJudge>))),
+    args: [scorer, { name: 'x' }],
+    fair: { 1: 'undefined object' },
+    options: { 1: { name: 'text', specialTokens: '', revisionText: '', revisionRequest: 'text' } },
+  },
+  judgeByReward: { call: api.judgeByReward, args: [reward], fair: { 0: 'function' } },
+  thinkFormatReward: {
+    call: api.thinkFormatReward,
+    args: [{ completions: ['a'] }],
+    options: { 0: { 'completions!': 'list' } },
+    open: [0],
+  },
+  repetitionPenaltyReward: {
+    call: api.repetitionPenaltyReward,
+    args: [{ ngramSize: 2 }],
+    fair: { 0: 'undefined object' },
+    options: { 0: { ngramSize: 'number', maxPenalty: '' } },
+  },
+  softOverlongReward: { call: api.softOverlongReward, args: [8, 2], fair: { 0: 'number', 1: 'number' } },
+  cosineScaledReward: {
+    call: api.cosineScaledReward,
+    args: [reward, { maxLength: 4 }],
+    fair: { 0: 'function' },
+    options: {
+      1: {
+        'maxLength!': 'number',
+        minValueCorrect: 'number',
+        maxValueCorrect: 'number',
+        minValueWrong: 'number',
+        maxValueWrong: 'number',
+      },
+    },
   },
   'sampleGroup()': {
     call: api.sampleGroup(group),

@@ -110,6 +110,8 @@ t.test('a name that nobody knows: what was meant, or what does it here, or nothi
   t.match(hint('load_in_8bit'), /^; there are no weights in eight bits/)
   t.match(hint('bnb_4bit_quant_type'), /NF4/)
   t.match(hint('report_to'), /metrics\.jsonl/)
+  t.match(hint('dataset_text_field'), /the field is 'text'/)
+  t.match(hint('padding_free'), /nothing is padded/)
   for (const name of ['kapow', 'x', 'toString', 'json5', 'gammas']) t.equal(hint(name), '', name)
   const known = new Set(
     [

@@ -5,6 +5,8 @@ import { countStep, kto, objectives, orpo, srpo } from '../ts/loss/index.js'
 import { encodeChat } from '../ts/src/tokenizer/template.js'
 import { encodeFor, rowKindOf } from '../ts/train/data/encode.js'
 import { type EncodedKind, kindOf } from '../ts/train/data/encoders.js'
+import { readData } from '../ts/train/data/rows.js'
+import { splitRows } from '../ts/train/data/split.js'
 import {
   bos,
   bot,
@@ -74,6 +76,45 @@ t.test('numbers of rows', async (t) => {
   const labels = encode('unpaired', samples.unpaired).examples.map(([{ scores }]) => scores)
   t.strictSame(labels, [{ label: 1 }, { label: 0 }])
   refuses(t, () => encodeBy(objectives.xpo(), [pair]), 'E_FORMAT', 'rows:1', "'onPolicy'", 'xpo')
+})
+
+t.test('preferences as answers with labels', async (t) => {
+  const said = user('Hi')
+  const chat = { tools: [{ name: 'f' }], chat_template_kwargs: { enable_thinking: false } }
+  const labelsOf = async (row: object) => {
+    const { rows } = await readData([row], 'unpaired')
+    t.strictSame(
+      rows.map(({ where }) => where),
+      ['row 1', 'row 1'],
+    )
+    return rows.map(({ row }) => row)
+  }
+  const texts = [
+    { prompt: 'a', completion: 'b', label: true },
+    { prompt: 'a', completion: 'c', label: false },
+  ]
+  t.strictSame(await labelsOf({ prompt: 'a', chosen: 'b', rejected: 'c' }), texts)
+  t.strictSame(await labelsOf({ chosen: 'ab', rejected: 'ac' }), texts, 'the prompt may be implied')
+  const turns = [bot('b'), bot('c')].map((answer, i) => ({
+    prompt: [said],
+    ...chat,
+    completion: [answer],
+    label: i === 0,
+  }))
+  t.strictSame(await labelsOf({ prompt: [said], chosen: [bot('b')], rejected: [bot('c')], ...chat }), turns)
+  const shared = { conversations: [{ from: 'human', value: 'Hi' }], chosen: bot('b'), rejected: bot('c') }
+  t.strictSame(await labelsOf({ ...shared, ...chat }), turns)
+  const pairs = Array.from({ length: 9 }, (_, i) => ({ prompt: `${i}`, chosen: 'b', rejected: 'c', margin: i }))
+  const data = [...pairs, { prompt: 'x', completion: 'y', label: false }]
+  const { rows, extraFields } = await readData(data, 'unpaired')
+  t.equal(rows.length, 19)
+  t.strictSame([...extraFields], [['margin', 18]])
+  t.equal((await readData(data, 'unpaired', 4)).rows.length, 8, 'the limit is of rows as they come')
+  const { train, held } = await splitRows({ objective: kto(), data }, { evalRows: 4, seed: 1 })
+  const promptsOf = (part: typeof train) => new Set(part.map(({ where }) => where))
+  t.equal(promptsOf(held).size, 4)
+  t.equal(train.length + held.length, 19)
+  t.equal(promptsOf(train).size, 6, 'both sides of a pair are held out, or none')
 })
 
 t.test("KTO: each prompt with the next row's answer to another prompt", async (t) => {

@@ -38,6 +38,8 @@ t.test('a conversation as a prompt: its last answer is the completion', async (t
   const row = { messages: [user, bot('a'), user, bot('b')], source: 'x' }
   const parts = { prompt: row.messages.slice(0, 3), completion: [bot('b')] }
   t.strictSame(checkRow(row, 'row 1', 'prompt'), { ...row, ...parts })
+  const open = { messages: [user, bot('a'), user], source: 'x' }
+  t.strictSame(checkRow(open, 'row 1', 'prompt'), { ...open, prompt: open.messages }, 'without an answer: all of it')
 })
 
 t.test('fields that are no part of a row are left out and counted', async (t) => {
@@ -57,6 +59,17 @@ t.test('fields that are no part of a row are left out and counted', async (t) =>
   t.strictSame(checkRow(pair, 'row 1', 'preference'), { prompt: 'a', chosen: 'b', rejected: 'c' })
   const json = { messages: [user], tools: '[{"name":"f"}]' }
   t.strictSame(checkRow(json, 'row 1', 'completion'), { messages: [user], tools: [{ name: 'f' }] }, 'tools as text')
+})
+
+t.test('content in parts of text', async (t) => {
+  const parts = (...texts: string[]) => texts.map((text) => ({ type: 'text', text }))
+  const row = {
+    messages: [
+      { role: 'user', content: parts('H', 'i') },
+      { ...bot('a'), content: parts('a') },
+    ],
+  }
+  t.strictSame(checkRow(row, 'row 1', 'completion'), { messages: [user, bot('a')] })
 })
 
 /** Both sides, and the prompt that TRL's extract_prompt finds. */
@@ -117,6 +130,8 @@ const bad: readonly (readonly [keyof RowKinds, unknown, ...string[]])[] = [
   ['completion', { messages: [user, 'a'] }, "field 'messages[1]'"],
   ['completion', { messages: [{ content: 'a' }] }, "field 'messages[0].role'", 'nothing'],
   ['completion', { messages: [{ role: 'user', content: [{ type: 'image' }] }] }, "field 'messages[0].content'"],
+  ['completion', { messages: [{ role: 'user', content: [{ type: 'text' }] }] }, "field 'messages[0].content[0].text'"],
+  ['completion', { messages: [{ role: 'user', content: [] }] }, "field 'messages[0].content'"],
   ['completion', { messages: [{ role: 'user', content: lone }] }, "field 'messages[0].content'", 'surrogate'],
   ['completion', { messages: [user], tools: '[' }, "field 'tools'"],
   ['completion', { messages: [user], tools: '{}' }, "field 'tools'", 'a list of tools'],
@@ -134,8 +149,7 @@ const bad: readonly (readonly [keyof RowKinds, unknown, ...string[]])[] = [
   ['unpaired', { prompt: 'a', completion: 'b', label: 1 }, "field 'label'", 'true or false'],
   ['unpaired', { prompt: 'a', completion: 'b' }, 'label'],
   ['prompt', { text: 'a' }, 'prompt'],
-  ['prompt', { messages: [bot('a'), user] }, "field 'messages'", 'ends with an answer'],
-  ['prompt', { messages: [bot('a')] }, "field 'messages'", 'to a prompt'],
+  ['prompt', { messages: [bot('a')] }, "field 'messages'", 'for the assistant to answer'],
   ['stepwise', { prompt: 'a', completions: [], labels: [] }, "field 'completions'"],
   ['stepwise', { prompt: 'a', completions: ['b', 1], labels: [true, true] }, "field 'completions[1]'"],
   ['stepwise', { prompt: 'a', completions: ['b'], labels: [true, true] }, "field 'labels'", '1 completions'],
@@ -198,6 +212,19 @@ const rule = { role: 'system', content: 'Be brief.' }
 
 /** Rows of ShareGPT's form, and what they are in TRL's. */
 const shared: readonly (readonly [keyof RowKinds, object, object])[] = [
+  [
+    'prompt',
+    { conversations: [human('Hi'), gpt('a')], system: 'Be brief.', answer: 7 },
+    {
+      conversations: [user, bot('a')],
+      system: 'Be brief.',
+      answer: 7,
+      messages: [rule, user, bot('a')],
+      prompt: [rule, user],
+      completion: [bot('a')],
+    },
+  ],
+  ['prompt', { conversations: [human('Hi')] }, { conversations: [user], messages: [user], prompt: [user] }],
   ['completion', { conversations: [human('Hi'), gpt('a')] }, { messages: [user, bot('a')] }],
   [
     'completion',

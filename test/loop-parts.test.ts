@@ -18,8 +18,9 @@ import { completionExamples, pairExamples, policyExamples, sequenceOf } from '..
 import { referenceLogps } from '../ts/train/loop/likelihood.js'
 import { rewardStatistics, twoTurnStatistics } from '../ts/train/loop/metrics.js'
 import { readPrompts, taskRounds } from '../ts/train/loop/prompts.js'
+import { softOverlongReward } from '../ts/train/loop/ready-rewards.js'
 import { revise } from '../ts/train/loop/revise.js'
-import { nameRewards, overlongReward, type RewardFunction, scoreRewards, scoreTurns } from '../ts/train/loop/rewards.js'
+import { nameRewards, type RewardFunction, scoreRewards, scoreTurns } from '../ts/train/loop/rewards.js'
 import { rollouts } from '../ts/train/loop/rollouts.js'
 import { completionLength, type Segment, type Trace, turnsOf } from '../ts/train/loop/trace.js'
 import { entriesOf } from '../ts/train/state.js'
@@ -110,7 +111,7 @@ t.test('rewards', async (t) => {
     fails(() => [1, null]),
     { code, message: /none applies to sample 1 of task a/ },
   )
-  const punished = await overlongReward(4, 2)({ completionIds: [[1], [1, 2, 3], [1, 2, 3, 4]] } as never)
+  const punished = await softOverlongReward(4, 2)({ completionIds: [[1], [1, 2, 3], [1, 2, 3, 4]] } as never)
   t.same(
     punished,
     [0, -0.5, -1].map((v) => v + 0),
@@ -189,7 +190,7 @@ t.test('statistics', async (t) => {
     samples: 4,
     kept: 1,
     reward: 1.25,
-    reward_std: Math.SQRT1_2 / 2,
+    reward_std: Math.sqrt(11 / 12),
     frac_reward_zero_std: 0.5,
     'rewards/r/mean': 2,
     'rewards/r/std': 0,
@@ -198,8 +199,11 @@ t.test('statistics', async (t) => {
     'completions/max_length': 5,
     'completions/clipped_ratio': 0.25,
     'completions/mean_terminated_length': 4 / 3,
+    'completions/min_terminated_length': 1,
+    'completions/max_terminated_length': 2,
   })
   t.notOk('kl' in values)
+  t.match(rewardStatistics([cut], []), { 'completions/min_terminated_length': 0, 'completions/max_length': 5 })
   const both = (r1: number, r2: number, second: string) =>
     trace('a', 0, ['x', second], { 'reward/1': r1, 'reward/2': r2 })
   t.same(
@@ -263,7 +267,7 @@ async function makeChat(path: string): Promise<void> {
   const tokenizer = characterTokenizer('ab\n', {
     specials: ['<u>', '<a>'],
     chatTemplate:
-      "{% for m in messages %}{{ '<a>' if m.role == 'assistant' else '<u>' }}{{ m.content }}{{ '<end>' }}{{ '\n' }}{% endfor %}{% if add_generation_prompt %}<a>{% endif %}",
+      "{% for m in messages %}{{ '<a>' if m.role == 'assistant' else '<u>' }}{{ m.content }}{{ '<end>' }}{{ '\n' }}{% endfor %}{{ mood }}{% if add_generation_prompt %}<a>{% endif %}",
   })
   const size = { hiddenSize: 16, layers: 1, heads: 2, intermediateSize: 32, maxPositions: 128 }
   const raw = smallLlamaConfig({
@@ -324,7 +328,16 @@ t.test('chains of turns', async (t) => {
 t.test('chains of conversations', async (t) => {
   using model = await loadModel(await temporaryFolder(t).then(async (path) => makeChat(path).then(() => path)))
   const { tokenizer } = model
-  const tasks = await readPrompts([{ prompt: [{ role: 'user', content: 'ab' }] }], tokenizer, 1)
+  const asked = { prompt: [{ role: 'user', content: 'ab' }] }
+  const tasks = await readPrompts([asked], tokenizer, 1)
+  const [shared, own] = await readPrompts([asked, { ...asked, chat_template_kwargs: { mood: 'b' } }], tokenizer, 1, {
+    mood: 'a',
+  })
+  t.same(
+    [shared.prompt, own.prompt].map((text) => text.slice(-4)),
+    ['a<a>', 'b<a>'],
+    'variables of the template',
+  )
   t.equal(tasks[0].prompt, '<u>ab<end>\n<a>')
   const traces = await chain({ numGenerations: 6, maxNewTokens: 5 }, [{ maxNewTokens: 3, inject: () => 'b' }])(
     { policy: model, seed: 2, round: 1 },

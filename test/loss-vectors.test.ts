@@ -323,7 +323,7 @@ t.test('entropy bonus, judges of pairs, soft labels of steps', (t) => {
     (own, i): RawSequence => ({ ...own, role: 'completion', example: i, entropy: entropies[i] }),
   )
   const bonus = (maker: typeof ppo) => runStep(maker({ entropyCoef: 0.1 }), spread).loss - runStep(maker(), spread).loss
-  near(t, [bonus(ppo), bonus(grpo)], [-0.1 * (6 / 5), -0.1 * 1.25], 'it is subtracted, averaged as the tokens are')
+  near(t, [bonus(ppo), bonus(grpo), bonus(rloo)], new Array(3).fill(-0.1 * (6 / 5)), 'a mean over tokens, as in TRL')
 
   const shown = (role: Role, value: number): RawSequence => ({ role, example: 0, logps: [0], values: [value] })
   const logSigmoid = (x: number): number => -Math.log1p(Math.exp(-x))

@@ -8,8 +8,8 @@ import t, { type Test } from 'tap'
 import { type LanguageModel, loadModel } from '../ts/src/generate/language-model.js'
 import { getDevice } from '../ts/src/native/device.js'
 import type { TrainEvent } from '../ts/train/events.js'
+import type { PairInput, PairJudge } from '../ts/train/loop/judges.js'
 import type { RewardFunction, RewardInput } from '../ts/train/loop/rewards.js'
-import type { PairInput, PairJudge } from '../ts/train/loop/rivals.js'
 import { recipes } from '../ts/train/recipes/index.js'
 import { createTask } from '../ts/train/tasks/index.js'
 import { liveBytes } from './support.js'
@@ -285,11 +285,12 @@ t.test('conversations as data', async (t) => {
   t.ok(seen[0].completionIds.every((ids) => ids.at(-1) === policy.tokenizer.eosId))
   t.ok(seen[0].prompts.every((prompt) => prompt === '[user]hi<end>[assistant]'))
   const unanswered = [{ messages: turns('yes').slice(0, 1) }]
-  await t.rejects(run('onlineGkd', { ...settings, prompts: unanswered }), {
-    code: 'E_FORMAT',
-    where: 'row 1',
-    message: /answer/,
-  })
+  const lacking = run('onlineGkd', { ...settings, prompts: unanswered })
+  await t.rejects(lacking, { code: 'E_FORMAT', where: 'prompt 1', message: /completion/ })
+  const shared = [{ conversations: [{ from: 'human', value: 'hi' }] }]
+  await run('onlineNashMd', { policy, prompts: shared, promptsPerRound: 1, rewardFuncs: [letters] })
+  t.equal(seen[1].prompts[0], '[user]hi<end>[assistant]', 'conversations without an answer are prompts')
+  t.same(seen[1].tasks[0].messages, turns('').slice(0, 1))
 })
 
 // Judges and rewards -----------------------------------------------------------------------------------------------------
@@ -386,7 +387,7 @@ t.test('refused before anything is sampled', async (t) => {
   await refused('onlineXpo', { lossType: 'hinge' }, 'lossType')
   await refused('onlineXpo', { numGenerations: 0 }, 'numGenerations')
   await refused('onlineXpo', { rewardFuncs: undefined }, 'rewardFuncs')
-  await refused('onlineXpo', { judge: 'best' }, 'recipe.judge')
+  await refused('onlineXpo', { judge: 7 }, 'recipe.judge')
   t.equal(seen.length, 0)
   using half = await loadModel(wide, { dtype: 'bf16' })
   for (const recipe of names.slice(1))

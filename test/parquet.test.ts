@@ -47,7 +47,8 @@ t.test('rows of every shape go through the same checks', async (t) => {
   t.same([...extraFields.keys()].sort(), ['id', 'source'])
   t.equal((await readData(fileOf('messages.zstd'), 'completion')).rows.length, 5)
   t.equal((await readData(fileOf('unpaired.gzip'), 'unpaired')).rows.length, 3)
-  const wrong = readData(fileOf('preference'), 'unpaired')
+  t.equal((await readData(fileOf('preference'), 'unpaired')).rows.length, 2 * rows.length)
+  const wrong = readData(fileOf('preference'), 'stepwise')
   await t.rejects(wrong, { code: 'E_FORMAT', where: /preference\.parquet\[0\]/ })
 })
 

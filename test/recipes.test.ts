@@ -5,6 +5,7 @@ import { spawn } from 'node:child_process'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t from 'tap'
+import { loadModel } from '../ts/src/generate/language-model.js'
 import { getDevice } from '../ts/src/native/device.js'
 import type { TrainEvent } from '../ts/train/events.js'
 import type { RewardFunction } from '../ts/train/loop/rewards.js'
@@ -32,6 +33,7 @@ const names = Object.keys(settings) as RecipeName[]
 const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length
 const steps = (events: readonly TrainEvent[]) => events.filter((event) => event.type === 'step')
 const rounds = (events: readonly TrainEvent[]) => events.filter((event) => event.type === 'round')
+const evaluations = (events: readonly TrainEvent[]) => events.filter((event) => event.type === 'eval')
 
 for (const name of names)
   t.test(`${name} learns, and to the same bits`, async (t) => {
@@ -123,6 +125,13 @@ t.test('the first ratio of a round is exactly 1', async (t) => {
       `${name}: later passes look back`,
     )
   }
+  const ratioOf = async (disableDropout?: boolean) => {
+    const load = { lora: { r: 2, loraDropout: 0.5 }, seed: 1 }
+    const options = { rounds: 2, gradientAccumulationSteps: 4, disableDropout }
+    return steps((await runRecipe('grpo', { base, load, options })).events)[1].stats.ratio
+  }
+  t.equal(await ratioOf(), 1, 'dropout of an adapter is not there')
+  t.not(await ratioOf(false), 1, 'unless it is asked for')
 })
 
 t.test('settings of the objective reach it', async (t) => {
@@ -280,6 +289,52 @@ t.test('a task source brings its checker', async (t) => {
   const options = { prompts: source, rewardFuncs: undefined, rounds: 2, trainTasks: 10 }
   const { events } = await runRecipe('grpo', { base: sums, options })
   t.match(events[0], { notes: [`model ${sums}`, '10 prompts', 'rewards: correct'] })
+  const held = await runRecipe('grpo', { base: sums, options: { ...options, evalTasks: 5, numGenerationsEval: 2 } })
+  t.match(evaluations(held.events), [{ round: 2, values: { tasks: 5, samples: 10, 'rewards/correct/mean': Number } }])
+})
+
+t.test('held-out prompts are evaluated on, and change nothing', async (t) => {
+  const evalData = ['aab=', 'bba='].map((prompt) => ({ prompt, wanted: 'b' }))
+  const usual = { rounds: 4, evalData, evalRounds: 2, numGenerationsEval: 3 }
+  for (const name of names) {
+    const plain = await runRecipe(name, { base, options: { rounds: 4 } })
+    const { events, hash, step } = await runRecipe(name, { base, options: usual })
+    t.equal(hash, plain.hash, `${name}: the same weights`)
+    const evals = evaluations(events)
+    t.match(evals, [
+      { step: step / 2, round: 2, values: { tasks: 2, samples: 6, reward: Number } },
+      { step, round: 4, values: { 'rewards/share/std': Number, 'completions/mean_length': Number } },
+    ])
+    const [{ values }] = rounds(events)
+    t.same(
+      Object.keys(evals[0].values).filter((key) => values[key] === undefined),
+      [],
+      'under the names that rounds have',
+    )
+  }
+  using policy = await loadModel(base)
+  const keys = evalData.map((_, i) => `round 0 task held-out prompt ${i + 1}`)
+  const drawing = { numGenerations: 3, maxNewTokens: 4, seed: 3, promptKeys: keys }
+  const groups = await policy.generate(
+    evalData.map(({ prompt }) => prompt),
+    drawing,
+  )
+  const completions = groups.flat().map(({ text }) => text)
+  const shares = (await share({ completions, rows: completions.map(() => evalData[0]) } as never)) as number[]
+  const still = evaluations((await runRecipe('grpo', { base, options: { ...usual, learningRate: 0 } })).events)
+  t.ok(Math.abs(still[0].values.reward - mean(shares)) < 1e-12, 'the reward of its samples')
+  t.same(still[0].values, still[1].values, 'the same random numbers again')
+  const output = join(folder, 'evaluated')
+  const whole = await runRecipe('grpo', { base, options: usual })
+  const stopped = new AbortController()
+  const onEvent = ({ type }: TrainEvent) => {
+    if (type === 'eval') stopped.abort()
+  }
+  const first = runRecipe('grpo', { base, options: { ...usual, output, signal: stopped.signal }, onEvent })
+  await t.rejects(first, { code: 'E_ABORTED' })
+  const resumed = await runRecipe('grpo', { base, options: { ...usual, output, resume: true } })
+  t.equal(resumed.hash, whole.hash, 'resumed: the same weights')
+  t.same(evaluations(resumed.events).at(-1), evaluations(whole.events).at(-1), 'and the same evaluation')
 })
 
 t.test('refused', async (t) => {
@@ -306,6 +361,16 @@ t.test('refused', async (t) => {
   const entries = /expected a list, each entry a function, or a path/
   await refuse('grpo', { rewardFuncs: [{ share }] }, { code: 'E_CONFIG', message: entries })
   await refuse('grpo', { rewardFuncs: ['share'] }, { code: 'E_IO', where: 'share', message: /there is no such folder/ })
+  await refuse('grpo', { evalRounds: 2 }, { code: 'E_CONFIG', where: 'evalRounds', message: /evalData/ })
+  await refuse('grpo', { evalTasks: 2 }, { code: 'E_CONFIG', where: 'evalTasks' })
+  const two = { prompts: createTask('arithmetic', { seed: 1 }), trainTasks: 4, evalData: prompts }
+  await refuse('grpo', two, { code: 'E_CONFIG', where: 'evalData', message: /evalTasks/ })
+  await refuse('grpo', { evalData: [{ text: 'a' }] }, { code: 'E_FORMAT', where: 'row 1' })
+  await refuse(
+    'grpo',
+    { evalData: createTask('countdown', { seed: 1 }) },
+    { code: 'E_CONFIG', where: 'recipe.evalData' },
+  )
   await refuse('grpo', { rewardWeights: [1, 2] }, { code: 'E_CONFIG', where: 'rewardWeights' })
   await refuse('grpo', { rewardClipRange: [1] }, { code: 'E_CONFIG', where: 'rewardClipRange' })
   await refuse('grpo', { rewardClipRange: [1, 0] }, { code: 'E_CONFIG', where: 'rewardClipRange' })

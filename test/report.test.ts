@@ -197,9 +197,21 @@ t.test('statistics of steps, evaluations and rounds', async (t) => {
     { title: 'KL between policy and reference, nats', dots: 2, dashed: false },
     { title: 'Length of completions, tokens', dots: 4, dashed: false },
     { title: 'Share of completions that were cut off', dots: 2, dashed: false },
-    { title: 'Deviation of rewards within a group', dots: 2, dashed: false },
+    { title: 'Deviation of rewards', dots: 2, dashed: false },
     { title: 'rewards/short/mean', dots: 2, dashed: false },
   ])
+  const numbers = { reward: 0.4, 'rewards/short/mean': 3, 'completions/clipped_ratio': 0.5 }
+  const evaluated = { type: 'eval', name: 'eval', step: 8, round: 2, values: numbers }
+  const beside = chartsOf(await pageOf(folder, [round(1), round(2), evaluated]))
+  t.same(
+    beside.filter(({ dashed }) => dashed),
+    [
+      { title: 'Mean reward of the samples', dots: 3, dashed: true },
+      { title: 'Share of completions that were cut off', dots: 3, dashed: true },
+      { title: 'rewards/short/mean', dots: 3, dashed: true },
+    ],
+    'evaluations on held-out prompts beside their rounds',
+  )
 })
 
 t.test('texts of a run are shown, never obeyed', async (t) => {

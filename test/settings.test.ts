@@ -23,7 +23,7 @@ import type {
   ScoreInput,
   TrainingInput,
 } from '../ts/train/config/settings.gen.js'
-import { onlineShape } from '../ts/train/loop/online.js'
+import { onlineShape } from '../ts/train/loop/online-shape.js'
 import { onlineOptions } from '../ts/train/recipes/index.js'
 import { root } from './layers-scan.js'
 import {
@@ -97,12 +97,13 @@ const plainTypes: Readonly<Record<string, string>> = {
 }
 
 function typeOf(field: Field): string {
-  const { anyOf, enum: words, const: only, type = '', items = {}, properties } = field
+  const { anyOf, enum: words, const: only, type = '', items = {}, properties, additionalProperties } = field
   if (anyOf !== undefined) return [...new Set(anyOf.map(typeOf))].join(' | ')
   if (words !== undefined) return words.map((word) => `'${word}'`).join(' | ')
   if (only !== undefined) return `'${only}'`
   if (type === 'array') return `(${typeOf(items)})[]`.replace(/^\((\w+)\)/, '$1')
   if (properties !== undefined) return objectType(properties)
+  if (typeof additionalProperties === 'object') return `Readonly<Record<string, ${typeOf(additionalProperties)}>>`
   if (Object.hasOwn(plainTypes, type)) return plainTypes[type]
   throw new Error(`no type for ${JSON.stringify(field)}`)
 }

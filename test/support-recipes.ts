@@ -4,7 +4,7 @@
 import { createHash } from 'node:crypto'
 import { fileURLToPath } from 'node:url'
 import { sft } from '../ts/loss/index.js'
-import { type LanguageModel, loadModel } from '../ts/src/generate/language-model.js'
+import { type LanguageModel, loadModel, type ModelOptions } from '../ts/src/generate/language-model.js'
 import type { Run, TrainEvent } from '../ts/train/events.js'
 import type { RewardFunction } from '../ts/train/loop/rewards.js'
 import type { PhaseResult } from '../ts/train/loop.js'
@@ -77,6 +77,7 @@ export type RecipeName = keyof typeof settings
 /** How a run differs from the usual one. */
 export interface RecipeRun {
   readonly base: string
+  readonly load?: ModelOptions
   readonly options?: Readonly<Record<string, unknown>>
   readonly onEvent?: (event: TrainEvent, policy: LanguageModel) => void
 }
@@ -90,8 +91,8 @@ export interface RecipeOutcome extends PhaseResult {
 }
 
 /** Runs a recipe; equal settings give equal bits. */
-export async function runRecipe(name: RecipeName, { base, options, onEvent }: RecipeRun): Promise<RecipeOutcome> {
-  using policy = await loadModel(base)
+export async function runRecipe(name: RecipeName, { base, load, options, onEvent }: RecipeRun): Promise<RecipeOutcome> {
+  using policy = await loadModel(base, load)
   using prior = await loadModel(name === 'onlineGkd' ? teacherOf(base) : base)
   const recipe = recipes[name] as (options: unknown) => Run<PhaseResult>
   const run = recipe({ policy, reference: prior.decoder, ...settings[name], ...options })

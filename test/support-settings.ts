@@ -19,6 +19,7 @@ export interface Field {
   readonly const?: string
   readonly items?: Field
   readonly properties?: Readonly<Record<string, Field>>
+  readonly additionalProperties?: Field | boolean
   readonly anyOf?: readonly Field[]
   readonly minimum?: number
   readonly maximum?: number

@@ -179,6 +179,7 @@ t.test('dropout and noise do not see how a step is cut, nor how many threads the
           objective: makeObjective(name),
           load: { lora: { ...lora, useDora } },
           neftuneNoiseAlpha: 5,
+          disableDropout: false,
           ...cut,
         })
       }
@@ -189,6 +190,19 @@ t.test('dropout and noise do not see how a step is cut, nor how many threads the
       t.equal((await run(4)).hash, hash, `${what}: 2 x 4 on one thread`)
       getDevice().threads = 2
     }
+})
+
+t.test('dropout is left out where log-probs or scores are compared', async (t) => {
+  const hashOf = async (name: string, loraDropout: number, disableDropout?: boolean) => {
+    const load = { lora: { r: 4, loraDropout } }
+    return (await runKind({ base, objective: makeObjective(name), load, maxSteps: 2, disableDropout })).hash
+  }
+  for (const name of ['sft', 'superhf', 'dpo', 'orpo', 'kto', 'reward', 'processReward']) {
+    const [none, dropped] = [await hashOf(name, 0), await hashOf(name, 0.5, false)]
+    t.not(dropped, none, `${name}: on request it is there`)
+    t.equal(await hashOf(name, 0.5, true), none, 'and gone')
+    t.equal(await hashOf(name, 0.5), name === 'sft' ? dropped : none, 'TRL’s default')
+  }
 })
 
 // Objectives over groups --------------------------------------------------------------------------------------------------

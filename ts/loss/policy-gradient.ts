@@ -1,12 +1,13 @@
 // Policy gradients over sampled completions: REINFORCE, RLOO, PPO, GRPO and its variants as settings of one formula.
-//   loss = aggregate over tokens of c_t keep_t w_t surrogate(A_t, rho_t) + beta k_t KL_t - entropyCoef top_t H_t
+//   loss = aggregate over tokens of c_t keep_t w_t surrogate(A_t, rho_t) + beta k_t KL_t, less entropyCoef mean of H_t
 // Advantages come with the batch (advantages.ts makes them): the score `advantage` of a completion, or one per token.
 // `old` log-probs are those of the policy that sampled; without them the batch is on-policy and rho is 1 with the gradient
 // of l. aggregation: tokenMean = sum / trained tokens of the step (TRL: dapo; bnpo is the same over a micro-batch);
 // sequenceMean = mean per sequence, then over sequences (grpo); sequenceSum = sum per sequence, then mean (luspo);
 // constant = sum / (sequences x maxCompletionLength) (dr_grpo). Every completion is an example of its own; one with several
 // turns brings advantages and klWeights k_t per token. Weights w_t do not act on the KL and the entropy. keep_t is 0 for tokens
-// and sequences that masks leave out, top_t for those of low entropy.
+// and sequences that masks leave out, and those of low entropy. The mean entropy is over the tokens of the step, those of low
+// entropy left out, whatever the aggregation (TRL: over those of the micro-batch).
 // Differs from TRL: KL estimator `k3` is not multiplied by rho unless it is `rhoK3`, which is TRL's default.
 
 import * as z from 'zod'
@@ -139,9 +140,10 @@ function formulaOf(view: View, config: Settings) {
     tokensOf(view, 'reference', (terms) => terms.logps),
   )
   if (beta > 0) losses = add(losses, mul(klPenalty(tokens, drift, config), beta))
-  if (entropyCoef > 0) losses = sub(losses, mul(mul(view.entropy, top), entropyCoef))
   const scale = aggregations[config.aggregation](view, config.maxCompletionLength ?? 1)
-  const perCompletion = ofRole(view, 'completion', mul(sequenceSums(view, losses), scale))
+  const surrogate = mul(sequenceSums(view, losses), scale)
+  const whole = entropyCoef > 0 ? sub(surrogate, entropyBonus(view, top, entropyCoef)) : surrogate
+  const perCompletion = ofRole(view, 'completion', whole)
   return {
     loss: overExamples(view, perCompletion),
     stats: {
@@ -153,6 +155,13 @@ function formulaOf(view: View, config: Settings) {
     },
     perExample: { loss: perCompletion.value },
   }
+}
+
+/** What a completion adds to the mean entropy of the tokens that act, so that the mean over completions is that mean. */
+function entropyBonus(view: View, acts: Operand, entropyCoef: number): Vector {
+  const { examples, tokens } = view.batch.step
+  const acting = typeof acts === 'number' ? tokens : acts.value.reduce((sum, act) => sum + act, 0)
+  return mul(sequenceSums(view, mul(view.entropy, acts)), (entropyCoef * examples) / acting)
 }
 
 /** The KL estimate of each token with its own weight. */

@@ -79,10 +79,19 @@ export { credit } from '../train/loop/credit.js'
 export { pairExamples, policyExamples, type ToExamples } from '../train/loop/examples.js'
 export { type Explore, type ExploreContext, type SampleGroupOptions, sampleGroup } from '../train/loop/explore.js'
 export { type IterateOptions, iterate, type UpdateOptions } from '../train/loop/iterate.js'
+export { judgeByReward, type PairInput, type PairJudge } from '../train/loop/judges.js'
 export type { RoundStatistics } from '../train/loop/metrics.js'
 export type { PromptRow, PromptSource } from '../train/loop/prompts.js'
+export {
+  type CosineScaledOptions,
+  cosineScaledReward,
+  type RepetitionPenaltyOptions,
+  repetitionPenaltyReward,
+  softOverlongReward,
+  thinkFormatReward,
+} from '../train/loop/ready-rewards.js'
 export { type ReviseOptions, revise } from '../train/loop/revise.js'
-export { type RewardModelOptions, rewardModel } from '../train/loop/reward-model.js'
+export { type PairModelOptions, pairJudge, type RewardModelOptions, rewardModel } from '../train/loop/reward-model.js'
 export {
   type NamedReward,
   nameRewards,
@@ -90,7 +99,6 @@ export {
   type RewardInput,
   scoreRewards,
 } from '../train/loop/rewards.js'
-export type { PairInput, PairJudge } from '../train/loop/rivals.js'
 export type { RolloutLimits } from '../train/loop/rollouts.js'
 export { type Score, verify } from '../train/loop/score.js'
 export { type PickOptions, pick, type Select } from '../train/loop/select.js'

@@ -15,7 +15,8 @@ import { type EstimateRow, labelState, type MemoryEstimate, rowsOf, scratchBytes
 import { openCountingDevice } from './estimate-device.js'
 import { foldersOf, policyOf, type ResolvedEstimate, referenceOf } from './estimate-models.js'
 import { promptIds } from './loop/explore.js'
-import type { OnlineOptions, OnlineValues } from './loop/online.js'
+import type { OnlineOptions } from './loop/online.js'
+import type { OnlineValues } from './loop/online-shape.js'
 import { type PromptRow, type PromptSource, readPrompts } from './loop/prompts.js'
 import { type OnlineRecipe, recipes } from './recipes/index.js'
 import { flatState } from './state.js'
@@ -115,6 +116,12 @@ const wholeRound = (recipe: OnlineRecipe, writers: { readonly lmbda?: number }):
   },
 })
 
+/** Evaluations sample as rounds do. */
+function withoutEvaluation({ origin, values }: Source): Source {
+  const { evalRounds, evalTasks, ...others } = values
+  return { origin, values: others }
+}
+
 /**
  * Predicts the memory of an online run.
  *
@@ -130,8 +137,9 @@ export async function estimateOnline(estimate: OnlineEstimate): Promise<OnlineMe
   const { model } = await foldersOf(options)
   const { chatTemplatePath } = settings.run
   const policy = unlike(languageModel(endless(decoder), await loadTokenizer(model, { chatTemplatePath }), model))
-  const { promptsPerRound, numGenerations, rounds, trainTasks, maxCompletionLength } = values
-  const tasks = await readPrompts(prompts, policy.tokenizer, trainTasks ?? rounds * promptsPerRound)
+  const { promptsPerRound, numGenerations, rounds, maxCompletionLength, chatTemplateKwargs } = values
+  const { trainTasks = rounds * promptsPerRound } = values
+  const tasks = await readPrompts(prompts, policy.tokenizer, trainTasks, chatTemplateKwargs)
   if (tasks.length === 0) throw new WhetstoneError('E_CONFIG', 'data', 'expected at least one prompt, got none')
   const lengths = new Map(tasks.map((task) => [task, promptIds(policy, task).length]))
   const lengthOf = (task: Task) => lengths.get(task) ?? 0
@@ -142,7 +150,7 @@ export async function estimateOnline(estimate: OnlineEstimate): Promise<OnlineMe
       reference,
       prompts: longestOf(tasks, promptsPerRound, writers.lmbda === 0 ? readLengthOf : lengthOf),
       rewardFuncs: [({ completions }) => completions.map((_, index) => index)],
-      sources: [...settings.sources, wholeRound(recipe, writers)],
+      sources: [...settings.sources.map(withoutEvaluation), wholeRound(recipe, writers)],
     }
     await recipes[recipe](run).result
   }

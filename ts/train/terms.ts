@@ -34,6 +34,8 @@ export interface NoiseOptions {
   readonly firstSequence: number
   /** NEFTune (arXiv 2310.05914): the largest noise on an embedding is this over sqrt(tokens x channels); 0: none. */
   readonly neftuneNoiseAlpha: number
+  /** Drops inputs of an adapter, as its settings have it. */
+  readonly dropout: boolean
 }
 
 /** Per-token terms of a micro-batch, [T] each. */
@@ -125,8 +127,9 @@ function priorOf({ objective, reference }: TermSources, batch: MicroBatch) {
 /** The input's tensors stay with the scope outside, because a recomputed layer reads them again in backward. */
 function inputOf(m: Decoder, batch: MicroBatch, activationCheckpointing: boolean, noise?: NoiseOptions): ForwardInput {
   const input = packedInput(m, batch.packed, activationCheckpointing)
-  const wanted = noise !== undefined && (noise.neftuneNoiseAlpha > 0 || (m.adapter?.config.loraDropout ?? 0) > 0)
-  return wanted ? { ...input, regularization: regularizationOf(m, batch, noise) } : input
+  if (noise === undefined) return input
+  const drops = noise.dropout && (m.adapter?.config.loraDropout ?? 0) > 0
+  return drops || noise.neftuneNoiseAlpha > 0 ? { ...input, regularization: regularizationOf(m, batch, noise) } : input
 }
 
 /** Hidden states that the head reads: masked positions never reach it. */
@@ -148,7 +151,7 @@ function regularizationOf(m: Decoder, { packed }: MicroBatch, noise: NoiseOption
     }
   }
   const noiseScale = noise.neftuneNoiseAlpha > 0 ? tensor(m.device, scales) : undefined
-  return { keys: tensor(m.device, keys, [count, 4]), noiseScale }
+  return { keys: tensor(m.device, keys, [count, 4]), dropout: noise.dropout, noiseScale }
 }
 
 /** Begin and end of each sequence's targets, fillers between them left out. */

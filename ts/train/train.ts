@@ -120,6 +120,7 @@ export const trainerSettings = (
   temperature: values.temperature,
   seed: values.seed,
   neftuneNoiseAlpha: values.neftuneNoiseAlpha,
+  disableDropout: values.disableDropout,
   referenceSync: referenceSyncOf(values),
 })
 

@@ -56,7 +56,7 @@ export interface Trainer {
   readonly activationCheckpointing: boolean
   /** Divides the logits of policy and reference. */
   readonly temperature: number
-  readonly noise: Pick<NoiseOptions, 'seed' | 'neftuneNoiseAlpha'>
+  readonly noise: Pick<NoiseOptions, 'seed' | 'neftuneNoiseAlpha' | 'dropout'>
   /** Gradient of a tied head, apart from the embedding's, so that micro-batches add up to the bits of one batch. */
   readonly tiedHead: { readonly weight: Tensor; readonly gradient: Tensor } | undefined
   /** Totals over all applied steps of the statistics that the objective wants to look back on. */
@@ -83,7 +83,16 @@ export interface TrainerOptions {
   readonly seed?: number
   /** Default 0: no noise. */
   readonly neftuneNoiseAlpha?: number
+  /** No dropout of an adapter. Default: see {@link comparesLogProbs}. */
+  readonly disableDropout?: boolean
 }
+
+/**
+ * Does an objective compare log-probs, or scores, with others: of a reference, of another answer, of the policy that sampled?
+ * They had no dropout, or other units dropped, and would differ by that alone. TRL's `disable_dropout` is true for
+ * preferences, reward models and distillation; for policy gradients, where it is false, the first ratio would not be 1.
+ */
+const comparesLogProbs = ({ needs: { rows, reference } }: Objective): boolean => rows !== 'completion' || reference
 
 /**
  * Puts a policy into training: makes gradients and optimizer state.
@@ -92,6 +101,7 @@ export interface TrainerOptions {
  */
 export function createTrainer(options: TrainerOptions): Trainer {
   const { policy, objective, reference, referenceSync, seed = 0, neftuneNoiseAlpha = 0 } = options
+  const { disableDropout = comparesLogProbs(objective) } = options
   if (reference !== undefined && objective.needs.reference) checkReference(policy, reference, objective.needs)
   if (referenceSync !== undefined) checkReferenceSync(policy, reference, referenceSync)
   const optimizer = createOptimizer(policy, options.optimizer, seed)
@@ -103,7 +113,7 @@ export function createTrainer(options: TrainerOptions): Trainer {
     optimizer,
     activationCheckpointing: options.activationCheckpointing ?? false,
     temperature: options.temperature ?? 1,
-    noise: { seed, neftuneNoiseAlpha },
+    noise: { seed, neftuneNoiseAlpha, dropout: !disableDropout },
     tiedHead: tiedHeadOf(policy),
     history: {},
     numTokens: 0,

@@ -68,8 +68,11 @@ export interface ForwardInput {
   readonly attend: Attend
   /** Recompute each layer in backward instead of keeping its inner tensors. */
   readonly activationCheckpointing?: boolean
-  /** In training: keys of each token's random numbers, i32 [N, 4], and the scale of noise on its embedding, f32 [N]. */
-  readonly regularization?: { readonly keys: Tensor; readonly noiseScale?: Tensor }
+  /**
+   * In training: keys of each token's random numbers, i32 [N, 4], for the dropout of an adapter, if it has its part, and the scale
+   * of noise on its embedding, f32 [N].
+   */
+  readonly regularization?: { readonly keys: Tensor; readonly dropout: boolean; readonly noiseScale?: Tensor }
 }
 
 /**
@@ -128,7 +131,8 @@ function project(m: Decoder, layer: number, name: string, x: Tensor, input: Forw
   const path = layerName(m.config, layer, name)
   const weight = frozenMatrix(m, `${path}.weight`)
   const lora = m.adapter?.modules.get(path)
-  const y = lora === undefined ? frozenLinear(x, weight) : loraLinear(lora, x, weight, input.regularization?.keys)
+  const { keys, dropout = false } = input.regularization ?? {}
+  const y = lora === undefined ? frozenLinear(x, weight) : loraLinear(lora, x, weight, dropout ? keys : undefined)
   const bias = m.parameters.byName.get(`${path}.bias`)
   return bias === undefined ? y : addBias(y, bias)
 }

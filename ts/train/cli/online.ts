@@ -15,9 +15,9 @@ import {
   onlineTrainers,
   resolveOnline,
 } from '../config/online-settings.js'
+import type { PairJudge } from '../loop/judges.js'
 import type { OnlineOptions } from '../loop/online.js'
 import type { RewardFunction } from '../loop/rewards.js'
-import type { PairJudge } from '../loop/rivals.js'
 import { recipes } from '../recipes/index.js'
 import { createTask } from '../tasks/index.js'
 import { followRun, needed, recordOf } from './common.js'
@@ -49,17 +49,20 @@ async function readFunctions(file: string): Promise<((...args: never) => unknown
   )
 }
 
+const isFolder = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false
+
 /** What judges samples: reward models by their folders, and the functions of modules. */
 async function judgesOf(given: string | readonly string[]): Promise<(RewardFunction | string)[]> {
   const judges: (RewardFunction | string)[] = []
   for (const path of [given].flat())
-    if (statSync(path, { throwIfNoEntry: false })?.isDirectory()) judges.push(path)
+    if (isFolder(path)) judges.push(path)
     else judges.push(...((await readFunctions(path)) as RewardFunction[]))
   return judges
 }
 
-/** The judge of pairs that a module exports. */
-async function readJudge(file: string): Promise<PairJudge> {
+/** What judges pairs: a model by its folder, or the function of a module. */
+async function readJudge(file: string): Promise<PairJudge | string> {
+  if (isFolder(file)) return file
   const functions = await readFunctions(file)
   if (functions.length === 1) return functions[0] as PairJudge
   const text = `expected a module that exports one function (pairs => probabilities), found ${functions.length}`
@@ -119,7 +122,7 @@ export async function runOnline(trainer: string, options: Options): Promise<void
     using policy = await loadPolicy(models)
     using reference = await referenceOf(trainer, settings, models, policy)
     const start = recipes[onlineTrainers[trainer].recipe]
-    const given = { policy, reference: reference?.decoder, ...prompts, output, resume, signal }
+    const given = { policy, reference: reference?.decoder, ...prompts, evalData: run.evalData, output, resume, signal }
     return await follow(start({ ...given, sources, record: recordOf(all) }))
   })
 }

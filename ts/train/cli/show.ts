@@ -62,7 +62,7 @@ function roundText(round: number, values: Values): string {
     passAtN === undefined ? '' : `reward ${percent(reward)}, pass@n ${percent(passAtN)}`,
     passAtN !== undefined || reward === undefined
       ? ''
-      : `reward ${reward.toFixed(3)}, deviation within groups ${deviation.toFixed(3)}`,
+      : `reward ${reward.toFixed(3)}, deviation ${deviation.toFixed(3)}`,
     wins === undefined ? '' : `preferred ${percent(wins)}`,
     onPolicy === undefined ? '' : `${percent(onPolicy)} on-policy`,
   ].filter((text) => text !== '')

@@ -18,6 +18,7 @@ export const onlineRunOptions = z.strictObject({
     .describe('built-in tasks with an exact checker'),
   difficulty: z.int().min(1).optional().describe('size of the tasks'),
   data: z.string().optional().describe('prompts: a file of rows with `prompt`, and columns for the rewards'),
+  evalData: z.string().optional().describe('prompts to evaluate on: a file of rows'),
   rewards: z
     .union([z.string(), z.array(z.string()).min(1)])
     .optional()
@@ -39,7 +40,9 @@ const pairRunOptions = onlineRunOptions.extend({
   judge: z
     .string()
     .optional()
-    .describe('in place of rewards: a JavaScript module whose function judges pairs, pairs => probabilities'),
+    .describe(
+      'in place of rewards: a JavaScript module whose function judges pairs, pairs => probabilities; folder of a model that pairReward trained',
+    ),
 })
 
 /** What an online run works on, resolved. */
@@ -74,6 +77,7 @@ export const onlineTrainers: Readonly<Record<string, OnlineTrainer>> = {
   onlineDpo: {
     description: 'samples and rewards: DPO on the best and the worst sample (2402.04792)',
     recipe: 'onlineDpo',
+    comparesPairs: true,
   },
   onlineXpo: {
     description: 'samples and rewards: DPO against the reference’s samples, with a bonus for exploring (2405.21046)',

@@ -65,6 +65,12 @@ export const stochasticRounding = z
   .default(false)
   .describe('bf16 weights without f32 masters, rounded at random: 4 bytes per weight less')
 
+/** For adapters. */
+export const disableDropout = z
+  .boolean()
+  .optional()
+  .describe('no dropout of an adapter; default true but where rows are learnt by heart alone (sft)')
+
 /** Settings of a reference that follows the policy. */
 export const referenceSyncShape = {
   syncRefModel: z
@@ -156,6 +162,7 @@ export const trainingOptions = z.strictObject({
     .default(false)
     .describe('run the reference once over all rows before the first step, then free it'),
   ...referenceSyncShape,
+  disableDropout,
   gradientCheckpointing: z
     .boolean()
     .default(false)

@@ -72,6 +72,8 @@ export type TrainingInput = {
   readonly refModelMixupAlpha?: number | undefined
   /** Optimizer steps from one move of the reference to the next. From 1, default `512`. */
   readonly refModelSyncSteps?: number | undefined
+  /** No dropout of an adapter; default true but where rows are learnt by heart alone (sft). */
+  readonly disableDropout?: boolean | undefined
   /** Recompute each layer in backward: less memory, same bits (TRL: true). Default `false`. */
   readonly gradientCheckpointing?: boolean | undefined
   /** Key of every random choice. From 0, default `42`. */
@@ -162,22 +164,34 @@ export type OnlineInput = {
   readonly stopStrings?: string[] | undefined
   /** Tokens that end a sample; default the end tokens of the model. */
   readonly stopIds?: number[] | undefined
+  /** Variables of the chat template, such as enable_thinking; those of a row go before. */
+  readonly chatTemplateKwargs?: Readonly<Record<string, boolean | number | string>> | undefined
   /** Most samples in flight at once: memory, never results. From 1, default `256`. */
   readonly maxRows?: number | undefined
   /** Weight of each reward function; default 1. */
   readonly rewardWeights?: number[] | undefined
+  /** Taken from the reward of samples that were cut off. Above 0. */
+  readonly missingEosPenalty?: number | undefined
   /** Examples per micro-batch. From 1, default `8`. */
   readonly perDeviceTrainBatchSize?: number | undefined
   /** Micro-batches per optimizer step. From 1, default `1`. */
   readonly gradientAccumulationSteps?: number | undefined
   /** Passes over the samples of a round. From 1, default `1`. */
   readonly numIterations?: number | undefined
+  /** No dropout of an adapter; default true but where rows are learnt by heart alone (sft). */
+  readonly disableDropout?: boolean | undefined
   /** Recompute layers in backward: less memory, same bits. Default `false`. */
   readonly gradientCheckpointing?: boolean | undefined
   /** Rounds between checkpoints. From 1, default `1`. */
   readonly saveRounds?: number | undefined
   /** Checkpoints to keep; 0: all (TRL: all). Default `2`. */
   readonly saveTotalLimit?: number | null | undefined
+  /** Rounds between evaluations on held-out prompts; 0: only at the end. From 0, default `0`. */
+  readonly evalRounds?: number | undefined
+  /** Task sources: how many of their held-out tasks to evaluate on; default none. From 1. */
+  readonly evalTasks?: number | undefined
+  /** Samples per prompt of an evaluation; default numGenerations. From 1. */
+  readonly numGenerationsEval?: number | undefined
   /** Samples to show per round. From 0, default `2`. */
   readonly samples?: number | undefined
   /** Key of every random choice. From 0, default `42`. */
@@ -250,7 +264,7 @@ export type OnlineDpoInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'
   readonly temperature?: number | undefined
   /** Strength of the tie to the reference. Above 0, default `0.1`. */
   readonly beta?: number | undefined
-  /** As in DPO. Default `sigmoid`. */
+  /** As in DPO; ipo of TRL’s OnlineDPOConfig is ipoSum. Default `sigmoid`. */
   readonly lossType?: 'sigmoid' | 'hinge' | 'ipo' | 'ipoSum' | 'robust' | 'exoPair' | undefined
   /** Share of wrong labels. From 0 below 0.5, default `0`. */
   readonly labelSmoothing?: number | undefined
@@ -260,7 +274,7 @@ export type OnlineDpoInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'
 export type OnlineXpoInput = Omit<OnlineInput, 'learningRate' | 'numGenerations' | 'maxCompletionLength' | 'temperature'> & {
   /** Peak learning rate. From 0, default `5e-7`. */
   readonly learningRate?: number | undefined
-  /** Pairs per prompt: samples of the policy, and of the reference. From 1, default `1`. */
+  /** Pairs per prompt: samples of the policy, and of the rival. From 1, default `1`. */
   readonly numGenerations?: number | undefined
   /** Most new tokens of a sample. From 1, default `64`. */
   readonly maxCompletionLength?: number | undefined
@@ -272,15 +286,13 @@ export type OnlineXpoInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'
   readonly alpha?: number | undefined
   /** Link of the margin. Default `sigmoid`. */
   readonly lossType?: 'sigmoid' | 'ipo' | undefined
-  /** Taken from the reward of samples that were cut off. Above 0. */
-  readonly missingEosPenalty?: number | undefined
 }
 
 /** Settings of Nash-MD. */
 export type OnlineNashMdInput = Omit<OnlineInput, 'learningRate' | 'numGenerations' | 'maxCompletionLength' | 'temperature' | 'repetitionPenalty'> & {
   /** Peak learning rate. From 0, default `5e-7`. */
   readonly learningRate?: number | undefined
-  /** Pairs per prompt: samples of the policy, and of the mixture. From 1, default `1`. */
+  /** Pairs per prompt: samples of the policy, and of the rival. From 1, default `1`. */
   readonly numGenerations?: number | undefined
   /** Most new tokens of a sample. From 1, default `64`. */
   readonly maxCompletionLength?: number | undefined
@@ -292,8 +304,6 @@ export type OnlineNashMdInput = Omit<OnlineInput, 'learningRate' | 'numGeneratio
   readonly beta?: number | undefined
   /** Share of the reference in the mixture’s logits. From 0 to 1, default `0.5`. */
   readonly mixtureCoef?: number | undefined
-  /** Taken from the reward of samples that were cut off. Above 0. */
-  readonly missingEosPenalty?: number | undefined
 }
 
 /** Settings of on-policy distillation. */

@@ -15,11 +15,19 @@ export type Side = string | Messages
 /** Checks a field and gives its value; `undefined` leaves the field out of the row. */
 export type Check = (row: Fields, field: string, where: string) => unknown
 
+/** Is it content in parts, all of them text: the form that Transformers has for models that see images too? */
+const isTextParts = (content: unknown): content is { readonly text: unknown }[] =>
+  Array.isArray(content) && content.length > 0 && content.every((part) => isJsonObject(part) && part.type === 'text')
+
 function checkMessage(given: unknown, field: string, where: string): ChatMessage {
   if (!isJsonObject(given)) return refuseField(where, field, 'a message with role and content', given)
   const message = plainMessage(given, field, where)
   const { role, content } = message
   checkText(role, `${field}.role`, where)
+  if (isTextParts(content)) {
+    const texts = content.map(({ text }, i) => checkText(text, `${field}.content[${i}].text`, where))
+    return { ...message, content: texts.join('') } as unknown as ChatMessage
+  }
   if (content !== undefined && content !== null) checkText(content, `${field}.content`, where)
   return message as unknown as ChatMessage
 }
@@ -95,10 +103,17 @@ export const tools: Check = (row, field, where) => {
 }
 
 /** Variables that are the template's own business, never a row's. */
-const reservedVariables = ['messages', 'tools', 'documents', 'add_generation_prompt', 'chat_template', 'tokenize']
+export const reservedVariables = [
+  'messages',
+  'tools',
+  'documents',
+  'add_generation_prompt',
+  'chat_template',
+  'tokenize',
+]
 
 /** Words and numbers: nothing that could spell a control token inside the template's own text. */
-const harmlessText = /^[\w .,:/-]{0,200}$/
+export const harmlessText = /^[\w .,:/-]{0,200}$/
 
 /** Variables for the chat template, such as `enable_thinking`. */
 export const templateVariables: Check = (row, field, where) => {

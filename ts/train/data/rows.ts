@@ -72,15 +72,18 @@ export type PreferenceRow = PairNumbers &
     | ({ readonly prompt: Messages; readonly chosen: Messages; readonly rejected: Messages } & ChatFields)
   )
 
-/** An answer to a prompt that is good (`label` true) or bad. */
+/**
+ * An answer to a prompt that is good (`label` true) or bad. As it comes it may be a preference, which is two rows: the chosen
+ * answer is good, the rejected one bad.
+ */
 export type UnpairedRow = { readonly label: boolean } & (
   | { readonly prompt: string; readonly completion: string }
   | ({ readonly prompt: Messages; readonly completion: Messages } & ChatFields)
 )
 
 /**
- * A prompt for the policy to answer, with whatever else the row holds. As it comes it may be a conversation, `messages`:
- * then its last message is the `completion`, and what is before it the prompt.
+ * A prompt for the policy to answer, with whatever else the row holds. As it comes it may be a conversation, `messages` or
+ * `conversations`: where the assistant has the last word, that is the `completion`, and what is before it the prompt.
  */
 export type PromptRow = { readonly prompt: string | Messages } & ChatFields & Readonly<Record<string, unknown>>
 
@@ -126,6 +129,8 @@ interface Shape {
   readonly optional?: Readonly<Record<string, Check>>
   /** What the fields must be together; gives the row. */
   readonly whole?: (row: Fields, where: string) => Fields
+  /** The rows that it stands for; default that one. */
+  readonly split?: (row: Fields) => readonly Fields[]
 }
 
 /** Fields of a conversation; beside texts they are extra fields like any other. */
@@ -140,7 +145,7 @@ const chat = { tools: ofChats(tools), chat_template_kwargs: ofChats(templateVari
 const maybeNumbers = Object.fromEntries(
   ['weight', 'labelSmoothing', 'target', 'onPolicy', 'score_chosen', 'score_rejected'].map((name) => [name, ifNumber]),
 )
-const pair = { optional: { margin: number(), preference: number(0, 1), ...maybeNumbers, ...chat } }
+const pairFields = { margin: number(), preference: number(0, 1), ...maybeNumbers, ...chat }
 const answered = { prompt: textOrMessages, completion: like('prompt') }
 
 /** One entry of `field` for each completion. */
@@ -155,14 +160,35 @@ function checkRanks(row: Fields, where: string): Fields {
   return refuseField(where, 'scores', 'at least two that differ, as answers are compared', row.scores)
 }
 
-/** A conversation as a prompt and the answer that it ends with. */
+/** A conversation as a prompt and the answer that it ends with, if it has one. */
 function withLastAnswer(row: Fields, where: string): Fields {
   const all = row.messages as Messages
   const last = all[all.length - 1]
-  if (last.role !== 'assistant' || all.length < 2)
-    refuseField(where, 'messages', 'a conversation that ends with an answer of the assistant to a prompt', all)
+  if (last.role !== 'assistant') return { ...row, prompt: all }
+  if (all.length === 1) refuseField(where, 'messages', 'a message for the assistant to answer', all)
   return { ...row, prompt: all.slice(0, -1), completion: [last] }
 }
+
+/** Two answers to a prompt, one of which is better. */
+const pairShapes = (more: Readonly<Record<string, Check>>): readonly Shape[] => [
+  {
+    required: { prompt: textOrMessages, chosen: textOrMessages, rejected: like('chosen') },
+    optional: more,
+    whole: withImplicitPrompt,
+  },
+  {
+    required: { conversations: messages, chosen: oneOrMoreMessages, rejected: oneOrMoreMessages },
+    optional: { ...more, system: text },
+    whole: asPrompt,
+  },
+  { required: { chosen: textOrMessages, rejected: like('chosen') }, optional: more, whole: withImplicitPrompt },
+]
+
+/** A pair as two rows with a label each (TRL's `unpair_preference_dataset`). */
+const labelled = ({ chosen, rejected, ...rest }: Fields): Fields[] => [
+  { ...rest, completion: chosen, label: true },
+  { ...rest, completion: rejected, label: false },
+]
 
 /** Shapes by kind, in the order they are tried. */
 const shapes: Readonly<Record<keyof RowKinds, readonly Shape[]>> = {
@@ -172,23 +198,19 @@ const shapes: Readonly<Record<keyof RowKinds, readonly Shape[]>> = {
     { required: answered, optional: { weight: number(), ...chat } },
     { required: { text }, optional: { weight: number() } },
   ],
-  preference: [
-    {
-      required: { prompt: textOrMessages, chosen: textOrMessages, rejected: like('chosen') },
-      ...pair,
-      whole: withImplicitPrompt,
-    },
-    {
-      required: { conversations: messages, chosen: oneOrMoreMessages, rejected: oneOrMoreMessages },
-      optional: { ...pair.optional, system: text },
-      whole: asPrompt,
-    },
-    { required: { chosen: textOrMessages, rejected: like('chosen') }, ...pair, whole: withImplicitPrompt },
+  preference: pairShapes(pairFields),
+  unpaired: [
+    { required: { ...answered, label: truth }, optional: chat },
+    ...pairShapes(chat).map((shape) => ({ ...shape, split: labelled })),
   ],
-  unpaired: [{ required: { ...answered, label: truth }, optional: chat }],
   prompt: [
     { required: { prompt: textOrMessages }, optional: chat, whole: (row) => row },
     { required: { messages }, optional: chat, whole: withLastAnswer },
+    {
+      required: { conversations: messages },
+      optional: { ...chat, system: text },
+      whole: (row, where) => withLastAnswer({ ...row, ...asMessages(row, where) }, where),
+    },
   ],
   stepwise: [
     {
@@ -222,13 +244,18 @@ function fieldsOf(row: Fields, { required, optional: more = {} }: Shape, where: 
   return Object.fromEntries([...rest, ...entries.filter(([, value]) => value !== undefined)])
 }
 
-/** A row of a kind, and the fields that it is made of. */
-function rowOf<K extends keyof RowKinds>(value: unknown, where: string, kind: K): { row: RowKinds[K]; fields: Fields } {
+/** The rows of a kind that a value stands for, and the fields that they are made of. */
+function rowsOf<K extends keyof RowKinds>(
+  value: unknown,
+  where: string,
+  kind: K,
+): { rows: readonly RowKinds[K][]; fields: Fields } {
   if (!isJsonObject(value)) throw new WhetstoneError('E_FORMAT', where, `expected a row object, got ${shown(value)}`)
   const shape = shapes[kind].find((candidate) => namesOf(candidate).every((field) => Object.hasOwn(value, field)))
   if (shape !== undefined) {
     const fields = fieldsOf(value, shape, where, kind === 'prompt')
-    return { row: (shape.whole?.(fields, where) ?? fields) as unknown as RowKinds[K], fields }
+    const row = shape.whole?.(fields, where) ?? fields
+    return { rows: (shape.split?.(row) ?? [row]) as unknown as RowKinds[K][], fields }
   }
   const known = shapes[kind].map((candidate) => namesOf(candidate).join(' + ')).join('; ')
   throw new WhetstoneError(
@@ -239,17 +266,18 @@ function rowOf<K extends keyof RowKinds>(value: unknown, where: string, kind: K)
 }
 
 /**
- * Checks one row of a kind. The result holds the fields of its shape and, except for prompts, no others.
+ * Checks one row of a kind; of a preference that is two, its first. The result holds the fields of its shape and, except for
+ * prompts, no others.
  *
  * @throws WhetstoneError E_FORMAT with the place, the field, what was expected and what came
  */
 export const checkRow = <K extends keyof RowKinds>(value: unknown, where: string, kind: K): RowKinds[K] =>
-  rowOf(value, where, kind).row
+  rowsOf(value, where, kind).rows[0]
 
 /**
  * All rows of a source, or its first ones, with a summary of what they hold besides.
  *
- * @param limit most rows; what lies behind them is not read
+ * @param limit most rows of the source; what lies behind them is not read
  * @throws WhetstoneError E_IO, E_FORMAT naming the row, E_CONFIG when there is none
  */
 export async function readData<K extends keyof RowKinds>(
@@ -265,13 +293,14 @@ export async function readData<K extends keyof RowKinds>(
   const rows: PlacedRow<RowKinds[K]>[] = []
   const extraFields = new Map<string, number>()
   const known = fieldNames(kind)
+  let read = 0
   for await (const { value, where, isTexts } of readSource(source)) {
     const typed = isTexts === true ? readCells(value as Fields, known, where) : value
-    const { row, fields } = rowOf(typed, where, kind)
-    rows.push({ row, where })
+    const { rows: made, fields } = rowsOf(typed, where, kind)
+    rows.push(...made.map((row) => ({ row, where })))
     for (const field of Object.keys(value as object))
-      if (!Object.hasOwn(fields, field)) extraFields.set(field, (extraFields.get(field) ?? 0) + 1)
-    if (rows.length >= limit) break
+      if (!Object.hasOwn(fields, field)) extraFields.set(field, (extraFields.get(field) ?? 0) + made.length)
+    if (++read >= limit) break
   }
   if (rows.length === 0)
     throw new WhetstoneError(
@@ -294,7 +323,7 @@ export function checkPlaced<K extends keyof RowKinds>(
   kind: K,
 ): PlacedRow<RowKinds[K]>[] {
   checkArgument(where, rows, placedKind)
-  return rows.map(({ row, where }) => ({ row: checkRow(row, where, kind), where }))
+  return rows.flatMap(({ row, where }) => rowsOf(row, where, kind).rows.map((own) => ({ row: own, where })))
 }
 
 /** Extra fields as lines: which, and in how many rows. */

@@ -1,4 +1,5 @@
 // Which rows are trained and which are evaluated on: those of `evalData`, or `evalRows` rows of the data that the seed chooses.
+// What one row of the data was made into stays together.
 
 import type { Objective } from '../../loss/define.js'
 import { WhetstoneError } from '../../src/base/errors.js'
@@ -36,8 +37,11 @@ export async function splitRows(
   const { rows, extraFields } = await readData(data, kind, limit)
   const warnings = extraFieldWarnings(extraFields, rows.length)
   if (evalData !== undefined) return { train: rows, held: (await readData(evalData, kind)).rows, warnings }
-  if (evalRows >= rows.length)
-    throw new WhetstoneError('E_CONFIG', 'evalRows', `expected fewer than the ${rows.length} rows, got ${evalRows}`)
-  const held = new Set(permutation(rows.length, deriveKey(seed, 'evaluation')).slice(0, evalRows))
-  return { train: rows.filter((_, i) => !held.has(i)), held: rows.filter((_, i) => held.has(i)), warnings }
+  const places = [...new Set(rows.map(({ where }) => where))]
+  if (evalRows >= places.length)
+    throw new WhetstoneError('E_CONFIG', 'evalRows', `expected fewer than the ${places.length} rows, got ${evalRows}`)
+  const chosen = permutation(places.length, deriveKey(seed, 'evaluation')).slice(0, evalRows)
+  const held = new Set(Array.from(chosen, (index) => places[index]))
+  const isHeld = ({ where }: (typeof rows)[number]) => held.has(where)
+  return { train: rows.filter((row) => !isHeld(row)), held: rows.filter(isHeld), warnings }
 }

@@ -7,9 +7,10 @@ import type { LanguageModel } from '../../src/generate/language-model.js'
 import { createCodec, encodeAnswer } from '../data/answer.js'
 import { encodeSettings } from '../data/encode-options.js'
 import type { Side } from '../data/fields.js'
-import { type ChatFields, checkRow } from '../data/rows.js'
+import { checkRow } from '../data/rows.js'
 import type { Task } from '../tasks/index.js'
 import { type Explore, type SampleGroupOptions, sampleGroup } from './explore.js'
+import { chatFieldsOf } from './prompts.js'
 import { marked } from './rivals.js'
 import type { Trace } from './trace.js'
 
@@ -22,7 +23,7 @@ export interface Writers {
 }
 
 /** A row with the completion that it brings. */
-type Answered = { readonly prompt: Side; readonly completion: Side } & ChatFields
+type Answered = { readonly prompt: Side; readonly completion: Side }
 
 /**
  * Refuses tasks without a completion where one will be trained.
@@ -50,8 +51,8 @@ const textOf = (completion: Side): string =>
 function dataTraces({ tokenizer }: LanguageModel, tasks: readonly Task[]): Trace[] {
   const codec = createCodec(tokenizer, encodeSettings({}))
   return tasks.map((task) => {
-    const { prompt, completion, ...chat } = task.row as unknown as Answered
-    const { ids, promptLength } = encodeAnswer(codec, prompt, completion, chat)
+    const { prompt, completion } = task.row as unknown as Answered
+    const { ids, promptLength } = encodeAnswer(codec, prompt, completion, chatFieldsOf(task))
     return {
       task,
       sample: 0,

@@ -45,6 +45,8 @@ export interface UpdateOptions {
   readonly perDeviceTrainBatchSize?: number
   /** Divides the logits of policy and reference, default 1; with it, traces must keep log-probs of sampling. */
   readonly temperature?: number
+  /** No dropout of an adapter; default true but where completions are learnt by heart alone. */
+  readonly disableDropout?: boolean
   /** Recompute layers in backward: less memory, same bits. Default false. */
   readonly gradientCheckpointing?: boolean
   /** Changes the reference as training goes on; default: it stays as it is. */
@@ -125,6 +127,7 @@ const updateKinds = {
   batchSize: kinds.count,
   perDeviceTrainBatchSize: optional(kinds.count),
   temperature: optional(kinds.number),
+  disableDropout: optional(kinds.flag),
   gradientCheckpointing: optional(kinds.flag),
   referenceSync: optional(kinds.object),
   toExamples: optional(kinds.call),
@@ -174,6 +177,7 @@ export async function runRounds(given: IterateOptions): Promise<PhaseResult> {
     optimizer,
     temperature: update.temperature,
     activationCheckpointing: update.gradientCheckpointing,
+    disableDropout: update.disableDropout,
     referenceSync: update.referenceSync,
     seed: options.seed,
   })
@@ -238,6 +242,7 @@ const settingsOf = ({ fingerprint, rounds, seed, update }: IterateOptions): Reco
   batchSize: update.batchSize,
   ...(update.numIterations !== undefined && { numIterations: update.numIterations }),
   ...(update.temperature !== undefined && { temperature: update.temperature }),
+  ...(update.disableDropout !== undefined && { disableDropout: update.disableDropout }),
   ...update.referenceSync,
   rounds,
   seed,

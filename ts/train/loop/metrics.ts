@@ -47,6 +47,11 @@ function byReward(traces: readonly Trace[]): Record<string, number> {
   )
 }
 
+/** 0 where there is nothing, as in TRL. */
+const least = (values: readonly number[]): number =>
+  values.length === 0 ? 0 : values.reduce((a, b) => Math.min(a, b), Number.POSITIVE_INFINITY)
+const most = (values: readonly number[]): number => values.reduce((a, b) => Math.max(a, b), 0)
+
 /** Lengths in tokens, end tokens included, and the share of turns that were cut off. */
 function lengths(traces: readonly Trace[]): Record<string, number> {
   const turns = traces.flatMap((trace) =>
@@ -59,9 +64,11 @@ function lengths(traces: readonly Trace[]): Record<string, number> {
   const all = turns.map(({ length }) => length)
   return {
     'completions/mean_length': mean(all),
-    'completions/min_length': all.reduce((least, length) => Math.min(least, length), Number.POSITIVE_INFINITY),
-    'completions/max_length': all.reduce((most, length) => Math.max(most, length), 0),
+    'completions/min_length': least(all),
+    'completions/max_length': most(all),
     'completions/mean_terminated_length': mean(ended),
+    'completions/min_terminated_length': least(ended),
+    'completions/max_terminated_length': most(ended),
     'completions/clipped_ratio': 1 - ended.length / Math.max(1, turns.length),
   }
 }
@@ -74,7 +81,7 @@ function klOf(traces: readonly Trace[]): Record<string, number> {
   return gaps.length === 0 ? {} : { kl: mean(gaps) }
 }
 
-/** TRL's numbers; `reward_std` is the mean of the groups' deviations. Nothing of rewards where there are none. */
+/** TRL's numbers; `reward_std` is the deviation over all samples. Nothing of rewards where there are none. */
 export const rewardStatistics: RoundStatistics = (traces, kept) => {
   const groups = byTask(traces)
   return {
@@ -83,7 +90,7 @@ export const rewardStatistics: RoundStatistics = (traces, kept) => {
     kept: kept.length,
     ...(traces.some(({ scores }) => scores.reward !== undefined) && {
       reward: mean(rewardsOf(traces)),
-      reward_std: mean(groups.map((group) => deviation(rewardsOf(group)))),
+      reward_std: deviation(rewardsOf(traces)),
       frac_reward_zero_std: mean(groups.map((group) => Number(isTied(group)))),
     }),
     ...byReward(traces),

@@ -1,24 +1,16 @@
-// What online methods share: their settings under TRL's names, and the run around `iterate`: prompts, rewards, run folder,
-// events. A recipe adds its own settings and says how samples become examples.
+// What online methods share: the run around `iterate`: prompts, rewards, run folder, events. Settings: online-shape.ts.
+// A recipe adds its own settings and says how samples become examples.
 
 import { createHash } from 'node:crypto'
 import { join } from 'node:path'
-import * as z from 'zod'
+import type * as z from 'zod'
 import type { Objective } from '../../loss/define.js'
 import { checkMembers, either, kinds, optional } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import { type LanguageModel, modelKind } from '../../src/generate/language-model.js'
-import { limitOf } from '../../src/generate/request.js'
 import { type Decoder, decoderKind } from '../../src/models/decoder.js'
-import {
-  adamwOptions,
-  optimizerShape,
-  referenceSyncShape,
-  saveTotalLimit,
-  stochasticRounding,
-} from '../config/options.js'
+import { adamwOptions } from '../config/options.js'
 import { type Resolved, resolveConfig, resolvedKind, type Source, sourcesKind } from '../config/resolve.js'
-import { checkIds } from '../data/encode.js'
 import { dataKind } from '../data/rows.js'
 import { type Emit, type Run, startRun } from '../events.js'
 import { whileTrained } from '../in-training.js'
@@ -27,74 +19,36 @@ import { checkTeacher, openReference, type Reference } from '../reference.js'
 import { referenceSyncOf } from '../reference-sync.js'
 import { openRun } from '../run-folder.js'
 import { checkSchedule } from '../schedule.js'
-import { sourceKind, type Task } from '../tasks/task.js'
+import { sourceKind, type Task, type TaskSource } from '../tasks/task.js'
 import type { ToExamples } from './examples.js'
-import { type Explore, promptIds, type SampleGroupOptions, sampleGroup } from './explore.js'
+import { type Explore, sampleGroup } from './explore.js'
+import { evaluateHeldOut, type HeldOut, heldOutTasks } from './held-out.js'
 import { type IterateOptions, runRounds } from './iterate.js'
+import type { PairJudge } from './judges.js'
 import { type RoundStatistics, rewardStatistics, sampledEntropy } from './metrics.js'
-import { isTaskSource, type PromptSource, readPrompts, taskRounds } from './prompts.js'
-import { type OpenRewards, openRewards, rewardsKind } from './reward-model.js'
-import { checkerReward, type NamedReward, nameRewards, type RewardFunction, scoreRewards } from './rewards.js'
-import { isOwn, type PairJudge } from './rivals.js'
+import { isUntruncated, type OnlineValues, samplingOf } from './online-shape.js'
+import { checkPrompts, isTaskSource, type PromptSource, readPrompts, taskRounds } from './prompts.js'
+import { type GivenJudges, judgeKind, type OpenJudges, openJudges, rewardsKind } from './reward-model.js'
+import {
+  checkerReward,
+  missingEosReward,
+  type NamedReward,
+  nameRewards,
+  type RewardFunction,
+  scoreRewards,
+} from './rewards.js'
+import { isOwn } from './rivals.js'
 import type { Score } from './score.js'
 import type { Select } from './select.js'
 import type { Trace } from './trace.js'
 
-const count = (least = 0) => z.int().min(least)
-
-/** Settings that every online method has. */
-export const onlineShape = {
-  ...optimizerShape,
-  stochasticRounding,
-  ...referenceSyncShape,
-  learningRate: optimizerShape.learningRate.default(1e-6),
-  rounds: count(1).default(100).describe('rounds of sampling and training'),
-  promptsPerRound: count(1).default(8).describe('prompts of a round; each is sampled numGenerations times'),
-  trainTasks: count(1).optional().describe('task sources: how many of their tasks to use; default all new ones'),
-  numGenerations: count(2).default(8).describe('samples per prompt'),
-  maxCompletionLength: count(1).default(256).describe('most new tokens of a sample (TRL: 512)'),
-  temperature: z.number().positive().default(1).describe('sampling temperature'),
-  topP: z.number().positive().max(1).default(1).describe('sampling: smallest set of tokens with this mass'),
-  topK: count().default(0).describe('sampling: most probable tokens to choose from; 0: all'),
-  minP: z.number().min(0).max(1).default(0).describe('sampling: least share of the largest probability'),
-  repetitionPenalty: z
-    .number()
-    .min(1e-6)
-    .max(1e6)
-    .default(1)
-    .describe('sampling: above 1 against tokens of the prompt and of the sample so far; training is without it'),
-  stopStrings: z
-    .array(z.string().min(1))
-    .optional()
-    .describe('texts that end a sample; rewards see what is before them. As JSON they keep blanks and commas'),
-  stopIds: z.array(count()).optional().describe('tokens that end a sample; default the end tokens of the model'),
-  maxRows: count(1).default(256).describe('most samples in flight at once: memory, never results'),
-  rewardWeights: z.array(z.number()).optional().describe('weight of each reward function; default 1'),
-  perDeviceTrainBatchSize: count(1).default(8).describe('examples per micro-batch'),
-  gradientAccumulationSteps: count(1).default(1).describe('micro-batches per optimizer step'),
-  numIterations: count(1).default(1).describe('passes over the samples of a round'),
-  gradientCheckpointing: z.boolean().default(false).describe('recompute layers in backward: less memory, same bits'),
-  saveRounds: count(1).default(1).describe('rounds between checkpoints'),
-  saveTotalLimit,
-  samples: count().default(2).describe('samples to show per round'),
-  seed: count().default(42).describe('key of every random choice'),
-}
-
-/** Resolved settings of an online method. */
-export type OnlineValues = z.output<z.ZodObject<typeof onlineShape>>
-
 /** What an online method works with, besides its settings. */
-export interface OnlineOptions {
+export interface OnlineOptions extends GivenJudges {
   readonly policy: LanguageModel
   /** A task source, a file of rows with `prompt`, or such rows. */
   readonly prompts: PromptSource
-  /**
-   * Judges of samples: functions, and folders of reward models, which the run loads and frees. A task source needs none: its
-   * exact checker is one.
-   */
-  readonly rewardFuncs?: readonly (RewardFunction | string)[]
-  /** Judge of pairs, in place of rewards, for methods that compare the policy's samples with a rival's. */
-  readonly judge?: PairJudge
+  /** Prompts to evaluate on: a file of rows, or rows. Task sources have tasks of their own for that: `evalTasks`. */
+  readonly evalData?: Exclude<PromptSource, TaskSource>
   /** Frozen model that the policy is tied to, default the policy as it is when the run starts; of distillation the teacher. */
   readonly reference?: Decoder
   /** Run folder; none: nothing is saved. */
@@ -113,8 +67,9 @@ export interface OnlineOptions {
 const onlineKinds = {
   policy: modelKind,
   prompts: either(sourceKind, dataKind),
+  evalData: optional(dataKind),
   rewardFuncs: optional(rewardsKind),
-  judge: optional(kinds.call),
+  judge: optional(judgeKind),
   reference: optional(decoderKind),
   output: optional(kinds.path),
   resume: optional(kinds.flag),
@@ -124,14 +79,22 @@ const onlineKinds = {
   record: optional(resolvedKind),
 }
 
+/** What a method scores samples with. */
+export interface ScoreParts {
+  /** The rewards of the run. */
+  readonly rewards: Score
+  readonly judge: PairJudge | undefined
+  readonly reference: Decoder | undefined
+}
+
 /** What a method makes of the shared parts. */
 export interface OnlineMethod {
   readonly objective: Objective
-  /** What of the samples is trained, and with which advantage. */
-  readonly select: (rewards: readonly NamedReward[]) => Select
+  /** What of the samples is trained, and with which advantage; default all of them. */
+  readonly select?: (rewards: readonly NamedReward[]) => Select
   readonly toExamples: ToExamples
-  /** Examples of a round. */
-  readonly examplesPerRound: number
+  /** Examples of a round; default one of each of `numGenerations` samples of its prompts. */
+  readonly examplesPerRound?: number
   /** Default `numGenerations` samples of each prompt. */
   readonly explore?: Explore
   /** Further reward functions, weight 1. */
@@ -142,8 +105,10 @@ export interface OnlineMethod {
   readonly comparesPairs?: boolean
   /** Refuses tasks that the method cannot work with. */
   readonly checkTasks?: (tasks: readonly Task[]) => void
-  /** What becomes of the score of the rewards; default that score itself. */
-  readonly score?: (rewards: Score, reference: Decoder | undefined) => Score
+  /** How an evaluation samples; default as a round. */
+  readonly exploreHeldOut?: Explore
+  /** How samples are scored; default by the rewards. */
+  readonly score?: (parts: ScoreParts) => Score
   /** The reference is looked at in scoring, whatever the objective needs. */
   readonly needsReference?: boolean
   /** Further numbers of a round. */
@@ -155,31 +120,14 @@ export interface OnlineMethod {
   readonly enough?: (traces: readonly Trace[]) => boolean
 }
 
-/** How samples are drawn. */
-export const samplingOf = (values: OnlineValues): SampleGroupOptions => ({
-  numGenerations: values.numGenerations,
-  maxNewTokens: values.maxCompletionLength,
-  temperature: values.temperature,
-  topP: values.topP,
-  topK: values.topK,
-  minP: values.minP,
-  repetitionPenalty: values.repetitionPenalty,
-  stopStrings: values.stopStrings,
-  stopIds: values.stopIds,
-  maxRows: values.maxRows,
-})
-
-/** True when sampling changes the distribution by its temperature alone: its log-probs are then those of a trainer at it. */
-export const isUntruncated = ({ topP, topK, minP, repetitionPenalty }: OnlineValues): boolean =>
-  topP === 1 && topK === 0 && minP === 0 && repetitionPenalty === 1
-
 /** The settings of a method from their sources. */
 export const settingsFrom = <S extends z.ZodRawShape>(schema: z.ZodObject<S>, sources: readonly Source[]) =>
   resolveConfig(schema, sources, undefined, Object.keys(onlineKinds))
 
 /** Settings among the options of a call. */
 const given = (options: OnlineOptions): Record<string, unknown> => {
-  const { policy, prompts, rewardFuncs, judge, reference, output, resume, signal, monitor, ...others } = options
+  const { policy, prompts, evalData, rewardFuncs, judge, reference, output, resume, signal, monitor, ...others } =
+    options
   const { sources, record, ...settings } = others
   return settings
 }
@@ -210,16 +158,16 @@ async function runInFolder<V extends OnlineValues>(
   checkSchedule(config.values)
   const method = methodOf(config.values)
   checkTeacher(method.objective, options.reference)
-  checkJudge(options, method)
+  checkJudge(options, method, config.values)
   const { output, resume = false, record = config } = options
   const warn = (message: string) => emit({ type: 'warning', message })
   const folder = output === undefined ? undefined : await openRun(output, record, resume, warn)
   let started: Reference | undefined
-  let judges: OpenRewards | undefined
+  let judges: OpenJudges | undefined
   try {
-    judges = await openRewards(options.rewardFuncs, options.policy.decoder.device)
+    judges = await openJudges(options, options.policy.decoder.device)
     started = await referenceOf(options, method, config.values)
-    const parts = { ...options, reference: started?.decoder, judges }
+    const parts = { ...options, reference: started?.decoder, judges, heldOut: heldOutMethod(config.values, methodOf) }
     return await runOnline(parts, config.values, method, (event) => {
       folder?.log(event)
       emit(event)
@@ -232,13 +180,17 @@ async function runInFolder<V extends OnlineValues>(
 }
 
 /** A judge is for pairs; what is taken from rewards beside it would never count. */
-function checkJudge({ judge }: OnlineOptions, { comparesPairs = false, rewards = [] }: OnlineMethod): void {
+function checkJudge(
+  { judge }: OnlineOptions,
+  { comparesPairs = false }: OnlineMethod,
+  { missingEosPenalty }: OnlineValues,
+): void {
   if (judge === undefined) return
   const refuse = (where: string, text: string): never => {
     throw new WhetstoneError('E_CONFIG', where, text)
   }
   if (!comparesPairs) refuse('judge', 'expected rewardFuncs: the method has no pairs for a judge to compare')
-  if (rewards.length > 0)
+  if (missingEosPenalty !== undefined)
     refuse('missingEosPenalty', 'expected it without a judge, which gives no rewards to take it from')
 }
 
@@ -250,18 +202,26 @@ const referenceOf = async (
 ): Promise<Reference | undefined> =>
   needsReference || objective.needs.reference ? openReference(policy.decoder, reference, syncRefModel) : undefined
 
+/** The method with as many samples as an evaluation draws. */
+const heldOutMethod = <V extends OnlineValues>(values: V, methodOf: (values: V) => OnlineMethod): OnlineMethod =>
+  methodOf({ ...values, numGenerations: values.numGenerationsEval ?? values.numGenerations })
+
 /** The options of a run whose models are there. */
 interface OnlineParts extends OnlineOptions {
-  readonly judges: OpenRewards
+  readonly judges: OpenJudges
+  /** The method as evaluations have it. */
+  readonly heldOut: OnlineMethod
 }
 
 /** The rewards of a run: what was passed, or the source's checker; then the method's own. */
-function rewardsOf({ prompts, judge, judges }: OnlineParts, { rewardWeights }: OnlineValues, own: OnlineMethod) {
+function rewardsOf({ prompts, judges }: OnlineParts, values: OnlineValues, { unrewarded, rewards = [] }: OnlineMethod) {
+  const { rewardWeights, missingEosPenalty } = values
   const passed = judges.functions ?? (isTaskSource(prompts) ? [checkerReward(prompts)] : [])
-  const isOptional = own.unrewarded === true || judge !== undefined
+  const isOptional = unrewarded === true || judges.judge !== undefined
   if (passed.length === 0 && rewardWeights === undefined && isOptional) return []
   const named = nameRewards(passed, rewardWeights)
-  return own.rewards === undefined || own.rewards.length === 0 ? named : [...named, ...nameRewards(own.rewards)]
+  const own = missingEosPenalty === undefined ? rewards : [...rewards, missingEosReward(missingEosPenalty)]
+  return own.length === 0 ? named : [...named, ...nameRewards(own)]
 }
 
 const statisticsOf =
@@ -276,40 +236,65 @@ const statisticsOf =
     }
   }
 
+/** Prompts to evaluate on; none where none were given. */
+async function heldOutOf(options: OnlineParts, values: OnlineValues): Promise<Task[]> {
+  const { prompts, evalData, policy } = options
+  const { evalTasks, chatTemplateKwargs } = values
+  const refuse = (setting: string, message: string): never => {
+    throw new WhetstoneError('E_CONFIG', setting, message)
+  }
+  if (evalTasks !== undefined && !isTaskSource(prompts))
+    return refuse('evalTasks', 'expected a task source as prompts: rows to evaluate on are evalData')
+  if (evalData !== undefined && isTaskSource(prompts))
+    return refuse('evalData', 'expected evalTasks, held-out tasks of the task source: its checker knows no others')
+  const ofSource = evalTasks !== undefined && isTaskSource(prompts) ? prompts.heldOut(evalTasks) : []
+  const rows = evalData === undefined ? [] : await readPrompts(evalData, policy.tokenizer, 0, chatTemplateKwargs)
+  const tasks = heldOutTasks([...ofSource, ...rows])
+  if (tasks.length === 0 && values.evalRounds > 0)
+    refuse('evalRounds', 'expected evalData, or evalTasks of a task source, beside it')
+  checkPrompts(options, tasks, values.maxCompletionLength)
+  return tasks
+}
+
 /** Prompts of every round, and what tells them from others when a run goes on. */
 async function roundsOf(options: OnlineOptions, values: OnlineValues, perRound: number, method: OnlineMethod) {
   const { prompts, policy } = options
-  const tasks = await readPrompts(prompts, policy.tokenizer, values.trainTasks ?? values.rounds * perRound)
+  const { rounds, trainTasks = rounds * perRound, chatTemplateKwargs } = values
+  const tasks = await readPrompts(prompts, policy.tokenizer, trainTasks, chatTemplateKwargs)
   method.checkTasks?.(tasks)
-  checkPrompts(options, tasks, values)
+  checkPrompts(options, tasks, values.maxCompletionLength)
   const digest = createHash('sha256')
     .update(JSON.stringify(tasks.map(({ id, prompt, row }) => [id, prompt, row])))
     .digest('hex')
   return { size: tasks.length, digest, of: taskRounds(tasks, perRound, values.seed) }
 }
 
-/** Refuses before the first round what a later one could not sample: learned positions end, and so does a vocabulary. */
-function checkPrompts(
-  { policy, reference }: OnlineOptions,
-  tasks: readonly Task[],
-  { maxCompletionLength }: OnlineValues,
-): void {
-  const { tokenizer, decoder } = policy
-  const { vocabSize } = decoder.config
-  const limit = limitOf(reference === undefined ? [decoder] : [decoder, reference])
-  if (limit === undefined && tokenizer.vocabSize <= vocabSize) return
-  for (const task of tasks) {
-    const ids = promptIds(policy, task)
-    const { length } = ids
-    checkIds(task.id, ids, vocabSize, tokenizer)
-    if (limit === undefined || length + maxCompletionLength <= limit) continue
-    const text = `expected prompt and maxCompletionLength within the ${limit} positions of the model, got ${length} + ${maxCompletionLength}`
-    throw new WhetstoneError('E_LIMIT', task.id, text)
-  }
+/** What evaluates behind rounds, where there are prompts for it. */
+async function evaluationOf(
+  options: OnlineParts,
+  values: OnlineValues,
+  parts: Pick<HeldOut, 'stepsPerRound' | 'emit'> & { readonly scoreOf: (method: OnlineMethod) => Score },
+): Promise<((round: number) => Promise<void>) | undefined> {
+  const tasks = await heldOutOf(options, values)
+  if (tasks.length === 0) return undefined
+  const { policy, reference, signal, heldOut } = options
+  const { numGenerations, numGenerationsEval = numGenerations } = values
+  return evaluateHeldOut({
+    ...parts,
+    ...{ policy, reference, signal, tasks },
+    explore:
+      heldOut.exploreHeldOut ??
+      heldOut.explore ??
+      sampleGroup({ ...samplingOf(values), numGenerations: numGenerationsEval }),
+    score: parts.scoreOf(heldOut),
+    statistics: statisticsOf(values, heldOut),
+    ...{ seed: values.seed, evalRounds: values.evalRounds, rounds: values.rounds },
+  })
 }
 
 function updateOf(values: OnlineValues, method: OnlineMethod): IterateOptions['update'] {
   const batchSize = values.perDeviceTrainBatchSize * values.gradientAccumulationSteps
+  const { examplesPerRound = values.promptsPerRound * values.numGenerations } = method
   return {
     objective: method.objective,
     optimizer: adamwOptions.strip().parse(values),
@@ -320,10 +305,11 @@ function updateOf(values: OnlineValues, method: OnlineMethod): IterateOptions['u
       warmupSteps: values.warmupSteps,
       warmupRatio: values.warmupRatio,
     },
-    stepsPerRound: values.numIterations * Math.ceil(method.examplesPerRound / batchSize),
+    stepsPerRound: values.numIterations * Math.ceil(examplesPerRound / batchSize),
     batchSize,
     perDeviceTrainBatchSize: values.perDeviceTrainBatchSize,
     numIterations: values.numIterations,
+    disableDropout: values.disableDropout,
     gradientCheckpointing: values.gradientCheckpointing,
     temperature: method.temperature,
     referenceSync: referenceSyncOf(values),
@@ -344,6 +330,7 @@ async function runOnline(
   emit: Emit,
 ): Promise<PhaseResult> {
   const { policy, reference, output, resume, signal, monitor } = options
+  const { judge, hashes } = options.judges
   const rewards = rewardsOf(options, values, method)
   const tried = method.promptsTried ?? values.promptsPerRound
   const rounds = await roundsOf(options, values, tried, method)
@@ -351,17 +338,19 @@ async function runOnline(
   const update = updateOf(values, method)
   const device = policy.decoder.device.description
   const names = rewards.map(({ name }) => name)
-  const notes = [`model ${policy.directory}`, `${rounds.size} prompts`, ...judgesNoted(names, options.judge)]
+  const notes = [`model ${policy.directory}`, `${rounds.size} prompts`, ...judgesNoted(names, judge)]
   emit({ type: 'start', step: 0, totalSteps: values.rounds * update.stepsPerRound, device, notes })
   const directory = output === undefined ? undefined : join(output, 'rounds')
   await tellEmptyResume({ directory: directory && join(directory, 'checkpoints'), resume: resume ?? false, emit })
+  const scoreOf = (own: OnlineMethod) => own.score?.({ rewards: score, judge, reference }) ?? score
+  const evaluate = await evaluationOf(options, values, { scoreOf, stepsPerRound: update.stepsPerRound, emit })
   const result = await runRounds({
     policy,
     reference,
     tasks: rounds.of,
     explore: method.explore ?? sampleGroup(samplingOf(values)),
-    score: method.score?.(score, reference) ?? score,
-    select: method.select(rewards),
+    score: scoreOf(method),
+    select: method.select?.(rewards) ?? ((traces) => [...traces]),
     update,
     rounds: values.rounds,
     roundsPerEpoch: rounds.size / tried,
@@ -373,13 +362,16 @@ async function runOnline(
     resume,
     saveRounds: values.saveRounds,
     saveTotalLimit: values.saveTotalLimit,
-    monitor,
+    monitor: async (round) => {
+      await evaluate?.(round)
+      await monitor?.(round)
+    },
     fingerprint: {
       ...values,
       prompts: rounds.digest,
       rewards: names,
-      ...(options.judge !== undefined && { judge: options.judge.name }),
-      ...(options.judges.hashes.length > 0 && { rewardModels: options.judges.hashes }),
+      ...(judge !== undefined && { judge: judge.name }),
+      ...(hashes.length > 0 && { rewardModels: hashes }),
     },
     emit,
     signal,

@@ -2,7 +2,6 @@
 // `reward_funcs` (GRPO): asynchronous ones are awaited side by side, null says that a function does not apply to a
 // sample. Differs from TRL: a function that fails, or gives NaN, stops the run; it is never a warning.
 
-import { overlongPenalty } from '../../loss/advantages.js'
 import { checkArgument, type Kind, kinds, listOf, optional, shownArgument } from '../../src/base/arguments.js'
 import { messageOf, WhetstoneError } from '../../src/base/errors.js'
 import type { Task, TaskSource } from '../tasks/index.js'
@@ -63,7 +62,8 @@ export function nameRewards(functions: readonly RewardFunction[], weights?: read
   return rewards
 }
 
-const inputOf = (traces: readonly Trace[]): RewardInput => {
+/** What reward functions get of samples. */
+export const inputOf = (traces: readonly Trace[]): RewardInput => {
   const last = traces.map((trace): Segment | undefined => turnsOf(trace).at(-1))
   return {
     prompts: traces.map(({ task }) => task.prompt),
@@ -79,22 +79,28 @@ const fail = (name: string, message: string, cause?: unknown): never => {
   throw new WhetstoneError('E_VERIFIER', `reward ${name}`, message, { cause })
 }
 
-/** The numbers of one function, checked. */
-async function judge({ name, evaluate }: NamedReward, traces: readonly Trace[]): Promise<readonly (number | null)[]> {
+/**
+ * The numbers of one function, checked.
+ *
+ * @param placeOf names a sample in errors
+ * @throws WhetstoneError E_VERIFIER
+ */
+export async function askReward(
+  { name, evaluate }: Pick<NamedReward, 'name' | 'evaluate'>,
+  input: RewardInput,
+  placeOf = (i: number): string => `task ${input.tasks[i].id}`,
+): Promise<readonly (number | null)[]> {
+  const count = input.tasks.length
   let values: readonly (number | null)[] = []
   try {
-    values = await evaluate(inputOf(traces))
+    values = await evaluate(input)
   } catch (error) {
-    const [first] = traces
-    fail(name, `failed on ${traces.length} samples from task ${first.task.id} on: ${messageOf(error)}`, error)
+    fail(name, `failed on ${count} samples from task ${input.tasks[0].id} on: ${messageOf(error)}`, error)
   }
-  if (!Array.isArray(values) || values.length !== traces.length)
-    fail(name, `expected a list of ${traces.length} numbers, one per sample, got ${shown(values)}`)
+  if (!Array.isArray(values) || values.length !== count)
+    fail(name, `expected a list of ${count} numbers, one per sample, got ${shown(values)}`)
   const bad = values.findIndex((value) => value !== null && !Number.isFinite(value))
-  if (bad >= 0) {
-    const { task, sample } = traces[bad]
-    fail(name, `expected a finite number or null, got ${String(values[bad])} for sample ${sample} of task ${task.id}`)
-  }
+  if (bad >= 0) fail(name, `expected a finite number or null, got ${String(values[bad])} for ${placeOf(bad)}`)
   return values
 }
 
@@ -111,7 +117,9 @@ export function scoreRewards(rewards: readonly NamedReward[]): Score {
   return async (traces) => {
     checkArgument('scoreRewards: traces', traces, tracesKind)
     if (traces.length === 0) return []
-    const judged = await Promise.all(rewards.map((reward) => judge(reward, traces)))
+    const input = inputOf(traces)
+    const placeOf = (i: number) => `sample ${traces[i].sample} of task ${traces[i].task.id}`
+    const judged = await Promise.all(rewards.map((reward) => askReward(reward, input, placeOf)))
     return traces.map((trace, i) => {
       const own = rewards.flatMap(({ name, weight }, r) => {
         const value = judged[r][i]
@@ -133,12 +141,6 @@ export function scoreRewards(rewards: readonly NamedReward[]): Score {
 export const checkerReward = (source: Pick<TaskSource, 'check'>): RewardFunction =>
   function correct({ tasks, completions, finishReasons }) {
     return tasks.map((task, i) => Number(finishReasons[i] === 'stop' && source.check(task, completions[i]).correct))
-  }
-
-/** DAPO's penalty for the last `cache` tokens before `max`: 0 down to -1. */
-export const overlongReward = (max: number, cache: number): RewardFunction =>
-  function overlong({ completionIds }) {
-    return completionIds.map((ids) => overlongPenalty(ids.length, max, cache))
   }
 
 /** TRL's `missing_eos_penalty`: taken from the reward of samples that were cut off. */

@@ -2,29 +2,11 @@
 // of the two is better is the probability `preference`: the logistic function of the difference of their rewards, as in TRL,
 // or what a judge of pairs says. The score `onPolicy` is 1 on samples of the policy, 0 on others.
 
-import { checkArgument, checkOptions, kinds, shownArgument } from '../../src/base/arguments.js'
-import { messageOf, WhetstoneError } from '../../src/base/errors.js'
-import { deriveKey, uniform } from '../../src/base/rng.js'
-import type { Task } from '../tasks/index.js'
+import { checkArgument, checkOptions, kinds } from '../../src/base/arguments.js'
 import { type Explore, type SampleGroupOptions, sampleGroup } from './explore.js'
+import { askJudge, type PairJudge, type TracePair } from './judges.js'
 import type { Score } from './score.js'
-import { byTask, completionOf, type Trace, withScores } from './trace.js'
-
-/** Pairs to judge; every list has one entry per pair. */
-export interface PairInput {
-  readonly prompts: readonly string[]
-  /** Texts without end tokens. Which of the two is the policy's is drawn for each pair, so that neither place is favoured. */
-  readonly completions: readonly (readonly [string, string])[]
-  readonly tasks: readonly Task[]
-  /** Columns of the data set; empty for tasks that came from none. */
-  readonly rows: readonly Readonly<Record<string, unknown>>[]
-}
-
-/** Judges pairs: for each the probability that the first completion is better, from 0 to 1. */
-export type PairJudge = (input: PairInput) => readonly number[] | Promise<readonly number[]>
-
-/** A sample of the policy and one of its rival. */
-export type Rivals = readonly [own: Trace, other: Trace]
+import { byTask, type Trace, withScores } from './trace.js'
 
 /** Did the policy alone write it? What has no mark is the policy's. */
 export const isOwn = ({ scores }: Trace): boolean => scores.onPolicy !== 0
@@ -50,42 +32,12 @@ export function sampleRivals(settings: SampleGroupOptions & { readonly mixtureCo
   }
 }
 
-/** The first half of each task's traces against the second, one by one. */
-export const rivalsOf = (traces: readonly Trace[]): Rivals[] =>
+/** The first half of each task's traces against the second, one by one: samples of the policy and of its rival. */
+export const rivalsOf = (traces: readonly Trace[]): TracePair[] =>
   byTask(traces).flatMap((group) => {
     const half = group.length / 2
-    return group.slice(0, half).map((own, i): Rivals => [own, group[half + i]])
+    return group.slice(0, half).map((own, i): TracePair => [own, group[half + i]])
   })
-
-const isSwapped = ([{ task, sample }]: Rivals): boolean => uniform(deriveKey(0, 'order', task.id, sample), 0) < 0.5
-
-/** What a judge says, checked, as the probability that the policy's sample is better. */
-async function askJudge(judge: PairJudge, pairs: readonly Rivals[]): Promise<number[]> {
-  const refuse = (message: string, cause?: unknown): never => {
-    throw new WhetstoneError('E_VERIFIER', 'judge', message, { cause })
-  }
-  const swapped = pairs.map(isSwapped)
-  const texts = pairs.map((pair) => pair.map(completionOf) as [string, string])
-  const tasks = pairs.map(([{ task }]) => task)
-  let said: readonly number[] = []
-  try {
-    said = await judge({
-      prompts: tasks.map(({ prompt }) => prompt),
-      completions: texts.map(([own, other], i) => (swapped[i] ? [other, own] : [own, other])),
-      tasks,
-      rows: tasks.map(({ row }) => row ?? {}),
-    })
-  } catch (error) {
-    refuse(`failed on ${pairs.length} pairs from task ${tasks[0].id} on: ${messageOf(error)}`, error)
-  }
-  if (!Array.isArray(said) || said.length !== pairs.length) {
-    const got = Array.isArray(said) ? `${said.length} entries` : shownArgument(said)
-    refuse(`expected a list of ${pairs.length} probabilities, one per pair, got ${got}`)
-  }
-  const bad = said.findIndex((p) => !(typeof p === 'number' && p >= 0 && p <= 1))
-  if (bad >= 0) refuse(`expected a number from 0 to 1, got ${String(said[bad])} for task ${tasks[bad].id}`)
-  return said.map((p, i) => (swapped[i] ? 1 - p : p))
-}
 
 const logistic = (x: number): number => 1 / (1 + Math.exp(-x))
 
@@ -101,7 +53,7 @@ export function comparePairs(score: Score, judge?: PairJudge): Score {
   return async (traces) => {
     const pairs = rivalsOf(await score(traces))
     if (pairs.length === 0) return []
-    const byReward = ([own, other]: Rivals) => logistic(own.scores.reward - other.scores.reward)
+    const byReward = ([own, other]: TracePair) => logistic(own.scores.reward - other.scores.reward)
     const preferences = judge === undefined ? pairs.map(byReward) : await askJudge(judge, pairs)
     const own = pairs.map(([trace], i) => withScores(trace, { preference: preferences[i] }))
     const others = pairs.map(([, trace], i) => withScores(trace, { preference: 1 - preferences[i] }))
@@ -109,13 +61,54 @@ export function comparePairs(score: Score, judge?: PairJudge): Score {
   }
 }
 
+/**
+ * Adds the score `preference` to samples of the policy: the mean probability that a judge gives them against the others of
+ * their task.
+ *
+ * @param score what may score samples before
+ * @throws WhetstoneError E_VERIFIER for a judge that fails, or says something else than probabilities
+ */
+export const rankByJudge =
+  (score: Score, judge: PairJudge): Score =>
+  async (traces) => {
+    const groups = byTask(await score(traces))
+    const pairs = groups.flatMap((group) =>
+      group.flatMap((own, i) => group.slice(i + 1).map((other): TracePair => [own, other])),
+    )
+    if (pairs.length === 0) return groups.flat()
+    const won = new Map<Trace, number>(groups.flat().map((trace) => [trace, 0]))
+    const count = (trace: Trace, probability: number) => won.set(trace, (won.get(trace) ?? 0) + probability)
+    for (const [i, probability] of (await askJudge(judge, pairs)).entries()) {
+      const [own, other] = pairs[i]
+      count(own, probability)
+      count(other, 1 - probability)
+    }
+    return groups.flatMap((group) =>
+      group.map((trace) => withScores(trace, { preference: (won.get(trace) ?? 0) / Math.max(1, group.length - 1) })),
+    )
+  }
+
 const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length
+
+const ended = (side: readonly Trace[]) => mean(side.map(({ finishReason }) => Number(finishReason === 'stop')))
+
+/** TRL's numbers of online DPO: mean reward, what the best sample of a task is ahead of the worst, which end by themselves. */
+export function bestAndWorstStatistics(traces: readonly Trace[]): Record<string, number> {
+  const groups = byTask(traces).map((group) => group.map(({ scores }) => scores.reward))
+  const scores = mean(groups.flat())
+  return {
+    ...(Number.isFinite(scores) && {
+      'objective/scores': scores,
+      'objective/scores_margin': mean(groups.map((group) => Math.max(...group) - Math.min(...group))),
+    }),
+    'val/contain_eos_token': ended(traces),
+  }
+}
 
 /** TRL's numbers of such pairs: rewards of both, what the policy is ahead, how often it wins, which end by themselves. */
 export function rivalStatistics(traces: readonly Trace[]): Record<string, number> {
   const pairs = rivalsOf(traces)
   const [own, others] = [0, 1].map((side) => pairs.map((pair) => pair[side]))
-  const ended = (side: readonly Trace[]) => mean(side.map(({ finishReason }) => Number(finishReason === 'stop')))
   const [model, other] = [own, others].map((side) => mean(side.map(({ scores }) => scores.reward)))
   return {
     'rewards/probabilities': mean(own.map(({ scores }) => scores.preference)),

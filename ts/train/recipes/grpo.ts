@@ -15,16 +15,9 @@ import { countUntied, untiedFirst } from '../loop/credit.js'
 import { type CreditMethod, creditOf, creditShape } from '../loop/credit-settings.js'
 import { policyExamples } from '../loop/examples.js'
 import { sampleGroup } from '../loop/explore.js'
-import {
-  isUntruncated,
-  type OnlineMethod,
-  type OnlineOptions,
-  onlineShape,
-  samplingOf,
-  settingsFrom,
-  startOnline,
-} from '../loop/online.js'
-import { overlongReward } from '../loop/rewards.js'
+import { type OnlineMethod, type OnlineOptions, settingsFrom, startOnline } from '../loop/online.js'
+import { isUntruncated, onlineShape, samplingOf } from '../loop/online-shape.js'
+import { softOverlongReward } from '../loop/ready-rewards.js'
 import type { PhaseResult } from '../loop.js'
 
 /** Aggregations by TRL's `loss_type`; bnpo, there a mean over a micro-batch, is dapo when it is one over the step. */
@@ -81,7 +74,7 @@ type Settings = z.output<typeof grpoOptions>
 export type GrpoOptions = OnlineOptions & GrpoInput
 
 function methodOf(values: Settings): OnlineMethod {
-  const { maxCompletionLength, promptsPerRound, numGenerations, softPunishCache } = values
+  const { maxCompletionLength, promptsPerRound, softPunishCache } = values
   const method: Method = methods[values.method]
   const { dynamicSampling = method.dynamicSampling ?? false } = values
   const { maskTruncatedCompletions: mask = method.maskTruncatedCompletions ?? false } = values
@@ -93,14 +86,13 @@ function methodOf(values: Settings): OnlineMethod {
     objective: method.objective({ ...own, aggregation: lossType && byLossType[lossType] }),
     explore: sampleGroup({ ...samplingOf(values), logps: tempered ? 'sampling' : 'model' }),
     temperature: tempered ? values.temperature : 1,
-    rewards: softPunishCache > 0 ? [overlongReward(maxCompletionLength, softPunishCache)] : [],
+    rewards: softPunishCache > 0 ? [softOverlongReward(maxCompletionLength, softPunishCache)] : [],
     promptsTried: promptsPerRound * (dynamicSampling ? values.maxResamples : 1),
     enough: dynamicSampling ? (traces) => countUntied(traces) >= promptsPerRound : undefined,
     select: (rewards) => (traces) =>
       advantages(rewards)(dynamicSampling ? untiedFirst(promptsPerRound)(traces) : traces),
     toExamples: (traces, round) =>
       policyExamples(mask ? traces.filter(({ finishReason }) => finishReason === 'stop') : traces, round),
-    examplesPerRound: promptsPerRound * numGenerations,
   }
 }
 

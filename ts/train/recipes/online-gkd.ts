@@ -12,7 +12,9 @@ import type { OnlineGkdInput } from '../config/settings.gen.js'
 import type { Run } from '../events.js'
 import { checkAnswered, sampleOrTake } from '../loop/distillation.js'
 import { completionExamples } from '../loop/examples.js'
-import { type OnlineOptions, onlineShape, samplingOf, settingsFrom, startOnline } from '../loop/online.js'
+import { sampleGroup } from '../loop/explore.js'
+import { type OnlineOptions, settingsFrom, startOnline } from '../loop/online.js'
+import { onlineShape, samplingOf } from '../loop/online-shape.js'
 import { isOwn } from '../loop/rivals.js'
 import type { PhaseResult } from '../loop.js'
 
@@ -39,11 +41,10 @@ export const onlineGkd = (options: OnlineGkdOptions): Run<PhaseResult> =>
     (values) => ({
       objective: gkd({ beta: values.beta }),
       explore: sampleOrTake(values, samplingOf(values)),
+      exploreHeldOut: sampleGroup(samplingOf(values)),
       checkTasks: (tasks) => checkAnswered(values, tasks),
       unrewarded: true,
       statistics: (traces) => ({ onPolicy: traces.filter(isOwn).length / traces.length }),
-      select: () => (traces) => [...traces],
       toExamples: completionExamples,
-      examplesPerRound: values.promptsPerRound * values.numGenerations,
     }),
   )

@@ -12,27 +12,22 @@ import { nashMd } from '../../loss/index.js'
 import type { OnlineNashMdInput } from '../config/settings.gen.js'
 import type { Run } from '../events.js'
 import { preferenceExamples } from '../loop/examples.js'
-import { type OnlineOptions, onlineShape, samplingOf, settingsFrom, startOnline } from '../loop/online.js'
-import { missingEosReward } from '../loop/rewards.js'
-import { comparePairs, isOwn, rivalStatistics, sampleRivals } from '../loop/rivals.js'
+import { type OnlineOptions, settingsFrom, startOnline } from '../loop/online.js'
+import { againstRival, rivalShape } from '../loop/online-pairs.js'
+import { isOwn } from '../loop/rivals.js'
 import type { PhaseResult } from '../loop.js'
 
 /** Settings of Nash-MD. */
 export const onlineNashMdOptions = z.strictObject({
-  ...onlineShape,
-  learningRate: onlineShape.learningRate.default(5e-7),
-  numGenerations: z.int().min(1).default(1).describe('pairs per prompt: samples of the policy, and of the mixture'),
-  maxCompletionLength: z.int().min(1).default(64).describe('most new tokens of a sample'),
-  temperature: onlineShape.temperature.default(0.9),
+  ...rivalShape,
   repetitionPenalty: z
     .number()
     .min(1)
     .max(1)
     .default(1)
     .describe('1: tokens of the mixture are drawn without a penalty'),
-  beta: z.number().positive().default(0.1).describe('weight of the KL to the reference'),
+  beta: rivalShape.beta.describe('weight of the KL to the reference'),
   mixtureCoef: z.number().min(0).max(1).default(0.5).describe('share of the reference in the mixture’s logits'),
-  missingEosPenalty: z.number().positive().optional().describe('taken from the reward of samples that were cut off'),
 })
 
 /** What a run of Nash-MD takes. */
@@ -44,14 +39,9 @@ export const onlineNashMd = (options: OnlineNashMdOptions): Run<PhaseResult> =>
     options,
     (sources) => settingsFrom(onlineNashMdOptions, sources),
     (values) => ({
+      ...againstRival(values, values.mixtureCoef),
       objective: nashMd({ beta: values.beta }),
-      explore: sampleRivals({ ...samplingOf(values), mixtureCoef: values.mixtureCoef }),
-      rewards: values.missingEosPenalty === undefined ? [] : [missingEosReward(values.missingEosPenalty)],
-      comparesPairs: true,
-      score: (rewards) => comparePairs(rewards, options.judge),
-      statistics: rivalStatistics,
       select: () => (traces) => traces.filter(isOwn),
       toExamples: preferenceExamples,
-      examplesPerRound: values.promptsPerRound * values.numGenerations,
     }),
   )

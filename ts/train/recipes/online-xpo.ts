@@ -10,22 +10,15 @@ import { xpo } from '../../loss/index.js'
 import type { OnlineXpoInput } from '../config/settings.gen.js'
 import type { Run } from '../events.js'
 import { rivalExamples } from '../loop/examples.js'
-import { type OnlineOptions, onlineShape, samplingOf, settingsFrom, startOnline } from '../loop/online.js'
-import { missingEosReward } from '../loop/rewards.js'
-import { comparePairs, rivalStatistics, sampleRivals } from '../loop/rivals.js'
+import { type OnlineOptions, settingsFrom, startOnline } from '../loop/online.js'
+import { againstRival, rivalShape } from '../loop/online-pairs.js'
 import type { PhaseResult } from '../loop.js'
 
 /** Settings of XPO. */
 export const onlineXpoOptions = z.strictObject({
-  ...onlineShape,
-  learningRate: onlineShape.learningRate.default(5e-7),
-  numGenerations: z.int().min(1).default(1).describe('pairs per prompt: samples of the policy, and of the reference'),
-  maxCompletionLength: z.int().min(1).default(64).describe('most new tokens of a sample'),
-  temperature: onlineShape.temperature.default(0.9),
-  beta: z.number().positive().default(0.1).describe('strength of the tie to the reference'),
+  ...rivalShape,
   alpha: z.number().min(0).default(1e-5).describe('weight of the exploration bonus'),
   lossType: z.enum(['sigmoid', 'ipo']).default('sigmoid').describe('link of the margin'),
-  missingEosPenalty: z.number().positive().optional().describe('taken from the reward of samples that were cut off'),
 })
 
 /** What a run of XPO takes. */
@@ -37,14 +30,8 @@ export const onlineXpo = (options: OnlineXpoOptions): Run<PhaseResult> =>
     options,
     (sources) => settingsFrom(onlineXpoOptions, sources),
     (values) => ({
+      ...againstRival(values, 1),
       objective: xpo({ beta: values.beta, alpha: values.alpha, lossType: values.lossType }),
-      explore: sampleRivals({ ...samplingOf(values), mixtureCoef: 1 }),
-      rewards: values.missingEosPenalty === undefined ? [] : [missingEosReward(values.missingEosPenalty)],
-      comparesPairs: true,
-      score: (rewards) => comparePairs(rewards, options.judge),
-      statistics: rivalStatistics,
-      select: () => (traces) => [...traces],
       toExamples: rivalExamples,
-      examplesPerRound: values.promptsPerRound * values.numGenerations,
     }),
   )

@@ -15,14 +15,8 @@ import { credit } from '../loop/credit.js'
 import { oldLogps, sequenceOf, type ToExamples } from '../loop/examples.js'
 import { referenceLogps } from '../loop/likelihood.js'
 import { twoTurnStatistics } from '../loop/metrics.js'
-import {
-  type OnlineMethod,
-  type OnlineOptions,
-  onlineShape,
-  samplingOf,
-  settingsFrom,
-  startOnline,
-} from '../loop/online.js'
+import { type OnlineMethod, type OnlineOptions, settingsFrom, startOnline } from '../loop/online.js'
+import { onlineShape, samplingOf } from '../loop/online-shape.js'
 import { scoreTurns } from '../loop/rewards.js'
 import { type Trace, withScores } from '../loop/trace.js'
 import type { PhaseResult } from '../loop.js'
@@ -77,20 +71,18 @@ const examplesOf =
   }
 
 function methodOf(values: Settings, { policy }: OnlineOptions): OnlineMethod {
-  const { instruction, promptsPerRound, numGenerations } = values
+  const { instruction } = values
   const sampling = samplingOf(values)
   return {
     objective: ppo({ aggregation: 'sequenceSum' }),
     explore: chain(sampling, [{ ...sampling, numGenerations: 1, inject: () => instruction }]),
     score:
-      (rewards, reference = policy.decoder) =>
+      ({ rewards, reference = policy.decoder }) =>
       async (traces) =>
         referenceLogps(reference, policy)(await scoreTurns(rewards)(traces)),
     needsReference: true,
     statistics: twoTurnStatistics,
-    select: () => (traces) => [...traces],
     toExamples: examplesOf(values),
-    examplesPerRound: promptsPerRound * numGenerations,
   }
 }
 

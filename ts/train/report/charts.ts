@@ -56,11 +56,14 @@ type RoundKey = 'reward' | 'passAt1' | 'passAtN' | 'kl' | 'loss'
 const ofRounds = (rounds: readonly RoundRecord[], key: RoundKey): Point[] =>
   rounds.map((e) => ({ x: e.round, y: e[key] ?? Number.NaN }))
 
-const rewardChart = ({ rounds }: RunData): string =>
-  lineChart([{ name: 'reward', color: 2, points: ofRounds(rounds, 'reward') }], {
-    title: 'Mean reward of the samples',
-    xLabel: 'round',
-  })
+function rewardChart({ rounds, evals }: RunData): string {
+  const held = evals.flatMap(({ round, reward }) =>
+    round === undefined || reward === undefined ? [] : [{ x: round, y: reward }],
+  )
+  const series: Series[] = [{ name: 'reward', color: 2, points: ofRounds(rounds, 'reward') }]
+  if (held.length > 0) series.push({ name: 'reward (eval)', color: 3, points: held, dashed: true })
+  return lineChart(series, { title: 'Mean reward of the samples', xLabel: 'round' })
+}
 
 const passChart = ({ rounds }: RunData): string =>
   lineChart(

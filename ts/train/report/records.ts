@@ -64,6 +64,8 @@ export interface EvalRecord extends Measured {
   readonly low?: number
   readonly high?: number
   readonly loss?: number
+  /** Mean score of samples. */
+  readonly reward?: number
   readonly passAtK?: readonly { readonly k: number; readonly value: number }[]
 }
 
@@ -167,6 +169,7 @@ const schemas = {
     low: optional,
     high: optional,
     loss: optional,
+    reward: optional,
     passAtK: z.array(z.object({ k: z.number(), value: z.number() })).optional(),
   }),
   round: z.object({

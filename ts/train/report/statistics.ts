@@ -28,7 +28,7 @@ const ofRounds: readonly Group[] = [
     names: ['completions/mean_length', 'completions/mean_terminated_length', 'completions/max_length'],
   },
   { title: 'Share of completions that were cut off', names: ['completions/clipped_ratio'], isShare: true },
-  { title: 'Deviation of rewards within a group', names: ['reward_std'] },
+  { title: 'Deviation of rewards', names: ['reward_std'] },
   { title: 'Share of groups with equal rewards', names: ['frac_reward_zero_std'], isShare: true },
 ]
 
@@ -88,20 +88,26 @@ export function statisticCharts(
   evals: readonly EvalRecord[],
   rounds: readonly RoundRecord[],
 ): StatisticCharts {
-  const step = withOthers(ofSteps, namesIn([...steps, ...evals]))
-  const round = withOthers(ofRounds, namesIn(rounds))
+  const ofRows = evals.filter((e) => e.round === undefined)
+  const ofPrompts = evals.filter((e) => e.round !== undefined)
+  const step = withOthers(ofSteps, namesIn([...steps, ...ofRows]))
+  const round = withOthers(ofRounds, namesIn([...rounds, ...ofPrompts]))
   const drawStep = (group: Group) =>
     chartOf(
       group,
-      group.names.flatMap((name) => stepLines(steps, evals, name)),
+      group.names.flatMap((name) => stepLines(steps, ofRows, name)),
       'step of the phase',
     )
   const drawRound = (group: Group) => {
-    const line = (name: string): Line => ({
-      name: lastOf(name),
-      points: defined(rounds.map((e) => pointAt(e.round, e.numbers[name]))),
-    })
-    return chartOf(group, group.names.map(line), 'round')
+    const linesOf = (name: string): Line[] => [
+      { name: lastOf(name), points: defined(rounds.map((e) => pointAt(e.round, e.numbers[name]))) },
+      {
+        name: `${lastOf(name)} (eval)`,
+        points: defined(ofPrompts.map((e) => pointAt(e.round, e.numbers[name]))),
+        dashed: true,
+      },
+    ]
+    return chartOf(group, group.names.flatMap(linesOf), 'round')
   }
   const drawn = (charts: readonly string[]) => charts.filter((chart) => chart !== '')
   return {
