@@ -14,13 +14,18 @@ import { valueText } from '../ts/train/config/resolve.js'
 import { rowTrainers } from '../ts/train/config/run-settings.js'
 import type {
   BestOfNInput,
+  BstarInput,
   GrpoInput,
   OnlineDpoInput,
   OnlineGkdInput,
   OnlineInput,
   OnlineNashMdInput,
+  OnlineSimpoInput,
   OnlineXpoInput,
+  RiseInput,
+  SclInput,
   ScoreInput,
+  SharpeningInput,
   TrainingInput,
 } from '../ts/train/config/settings.gen.js'
 import { onlineShape } from '../ts/train/loop/online.js'
@@ -128,10 +133,13 @@ const typeText = (name: string, about: string, fields: readonly [string, Field][
     '',
   ].join('\n')
 
-/** What a recipe has another default for is described anew. */
+/** What a recipe has another default for is described anew; what it does not have is left out. */
 function recipeText(name: string, about: string, schema: z.ZodObject): string {
   const fields = ownFields(schema)
-  const again = fields.flatMap(([option]) => (Object.hasOwn(onlineShape, option) ? [`'${option}'`] : []))
+  const own = new Set(fields.map(([option]) => option))
+  const again = Object.keys(onlineShape).flatMap((option) =>
+    own.has(option) || !Object.hasOwn(schema.shape, option) ? [`'${option}'`] : [],
+  )
   const base = again.length === 0 ? 'OnlineInput' : `Omit<OnlineInput, ${again.join(' | ')}>`
   return typeText(name, about, fields, `${base} & `)
 }
@@ -146,6 +154,11 @@ const types = [
   recipeText('OnlineNashMdInput', 'Settings of Nash-MD.', onlineOptions.onlineNashMd),
   recipeText('OnlineGkdInput', 'Settings of on-policy distillation.', onlineOptions.onlineGkd),
   recipeText('BestOfNInput', 'Settings of best-of-n fine-tuning.', onlineOptions.bestOfN),
+  recipeText('OnlineSimpoInput', 'Settings of iterative SimPO.', onlineOptions.onlineSimpo),
+  recipeText('BstarInput', 'Settings of B-STaR.', onlineOptions.bstar),
+  recipeText('SharpeningInput', 'Settings of sharpening.', onlineOptions.sharpening),
+  recipeText('RiseInput', 'Settings of RISE.', onlineOptions.rise),
+  recipeText('SclInput', 'Settings of self-correction learning.', onlineOptions.scl),
   recipeText('ScoreInput', 'Settings of SCoRe.', onlineOptions.score),
 ].join('\n')
 
@@ -172,6 +185,12 @@ t.test('the compiler takes both for the same', async (t) => {
   const onlineGkd: Same<OnlineGkdInput, z.input<typeof onlineOptions.onlineGkd>> = true
   const bestOfN: Same<BestOfNInput, z.input<typeof onlineOptions.bestOfN>> = true
   const score: Same<ScoreInput, z.input<typeof onlineOptions.score>> = true
-  const all = [training, common, grpo, onlineDpo, onlineXpo, onlineNashMd, onlineGkd, bestOfN, score]
-  t.same(all, Array(9).fill(true))
+  const onlineSimpo: Same<OnlineSimpoInput, z.input<typeof onlineOptions.onlineSimpo>> = true
+  const bstar: Same<BstarInput, z.input<typeof onlineOptions.bstar>> = true
+  const sharpening: Same<SharpeningInput, z.input<typeof onlineOptions.sharpening>> = true
+  const rise: Same<RiseInput, z.input<typeof onlineOptions.rise>> = true
+  const scl: Same<SclInput, z.input<typeof onlineOptions.scl>> = true
+  const known = [training, common, grpo, onlineDpo, onlineXpo, onlineNashMd, onlineGkd, bestOfN, score]
+  const all = [...known, onlineSimpo, bstar, sharpening, rise, scl]
+  t.same(all, Array(14).fill(true))
 })

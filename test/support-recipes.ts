@@ -69,6 +69,19 @@ export const settings = {
   onlineNashMd: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 8, temperature: 1, beta: 0.01 },
   onlineGkd: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 8, temperature: 1, lmbda: 0.7 },
   bestOfN: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 2 },
+  onlineSimpo: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 2, temperature: 1 },
+  bstar: {
+    ...shared,
+    numGenerations: 8,
+    perDeviceTrainBatchSize: 4,
+    temperatures: [0.8, 1.2],
+    balancePrompts: 2,
+    rightAt: 0.5,
+    wantedPerPrompt: 2,
+  },
+  sharpening: { ...shared, numGenerations: 8, perDeviceTrainBatchSize: 2, selfReward: 'meanLogps' },
+  rise: { ...shared, numGenerations: 1, branches: 4, perDeviceTrainBatchSize: 4, instruction: '=' },
+  scl: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 8, temperature: 1, instruction: '=' },
   score: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 8, stageOneRounds: 3, alpha: 1, instruction: '=' },
 } as const
 

@@ -326,6 +326,94 @@ export type BestOfNInput = Omit<OnlineInput, 'learningRate'> & {
   readonly kappa?: number | undefined
 }
 
+/** Settings of iterative SimPO. */
+export type OnlineSimpoInput = Omit<OnlineInput, 'learningRate' | 'numGenerations' | 'temperature'> & {
+  /** Peak learning rate. From 0, default `5e-7`. */
+  readonly learningRate?: number | undefined
+  /** Samples per prompt. From 2, default `3`. */
+  readonly numGenerations?: number | undefined
+  /** Sampling temperature. Above 0, default `0.4`. */
+  readonly temperature?: number | undefined
+  /** Scale of the mean log-probs. Above 0, default `2`. */
+  readonly beta?: number | undefined
+  /** Margin that the chosen side must win by. Default `1`. */
+  readonly gamma?: number | undefined
+  /** Share of wrong labels. From 0 below 0.5, default `0`. */
+  readonly labelSmoothing?: number | undefined
+  /** Weight of the NLL of the chosen side. From 0, default `1`. */
+  readonly sftWeight?: number | undefined
+}
+
+/** Settings of B-STaR. */
+export type BstarInput = Omit<OnlineInput, 'learningRate' | 'numGenerations' | 'temperature'> & {
+  /** Peak learning rate. From 0, default `5e-6`. */
+  readonly learningRate?: number | undefined
+  /** Samples per prompt. From 2, default `64`. */
+  readonly numGenerations?: number | undefined
+  /** Sampling temperatures to choose from. Default `[0.5,0.6,0.7,0.8,0.9,1,1.1,1.2]`. */
+  readonly temperatures?: number[] | undefined
+  /** Rewards to choose from: samples above one are selected. Default `[-1,-0.9,-0.8,-0.7,-0.6,-0.5,-0.4,-0.30000000000000004,-0.19999999999999996,-0.09999999999999998,0,0.10000000000000009,0.19999999999999996,0.30000000000000004,0.3999999999999999,0.5,0.6000000000000001,0.7,0.8,0.8999999999999999,1]`. */
+  readonly thresholds?: number[] | undefined
+  /** Prompts of a round that the temperature is chosen on. From 1, default `16`. */
+  readonly balancePrompts?: number | undefined
+  /** Prompts without an exact checker: least reward of a right sample. Default `1`. */
+  readonly rightAt?: number | undefined
+  /** Different right samples wanted of a prompt: n* of the paper. From 1, default `6`. */
+  readonly wantedPerPrompt?: number | undefined
+}
+
+/** Settings of sharpening. */
+export type SharpeningInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'> & {
+  /** Peak learning rate. From 0, default `2e-5`. */
+  readonly learningRate?: number | undefined
+  /** Samples per prompt. From 2, default `16`. */
+  readonly numGenerations?: number | undefined
+  /** Train the best sample, or regress on differences of pairs. Default `sft`. */
+  readonly form?: 'sft' | 'rlhf' | undefined
+  /** What the base makes of a sample: log-prob, log-prob per token, votes for its final answer. Default `logps`. */
+  readonly selfReward?: 'logps' | 'meanLogps' | 'majority' | undefined
+  /** Regular expression of the final answer: the last match, or its first group; default the whole sample. */
+  readonly answerPattern?: string | undefined
+  /** rlhf: strength of the tie to the base. Above 0, default `1`. */
+  readonly beta?: number | undefined
+}
+
+/** Settings of RISE. */
+export type RiseInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'> & {
+  /** Peak learning rate. From 0, default `1e-5`. */
+  readonly learningRate?: number | undefined
+  /** First answers per prompt. From 1, default `1`. */
+  readonly numGenerations?: number | undefined
+  /** Answers of an attempt. From 2, default `2`. */
+  readonly turns?: number | undefined
+  /** Samples of a later answer, the best of which is kept. From 1, default `16`. */
+  readonly branches?: number | undefined
+  /** Temperature of the weights exp(reward / tau). Above 0, default `0.4`. */
+  readonly tau?: number | undefined
+  /** Which answers are trained. Default `all`. */
+  readonly criterion?: 'all' | 'better' | 'best' | 'success' | undefined
+  /** End an attempt at reward 1 and more: the loop knows the truth. Default `false`. */
+  readonly stopAtSuccess?: boolean | undefined
+  /** What is put between the answers; of conversations the user’s next message. Default `\nYour answer is incorrect. Try again.\n`. */
+  readonly instruction?: string | undefined
+}
+
+/** Settings of self-correction learning. */
+export type SclInput = Omit<OnlineInput, 'learningRate' | 'numGenerations' | 'temperature'> & {
+  /** Peak learning rate. From 0, default `5e-5`. */
+  readonly learningRate?: number | undefined
+  /** Attempts per prompt, each with its review. From 1, default `1`. */
+  readonly numGenerations?: number | undefined
+  /** Sampling temperature. Above 0, default `0.7`. */
+  readonly temperature?: number | undefined
+  /** Strength of the tie to the reference. Above 0, default `0.1`. */
+  readonly beta?: number | undefined
+  /** Weight of the NLL of the chosen answer. From 0, default `0.1`. */
+  readonly sftWeight?: number | undefined
+  /** What is put between the answers; of conversations the user’s next message. Default `\nReview the answer above for mistakes, then answer the question again.\n`. */
+  readonly instruction?: string | undefined
+}
+
 /** Settings of SCoRe. */
 export type ScoreInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'> & {
   /** Peak learning rate. From 0, default `5e-6`. */

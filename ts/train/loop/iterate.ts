@@ -250,7 +250,7 @@ async function makeRound(options: IterateOptions, number: number): Promise<Round
   checkArgument(`iterate: tasks of round ${number}`, tasks, listOf(taskKind))
   const store = output === undefined ? undefined : { directory: output, resume }
   const attempt = async (part: readonly Task[]) => {
-    const explored = await explore({ policy, reference, seed, round: number, signal }, part)
+    const explored = await explore({ policy, reference, seed, round: number, roundTasks: tasks, signal }, part)
     checkArgument(`iterate: what explore gives in round ${number}`, explored, tracesKind)
     const scored = await score(explored)
     checkArgument(`iterate: what score gives in round ${number}`, scored, tracesKind)

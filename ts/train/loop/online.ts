@@ -34,7 +34,7 @@ import { type IterateOptions, runRounds } from './iterate.js'
 import { type RoundStatistics, rewardStatistics, sampledEntropy } from './metrics.js'
 import { isTaskSource, type PromptSource, readPrompts, taskRounds } from './prompts.js'
 import { type OpenRewards, openRewards, rewardsKind } from './reward-model.js'
-import { checkerReward, type NamedReward, nameRewards, type RewardFunction, scoreRewards } from './rewards.js'
+import { checkerReward, type NamedReward, nameRewards, type RewardFunction, scoreRewards, withGold } from './rewards.js'
 import { isOwn, type PairJudge } from './rivals.js'
 import type { Score } from './score.js'
 import type { Select } from './select.js'
@@ -80,8 +80,10 @@ export const onlineShape = {
   seed: count().default(42).describe('key of every random choice'),
 }
 
-/** Resolved settings of an online method. */
-export type OnlineValues = z.output<z.ZodObject<typeof onlineShape>>
+type Values = z.output<z.ZodObject<typeof onlineShape>>
+
+/** Resolved settings of an online method; one may choose its temperature itself. */
+export type OnlineValues = Omit<Values, 'temperature'> & Partial<Pick<Values, 'temperature'>>
 
 /** What an online method works with, besides its settings. */
 export interface OnlineOptions {
@@ -132,8 +134,8 @@ export interface OnlineMethod {
   readonly toExamples: ToExamples
   /** Examples of a round. */
   readonly examplesPerRound: number
-  /** Default `numGenerations` samples of each prompt. */
-  readonly explore?: Explore
+  /** Default `numGenerations` samples of each prompt. It may look at rewards while it explores. */
+  readonly explore?: (rewards: Score) => Explore
   /** Further reward functions, weight 1. */
   readonly rewards?: readonly RewardFunction[]
   /** Rewards are numbers to look at: there may be none. */
@@ -147,7 +149,7 @@ export interface OnlineMethod {
   /** The reference is looked at in scoring, whatever the objective needs. */
   readonly needsReference?: boolean
   /** Further numbers of a round. */
-  readonly statistics?: (traces: readonly Trace[]) => Record<string, number>
+  readonly statistics?: RoundStatistics
   /** Divides the logits in training; default 1. */
   readonly temperature?: number
   /** Dynamic sampling: prompts that a round may try, and when it has enough. */
@@ -271,7 +273,7 @@ const statisticsOf =
     const isWhole = values.temperature === 1 && isUntruncated(values) && own.length > 0
     return {
       ...(own.length > 0 ? rewardStatistics(own, kept.filter(isOwn)) : rewardStatistics(traces, kept)),
-      ...statistics?.(traces),
+      ...statistics?.(traces, kept),
       ...(isWhole && { entropy: sampledEntropy(own) }),
     }
   }
@@ -343,7 +345,7 @@ async function runOnline(
   method: OnlineMethod,
   emit: Emit,
 ): Promise<PhaseResult> {
-  const { policy, reference, output, resume, signal, monitor } = options
+  const { policy, prompts, reference, output, resume, signal, monitor } = options
   const rewards = rewardsOf(options, values, method)
   const tried = method.promptsTried ?? values.promptsPerRound
   const rounds = await roundsOf(options, values, tried, method)
@@ -359,8 +361,8 @@ async function runOnline(
     policy,
     reference,
     tasks: rounds.of,
-    explore: method.explore ?? sampleGroup(samplingOf(values)),
-    score: method.score?.(score, reference) ?? score,
+    explore: method.explore?.(score) ?? sampleGroup(samplingOf(values)),
+    score: withGold(method.score?.(score, reference) ?? score, options.judges.functions && prompts),
     select: method.select(rewards),
     update,
     rounds: values.rounds,

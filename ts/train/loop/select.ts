@@ -46,3 +46,21 @@ function withoutRepeats(traces: readonly Trace[]): Trace[] {
     return !seen.has(text) && seen.add(text)
   })
 }
+
+/**
+ * Of the branches that a turn of `chain` has made of each trace the one with the highest reward, of equals the first.
+ *
+ * @param branches `numGenerations` of that turn
+ */
+export const bestBranch =
+  (branches: number): Select =>
+  (traces) =>
+    byTask(traces).flatMap((group) => {
+      const stems = new Map<number, Trace>()
+      for (const trace of group) {
+        const stem = Math.floor(trace.sample / branches)
+        const best = stems.get(stem)
+        if (best === undefined || trace.scores.reward > best.scores.reward) stems.set(stem, trace)
+      }
+      return [...stems.values()]
+    })

@@ -91,7 +91,7 @@ function methodOf(values: Settings): OnlineMethod {
   const tempered = isUntruncated(values)
   return {
     objective: method.objective({ ...own, aggregation: lossType && byLossType[lossType] }),
-    explore: sampleGroup({ ...samplingOf(values), logps: tempered ? 'sampling' : 'model' }),
+    explore: () => sampleGroup({ ...samplingOf(values), logps: tempered ? 'sampling' : 'model' }),
     temperature: tempered ? values.temperature : 1,
     rewards: softPunishCache > 0 ? [overlongReward(maxCompletionLength, softPunishCache)] : [],
     promptsTried: promptsPerRound * (dynamicSampling ? values.maxResamples : 1),

@@ -38,7 +38,7 @@ export const onlineGkd = (options: OnlineGkdOptions): Run<PhaseResult> =>
     (sources) => settingsFrom(onlineGkdOptions, sources),
     (values) => ({
       objective: gkd({ beta: values.beta }),
-      explore: sampleOrTake(values, samplingOf(values)),
+      explore: () => sampleOrTake(values, samplingOf(values)),
       checkTasks: (tasks) => checkAnswered(values, tasks),
       unrewarded: true,
       statistics: (traces) => ({ onPolicy: traces.filter(isOwn).length / traces.length }),

@@ -45,7 +45,7 @@ export const onlineNashMd = (options: OnlineNashMdOptions): Run<PhaseResult> =>
     (sources) => settingsFrom(onlineNashMdOptions, sources),
     (values) => ({
       objective: nashMd({ beta: values.beta }),
-      explore: sampleRivals({ ...samplingOf(values), mixtureCoef: values.mixtureCoef }),
+      explore: () => sampleRivals({ ...samplingOf(values), mixtureCoef: values.mixtureCoef }),
       rewards: values.missingEosPenalty === undefined ? [] : [missingEosReward(values.missingEosPenalty)],
       comparesPairs: true,
       score: (rewards) => comparePairs(rewards, options.judge),

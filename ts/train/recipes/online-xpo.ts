@@ -38,7 +38,7 @@ export const onlineXpo = (options: OnlineXpoOptions): Run<PhaseResult> =>
     (sources) => settingsFrom(onlineXpoOptions, sources),
     (values) => ({
       objective: xpo({ beta: values.beta, alpha: values.alpha, lossType: values.lossType }),
-      explore: sampleRivals({ ...samplingOf(values), mixtureCoef: 1 }),
+      explore: () => sampleRivals({ ...samplingOf(values), mixtureCoef: 1 }),
       rewards: values.missingEosPenalty === undefined ? [] : [missingEosReward(values.missingEosPenalty)],
       comparesPairs: true,
       score: (rewards) => comparePairs(rewards, options.judge),

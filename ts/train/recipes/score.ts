@@ -81,7 +81,7 @@ function methodOf(values: Settings, { policy }: OnlineOptions): OnlineMethod {
   const sampling = samplingOf(values)
   return {
     objective: ppo({ aggregation: 'sequenceSum' }),
-    explore: chain(sampling, [{ ...sampling, numGenerations: 1, inject: () => instruction }]),
+    explore: () => chain(sampling, [{ ...sampling, numGenerations: 1, inject: () => instruction }]),
     score:
       (rewards, reference = policy.decoder) =>
       async (traces) =>
