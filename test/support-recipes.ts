@@ -92,6 +92,8 @@ export interface RecipeRun {
   readonly base: string
   readonly options?: Readonly<Record<string, unknown>>
   readonly onEvent?: (event: TrainEvent, policy: LanguageModel) => void
+  /** Called with what was trained. */
+  readonly behind?: (policy: LanguageModel) => Promise<void>
 }
 
 /** What a run gives. */
@@ -103,7 +105,10 @@ export interface RecipeOutcome extends PhaseResult {
 }
 
 /** Runs a recipe; equal settings give equal bits. */
-export async function runRecipe(name: RecipeName, { base, options, onEvent }: RecipeRun): Promise<RecipeOutcome> {
+export async function runRecipe(
+  name: RecipeName,
+  { base, options, onEvent, behind }: RecipeRun,
+): Promise<RecipeOutcome> {
   using policy = await loadModel(base)
   using prior = await loadModel(name === 'onlineGkd' ? teacherOf(base) : base)
   const recipe = recipes[name] as (options: unknown) => Run<PhaseResult>
@@ -116,6 +121,7 @@ export async function runRecipe(name: RecipeName, { base, options, onEvent }: Re
     }
   })()
   const result = await Promise.all([run.result, following]).then(([first]) => first)
+  await behind?.(policy)
   const hash = createHash('sha256')
   for (const flat of Object.values(policy.decoder.parameters.flat)) hash.update((await flat.bits()) as Float32Array)
   const rewards = events.flatMap((event) =>
