@@ -16,6 +16,7 @@ import type {
   BestOfNInput,
   BstarInput,
   GrpoInput,
+  MctsDpoInput,
   OnlineDpoInput,
   OnlineGkdInput,
   OnlineInput,
@@ -156,6 +157,7 @@ const types = [
   recipeText('BestOfNInput', 'Settings of best-of-n fine-tuning.', onlineOptions.bestOfN),
   recipeText('OnlineSimpoInput', 'Settings of iterative SimPO.', onlineOptions.onlineSimpo),
   recipeText('BstarInput', 'Settings of B-STaR.', onlineOptions.bstar),
+  recipeText('MctsDpoInput', 'Settings of step-level preferences from tree search.', onlineOptions.mctsDpo),
   recipeText('SharpeningInput', 'Settings of sharpening.', onlineOptions.sharpening),
   recipeText('RiseInput', 'Settings of RISE.', onlineOptions.rise),
   recipeText('SclInput', 'Settings of self-correction learning.', onlineOptions.scl),
@@ -188,9 +190,10 @@ t.test('the compiler takes both for the same', async (t) => {
   const onlineSimpo: Same<OnlineSimpoInput, z.input<typeof onlineOptions.onlineSimpo>> = true
   const bstar: Same<BstarInput, z.input<typeof onlineOptions.bstar>> = true
   const sharpening: Same<SharpeningInput, z.input<typeof onlineOptions.sharpening>> = true
+  const mctsDpo: Same<MctsDpoInput, z.input<typeof onlineOptions.mctsDpo>> = true
   const rise: Same<RiseInput, z.input<typeof onlineOptions.rise>> = true
   const scl: Same<SclInput, z.input<typeof onlineOptions.scl>> = true
   const known = [training, common, grpo, onlineDpo, onlineXpo, onlineNashMd, onlineGkd, bestOfN, score]
-  const all = [...known, onlineSimpo, bstar, sharpening, rise, scl]
-  t.same(all, Array(14).fill(true))
+  const all = [...known, onlineSimpo, bstar, mctsDpo, sharpening, rise, scl]
+  t.same(all, Array(15).fill(true))
 })

@@ -79,6 +79,7 @@ export const settings = {
     rightAt: 0.5,
     wantedPerPrompt: 2,
   },
+  mctsDpo: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 6, stepEnd: 'b', maxSteps: 3, simulations: 2 },
   sharpening: { ...shared, numGenerations: 8, perDeviceTrainBatchSize: 2, selfReward: 'meanLogps' },
   rise: { ...shared, numGenerations: 1, branches: 4, perDeviceTrainBatchSize: 4, instruction: '=' },
   scl: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 8, temperature: 1, instruction: '=' },
@@ -100,7 +101,7 @@ export interface RecipeRun {
 export interface RecipeOutcome extends PhaseResult {
   readonly hash: string
   readonly events: readonly TrainEvent[]
-  /** Mean reward by round; of distillation by those on the student's own samples. */
+  /** Mean reward by round; of distillation by those on the student's own samples, of a search over all that was tried. */
   readonly rewards: readonly number[]
 }
 
@@ -125,7 +126,7 @@ export async function runRecipe(
   const hash = createHash('sha256')
   for (const flat of Object.values(policy.decoder.parameters.flat)) hash.update((await flat.bits()) as Float32Array)
   const rewards = events.flatMap((event) =>
-    event.type === 'round' && event.values.onPolicy !== 0 ? event.values.reward : [],
+    event.type === 'round' && event.values.onPolicy !== 0 ? (event.values['search/tried'] ?? event.values.reward) : [],
   )
   return { ...result, hash: hash.digest('hex'), events, rewards }
 }

@@ -102,6 +102,7 @@ export {
   type BestOfNOptions,
   type BstarOptions,
   type GrpoOptions,
+  type MctsDpoOptions,
   type OnlineDpoOptions,
   type OnlineGkdOptions,
   type OnlineNashMdOptions,

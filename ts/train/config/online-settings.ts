@@ -108,6 +108,10 @@ export const onlineTrainers: Readonly<Record<string, OnlineTrainer>> = {
       'samples and rewards: fine-tuning on right samples, explored as a balance score says (B-STaR, 2412.17256)',
     recipe: 'bstar',
   },
+  mctsDpo: {
+    description: 'samples and rewards: DPO on steps that a tree search compares (MCTS-DPO, 2405.00451)',
+    recipe: 'mctsDpo',
+  },
   sharpening: {
     description: 'samples alone: fine-tuning on those that the model itself thinks best (2412.01951)',
     recipe: 'sharpening',

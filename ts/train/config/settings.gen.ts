@@ -362,6 +362,26 @@ export type BstarInput = Omit<OnlineInput, 'learningRate' | 'numGenerations' | '
   readonly wantedPerPrompt?: number | undefined
 }
 
+/** Settings of step-level preferences from tree search. */
+export type MctsDpoInput = Omit<OnlineInput, 'numGenerations'> & {
+  /** Steps tried at a node; equal ones count once. From 2, default `2`. */
+  readonly numGenerations?: number | undefined
+  /** Text that ends a step, part of it. Default `\n`. */
+  readonly stepEnd?: string | undefined
+  /** Most steps of an answer; the last one runs to its end. From 1, default `4`. */
+  readonly maxSteps?: number | undefined
+  /** Simulations before each move. From 1, default `8`. */
+  readonly simulations?: number | undefined
+  /** Simulations before the first move; default four times as many. From 1. */
+  readonly firstSimulations?: number | undefined
+  /** Weight of prior and visits against values. From 0, default `1`. */
+  readonly explorationWeight?: number | undefined
+  /** Strength of the tie to the reference. Above 0, default `0.1`. */
+  readonly beta?: number | undefined
+  /** Label smoothing of a pair by the visits of its steps. Default `true`. */
+  readonly visitSmoothing?: boolean | undefined
+}
+
 /** Settings of sharpening. */
 export type SharpeningInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'> & {
   /** Peak learning rate. From 0, default `2e-5`. */

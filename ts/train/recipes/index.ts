@@ -3,6 +3,7 @@
 import { bestOfN, bestOfNOptions } from './best-of-n.js'
 import { bstar, bstarOptions } from './bstar.js'
 import { grpo, grpoOptions } from './grpo.js'
+import { mctsDpo, mctsDpoOptions } from './mcts-dpo.js'
 import { onlineDpo, onlineDpoOptions } from './online-dpo.js'
 import { onlineGkd, onlineGkdOptions } from './online-gkd.js'
 import { onlineNashMd, onlineNashMdOptions } from './online-nash-md.js'
@@ -17,6 +18,7 @@ import { superhf } from './superhf.js'
 export type { BestOfNOptions } from './best-of-n.js'
 export type { BstarOptions } from './bstar.js'
 export type { GrpoOptions } from './grpo.js'
+export type { MctsDpoOptions } from './mcts-dpo.js'
 export type { OnlineDpoOptions } from './online-dpo.js'
 export type { OnlineGkdOptions } from './online-gkd.js'
 export type { OnlineNashMdOptions } from './online-nash-md.js'
@@ -38,6 +40,7 @@ export const recipes = {
   onlineGkd,
   bestOfN,
   bstar,
+  mctsDpo,
   sharpening,
   rise,
   scl,
@@ -54,6 +57,7 @@ export const onlineOptions = {
   onlineGkd: onlineGkdOptions,
   bestOfN: bestOfNOptions,
   bstar: bstarOptions,
+  mctsDpo: mctsDpoOptions,
   sharpening: sharpeningOptions,
   rise: riseOptions,
   scl: sclOptions,
