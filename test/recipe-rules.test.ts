@@ -2,11 +2,13 @@
 
 import { join } from 'node:path'
 import t from 'tap'
-import { logRatio } from '../ts/loss/index.js'
+import { logRatio, sft } from '../ts/loss/index.js'
 import { type LanguageModel, loadModel } from '../ts/src/generate/language-model.js'
 import { answerReader, consistencyOf, consistencyStatistics, likelihood, voteShare } from '../ts/train/loop/answers.js'
 import { balanceAt, balanceScore, bestThreshold, explorationStatistics, pickQuota } from '../ts/train/loop/balance.js'
-import { flipExamples } from '../ts/train/loop/examples.js'
+import { flipExamples, sequenceOf } from '../ts/train/loop/examples.js'
+import { sampleGroup } from '../ts/train/loop/explore.js'
+import { iterate } from '../ts/train/loop/iterate.js'
 import { attemptStatistics, correctionStatistics } from '../ts/train/loop/metrics.js'
 import { turnAlone, turnInContext } from '../ts/train/loop/recast.js'
 import { searchSteps } from '../ts/train/loop/search-steps.js'
@@ -17,6 +19,7 @@ import { exploreAtBest, gridArgmax } from '../ts/train/loop/tuner.js'
 import { stepExamples } from '../ts/train/recipes/mcts-dpo.js'
 import { riseExamples } from '../ts/train/recipes/rise.js'
 import { regressionExamples } from '../ts/train/recipes/sharpening.js'
+import { stillSelect } from '../ts/train/recipes/still.js'
 import { makeTaskModel } from '../ts/train/task-model.js'
 import { createTask, type Task } from '../ts/train/tasks/index.js'
 import { temporaryFolder } from './support.js'
@@ -415,6 +418,114 @@ t.test('a sharpened policy writes what its base thinks likely', async (t) => {
     },
   })
   t.ok(slope > 0.4 && slope < 0.6, `slope ${slope.toFixed(3)} for beta 2`)
+})
+
+t.test('STILL-2: right samples of prompts that are not always solved, ranked', async (t) => {
+  const samples = [
+    ['xx', 1, -0.1],
+    ['x', 1, -0.9],
+    ['xxx', 1, -0.5],
+    ['xxxx', 0, -0.2],
+  ] as const
+  const hard = samples.map(([text, reward, likely], i) => trace('h', i, [text], { reward, likelihood: likely }))
+  const solved = [
+    trace('s', 0, ['y'], { reward: 1, likelihood: -1 }),
+    trace('s', 1, ['z'], { reward: 1, likelihood: -2 }),
+  ]
+  const never = [trace('n', 0, ['y'], { reward: 0, likelihood: -1 })]
+  const cut = { ...trace('h', 4, ['xxxxx'], { reward: 1, likelihood: 0 }), finishReason: 'length' as const }
+  const usual = { right: 1, skipSolved: true, perPrompt: 2, seed: 1 }
+  const kept = (rankBy: 'random' | 'shortest' | 'longest' | 'likely' | 'unlikely', more = {}) =>
+    stillSelect({ ...usual, rankBy, ...more })([...hard, ...solved, ...never, cut]).map(
+      ({ task: { id }, sample }) => `${id}${sample}`,
+    )
+  t.same(kept('longest'), ['h2', 'h0'])
+  t.same(kept('shortest'), ['h1', 'h0'])
+  t.same(kept('likely'), ['h0', 'h2'])
+  t.same(kept('unlikely'), ['h1', 'h2'])
+  t.same(kept('likely', { skipSolved: false }), ['h0', 'h2', 's0', 's1'])
+  t.same(kept('random'), kept('random'))
+  t.ok(new Set([1, 2, 3, 4, 5, 6].map((seed) => String(kept('random', { seed })))).size > 1, 'a draw of the seed')
+})
+
+t.test('rounds from the base, and all rounds so far', async (t) => {
+  const one = [{ ids: [2, 3, 1], trained: Uint8Array.of(0, 1, 1) }]
+  const rounds = async (count: number, startFrom: 'base' | 'current') => {
+    using policy = await loadModel(base)
+    const rates: number[] = []
+    await iterate({
+      policy,
+      tasks: () => [task('a')],
+      explore: sampleGroup({ numGenerations: 1, maxNewTokens: 2 }),
+      score: async (traces) => [...traces],
+      select: (traces) => [...traces],
+      update: {
+        objective: sft(),
+        schedule: { learningRate: 1e-2 },
+        stepsPerRound: 3,
+        batchSize: 1,
+        startFrom,
+        toExamples: () => [one],
+      },
+      rounds: count,
+      seed: 1,
+      emit: (event) => event.type === 'step' && rates.push(event.learningRate),
+    })
+    const bits = await Promise.all(Object.values(policy.decoder.parameters.flat).map((flat) => flat.bits()))
+    return { bits: bits.map((part) => [...part]), rates }
+  }
+  const [first, third, moved] = [await rounds(1, 'base'), await rounds(3, 'base'), await rounds(3, 'current')]
+  t.same(
+    third.bits,
+    first.bits,
+    'the same lesson three times from the base: weights, moments and rates are those of once',
+  )
+  t.same(third.rates, [...first.rates, ...first.rates, ...first.rates])
+  t.notSame(moved.bits, first.bits, 'from the policy as it is they add up')
+
+  const output = join(folder, 'pooled')
+  const sizes: number[] = []
+  const run = async (resume: boolean, stopAt: number) => {
+    using policy = await loadModel(base)
+    const stop = new AbortController()
+    return await iterate({
+      policy,
+      tasks: (round) => ['a', 'b'].map((letter) => task(letter.repeat(round))),
+      explore: sampleGroup({ numGenerations: 2, maxNewTokens: 2 }),
+      score: async (traces) => [...traces],
+      select: (traces) => traces.filter(({ sample }) => sample === 0),
+      update: {
+        objective: sft(),
+        schedule: { learningRate: 1e-3 },
+        stepsPerRound: 2,
+        batchSize: 2,
+        startFrom: 'base',
+        pool: 'accumulate',
+        toExamples: (traces, round) => {
+          sizes.push(traces.length)
+          t.same([...new Set(traces.map(({ task: { id } }) => id))].length, 2 * round)
+          return traces.map((trace) => [sequenceOf(trace)])
+        },
+      },
+      rounds: 3,
+      seed: 1,
+      output,
+      resume,
+      signal: stop.signal,
+      emit: (event) => event.type === 'step' && event.step === stopAt && stop.abort(),
+    })
+  }
+  await run(false, 3)
+  await run(true, 0)
+  t.same(sizes, [2, 4, 4, 6], 'stopped in the second round, which then goes on with what the first selected')
+  await t.rejects(rounds(1, 'bass' as 'base'), { code: 'E_CONFIG' })
+})
+
+t.test('a base that is trained anew learns', async (t) => {
+  // What is right and ends by itself in four tokens has two or three of four letters.
+  const options = { rounds: 8, numIterations: 8, numGenerations: 16, rankBy: 'random', right: 0.5 }
+  const { rewards } = await runRecipe('still', { base, options })
+  t.ok(rewards[7] > rewards[0] + 0.25, `the reward rises from ${rewards[0].toFixed(2)} to ${rewards[7].toFixed(2)}`)
 })
 
 t.test('the exact checker looks on where other rewards train', async (t) => {

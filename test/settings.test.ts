@@ -27,6 +27,7 @@ import type {
   SclInput,
   ScoreInput,
   SharpeningInput,
+  StillInput,
   TrainingInput,
 } from '../ts/train/config/settings.gen.js'
 import { onlineShape } from '../ts/train/loop/online.js'
@@ -157,6 +158,7 @@ const types = [
   recipeText('BestOfNInput', 'Settings of best-of-n fine-tuning.', onlineOptions.bestOfN),
   recipeText('OnlineSimpoInput', 'Settings of iterative SimPO.', onlineOptions.onlineSimpo),
   recipeText('BstarInput', 'Settings of B-STaR.', onlineOptions.bstar),
+  recipeText('StillInput', 'Settings of exploring and self-improving.', onlineOptions.still),
   recipeText('MctsDpoInput', 'Settings of step-level preferences from tree search.', onlineOptions.mctsDpo),
   recipeText('SharpeningInput', 'Settings of sharpening.', onlineOptions.sharpening),
   recipeText('RiseInput', 'Settings of RISE.', onlineOptions.rise),
@@ -191,9 +193,10 @@ t.test('the compiler takes both for the same', async (t) => {
   const bstar: Same<BstarInput, z.input<typeof onlineOptions.bstar>> = true
   const sharpening: Same<SharpeningInput, z.input<typeof onlineOptions.sharpening>> = true
   const mctsDpo: Same<MctsDpoInput, z.input<typeof onlineOptions.mctsDpo>> = true
+  const still: Same<StillInput, z.input<typeof onlineOptions.still>> = true
   const rise: Same<RiseInput, z.input<typeof onlineOptions.rise>> = true
   const scl: Same<SclInput, z.input<typeof onlineOptions.scl>> = true
   const known = [training, common, grpo, onlineDpo, onlineXpo, onlineNashMd, onlineGkd, bestOfN, score]
-  const all = [...known, onlineSimpo, bstar, mctsDpo, sharpening, rise, scl]
-  t.same(all, Array(15).fill(true))
+  const all = [...known, onlineSimpo, bstar, still, mctsDpo, sharpening, rise, scl]
+  t.same(all, Array(16).fill(true))
 })

@@ -114,6 +114,7 @@ export {
   type SclOptions,
   type ScoreOptions,
   type SharpeningOptions,
+  type StillOptions,
 } from '../train/recipes/index.js'
 export type { ReferenceSync } from '../train/reference-sync.js'
 export { writeReport } from '../train/report/report.js'

@@ -108,6 +108,10 @@ export const onlineTrainers: Readonly<Record<string, OnlineTrainer>> = {
       'samples and rewards: fine-tuning on right samples, explored as a balance score says (B-STaR, 2412.17256)',
     recipe: 'bstar',
   },
+  still: {
+    description: 'samples and rewards: the base model trained anew on all that was solved so far (STILL-2, 2412.09413)',
+    recipe: 'still',
+  },
   mctsDpo: {
     description: 'samples and rewards: DPO on steps that a tree search compares (MCTS-DPO, 2405.00451)',
     recipe: 'mctsDpo',

@@ -362,6 +362,26 @@ export type BstarInput = Omit<OnlineInput, 'learningRate' | 'numGenerations' | '
   readonly wantedPerPrompt?: number | undefined
 }
 
+/** Settings of exploring and self-improving. */
+export type StillInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'> & {
+  /** Peak learning rate. From 0, default `1e-5`. */
+  readonly learningRate?: number | undefined
+  /** Samples per prompt. From 2, default `20`. */
+  readonly numGenerations?: number | undefined
+  /** Least reward of a right sample. Default `1`. */
+  readonly right?: number | undefined
+  /** Leave out prompts all of whose samples are right. Default `true`. */
+  readonly skipSolved?: boolean | undefined
+  /** Which right samples of a prompt come first. Default `longest`. */
+  readonly rankBy?: 'random' | 'shortest' | 'longest' | 'likely' | 'unlikely' | undefined
+  /** Right samples of a prompt to train on. From 1, default `1`. */
+  readonly perPrompt?: number | undefined
+  /** Where the update of a round starts. Default `base`. */
+  readonly startFrom?: 'base' | 'current' | undefined
+  /** Train on all rounds so far, or on the last. Default `accumulate`. */
+  readonly pool?: 'accumulate' | 'replace' | undefined
+}
+
 /** Settings of step-level preferences from tree search. */
 export type MctsDpoInput = Omit<OnlineInput, 'numGenerations'> & {
   /** Steps tried at a node; equal ones count once. From 2, default `2`. */

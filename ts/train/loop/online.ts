@@ -152,6 +152,9 @@ export interface OnlineMethod {
   readonly statistics?: RoundStatistics
   /** Divides the logits in training; default 1. */
   readonly temperature?: number
+  /** As in `iterate`. */
+  readonly startFrom?: 'current' | 'base'
+  readonly pool?: 'replace' | 'accumulate'
   /** Dynamic sampling: prompts that a round may try, and when it has enough. */
   readonly promptsTried?: number
   readonly enough?: (traces: readonly Trace[]) => boolean
@@ -328,6 +331,8 @@ function updateOf(values: OnlineValues, method: OnlineMethod): IterateOptions['u
     numIterations: values.numIterations,
     gradientCheckpointing: values.gradientCheckpointing,
     temperature: method.temperature,
+    startFrom: method.startFrom,
+    pool: method.pool,
     referenceSync: referenceSyncOf(values),
     toExamples: method.toExamples,
   }

@@ -64,3 +64,14 @@ export const bestBranch =
       }
       return [...stems.values()]
     })
+
+/** Tasks that are neither always nor never solved: whose samples have a reward of `right` and more, and ones below. */
+export const partlySolved =
+  (right = 1): Select =>
+  (traces) =>
+    byTask(traces)
+      .filter((group) => {
+        const solved = group.filter(({ scores }) => scores.reward >= right).length
+        return solved > 0 && solved < group.length
+      })
+      .flat()

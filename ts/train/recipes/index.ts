@@ -13,6 +13,7 @@ import { rise, riseOptions } from './rise.js'
 import { scl, sclOptions } from './scl.js'
 import { score, scoreOptions } from './score.js'
 import { sharpening, sharpeningOptions } from './sharpening.js'
+import { still, stillOptions } from './still.js'
 import { superhf } from './superhf.js'
 
 export type { BestOfNOptions } from './best-of-n.js'
@@ -28,6 +29,7 @@ export type { RiseOptions } from './rise.js'
 export type { SclOptions } from './scl.js'
 export type { ScoreOptions } from './score.js'
 export type { SharpeningOptions } from './sharpening.js'
+export type { StillOptions } from './still.js'
 
 /** Recipes by name. */
 export const recipes = {
@@ -40,6 +42,7 @@ export const recipes = {
   onlineGkd,
   bestOfN,
   bstar,
+  still,
   mctsDpo,
   sharpening,
   rise,
@@ -57,6 +60,7 @@ export const onlineOptions = {
   onlineGkd: onlineGkdOptions,
   bestOfN: bestOfNOptions,
   bstar: bstarOptions,
+  still: stillOptions,
   mctsDpo: mctsDpoOptions,
   sharpening: sharpeningOptions,
   rise: riseOptions,
