@@ -2,117 +2,28 @@
 
 import { join } from 'node:path'
 import t from 'tap'
-import { logRatio, sft } from '../ts/loss/index.js'
-import { type LanguageModel, loadModel } from '../ts/src/generate/language-model.js'
-import { answerReader, consistencyOf, consistencyStatistics, likelihood, voteShare } from '../ts/train/loop/answers.js'
+import { sft } from '../ts/loss/index.js'
+import { loadModel } from '../ts/src/generate/language-model.js'
 import { balanceAt, balanceScore, bestThreshold, explorationStatistics, pickQuota } from '../ts/train/loop/balance.js'
 import { flipExamples, sequenceOf } from '../ts/train/loop/examples.js'
 import { sampleGroup } from '../ts/train/loop/explore.js'
 import { iterate } from '../ts/train/loop/iterate.js'
 import { attemptStatistics, correctionStatistics } from '../ts/train/loop/metrics.js'
 import { turnAlone, turnInContext } from '../ts/train/loop/recast.js'
-import { searchSteps } from '../ts/train/loop/search-steps.js'
 import { bestBranch } from '../ts/train/loop/select.js'
-import type { Segment, Trace } from '../ts/train/loop/trace.js'
-import { meanValue, siblingPairs, treeSearch, type World } from '../ts/train/loop/tree.js'
+import type { Trace } from '../ts/train/loop/trace.js'
 import { exploreAtBest, gridArgmax } from '../ts/train/loop/tuner.js'
-import { stepExamples } from '../ts/train/recipes/mcts-dpo.js'
 import { riseExamples } from '../ts/train/recipes/rise.js'
-import { regressionExamples } from '../ts/train/recipes/sharpening.js'
 import { stillSelect } from '../ts/train/recipes/still.js'
 import { makeTaskModel } from '../ts/train/task-model.js'
-import { createTask, type Task } from '../ts/train/tasks/index.js'
+import { createTask } from '../ts/train/tasks/index.js'
 import { temporaryFolder } from './support.js'
-import { makeTwoLetters, prompts, runRecipe } from './support-recipes.js'
+import { makeTwoLetters, runRecipe } from './support-recipes.js'
+import { task, textsOf, trace, trainedOf } from './support-traces.js'
 
 const folder = await temporaryFolder(t)
 const base = join(folder, 'base')
 await makeTwoLetters(base)
-
-const task = (id: string): Task => ({ id, prompt: `${id}=`, answer: '' })
-const code = (text: string) => [...text].map((c) => c.charCodeAt(0))
-const said = (text: string): Segment => ({
-  role: 'completion',
-  text,
-  ids: code(text),
-  logps: code(text).map(() => -0.5),
-})
-
-/** An attempt with its turns, and `?` between them. */
-const trace = (id: string, sample: number, texts: readonly string[], scores: Record<string, number> = {}): Trace => ({
-  task: task(id),
-  sample,
-  segments: [
-    { role: 'prompt', text: `${id}=`, ids: code(`${id}=`) },
-    ...texts.flatMap((text, i) => [
-      ...(i === 0 ? [] : [{ role: 'injected' as const, text: '?', ids: [63] }]),
-      said(text),
-    ]),
-  ],
-  finishReason: 'stop',
-  scores,
-})
-
-const textsOf = (ids: readonly number[]) => String.fromCharCode(...ids)
-const trainedOf = (one: { ids: readonly number[]; trained: ArrayLike<number> }) =>
-  textsOf(one.ids.filter((_, i) => one.trained[i] === 1))
-
-t.test('answers and their agreement', async (t) => {
-  const { votes, majority, entropy, disagreement } = consistencyOf(['4', '3', '3', '3', '4'])
-  t.same(votes, [0.4, 0.6, 0.6, 0.6, 0.4])
-  t.same([majority, disagreement, Number(entropy.toFixed(3))], [0.6, 0.4, 0.971], 'the survey’s example')
-  t.match(consistencyOf(['a', undefined, undefined]), { votes: [1 / 3, 0, 0], majority: 1 / 3, disagreement: 1 })
-  t.match(consistencyOf([undefined]), { majority: 0 })
-  const read = (pattern: string | undefined, text: string) => answerReader(pattern)(trace('a', 0, ['9>9', text]))
-  t.equal(read(undefined, ' 12 '), '12', 'the whole last turn')
-  t.equal(read('>(\\d+)', '1>2,3>45'), '45', 'the last match, its group')
-  t.equal(read('\\d+', 'x7y'), '7', 'the match where there is no group')
-  t.equal(read('>(\\d+)', 'none'), undefined)
-  t.throws(() => answerReader('('), { code: 'E_CONFIG', where: 'answerPattern' })
-  const four = ['1>2', '3>2', '1>5', 'no'].map((text, i) => trace('a', i, [text]))
-  const answerOf = answerReader('>(\\d+)$')
-  const scored = await voteShare(answerOf)([...four, trace('b', 0, ['1>5'])])
-  t.same(
-    scored.map(({ scores }) => scores.votes),
-    [0.5, 0.5, 0.25, 0, 1],
-    'votes are those of the task',
-  )
-  t.match(consistencyStatistics(four, answerOf), { 'answers/majority': 0.5, 'answers/disagreement': 0.75 })
-  const [sum] = await likelihood('sum')([trace('a', 0, ['xy', 'z'])])
-  const [average] = await likelihood('mean', 'self')([trace('a', 0, ['xy', 'z'])])
-  t.same([sum.scores, average.scores], [{ likelihood: -1.5 }, { self: -0.5 }])
-})
-
-t.test('sharpening: pairs are neighbours, the target is the difference of their rewards', async (t) => {
-  const group = [-1, -3, -2, -7, -4].map((self, i) => trace('a', i, ['x'.repeat(i + 1)], { self }))
-  const pairs = regressionExamples([...group, trace('b', 0, ['y'], { self: -1 })], 1)
-  t.same(
-    pairs.map((pair) => pair.map(({ role, ids, scores }) => [role, ids.length - 2, scores?.target])),
-    [
-      [
-        ['chosen', 1, 2],
-        ['rejected', 2, 2],
-      ],
-      [
-        ['chosen', 3, 5],
-        ['rejected', 4, 5],
-      ],
-    ],
-    'a sample without a neighbour is left out',
-  )
-  const terms = (role: 'chosen' | 'rejected', logp: number) => ({
-    role,
-    example: 0,
-    scores: { target: 2 },
-    logps: Float64Array.of(logp),
-    reference: Float64Array.of(-3),
-  })
-  const { loss } = logRatio({ link: 'square', beta: 0.5 }).evaluate({
-    sequences: [terms('chosen', -1), terms('rejected', -4)],
-    step: { tokens: 2, examples: 1 },
-  })
-  t.equal(loss, (0.5 * (2 - -1) - 2) ** 2, '(beta [rho(y) - rho(y’)] - [r(y) - r(y’)])^2')
-})
 
 t.test('self-correction learning: flips alone, behind the bare prompt', async (t) => {
   const two = (id: string, r1: number, r2: number) => trace(id, 0, ['aa', 'b'], { 'reward/1': r1, 'reward/2': r2 })
@@ -265,160 +176,8 @@ t.test('B-STaR: the temperature of a round is tried once, on some of its tasks, 
   t.same(asked.slice(5, 8), trials, 'and anew in the next round')
 })
 
-/** Strings of three letters; what is sought begins with `ba`. */
-const letters = (seen: string[] = []): World<string> => ({
-  expand: async (leaves) =>
-    leaves.map(({ state }) =>
-      ['a', 'b'].map((letter) => ({
-        state: state + letter,
-        prior: letter === 'a' ? 0.5 : 0.25,
-        terminal: state.length === 2,
-      })),
-    ),
-  evaluate: async (nodes) => {
-    seen.push(nodes.map(({ state }) => state).join(' '))
-    return nodes.map(({ state }) => Number(state.startsWith('ba')) + 0.5 * Number(state === 'b'))
-  },
-})
-
-t.test('tree search', async (t) => {
-  const seen: string[] = []
-  const options = { rule: 'puct', weight: 1, simulations: 2, firstSimulations: 3 } as const
-  const [path] = await treeSearch([''], letters(seen), options)
-  t.same(
-    path.map(({ state }) => state),
-    ['', 'b', 'ba', 'baa'],
-    'from the root to an end',
-  )
-  // Simulation 1 grows the root, 2 goes to b (0.5 against 0), 3 on to ba; then two before each move.
-  t.same(seen.slice(0, 3), ['a b', 'ba bb', 'baa bab'])
-  const [root] = path
-  t.match(root, { visits: 10, total: 7.5 }, 'six new children, and four times an end that was known')
-  t.equal(meanValue(root), 7.5 / 10)
-  const visits = path.map(({ children = [] }) => children.map((child) => [child.state, child.visits, meanValue(child)]))
-  t.same(visits[0], [
-    ['a', 1, 0],
-    ['b', 9, 7.5 / 9],
-  ])
-  t.same(
-    siblingPairs(path).map(({ better, worse }) => `${better.state} > ${worse.state}`),
-    ['b > a', 'ba > bb'],
-    'no pair where both are worth the same',
-  )
-  const both = await treeSearch(['', ''], letters(), options)
-  const names = (one: typeof path) => one.map(({ state, visits: count, total }) => `${state} ${count} ${total}`)
-  t.same(both.map(names), [names(path), names(path)], 'side by side as alone')
-  const visitsOfA = async (weight: number) =>
-    (await treeSearch([''], letters(), { rule: 'ucb1', weight, simulations: 8 }))[0][0].children?.[0].visits
-  t.equal(await visitsOfA(0), 1, 'no weight: what is worth most')
-  t.ok(Number(await visitsOfA(2)) > 4, 'much weight: also what was seldom visited')
-  const none: World<string> = { expand: async (leaves) => leaves.map(() => []), evaluate: async () => [] }
-  await t.rejects(treeSearch([''], none, options), { code: 'E_SHAPE' })
-})
-
-t.test('step-level pairs: a step behind its context, smoothed by visits', async (t) => {
-  const step = (sample: number, text: string, visits: number): Trace => {
-    const whole = trace('a', sample, [text], { onPolicy: 0, visits, value: 0.5 })
-    const [prompt, own] = whole.segments
-    return { ...whole, segments: [prompt, { role: 'injected', text: '1,', ids: code('1,') }, own] }
-  }
-  const answer = trace('a', 0, ['1,2,3'], { onPolicy: 1, reward: 1 })
-  const given = [answer, step(1, '2,', 6), step(2, '3,', 2)]
-  const [[chosen, rejected]] = stepExamples(true)(given, 1)
-  t.same([textsOf(chosen.ids), trainedOf(chosen), trainedOf(rejected)], ['a=1,2,', '2,', '3,'])
-  t.same(chosen.scores, { weight: 1, labelSmoothing: 2 / 8 }, 'a = N_l / (N_w + N_l)')
-  t.match(
-    stepExamples(true)([step(1, 'x', 1), step(2, 'y', 5)], 1),
-    [[{ scores: { labelSmoothing: 0.5 } }]],
-    'at most 1/2',
-  )
-  t.match(stepExamples(false)(given, 1), [[{ scores: { labelSmoothing: 0 } }]])
-  t.match(stepExamples(true)([answer], 1), [[{ scores: { weight: 0 } }]], 'a round without a pair has no gradient')
-})
-
-t.test('the steps of a search are the policy’s, with its log-probs', async (t) => {
-  using policy = await loadModel(base)
-  const score = async (traces: readonly Trace[]) =>
-    traces.map((one) => ({ ...one, scores: { reward: (one.segments[1].text.match(/b/g) ?? []).length } }))
-  const sampling = { numGenerations: 4, maxNewTokens: 8, temperature: 1 }
-  const explore = searchSteps({ rule: 'puct', weight: 1, simulations: 2, sampling, stepEnd: 'b', maxSteps: 3, score })
-  const tasks = ['a', 'b', 'ab', 'ba'].map(task)
-  const context = { policy, seed: 3, round: 1 }
-  const traces = await explore(context, tasks)
-  t.same(
-    await explore(context, tasks.slice(2)),
-    traces.filter(({ task: { id } }) => id.length === 2),
-    'alone as among others',
-  )
-  const [answers, steps] = [true, false].map((own) => traces.filter(({ scores }) => (scores.onPolicy === 1) === own))
-  t.equal(answers.length, 4)
-  t.ok(steps.length > 0 && steps.length % 2 === 0, `${steps.length / 2} pairs`)
-  for (const one of traces) {
-    const own = one.segments[one.segments.length - 1]
-    const logps = await policy.logProbs(one.segments.flatMap(({ ids }) => ids))
-    t.same(own.logps, [...logps.slice(-own.ids.length)], 'bit for bit')
-    t.ok(one.segments.slice(1).reduce((sum, { ids }) => sum + ids.length, 0) <= 8, 'within its room')
-  }
-  for (const [i, better] of steps.entries())
-    if (i % 2 === 0) t.ok(better.scores.value > steps[i + 1].scores.value, 'the better one first')
-  const ends = steps.filter(({ finishReason, segments }) => finishReason === 'stop' && segments.length === 2)
-  t.ok(
-    ends.some(({ segments }) => segments[1].text.endsWith('b')),
-    'a step has its end',
-  )
-})
-
 const roundsOf = (events: Awaited<ReturnType<typeof runRecipe>>['events']) =>
   events.flatMap((event) => (event.type === 'round' ? [event.values] : []))
-
-/** Samples of a model, and their log-probs under it and under another. */
-async function sampled(model: LanguageModel, other: LanguageModel) {
-  const texts = prompts.map(({ prompt }) => prompt)
-  const groups = await model.generate(texts, { numGenerations: 32, maxNewTokens: 4, seed: 5 })
-  const whole = groups.flatMap((group, p) => group.map(({ ids }) => [...model.tokenizer.encode(texts[p]), ...ids]))
-  const logps = await other.logProbs(whole)
-  return groups.flat().map(({ ids, logps: own, finishReason }, i) => {
-    const theirs = logps[i].slice(-ids.length)
-    const sum = (values: ArrayLike<number>) => Array.from(values).reduce((all, value) => all + value, 0)
-    return { own: sum(own), other: sum(theirs), length: ids.length, finishReason }
-  })
-}
-
-const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length
-
-t.test('a sharpened policy writes what its base thinks likely', async (t) => {
-  using prior = await loadModel(base)
-  const blind = { rewardFuncs: undefined, rounds: 24, numGenerations: 16 }
-  let after = Number.NaN
-  const { events } = await runRecipe('sharpening', {
-    base,
-    options: { ...blind, selfReward: 'meanLogps' },
-    behind: async (policy) => {
-      after = mean((await sampled(policy, prior)).map(({ other, length }) => other / length))
-    },
-  })
-  const [first] = roundsOf(events)
-  t.notOk('reward' in first, 'no reward comes in')
-  const { 'self/mean': before, 'self/best': best } = first
-  t.ok(
-    after > (before + best) / 2,
-    `per token from ${before.toFixed(3)} to ${after.toFixed(3)}, best ${best.toFixed(3)}`,
-  )
-
-  // The optimum of the regression is base^(1 + 1 / beta): log pi - log base has the slope 1 / beta in log base.
-  let slope = Number.NaN
-  await runRecipe('sharpening', {
-    base,
-    options: { ...blind, form: 'rlhf', selfReward: 'logps', beta: 2, rounds: 60 },
-    behind: async (policy) => {
-      const rows = (await sampled(prior, policy)).filter(({ finishReason }) => finishReason === 'stop')
-      const [x, y] = [rows.map(({ own }) => own), rows.map(({ own, other }) => other - own)]
-      const [mx, my] = [mean(x), mean(y)]
-      slope = mean(x.map((value, i) => (value - mx) * (y[i] - my))) / mean(x.map((value) => (value - mx) ** 2))
-    },
-  })
-  t.ok(slope > 0.4 && slope < 0.6, `slope ${slope.toFixed(3)} for beta 2`)
-})
 
 t.test('STILL-2: right samples of prompts that are not always solved, ranked', async (t) => {
   const samples = [

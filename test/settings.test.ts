@@ -10,8 +10,6 @@ import { type LoraConfig, loraDefaults } from '../ts/src/nn/lora.js'
 import { trainerDefaults } from '../ts/train/config/defaults.js'
 import { loraOptions } from '../ts/train/config/lora.js'
 import { trainingOptions } from '../ts/train/config/options.js'
-import { valueText } from '../ts/train/config/resolve.js'
-import { rowTrainers } from '../ts/train/config/run-settings.js'
 import type {
   BestOfNInput,
   BstarInput,
@@ -19,7 +17,6 @@ import type {
   MctsDpoInput,
   OnlineDpoInput,
   OnlineGkdInput,
-  OnlineInput,
   OnlineNashMdInput,
   OnlineSimpoInput,
   OnlineXpoInput,
@@ -28,8 +25,10 @@ import type {
   ScoreInput,
   SharpeningInput,
   StillInput,
-  TrainingInput,
-} from '../ts/train/config/settings.gen.js'
+} from '../ts/train/config/recipes.gen.js'
+import { valueText } from '../ts/train/config/resolve.js'
+import { rowTrainers } from '../ts/train/config/run-settings.js'
+import type { OnlineInput, TrainingInput } from '../ts/train/config/settings.gen.js'
 import { onlineShape } from '../ts/train/loop/online.js'
 import { onlineOptions } from '../ts/train/recipes/index.js'
 import { root } from './layers-scan.js'
@@ -146,30 +145,42 @@ function recipeText(name: string, about: string, schema: z.ZodObject): string {
   return typeText(name, about, fields, `${base} & `)
 }
 
-const types = [
-  '// Made by test/settings.test.ts from the schemas of settings (WHETSTONE_UPDATE_SNAPSHOTS=1). Do not edit.\n',
-  typeText('TrainingInput', 'Settings of `train` as a caller gives them.', fieldsOfSchema(trainingOptions)),
-  typeText('OnlineInput', 'Settings that all online methods share.', fieldsOfSchema(online)),
-  recipeText('GrpoInput', 'Settings of policy gradients.', onlineOptions.grpo),
-  recipeText('OnlineDpoInput', 'Settings of online DPO.', onlineOptions.onlineDpo),
-  recipeText('OnlineXpoInput', 'Settings of XPO.', onlineOptions.onlineXpo),
-  recipeText('OnlineNashMdInput', 'Settings of Nash-MD.', onlineOptions.onlineNashMd),
-  recipeText('OnlineGkdInput', 'Settings of on-policy distillation.', onlineOptions.onlineGkd),
-  recipeText('BestOfNInput', 'Settings of best-of-n fine-tuning.', onlineOptions.bestOfN),
-  recipeText('OnlineSimpoInput', 'Settings of iterative SimPO.', onlineOptions.onlineSimpo),
-  recipeText('BstarInput', 'Settings of B-STaR.', onlineOptions.bstar),
-  recipeText('StillInput', 'Settings of exploring and self-improving.', onlineOptions.still),
-  recipeText('MctsDpoInput', 'Settings of step-level preferences from tree search.', onlineOptions.mctsDpo),
-  recipeText('SharpeningInput', 'Settings of sharpening.', onlineOptions.sharpening),
-  recipeText('RiseInput', 'Settings of RISE.', onlineOptions.rise),
-  recipeText('SclInput', 'Settings of self-correction learning.', onlineOptions.scl),
-  recipeText('ScoreInput', 'Settings of SCoRe.', onlineOptions.score),
-].join('\n')
+const made =
+  '// Made by test/settings.test.ts from the schemas of settings (WHETSTONE_UPDATE_SNAPSHOTS=1). Do not edit.\n'
+
+const types = {
+  'settings.gen.ts': [
+    made,
+    typeText('TrainingInput', 'Settings of `train` as a caller gives them.', fieldsOfSchema(trainingOptions)),
+    typeText('OnlineInput', 'Settings that all online methods share.', fieldsOfSchema(online)),
+  ],
+  'recipes.gen.ts': [
+    made,
+    "import type { OnlineInput } from './settings.gen.js'\n",
+    recipeText('GrpoInput', 'Settings of policy gradients.', onlineOptions.grpo),
+    recipeText('OnlineDpoInput', 'Settings of online DPO.', onlineOptions.onlineDpo),
+    recipeText('OnlineXpoInput', 'Settings of XPO.', onlineOptions.onlineXpo),
+    recipeText('OnlineNashMdInput', 'Settings of Nash-MD.', onlineOptions.onlineNashMd),
+    recipeText('OnlineGkdInput', 'Settings of on-policy distillation.', onlineOptions.onlineGkd),
+    recipeText('BestOfNInput', 'Settings of best-of-n fine-tuning.', onlineOptions.bestOfN),
+    recipeText('OnlineSimpoInput', 'Settings of iterative SimPO.', onlineOptions.onlineSimpo),
+    recipeText('BstarInput', 'Settings of B-STaR.', onlineOptions.bstar),
+    recipeText('StillInput', 'Settings of exploring and self-improving.', onlineOptions.still),
+    recipeText('MctsDpoInput', 'Settings of step-level preferences from tree search.', onlineOptions.mctsDpo),
+    recipeText('SharpeningInput', 'Settings of sharpening.', onlineOptions.sharpening),
+    recipeText('RiseInput', 'Settings of RISE.', onlineOptions.rise),
+    recipeText('SclInput', 'Settings of self-correction learning.', onlineOptions.scl),
+    recipeText('ScoreInput', 'Settings of SCoRe.', onlineOptions.score),
+  ],
+} as const
 
 t.test('types with documentation are those of the schemas', async (t) => {
-  const path = join(root, 'ts/train/config/settings.gen.ts')
-  if (updates) await writeFile(path, types)
-  t.equal(await readFile(path, 'utf8'), types, 'an intended change: WHETSTONE_UPDATE_SNAPSHOTS=1, then compile again')
+  for (const [file, parts] of Object.entries(types)) {
+    const path = join(root, 'ts/train/config', file)
+    const text = parts.join('\n')
+    if (updates) await writeFile(path, text)
+    t.equal(await readFile(path, 'utf8'), text, 'an intended change: WHETSTONE_UPDATE_SNAPSHOTS=1, then compile again')
+  }
 })
 
 /** True when each type takes the other's values and both have the same keys: the compiler checks it. */

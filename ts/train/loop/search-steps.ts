@@ -2,7 +2,7 @@
 // answer. A node is worth what the rewards say of one answer that the policy makes of it, so that the outcome speaks for
 // steps. Random keys are (seed, round, task, place in the tree): neither batching nor interruption changes anything.
 
-import type { Completion } from '../../src/generate/language-model.js'
+import type { Completion, LanguageModel } from '../../src/generate/language-model.js'
 import type { Task } from '../tasks/index.js'
 import { type Explore, type ExploreContext, promptIds, type SampleGroupOptions } from './explore.js'
 import type { Score } from './score.js'
@@ -69,86 +69,92 @@ function stepTrace({ state: { task, prompt, steps, finishReason }, ...node }: No
 const priorOf = ({ logps }: Completion): number =>
   Math.exp(logps.reduce((sum, logp) => sum + logp, 0) / logps.length ** 1.25)
 
-/** The world of answers to tasks. */
-function worldOf(context: ExploreContext, options: StepSearchOptions): World<Written> {
-  const { policy, seed, round, signal } = context
-  const { stepEnd, maxSteps, score, sampling } = options
-  const { numGenerations, maxNewTokens, logps: _, mixtureCoef: __, stopStrings = [], ...drawn } = sampling
-  const ends = new Set(sampling.stopIds ?? policy.decoder.config.eosTokenIds)
-  const roomOf = ({ steps }: Written) => maxNewTokens - lengthOf(steps)
+/** A sample, cut at the room that there is for it. */
+function withinRoom(one: Completion, room: number, { tokenizer }: LanguageModel): Completion {
+  if (one.ids.length <= room) return one
+  const ids = one.ids.slice(0, room)
+  return { ...one, ids, logps: one.logps.slice(0, room), text: tokenizer.decode(ids), finishReason: 'length' }
+}
 
-  /** Continuations of answers, none longer than its room; those of one call share the largest. */
-  async function draw(nodes: readonly Node[], what: string, count: number, stops: readonly string[]) {
+/** How continuations of answers are drawn: what for, how many of each, and what ends them besides end tokens. */
+type Draw = (nodes: readonly Node[], what: string, count: number, stops: readonly string[]) => Promise<Completion[][]>
+
+/** Draws continuations; those of one call share the largest room, and none is longer than its own. */
+function drawerOf({ policy, seed, round, signal }: ExploreContext, { sampling }: StepSearchOptions): Draw {
+  const { maxNewTokens, numGenerations: _, logps: __, mixtureCoef: ___, stopStrings: ____, ...drawn } = sampling
+  const roomOf = ({ steps }: Written) => maxNewTokens - lengthOf(steps)
+  return async (nodes, what, numGenerations, stops) => {
     if (nodes.length === 0) return []
     const states = nodes.map(({ state }) => state)
-    const groups = await policy.generate(
-      states.map(({ prompt, steps }) => [...prompt.ids, ...joined(steps).ids]),
-      {
-        ...drawn,
-        numGenerations: count,
-        maxNewTokens: Math.max(...states.map(roomOf)),
-        ...(stops.length > 0 && { stopStrings: stops }),
-        seed,
-        promptKeys: states.map(({ task, place }) => `round ${round} task ${task.id} ${what} ${place}`),
-        signal,
-      },
-    )
-    return groups.map((group, i) => group.map((one) => withinRoom(one, roomOf(states[i]))))
+    const prompts = states.map(({ prompt, steps }) => [...prompt.ids, ...joined(steps).ids])
+    const groups = await policy.generate(prompts, {
+      ...drawn,
+      numGenerations,
+      maxNewTokens: Math.max(...states.map(roomOf)),
+      ...(stops.length > 0 && { stopStrings: stops }),
+      seed,
+      promptKeys: states.map(({ task, place }) => `round ${round} task ${task.id} ${what} ${place}`),
+      signal,
+    })
+    return groups.map((group, i) => group.map((one) => withinRoom(one, roomOf(states[i]), policy)))
   }
+}
 
-  function withinRoom(one: Completion, room: number): Completion {
-    if (one.ids.length <= room) return one
-    const ids = one.ids.slice(0, room)
-    return { ...one, ids, logps: one.logps.slice(0, room), text: policy.tokenizer.decode(ids), finishReason: 'length' }
+/** A continuation as what follows a node: the end of the answer unless the end of a step is what stopped it. */
+function follow(
+  { state, depth }: Node,
+  { one, index }: { readonly one: Completion; readonly index: number },
+  { decoder, tokenizer }: LanguageModel,
+  { stepEnd, maxSteps, sampling }: StepSearchOptions,
+): Continuation<Written> {
+  const ends = new Set(sampling.stopIds ?? decoder.config.eosTokenIds)
+  const whole = tokenizer.decode(one.ids)
+  const stopped = one.finishReason === 'stop' && !ends.has(one.ids[one.ids.length - 1])
+  const stepped = depth < maxSteps - 1 && stopped && whole.includes(stepEnd)
+  const step: Segment = { role: 'completion', text: stepped ? whole : one.text, ids: one.ids, logps: one.logps }
+  const steps = [...state.steps, step]
+  const full = stepped && lengthOf(steps) >= sampling.maxNewTokens
+  return {
+    state: { ...state, steps, finishReason: full ? 'length' : one.finishReason, place: `${state.place}.${index}` },
+    prior: priorOf(one),
+    terminal: !stepped || full,
   }
+}
 
-  /** A step as what follows a node: the end of the answer unless the end of a step is what stopped it. */
-  function follow({ state }: Node, one: Completion, index: number, isLast: boolean): Continuation<Written> {
-    const whole = policy.tokenizer.decode(one.ids)
-    const stepped =
-      !isLast && one.finishReason === 'stop' && !ends.has(one.ids[one.ids.length - 1]) && whole.includes(stepEnd)
-    const step: Segment = { role: 'completion', text: stepped ? whole : one.text, ids: one.ids, logps: one.logps }
-    const steps = [...state.steps, step]
-    const full = stepped && lengthOf(steps) >= maxNewTokens
-    return {
-      state: { ...state, steps, finishReason: full ? 'length' : one.finishReason, place: `${state.place}.${index}` },
-      prior: priorOf(one),
-      terminal: !stepped || full,
-    }
-  }
+function unlike(found: readonly Continuation<Written>[]): Continuation<Written>[] {
+  const textOf = ({ state: { steps, finishReason } }: Continuation<Written>) =>
+    `${finishReason} ${steps[steps.length - 1].text}`
+  return found.filter((one, i) => found.findIndex((other) => textOf(other) === textOf(one)) === i)
+}
 
-  const unlike = (found: readonly Continuation<Written>[]): Continuation<Written>[] => {
-    const textOf = ({ state: { steps, finishReason } }: Continuation<Written>) =>
-      `${finishReason} ${steps[steps.length - 1].text}`
-    return found.filter((one, i) => found.findIndex((other) => textOf(other) === textOf(one)) === i)
-  }
-
-  async function expand(leaves: readonly Node[]) {
-    const isLast = ({ depth }: Node) => depth >= maxSteps - 1
+/** The world of answers to tasks. */
+function worldOf(context: ExploreContext, options: StepSearchOptions): World<Written> {
+  const { stepEnd, maxSteps, score, sampling } = options
+  const { numGenerations, stopStrings = [] } = sampling
+  const draw = drawerOf(context, options)
+  const expand = async (leaves: readonly Node[]) => {
     const found = new Map<Node, Continuation<Written>[]>()
     for (const last of [false, true]) {
-      const part = leaves.filter((leaf) => isLast(leaf) === last)
+      const part = leaves.filter(({ depth }) => depth >= maxSteps - 1 === last)
       const groups = await draw(part, 'steps behind', numGenerations, last ? stopStrings : [stepEnd, ...stopStrings])
       for (const [i, leaf] of part.entries())
-        found.set(leaf, unlike(groups[i].map((one, index) => follow(leaf, one, index, last))))
+        found.set(leaf, unlike(groups[i].map((one, index) => follow(leaf, { one, index }, context.policy, options))))
     }
     return leaves.map((leaf) => found.get(leaf) ?? [])
   }
-
-  async function evaluate(nodes: readonly Node[]) {
+  const evaluate = async (nodes: readonly Node[]) => {
     const open = nodes.filter(({ terminal }) => !terminal)
     const rest = await draw(open, 'an answer behind', 1, stopStrings)
     const answers = new Map(
-      open.map((node, i) => {
+      open.map(({ state }, i) => {
         const [{ ids, logps, text, finishReason }] = rest[i]
         const step: Segment = { role: 'completion', text, ids, logps }
-        return [node, { ...node.state, steps: [...node.state.steps, step], finishReason }] as const
+        return [state, { ...state, steps: [...state.steps, step], finishReason }] as const
       }),
     )
-    const scored = await score(nodes.map((node, i) => traceOf(answers.get(node) ?? node.state, i)))
+    const scored = await score(nodes.map(({ state }, i) => traceOf(answers.get(state) ?? state, i)))
     return scored.map(({ scores }) => scores.reward)
   }
-
   return { expand, evaluate }
 }
 

@@ -13,7 +13,7 @@
 
 import * as z from 'zod'
 import { sft } from '../../loss/index.js'
-import type { BstarInput } from '../config/settings.gen.js'
+import type { BstarInput } from '../config/recipes.gen.js'
 import type { Run } from '../events.js'
 import { bestThreshold, explorationStatistics, pickQuota } from '../loop/balance.js'
 import { completionExamples } from '../loop/examples.js'

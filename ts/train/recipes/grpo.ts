@@ -9,7 +9,7 @@
 import * as z from 'zod'
 import * as losses from '../../loss/index.js'
 import { methodSettings } from '../../loss/policy-gradient.js'
-import type { GrpoInput } from '../config/settings.gen.js'
+import type { GrpoInput } from '../config/recipes.gen.js'
 import type { Run } from '../events.js'
 import { countUntied, untiedFirst } from '../loop/credit.js'
 import { type CreditMethod, creditOf, creditShape } from '../loop/credit-settings.js'

@@ -11,7 +11,7 @@
 
 import * as z from 'zod'
 import { logRatio } from '../../loss/index.js'
-import type { MctsDpoInput } from '../config/settings.gen.js'
+import type { MctsDpoInput } from '../config/recipes.gen.js'
 import type { Run } from '../events.js'
 import { sequenceOf, type ToExamples } from '../loop/examples.js'
 import {

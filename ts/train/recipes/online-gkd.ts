@@ -8,7 +8,7 @@
 
 import * as z from 'zod'
 import { gkd } from '../../loss/index.js'
-import type { OnlineGkdInput } from '../config/settings.gen.js'
+import type { OnlineGkdInput } from '../config/recipes.gen.js'
 import type { Run } from '../events.js'
 import { checkAnswered, sampleOrTake } from '../loop/distillation.js'
 import { completionExamples } from '../loop/examples.js'

@@ -9,7 +9,7 @@
 
 import * as z from 'zod'
 import { simpo } from '../../loss/index.js'
-import type { OnlineSimpoInput } from '../config/settings.gen.js'
+import type { OnlineSimpoInput } from '../config/recipes.gen.js'
 import type { Run } from '../events.js'
 import { pairExamples } from '../loop/examples.js'
 import { type OnlineOptions, onlineShape, settingsFrom, startOnline } from '../loop/online.js'

@@ -12,7 +12,7 @@
 import * as z from 'zod'
 import { reinforce } from '../../loss/index.js'
 import { WhetstoneError } from '../../src/base/errors.js'
-import type { RiseInput } from '../config/settings.gen.js'
+import type { RiseInput } from '../config/recipes.gen.js'
 import type { Run } from '../events.js'
 import { chain, type Turn } from '../loop/chain.js'
 import { sequenceOf, type ToExamples } from '../loop/examples.js'

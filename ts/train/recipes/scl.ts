@@ -10,7 +10,7 @@
 
 import * as z from 'zod'
 import { dpo } from '../../loss/index.js'
-import type { SclInput } from '../config/settings.gen.js'
+import type { SclInput } from '../config/recipes.gen.js'
 import type { Run } from '../events.js'
 import { chain } from '../loop/chain.js'
 import { flipExamples } from '../loop/examples.js'

@@ -8,7 +8,7 @@
 
 import * as z from 'zod'
 import { advantages, improvementReward, ppo } from '../../loss/index.js'
-import type { ScoreInput } from '../config/settings.gen.js'
+import type { ScoreInput } from '../config/recipes.gen.js'
 import type { Run } from '../events.js'
 import { chain } from '../loop/chain.js'
 import { credit } from '../loop/credit.js'

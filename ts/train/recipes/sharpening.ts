@@ -11,7 +11,7 @@
 
 import * as z from 'zod'
 import { logRatio, sft } from '../../loss/index.js'
-import type { SharpeningInput } from '../config/settings.gen.js'
+import type { SharpeningInput } from '../config/recipes.gen.js'
 import type { EncodedExample } from '../data/example.js'
 import type { Run } from '../events.js'
 import { answerReader, consistencyStatistics, likelihood, voteShare } from '../loop/answers.js'

@@ -11,7 +11,7 @@
 import * as z from 'zod'
 import { sft } from '../../loss/index.js'
 import { deriveKey, uniform } from '../../src/base/rng.js'
-import type { StillInput } from '../config/settings.gen.js'
+import type { StillInput } from '../config/recipes.gen.js'
 import type { Run } from '../events.js'
 import { likelihood } from '../loop/answers.js'
 import { completionExamples } from '../loop/examples.js'
