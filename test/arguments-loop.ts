@@ -113,9 +113,9 @@ export const loopTable: Readonly<Record<string, Entry>> = {
   'recipes.score': recipeOf(api.recipes.score),
   'recipes.onlineSimpo': recipeOf(api.recipes.onlineSimpo),
   'recipes.bstar': recipeOf(api.recipes.bstar, { temperatures: [1], thresholds: [-1], rightAt: -1 }),
-  'recipes.still': recipeOf(api.recipes.still, { right: -1, skipSolved: false }),
+  'recipes.still': recipeOf(api.recipes.still, { right: -1, skipSolved: false, maskTruncatedCompletions: false }),
   'recipes.mctsDpo': recipeOf(api.recipes.mctsDpo, { simulations: 1 }),
-  'recipes.sharpening': recipeOf(api.recipes.sharpening, {}, ['policy', 'prompts']),
+  'recipes.sharpening': recipeOf(api.recipes.sharpening, { maskTruncatedCompletions: false }, ['policy', 'prompts']),
   'recipes.rise': recipeOf(api.recipes.rise, { branches: 2 }),
   'recipes.scl': recipeOf(api.recipes.scl),
   'recipes.superhf': {

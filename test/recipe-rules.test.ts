@@ -193,7 +193,7 @@ t.test('STILL-2: right samples of prompts that are not always solved, ranked', a
   ]
   const never = [trace('n', 0, ['y'], { reward: 0, likelihood: -1 })]
   const cut = { ...trace('h', 4, ['xxxxx'], { reward: 1, likelihood: 0 }), finishReason: 'length' as const }
-  const usual = { right: 1, skipSolved: true, perPrompt: 2, seed: 1 }
+  const usual = { right: 1, skipSolved: true, perPrompt: 2, maskTruncatedCompletions: true, seed: 1 }
   const kept = (rankBy: 'random' | 'shortest' | 'longest' | 'likely' | 'unlikely', more = {}) =>
     stillSelect({ ...usual, rankBy, ...more })([...hard, ...solved, ...never, cut]).map(
       ({ task: { id }, sample }) => `${id}${sample}`,
@@ -203,6 +203,7 @@ t.test('STILL-2: right samples of prompts that are not always solved, ranked', a
   t.same(kept('likely'), ['h0', 'h2'])
   t.same(kept('unlikely'), ['h1', 'h2'])
   t.same(kept('likely', { skipSolved: false }), ['h0', 'h2', 's0', 's1'])
+  t.same(kept('longest', { maskTruncatedCompletions: false }), ['h4', 'h2'], 'unless such samples are wanted')
   t.same(kept('random'), kept('random'))
   t.ok(new Set([1, 2, 3, 4, 5, 6].map((seed) => String(kept('random', { seed })))).size > 1, 'a draw of the seed')
 })

@@ -194,6 +194,8 @@ export type StillInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'> & 
   readonly rankBy?: 'random' | 'shortest' | 'longest' | 'likely' | 'unlikely' | undefined
   /** Right samples of a prompt to train on. From 1, default `1`. */
   readonly perPrompt?: number | undefined
+  /** Leave out samples that were cut off. Default `true`. */
+  readonly maskTruncatedCompletions?: boolean | undefined
   /** Where the update of a round starts. Default `base`. */
   readonly startFrom?: 'base' | 'current' | undefined
   /** Train on all rounds so far, or on the last. Default `accumulate`. */
@@ -232,6 +234,8 @@ export type SharpeningInput = Omit<OnlineInput, 'learningRate' | 'numGenerations
   readonly selfReward?: 'logps' | 'meanLogps' | 'majority' | undefined
   /** Regular expression of the final answer: the last match, or its first group; default the whole sample. */
   readonly answerPattern?: string | undefined
+  /** Leave out samples that were cut off. Default `true`. */
+  readonly maskTruncatedCompletions?: boolean | undefined
   /** rlhf: strength of the tie to the base. Above 0, default `1`. */
   readonly beta?: number | undefined
 }

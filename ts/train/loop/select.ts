@@ -75,3 +75,6 @@ export const partlySolved =
         return solved > 0 && solved < group.length
       })
       .flat()
+
+/** Traces that ended by themselves. */
+export const ended: Select = (traces) => traces.filter(({ finishReason }) => finishReason === 'stop')

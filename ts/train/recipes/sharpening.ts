@@ -25,7 +25,7 @@ import {
   settingsFrom,
   startOnline,
 } from '../loop/online.js'
-import { pick, type Select } from '../loop/select.js'
+import { ended, pick, type Select } from '../loop/select.js'
 import { byTask, type Trace } from '../loop/trace.js'
 import type { PhaseResult } from '../loop.js'
 
@@ -44,6 +44,7 @@ export const sharpeningOptions = z.strictObject({
     .min(1)
     .optional()
     .describe('regular expression of the final answer: the last match, or its first group; default the whole sample'),
+  maskTruncatedCompletions: z.boolean().default(true).describe('leave out samples that were cut off'),
   beta: z.number().positive().default(1).describe('rlhf: strength of the tie to the base'),
 })
 
@@ -51,8 +52,6 @@ type Settings = z.output<typeof sharpeningOptions>
 
 /** What a run of sharpening takes. */
 export type SharpeningOptions = OnlineOptions & SharpeningInput
-
-const ended: Select = (traces) => traces.filter(({ finishReason }) => finishReason === 'stop')
 
 /** Neighbours among the samples of a task as pairs; what the log-ratios are to differ by is the difference of rewards. */
 export const regressionExamples: ToExamples = (traces) =>
@@ -79,6 +78,7 @@ function methodOf(values: Settings): OnlineMethod {
   }[selfReward]
   const best = pick({ by: 'self', perTask: 1 })
   const isSft = form === 'sft'
+  const whole: Select = values.maskTruncatedCompletions ? ended : (traces) => [...traces]
   return {
     objective: isSft ? sft() : logRatio({ link: 'square', beta }),
     explore: () => sampleGroup({ ...samplingOf(values), mixtureCoef: 1 }),
@@ -86,12 +86,12 @@ function methodOf(values: Settings): OnlineMethod {
     unrewarded: true,
     score: (rewards) => async (traces) => score(await rewards(traces)),
     statistics: (traces) => ({
-      'self/mean': mean(selfOf(ended(traces))),
-      'self/best': mean(selfOf(best(ended(traces)))),
-      'self/best_reward': mean(best(ended(traces)).flatMap(({ scores }) => scores.reward ?? [])),
+      'self/mean': mean(selfOf(whole(traces))),
+      'self/best': mean(selfOf(best(whole(traces)))),
+      'self/best_reward': mean(best(whole(traces)).flatMap(({ scores }) => scores.reward ?? [])),
       ...consistencyStatistics(traces, answerOf),
     }),
-    select: () => (traces) => (isSft ? best(ended(traces)) : ended(traces)),
+    select: () => (traces) => (isSft ? best(whole(traces)) : whole(traces)),
     toExamples: isSft ? completionExamples : regressionExamples,
     examplesPerRound: promptsPerRound * (isSft ? 1 : Math.floor(numGenerations / 2)),
   }

@@ -16,7 +16,7 @@ import type { Run } from '../events.js'
 import { likelihood } from '../loop/answers.js'
 import { completionExamples } from '../loop/examples.js'
 import { type OnlineMethod, type OnlineOptions, onlineShape, settingsFrom, startOnline } from '../loop/online.js'
-import { partlySolved, pick } from '../loop/select.js'
+import { ended, partlySolved, pick } from '../loop/select.js'
 import { completionLength, type Trace, withScores } from '../loop/trace.js'
 import type { PhaseResult } from '../loop.js'
 
@@ -32,6 +32,7 @@ export const stillOptions = z.strictObject({
     .default('longest')
     .describe('which right samples of a prompt come first'),
   perPrompt: z.int().min(1).default(1).describe('right samples of a prompt to train on'),
+  maskTruncatedCompletions: z.boolean().default(true).describe('leave out samples that were cut off'),
   startFrom: z.enum(['base', 'current']).default('base').describe('where the update of a round starts'),
   pool: z.enum(['accumulate', 'replace']).default('accumulate').describe('train on all rounds so far, or on the last'),
 })
@@ -52,16 +53,12 @@ const ranks: Readonly<Record<Settings['rankBy'], (trace: Trace, seed: number) =>
 
 /** The right samples to train on. */
 export const stillSelect =
-  ({
-    right,
-    skipSolved,
-    rankBy,
-    perPrompt,
-    seed,
-  }: Pick<Settings, 'right' | 'skipSolved' | 'rankBy' | 'perPrompt' | 'seed'>) =>
+  (values: Pick<Settings, 'right' | 'skipSolved' | 'rankBy' | 'perPrompt' | 'maskTruncatedCompletions' | 'seed'>) =>
   (traces: readonly Trace[]): Trace[] => {
+    const { right, skipSolved, rankBy, perPrompt, maskTruncatedCompletions, seed } = values
     const hard = skipSolved ? partlySolved(right)(traces) : traces
-    const solved = hard.filter(({ scores, finishReason }) => scores.reward >= right && finishReason === 'stop')
+    const whole = maskTruncatedCompletions ? ended(hard) : hard
+    const solved = whole.filter(({ scores }) => scores.reward >= right)
     const ranked = solved.map((trace) => withScores(trace, { rank: ranks[rankBy](trace, seed) }))
     return pick({ by: 'rank', perTask: perPrompt })(ranked)
   }
