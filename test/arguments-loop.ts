@@ -118,6 +118,7 @@ export const loopTable: Readonly<Record<string, Entry>> = {
   'recipes.sharpening': recipeOf(api.recipes.sharpening, { maskTruncatedCompletions: false }, ['policy', 'prompts']),
   'recipes.rise': recipeOf(api.recipes.rise, { branches: 2 }),
   'recipes.scl': recipeOf(api.recipes.scl),
+  'recipes.cct': recipeOf(api.recipes.cct, { right: -1 }),
   'recipes.superhf': {
     call: (...args) => {
       const [from, options, rest] = args as unknown as Parameters<typeof api.recipes.superhf>

@@ -15,6 +15,7 @@ const own: Readonly<Record<string, string>> = {
   bstar: '--temperatures 0.8,1.2 --thresholds=-1 --rightAt 0',
   still: '--maskTruncatedCompletions false --right 0 --skipSolved false',
   sharpening: '--maskTruncatedCompletions false',
+  cct: '--right 0',
   dapo: '--maskTruncatedCompletions false',
 }
 

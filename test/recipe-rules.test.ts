@@ -13,6 +13,7 @@ import { turnAlone, turnInContext } from '../ts/train/loop/recast.js'
 import { bestBranch } from '../ts/train/loop/select.js'
 import type { Trace } from '../ts/train/loop/trace.js'
 import { exploreAtBest, gridArgmax } from '../ts/train/loop/tuner.js'
+import { cctExamples } from '../ts/train/recipes/cct.js'
 import { riseExamples } from '../ts/train/recipes/rise.js'
 import { stillSelect } from '../ts/train/recipes/still.js'
 import { makeTaskModel } from '../ts/train/task-model.js'
@@ -45,6 +46,30 @@ t.test('self-correction learning: flips alone, behind the bare prompt', async (t
     'a round without a flip has no gradient',
   )
   t.throws(() => flipExamples([trace('m', 0, ['a', 'b'])], 1), { code: 'E_CONFIG' })
+})
+
+t.test('confidence and critique training: right answers behind right and wrong ones', async (t) => {
+  const two = (id: string, sample: number, texts: [string, string], r1: number, r2: number) =>
+    trace(id, sample, texts, { 'reward/1': r1, 'reward/2': r2 })
+  const given = [
+    two('m', 0, ['w', 'R'], 0, 1),
+    two('m', 1, ['r', 'v'], 1, 0),
+    two('n', 0, ['x', 'y'], 0, 0),
+    two('k', 0, ['g', 'G'], 1, 1),
+    two('k', 1, ['b', 'c'], 0, 0),
+  ]
+  const items = (confidenceShare: number, some = given) =>
+    cctExamples({ right: 1, confidenceShare })(some, 1).map(([one]) => `${textsOf(one.ids)} ${trainedOf(one)}`)
+  t.same(
+    items(0.5),
+    ['m=r?r r', 'k=g?g g', 'm=w?R R', 'k=b?G G'],
+    'the last answer alone is trained; of a prompt without a right answer nothing is learned',
+  )
+  t.same(items(1), ['m=r?r r', 'k=g?g g'])
+  t.same(items(0), ['m=w?R R', 'k=b?G G'])
+  t.same(items(1 / 3), ['m=r?r r', 'm=w?R R', 'k=b?G G'], 'half as many of the one kind as of the other')
+  t.same(items(0.5, given.slice(0, 1)), ['m=w?R R'], 'all of one kind where there is none of the other')
+  t.same(items(0.5, given.slice(2, 3)), [])
 })
 
 t.test('recast', async (t) => {
@@ -283,7 +308,14 @@ t.test('rounds from the base, and all rounds so far', async (t) => {
 
 t.test('a base that is trained anew learns', async (t) => {
   // What is right and ends by itself in four tokens has two or three of four letters.
-  const options = { rounds: 8, numIterations: 8, numGenerations: 16, rankBy: 'random', right: 0.5 }
+  const options = {
+    rounds: 8,
+    numIterations: 8,
+    numGenerations: 16,
+    rankBy: 'random',
+    right: 0.5,
+    maskTruncatedCompletions: true,
+  }
   const { rewards } = await runRecipe('still', { base, options })
   t.ok(rewards[7] > rewards[0] + 0.25, `the reward rises from ${rewards[0].toFixed(2)} to ${rewards[7].toFixed(2)}`)
 })

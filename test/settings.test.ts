@@ -13,6 +13,7 @@ import { trainingOptions } from '../ts/train/config/options.js'
 import type {
   BestOfNInput,
   BstarInput,
+  CctInput,
   GrpoInput,
   MctsDpoInput,
   OnlineDpoInput,
@@ -170,6 +171,7 @@ const types = {
     recipeText('SharpeningInput', 'Settings of sharpening.', onlineOptions.sharpening),
     recipeText('RiseInput', 'Settings of RISE.', onlineOptions.rise),
     recipeText('SclInput', 'Settings of self-correction learning.', onlineOptions.scl),
+    recipeText('CctInput', 'Settings of confidence and critique training.', onlineOptions.cct),
     recipeText('ScoreInput', 'Settings of SCoRe.', onlineOptions.score),
   ],
 } as const
@@ -207,7 +209,8 @@ t.test('the compiler takes both for the same', async (t) => {
   const still: Same<StillInput, z.input<typeof onlineOptions.still>> = true
   const rise: Same<RiseInput, z.input<typeof onlineOptions.rise>> = true
   const scl: Same<SclInput, z.input<typeof onlineOptions.scl>> = true
+  const cct: Same<CctInput, z.input<typeof onlineOptions.cct>> = true
   const known = [training, common, grpo, onlineDpo, onlineXpo, onlineNashMd, onlineGkd, bestOfN, score]
-  const all = [...known, onlineSimpo, bstar, still, mctsDpo, sharpening, rise, scl]
-  t.same(all, Array(16).fill(true))
+  const all = [...known, onlineSimpo, bstar, still, mctsDpo, sharpening, rise, scl, cct]
+  t.same(all, Array(17).fill(true))
 })

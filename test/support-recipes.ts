@@ -80,10 +80,19 @@ export const settings = {
     wantedPerPrompt: 2,
   },
   mctsDpo: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 6, stepEnd: 'b', maxSteps: 3, simulations: 2 },
-  still: { ...shared, numGenerations: 8, perDeviceTrainBatchSize: 8, perPrompt: 4, right: 0.5, skipSolved: false },
+  still: {
+    ...shared,
+    numGenerations: 8,
+    perDeviceTrainBatchSize: 8,
+    perPrompt: 4,
+    right: 0.25,
+    skipSolved: false,
+    maskTruncatedCompletions: false,
+  },
   sharpening: { ...shared, numGenerations: 8, perDeviceTrainBatchSize: 2, selfReward: 'meanLogps' },
   rise: { ...shared, numGenerations: 1, branches: 4, perDeviceTrainBatchSize: 4, instruction: '=' },
   scl: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 8, temperature: 1, instruction: '=' },
+  cct: { ...shared, numGenerations: 8, perDeviceTrainBatchSize: 16, right: 0.5, instruction: '=' },
   score: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 8, stageOneRounds: 3, alpha: 1, instruction: '=' },
 } as const
 

@@ -101,6 +101,7 @@ export type { AdamWConfig } from '../train/optimizer.js'
 export {
   type BestOfNOptions,
   type BstarOptions,
+  type CctOptions,
   type GrpoOptions,
   type MctsDpoOptions,
   type OnlineDpoOptions,

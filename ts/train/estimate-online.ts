@@ -109,6 +109,7 @@ const wholly: Readonly<Partial<Record<OnlineRecipe, object>>> = {
   bestOfN: { threshold: -Number.MAX_VALUE },
   bstar: { thresholds: [-1], rightAt: -1 },
   still: { maskTruncatedCompletions: false, right: -1, skipSolved: false },
+  cct: { right: -1 },
   sharpening: { maskTruncatedCompletions: false },
 }
 

@@ -129,6 +129,10 @@ export const onlineTrainers: Readonly<Record<string, OnlineTrainer>> = {
     description: 'samples and rewards: DPO on what a review of the answer has turned (2410.04055)',
     recipe: 'scl',
   },
+  cct: {
+    description: 'samples and rewards: keep to right answers, mend wrong ones (confidence and critique, 2412.19513)',
+    recipe: 'cct',
+  },
   score: {
     description: 'samples and rewards: two attempts, the second corrects the first (2409.12917)',
     recipe: 'score',

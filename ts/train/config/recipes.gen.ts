@@ -276,6 +276,18 @@ export type SclInput = Omit<OnlineInput, 'learningRate' | 'numGenerations' | 'te
   readonly instruction?: string | undefined
 }
 
+/** Settings of confidence and critique training. */
+export type CctInput = Omit<OnlineInput, 'learningRate'> & {
+  /** Peak learning rate. From 0, default `5e-5`. */
+  readonly learningRate?: number | undefined
+  /** Least reward of a right answer. Default `1`. */
+  readonly right?: number | undefined
+  /** Share of items whose first answer is right. From 0 to 1, default `0.4`. */
+  readonly confidenceShare?: number | undefined
+  /** What is put between the answers; of conversations the user’s next message. Default `\nAnswer the question again.\n`. */
+  readonly instruction?: string | undefined
+}
+
 /** Settings of SCoRe. */
 export type ScoreInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'> & {
   /** Peak learning rate. From 0, default `5e-6`. */

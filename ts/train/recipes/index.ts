@@ -2,6 +2,7 @@
 
 import { bestOfN, bestOfNOptions } from './best-of-n.js'
 import { bstar, bstarOptions } from './bstar.js'
+import { cct, cctOptions } from './cct.js'
 import { grpo, grpoOptions } from './grpo.js'
 import { mctsDpo, mctsDpoOptions } from './mcts-dpo.js'
 import { onlineDpo, onlineDpoOptions } from './online-dpo.js'
@@ -18,6 +19,7 @@ import { superhf } from './superhf.js'
 
 export type { BestOfNOptions } from './best-of-n.js'
 export type { BstarOptions } from './bstar.js'
+export type { CctOptions } from './cct.js'
 export type { GrpoOptions } from './grpo.js'
 export type { MctsDpoOptions } from './mcts-dpo.js'
 export type { OnlineDpoOptions } from './online-dpo.js'
@@ -47,6 +49,7 @@ export const recipes = {
   sharpening,
   rise,
   scl,
+  cct,
   score,
 } as const
 
@@ -65,6 +68,7 @@ export const onlineOptions = {
   sharpening: sharpeningOptions,
   rise: riseOptions,
   scl: sclOptions,
+  cct: cctOptions,
   score: scoreOptions,
 } as const
 
