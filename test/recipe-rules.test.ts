@@ -58,8 +58,10 @@ t.test('confidence and critique training: right answers behind right and wrong o
     two('k', 0, ['g', 'G'], 1, 1),
     two('k', 1, ['b', 'c'], 0, 0),
   ]
-  const items = (confidenceShare: number, some = given) =>
-    cctExamples({ right: 1, confidenceShare })(some, 1).map(([one]) => `${textsOf(one.ids)} ${trainedOf(one)}`)
+  const items = (confidenceShare: number, some = given, withFirst = false) =>
+    cctExamples({ right: 1, confidenceShare, withFirst })(some, 1).map(
+      ([one]) => `${textsOf(one.ids)} ${trainedOf(one)}`,
+    )
   t.same(
     items(0.5),
     ['m=r?r r', 'k=g?g g', 'm=w?R R', 'k=b?G G'],
@@ -70,6 +72,8 @@ t.test('confidence and critique training: right answers behind right and wrong o
   t.same(items(1 / 3), ['m=r?r r', 'm=w?R R', 'k=b?G G'], 'half as many of the one kind as of the other')
   t.same(items(0.5, given.slice(0, 1)), ['m=w?R R'], 'all of one kind where there is none of the other')
   t.same(items(0.5, given.slice(2, 3)), [])
+  const all = ['m=R R', 'm=r r', 'k=g g', 'k=G G', ...items(0.5)]
+  t.same(items(0.5, given, true), all, 'right answers behind the bare prompt')
 })
 
 t.test('recast', async (t) => {

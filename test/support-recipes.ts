@@ -92,7 +92,7 @@ export const settings = {
   sharpening: { ...shared, numGenerations: 8, perDeviceTrainBatchSize: 2, selfReward: 'meanLogps' },
   rise: { ...shared, numGenerations: 1, branches: 4, perDeviceTrainBatchSize: 4, instruction: '=' },
   scl: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 8, temperature: 1, instruction: '=' },
-  cct: { ...shared, numGenerations: 8, perDeviceTrainBatchSize: 16, right: 0.5, instruction: '=' },
+  cct: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 16, right: 0.5, instruction: '=' },
   score: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 8, stageOneRounds: 3, alpha: 1, instruction: '=' },
 } as const
 

@@ -284,6 +284,8 @@ export type CctInput = Omit<OnlineInput, 'learningRate'> & {
   readonly right?: number | undefined
   /** Share of items whose first answer is right. From 0 to 1, default `0.4`. */
   readonly confidenceShare?: number | undefined
+  /** Train right answers to the bare prompt, too. Default `true`. */
+  readonly withFirst?: boolean | undefined
   /** What is put between the answers; of conversations the user’s next message. Default `\nAnswer the question again.\n`. */
   readonly instruction?: string | undefined
 }

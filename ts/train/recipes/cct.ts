@@ -3,6 +3,8 @@
 // behind a wrong one a right one (CST: mend it); loss on the second answer alone. Numbers of a round: confidence CL, critique
 // CS and RSS (../loop/metrics.ts), by second answers that the policy gives itself.
 //   share of CLT items: `confidenceShare`, the paper's best is about 0.4
+// Alone it costs first answers (the paper, and ours more); `withFirst` trains right answers behind the bare prompt beside it
+// (the paper's SFT + CCT), at most as many as items.
 // Ours differs: the right answer is one of the policy's, of the same prompt and round, where the paper has a reference
 // solution; of a prompt without a right answer nothing is learned; the paper repeats the question between both answers,
 // ours puts `instruction` there. Items are cut to the share; where a round has none of one kind it has all of the other.
@@ -33,6 +35,7 @@ export const cctOptions = z.strictObject({
   learningRate: onlineShape.learningRate.default(5e-5),
   right: z.number().default(1).describe('least reward of a right answer'),
   confidenceShare: z.number().min(0).max(1).default(0.4).describe('share of items whose first answer is right'),
+  withFirst: z.boolean().default(true).describe('train right answers to the bare prompt, too'),
   instruction: z
     .string()
     .min(1)
@@ -63,7 +66,7 @@ function itemsOf(group: readonly Trace[], right: number): { trace: Trace; confid
 
 /** The items of a round, in the shares that are asked for. */
 export const cctExamples =
-  ({ right, confidenceShare }: Pick<Settings, 'right' | 'confidenceShare'>): ToExamples =>
+  ({ right, confidenceShare, withFirst }: Pick<Settings, 'right' | 'confidenceShare' | 'withFirst'>): ToExamples =>
   (traces) => {
     const items = byTask(traces).flatMap((group) => itemsOf(group, right))
     const [kept, mended] = [true, false].map((confident) => items.filter((item) => item.confident === confident))
@@ -71,7 +74,8 @@ export const cctExamples =
     const isOne = kept.length === 0 || mended.length === 0
     const take = (list: typeof items, share: number) => (isOne ? list : list.slice(0, Math.round(most * share)))
     const chosen = [...take(kept, confidenceShare), ...take(mended, 1 - confidenceShare)]
-    return chosen.map(({ trace }) => [sequenceOf(trace)])
+    const first = withFirst ? traces.flatMap((trace) => rightTurns(trace, right)).slice(0, chosen.length) : []
+    return [...first, ...chosen.map(({ trace }) => trace)].map((trace) => [sequenceOf(trace)])
   }
 
 function methodOf(values: Settings): OnlineMethod {
@@ -84,7 +88,7 @@ function methodOf(values: Settings): OnlineMethod {
     statistics: (traces) => ({ ...twoTurnStatistics(traces), ...correctionStatistics(traces) }),
     select: () => (traces) => [...traces],
     toExamples: cctExamples(values),
-    examplesPerRound: promptsPerRound * numGenerations,
+    examplesPerRound: promptsPerRound * numGenerations * (values.withFirst ? 2 : 1),
   }
 }
 
