@@ -112,6 +112,14 @@ export const loopTable: Readonly<Record<string, Entry>> = {
   ]),
   'recipes.bestOfN': recipeOf(api.recipes.bestOfN),
   'recipes.score': recipeOf(api.recipes.score),
+  'recipes.onlineSimpo': recipeOf(api.recipes.onlineSimpo),
+  'recipes.bstar': recipeOf(api.recipes.bstar, { temperatures: [1], thresholds: [-1], rightAt: -1 }),
+  'recipes.still': recipeOf(api.recipes.still, { right: -1, skipSolved: false, maskTruncatedCompletions: false }),
+  'recipes.mctsDpo': recipeOf(api.recipes.mctsDpo, { simulations: 1 }),
+  'recipes.sharpening': recipeOf(api.recipes.sharpening, { maskTruncatedCompletions: false }, ['policy', 'prompts']),
+  'recipes.rise': recipeOf(api.recipes.rise, { branches: 2 }),
+  'recipes.scl': recipeOf(api.recipes.scl),
+  'recipes.cct': recipeOf(api.recipes.cct, { right: -1 }),
   'recipes.superhf': {
     call: (...args) => {
       const [from, options, rest] = args as unknown as Parameters<typeof api.recipes.superhf>

@@ -10,6 +10,15 @@ import { commandLine, inPairs, words } from './support-cli.js'
 t.setTimeout(120_000)
 const { folder, put, run, settingsOf, eventsOf } = await commandLine(t)
 
+/** What untrained models need, so that some samples are kept. */
+const own: Readonly<Record<string, string>> = {
+  bstar: '--temperatures 0.8,1.2 --thresholds=-1 --rightAt 0',
+  still: '--maskTruncatedCompletions false --right 0 --skipSolved false',
+  sharpening: '--maskTruncatedCompletions false',
+  cct: '--right 0',
+  dapo: '--maskTruncatedCompletions false',
+}
+
 /** One with and one without an adapter. */
 const resumedToo = ['grpo', 'onlineDpo', 'onlineGkd']
 
@@ -21,11 +30,11 @@ t.test('every trainer on samples, by name', async (t) => {
   await inPairs(Object.keys(onlineTrainers), async (name) => {
     const output = `online-${name}`
     // Nearly all samples of an untrained model are cut off.
-    const mask = name === 'dapo' ? '--maskTruncatedCompletions false' : '--temperature 1'
+    const mask = own[name] ?? '--temperature 1'
     const adapter = name === 'gspo' || name === 'onlineDpo' ? '--lora.r 4 --lora.loraDropout 0.1' : '--seed 1'
     const teacher = name === 'onlineGkd' ? '--teacher_model_name_or_path teacher --lmbda 0.5 ' : ''
-    const own = words(`train ${name} ${command} ${teacher}${mask} ${adapter} --output ${output}`)
-    const { code, out, err } = await run(...own)
+    const asked = words(`train ${name} ${command} ${teacher}${mask} ${adapter} --output ${output}`)
+    const { code, out, err } = await run(...asked)
     t.equal(code, 0, `${name}: ${err}`)
     const events = await eventsOf(output)
     t.equal(events.filter(({ type }) => type === 'round').length, 2, `${name}: two rounds`)
@@ -33,7 +42,7 @@ t.test('every trainer on samples, by name', async (t) => {
     using model = await loadModel(join(folder, /checkpoint: (\S+)/.exec(out)?.[1] ?? ''))
     t.equal((await model.logProbs([40, 41, 42])).length, 3, 'the checkpoint loads')
     if (!resumedToo.includes(name)) return
-    const resumed = await run(...own, '--resume')
+    const resumed = await run(...asked, '--resume')
     t.equal(resumed.code, 0, resumed.err)
     t.match(resumed.err, 'finished already')
   })
@@ -112,6 +121,10 @@ t.test('memory of trainers on samples, before they run', async (t) => {
     ['onlineGkd', '--reference teacher --lmbda 0'],
     ['bestOfN', '--threshold -1'],
     ['score', ''],
+    ['bstar', '--temperatures 1 --thresholds=-1 --rightAt 0'],
+    ['still', '--maskTruncatedCompletions false --right 0 --skipSolved false'],
+    ['sharpening', '--maskTruncatedCompletions false'],
+    ['mctsDpo', '--simulations 1'],
   ]
   await inPairs(runs, async ([name, own]) => {
     const what = `${name} ${own}`.trim()

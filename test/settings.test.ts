@@ -10,19 +10,26 @@ import { type LoraConfig, loraDefaults } from '../ts/src/nn/lora.js'
 import { trainerDefaults } from '../ts/train/config/defaults.js'
 import { loraOptions } from '../ts/train/config/lora.js'
 import { trainingOptions } from '../ts/train/config/options.js'
-import { valueText } from '../ts/train/config/resolve.js'
-import { rowTrainers } from '../ts/train/config/run-settings.js'
 import type {
   BestOfNInput,
+  BstarInput,
+  CctInput,
   GrpoInput,
+  MctsDpoInput,
   OnlineDpoInput,
   OnlineGkdInput,
-  OnlineInput,
   OnlineNashMdInput,
+  OnlineSimpoInput,
   OnlineXpoInput,
+  RiseInput,
+  SclInput,
   ScoreInput,
-  TrainingInput,
-} from '../ts/train/config/settings.gen.js'
+  SharpeningInput,
+  StillInput,
+} from '../ts/train/config/recipes.gen.js'
+import { valueText } from '../ts/train/config/resolve.js'
+import { rowTrainers } from '../ts/train/config/run-settings.js'
+import type { OnlineInput, TrainingInput } from '../ts/train/config/settings.gen.js'
 import { onlineShape } from '../ts/train/loop/online-shape.js'
 import { onlineOptions } from '../ts/train/recipes/index.js'
 import { root } from './layers-scan.js'
@@ -129,31 +136,54 @@ const typeText = (name: string, about: string, fields: readonly [string, Field][
     '',
   ].join('\n')
 
-/** What a recipe has another default for is described anew. */
+/** What a recipe has another default for is described anew; what it does not have is left out. */
 function recipeText(name: string, about: string, schema: z.ZodObject): string {
   const fields = ownFields(schema)
-  const again = fields.flatMap(([option]) => (Object.hasOwn(onlineShape, option) ? [`'${option}'`] : []))
+  const own = new Set(fields.map(([option]) => option))
+  const again = Object.keys(onlineShape).flatMap((option) =>
+    own.has(option) || !Object.hasOwn(schema.shape, option) ? [`'${option}'`] : [],
+  )
   const base = again.length === 0 ? 'OnlineInput' : `Omit<OnlineInput, ${again.join(' | ')}>`
   return typeText(name, about, fields, `${base} & `)
 }
 
-const types = [
-  '// Made by test/settings.test.ts from the schemas of settings (WHETSTONE_UPDATE_SNAPSHOTS=1). Do not edit.\n',
-  typeText('TrainingInput', 'Settings of `train` as a caller gives them.', fieldsOfSchema(trainingOptions)),
-  typeText('OnlineInput', 'Settings that all online methods share.', fieldsOfSchema(online)),
-  recipeText('GrpoInput', 'Settings of policy gradients.', onlineOptions.grpo),
-  recipeText('OnlineDpoInput', 'Settings of online DPO.', onlineOptions.onlineDpo),
-  recipeText('OnlineXpoInput', 'Settings of XPO.', onlineOptions.onlineXpo),
-  recipeText('OnlineNashMdInput', 'Settings of Nash-MD.', onlineOptions.onlineNashMd),
-  recipeText('OnlineGkdInput', 'Settings of on-policy distillation.', onlineOptions.onlineGkd),
-  recipeText('BestOfNInput', 'Settings of best-of-n fine-tuning.', onlineOptions.bestOfN),
-  recipeText('ScoreInput', 'Settings of SCoRe.', onlineOptions.score),
-].join('\n')
+const made =
+  '// Made by test/settings.test.ts from the schemas of settings (WHETSTONE_UPDATE_SNAPSHOTS=1). Do not edit.\n'
+
+const types = {
+  'settings.gen.ts': [
+    made,
+    typeText('TrainingInput', 'Settings of `train` as a caller gives them.', fieldsOfSchema(trainingOptions)),
+    typeText('OnlineInput', 'Settings that all online methods share.', fieldsOfSchema(online)),
+  ],
+  'recipes.gen.ts': [
+    made,
+    "import type { OnlineInput } from './settings.gen.js'\n",
+    recipeText('GrpoInput', 'Settings of policy gradients.', onlineOptions.grpo),
+    recipeText('OnlineDpoInput', 'Settings of online DPO.', onlineOptions.onlineDpo),
+    recipeText('OnlineXpoInput', 'Settings of XPO.', onlineOptions.onlineXpo),
+    recipeText('OnlineNashMdInput', 'Settings of Nash-MD.', onlineOptions.onlineNashMd),
+    recipeText('OnlineGkdInput', 'Settings of on-policy distillation.', onlineOptions.onlineGkd),
+    recipeText('BestOfNInput', 'Settings of best-of-n fine-tuning.', onlineOptions.bestOfN),
+    recipeText('OnlineSimpoInput', 'Settings of iterative SimPO.', onlineOptions.onlineSimpo),
+    recipeText('BstarInput', 'Settings of B-STaR.', onlineOptions.bstar),
+    recipeText('StillInput', 'Settings of exploring and self-improving.', onlineOptions.still),
+    recipeText('MctsDpoInput', 'Settings of step-level preferences from tree search.', onlineOptions.mctsDpo),
+    recipeText('SharpeningInput', 'Settings of sharpening.', onlineOptions.sharpening),
+    recipeText('RiseInput', 'Settings of RISE.', onlineOptions.rise),
+    recipeText('SclInput', 'Settings of self-correction learning.', onlineOptions.scl),
+    recipeText('CctInput', 'Settings of confidence and critique training.', onlineOptions.cct),
+    recipeText('ScoreInput', 'Settings of SCoRe.', onlineOptions.score),
+  ],
+} as const
 
 t.test('types with documentation are those of the schemas', async (t) => {
-  const path = join(root, 'ts/train/config/settings.gen.ts')
-  if (updates) await writeFile(path, types)
-  t.equal(await readFile(path, 'utf8'), types, 'an intended change: WHETSTONE_UPDATE_SNAPSHOTS=1, then compile again')
+  for (const [file, parts] of Object.entries(types)) {
+    const path = join(root, 'ts/train/config', file)
+    const text = parts.join('\n')
+    if (updates) await writeFile(path, text)
+    t.equal(await readFile(path, 'utf8'), text, 'an intended change: WHETSTONE_UPDATE_SNAPSHOTS=1, then compile again')
+  }
 })
 
 /** True when each type takes the other's values and both have the same keys: the compiler checks it. */
@@ -173,6 +203,15 @@ t.test('the compiler takes both for the same', async (t) => {
   const onlineGkd: Same<OnlineGkdInput, z.input<typeof onlineOptions.onlineGkd>> = true
   const bestOfN: Same<BestOfNInput, z.input<typeof onlineOptions.bestOfN>> = true
   const score: Same<ScoreInput, z.input<typeof onlineOptions.score>> = true
-  const all = [training, common, grpo, onlineDpo, onlineXpo, onlineNashMd, onlineGkd, bestOfN, score]
-  t.same(all, Array(9).fill(true))
+  const onlineSimpo: Same<OnlineSimpoInput, z.input<typeof onlineOptions.onlineSimpo>> = true
+  const bstar: Same<BstarInput, z.input<typeof onlineOptions.bstar>> = true
+  const sharpening: Same<SharpeningInput, z.input<typeof onlineOptions.sharpening>> = true
+  const mctsDpo: Same<MctsDpoInput, z.input<typeof onlineOptions.mctsDpo>> = true
+  const still: Same<StillInput, z.input<typeof onlineOptions.still>> = true
+  const rise: Same<RiseInput, z.input<typeof onlineOptions.rise>> = true
+  const scl: Same<SclInput, z.input<typeof onlineOptions.scl>> = true
+  const cct: Same<CctInput, z.input<typeof onlineOptions.cct>> = true
+  const known = [training, common, grpo, onlineDpo, onlineXpo, onlineNashMd, onlineGkd, bestOfN, score]
+  const all = [...known, onlineSimpo, bstar, still, mctsDpo, sharpening, rise, scl, cct]
+  t.same(all, Array(17).fill(true))
 })

@@ -69,6 +69,30 @@ export const settings = {
   onlineNashMd: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 8, temperature: 1, beta: 0.01 },
   onlineGkd: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 8, temperature: 1, lmbda: 0.7 },
   bestOfN: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 2 },
+  onlineSimpo: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 2, temperature: 1 },
+  bstar: {
+    ...shared,
+    numGenerations: 8,
+    perDeviceTrainBatchSize: 4,
+    temperatures: [0.8, 1.2],
+    balancePrompts: 2,
+    rightAt: 0.5,
+    wantedPerPrompt: 2,
+  },
+  mctsDpo: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 6, stepEnd: 'b', maxSteps: 3, simulations: 2 },
+  still: {
+    ...shared,
+    numGenerations: 8,
+    perDeviceTrainBatchSize: 8,
+    perPrompt: 4,
+    right: 0.25,
+    skipSolved: false,
+    maskTruncatedCompletions: false,
+  },
+  sharpening: { ...shared, numGenerations: 8, perDeviceTrainBatchSize: 2, selfReward: 'meanLogps' },
+  rise: { ...shared, numGenerations: 1, branches: 4, perDeviceTrainBatchSize: 4, instruction: '=' },
+  scl: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 8, temperature: 1, instruction: '=' },
+  cct: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 16, right: 0.5, instruction: '=' },
   score: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 8, stageOneRounds: 3, alpha: 1, instruction: '=' },
 } as const
 
@@ -80,18 +104,23 @@ export interface RecipeRun {
   readonly load?: ModelOptions
   readonly options?: Readonly<Record<string, unknown>>
   readonly onEvent?: (event: TrainEvent, policy: LanguageModel) => void
+  /** Called with what was trained. */
+  readonly behind?: (policy: LanguageModel) => Promise<void>
 }
 
 /** What a run gives. */
 export interface RecipeOutcome extends PhaseResult {
   readonly hash: string
   readonly events: readonly TrainEvent[]
-  /** Mean reward by round; of distillation by those on the student's own samples. */
+  /** Mean reward by round; of distillation by those on the student's own samples, of a search over all that was tried. */
   readonly rewards: readonly number[]
 }
 
 /** Runs a recipe; equal settings give equal bits. */
-export async function runRecipe(name: RecipeName, { base, load, options, onEvent }: RecipeRun): Promise<RecipeOutcome> {
+export async function runRecipe(
+  name: RecipeName,
+  { base, load, options, onEvent, behind }: RecipeRun,
+): Promise<RecipeOutcome> {
   using policy = await loadModel(base, load)
   using prior = await loadModel(name === 'onlineGkd' ? teacherOf(base) : base)
   const recipe = recipes[name] as (options: unknown) => Run<PhaseResult>
@@ -104,10 +133,11 @@ export async function runRecipe(name: RecipeName, { base, load, options, onEvent
     }
   })()
   const result = await Promise.all([run.result, following]).then(([first]) => first)
+  await behind?.(policy)
   const hash = createHash('sha256')
   for (const flat of Object.values(policy.decoder.parameters.flat)) hash.update((await flat.bits()) as Float32Array)
   const rewards = events.flatMap((event) =>
-    event.type === 'round' && event.values.onPolicy !== 0 ? event.values.reward : [],
+    event.type === 'round' && event.values.onPolicy !== 0 ? (event.values['search/tried'] ?? event.values.reward) : [],
   )
   return { ...result, hash: hash.digest('hex'), events, rewards }
 }

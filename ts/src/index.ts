@@ -108,14 +108,22 @@ export { type MergeOptions, type MergeResult, merge } from '../train/merge.js'
 export type { AdamWConfig } from '../train/optimizer.js'
 export {
   type BestOfNOptions,
+  type BstarOptions,
+  type CctOptions,
   type GrpoOptions,
+  type MctsDpoOptions,
   type OnlineDpoOptions,
   type OnlineGkdOptions,
   type OnlineNashMdOptions,
+  type OnlineSimpoOptions,
   type OnlineXpoOptions,
   onlineOptions,
+  type RiseOptions,
   recipes,
+  type SclOptions,
   type ScoreOptions,
+  type SharpeningOptions,
+  type StillOptions,
 } from '../train/recipes/index.js'
 export type { ReferenceSync } from '../train/reference-sync.js'
 export { writeReport } from '../train/report/report.js'

@@ -78,7 +78,7 @@ function unlike(model: LanguageModel): LanguageModel {
     (await model.generate(prompts, options)).map((samples) =>
       samples.map((one) => {
         const id = drawn++ % vocabSize
-        return { ...one, ids: one.ids.map(() => id) }
+        return { ...one, ids: one.ids.map(() => id), text: `${drawn}` }
       }),
     )
   return { ...model, generate: generate as LanguageModel['generate'] }
@@ -104,6 +104,16 @@ const longestOf = (tasks: readonly Task[], count: number, lengthOf: (task: Task)
     .slice(0, count)
     .map(({ prompt, row }) => (row as PromptRow | undefined) ?? { prompt })
 
+/** What lets every sample of a recipe be trained. */
+const wholly: Readonly<Partial<Record<OnlineRecipe, object>>> = {
+  grpo: { maskTruncatedCompletions: false, dynamicSampling: false },
+  bestOfN: { threshold: -Number.MAX_VALUE },
+  bstar: { thresholds: [-1], rightAt: -1 },
+  still: { maskTruncatedCompletions: false, right: -1, skipSolved: false },
+  cct: { right: -1 },
+  sharpening: { maskTruncatedCompletions: false },
+}
+
 /** What makes one whole round of a run: every sample counts, and none is like another. */
 const wholeRound = (recipe: OnlineRecipe, writers: { readonly lmbda?: number }): Source => ({
   origin: 'estimate',
@@ -111,8 +121,7 @@ const wholeRound = (recipe: OnlineRecipe, writers: { readonly lmbda?: number }):
     ...writers,
     rounds: 1,
     rewardWeights: [1],
-    ...(recipe === 'grpo' && { maskTruncatedCompletions: false, dynamicSampling: false }),
-    ...(recipe === 'bestOfN' && { threshold: -Number.MAX_VALUE }),
+    ...wholly[recipe],
   },
 })
 

@@ -33,6 +33,8 @@ export interface Phase {
   readonly model: LanguageModel
   readonly trainer: Trainer
   readonly schedule: Schedule
+  /** Steps behind which the rates of the schedule begin again; default: never. Its `totalSteps` are those of all. */
+  readonly restartSteps?: number
   readonly plan: Plan
   /** Folder for checkpoints; none: nothing is saved. */
   readonly directory?: string
@@ -107,7 +109,7 @@ export async function runPhase(phase: Phase): Promise<PhaseResult> {
   while (!isDone()) {
     const batches = await unlessAborted(signal, () => phase.plan(step))
     if (batches === undefined) break
-    last = await trainStep(phase.trainer, batches, learningRateAt(schedule, step))
+    last = await trainStep(phase.trainer, batches, rateAt(phase, step))
     step++
     skipped = last.applied ? 0 : await handleNonFinite(phase, step, last, skipped)
     report(step, last)
@@ -118,6 +120,11 @@ export async function runPhase(phase: Phase): Promise<PhaseResult> {
   const stopped = !isDone() || watcher.owes(step)
   const found = { step, stepsDone: step - first, stopped, last, checkpoint: saver.newest() }
   return phase.watch === undefined ? found : withBest(phase, phase.watch, watcher.state(), found)
+}
+
+function rateAt({ schedule, restartSteps }: Phase, step: number): number {
+  if (restartSteps === undefined) return learningRateAt(schedule, step)
+  return learningRateAt({ ...schedule, totalSteps: restartSteps }, step % restartSteps)
 }
 
 /** The result with what evaluations have decided; loads the best weights where that was asked for. */

@@ -84,14 +84,17 @@ async function promptsOf(trainer: string, run: OnlineRunOptions, seed: number): 
   const rewardFuncs = run.rewards === undefined ? undefined : await judgesOf(run.rewards)
   const judge = run.judge === undefined ? undefined : await readJudge(run.judge)
   const isJudged = run.tasks !== undefined || rewardFuncs !== undefined || judge !== undefined
-  if (isJudged || onlineTrainers[trainer].distils === true) return { prompts, rewardFuncs, judge }
+  const { distils = false, unrewarded = false } = onlineTrainers[trainer]
+  if (isJudged || distils || unrewarded) return { prompts, rewardFuncs, judge }
   const text = 'expected a module of reward functions, or a reward model, for the prompts, got none'
   throw new WhetstoneError('E_CONFIG', '--rewards', text)
 }
 
 /** Is the policy tied by a weight above 0 to a reference, which is itself unless another is given? */
-export const isTied = (trainer: string, { values }: OnlineSettings): boolean =>
-  onlineTrainers[trainer].distils !== true && ['beta', 'beta1', 'beta2'].some((name) => Number(values[name] ?? 0) > 0)
+export function isTied(trainer: string, { values }: OnlineSettings): boolean {
+  const { distils = false, untied = false } = onlineTrainers[trainer]
+  return !distils && !untied && ['beta', 'beta1', 'beta2'].some((name) => Number(values[name] ?? 0) > 0)
+}
 
 /** The reference: what is asked for, else the policy without its fresh adapter, else the model once more. */
 async function referenceOf(trainer: string, settings: OnlineSettings, models: ModelSettings, policy: LanguageModel) {

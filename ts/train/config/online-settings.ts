@@ -58,6 +58,10 @@ export interface OnlineTrainer {
   readonly comparesPairs?: boolean
   /** It has a teacher, which is never the model itself, and needs no rewards. */
   readonly distils?: boolean
+  /** It needs no rewards. */
+  readonly unrewarded?: boolean
+  /** It has no reference, whatever its `beta`. */
+  readonly untied?: boolean
 }
 
 const gradient = (method: string, description: string): OnlineTrainer => ({ description, recipe: 'grpo', method })
@@ -79,6 +83,11 @@ export const onlineTrainers: Readonly<Record<string, OnlineTrainer>> = {
     recipe: 'onlineDpo',
     comparesPairs: true,
   },
+  onlineSimpo: {
+    description: 'samples and rewards: SimPO with a likelihood term on the best and the worst sample (2411.00816)',
+    recipe: 'onlineSimpo',
+    untied: true,
+  },
   onlineXpo: {
     description: 'samples and rewards: DPO against the reference’s samples, with a bonus for exploring (2405.21046)',
     recipe: 'onlineXpo',
@@ -97,6 +106,36 @@ export const onlineTrainers: Readonly<Record<string, OnlineTrainer>> = {
   bestOfN: {
     description: 'samples and rewards: fine-tuning on the best samples (RAFT, 2304.06767)',
     recipe: 'bestOfN',
+  },
+  bstar: {
+    description:
+      'samples and rewards: fine-tuning on right samples, explored as a balance score says (B-STaR, 2412.17256)',
+    recipe: 'bstar',
+  },
+  still: {
+    description: 'samples and rewards: the base model trained anew on all that was solved so far (STILL-2, 2412.09413)',
+    recipe: 'still',
+  },
+  mctsDpo: {
+    description: 'samples and rewards: DPO on steps that a tree search compares (MCTS-DPO, 2405.00451)',
+    recipe: 'mctsDpo',
+  },
+  sharpening: {
+    description: 'samples alone: fine-tuning on those that the model itself thinks best (2412.01951)',
+    recipe: 'sharpening',
+    unrewarded: true,
+  },
+  rise: {
+    description: 'samples and rewards: answers after answers, weighted by their rewards (RISE, 2407.18219)',
+    recipe: 'rise',
+  },
+  scl: {
+    description: 'samples and rewards: DPO on what a review of the answer has turned (2410.04055)',
+    recipe: 'scl',
+  },
+  cct: {
+    description: 'samples and rewards: keep to right answers, mend wrong ones (confidence and critique, 2412.19513)',
+    recipe: 'cct',
   },
   score: {
     description: 'samples and rewards: two attempts, the second corrects the first (2409.12917)',

@@ -14,6 +14,8 @@ import {
   samplingKinds,
   segmentOf,
 } from './explore.js'
+import type { Score } from './score.js'
+import type { Select } from './select.js'
 import type { Segment, Trace } from './trace.js'
 
 /** A turn behind the first one. */
@@ -25,6 +27,10 @@ export interface Turn extends Omit<SampleGroupOptions, 'numGenerations' | 'mixtu
    * the trace where it is. A pure function of the trace.
    */
   readonly inject: (trace: Trace) => string | undefined
+  /** Scores the traces before this turn: what `inject` may look at. */
+  readonly score?: Score
+  /** Chooses among them, behind `score`: which branches go on. */
+  readonly select?: Select
 }
 
 /**
@@ -66,7 +72,7 @@ const injectedIds = (policy: LanguageModel, trace: Trace, text: string): number[
 /** Traces with one more turn, those that go on `branches` times each. */
 async function extend(context: ExploreContext, traces: readonly Trace[], turn: Turn, number: number): Promise<Trace[]> {
   const { policy, seed, round, signal } = context
-  const { inject, logps, numGenerations = 1, ...sampling } = turn
+  const { inject, logps, numGenerations = 1, score: _, select: __, ...sampling } = turn
   const going = traces.flatMap((trace) => {
     const text = inject(trace)
     if (text === undefined) return []
@@ -98,7 +104,19 @@ async function extend(context: ExploreContext, traces: readonly Trace[], turn: T
   return traces.flatMap((trace) => continued.get(trace) ?? { ...trace, sample: trace.sample * numGenerations })
 }
 
-const turnKinds = { ...samplingKinds, numGenerations: optional(kinds.number), inject: kinds.call }
+const turnKinds = {
+  ...samplingKinds,
+  numGenerations: optional(kinds.number),
+  inject: kinds.call,
+  score: optional(kinds.call),
+  select: optional(kinds.call),
+}
+
+/** Traces as a turn begins. */
+async function prepared(traces: readonly Trace[], { score, select }: Turn): Promise<Trace[]> {
+  const scored = score === undefined ? [...traces] : await score(traces)
+  return select === undefined ? scored : select(scored)
+}
 
 /** Each turn of a trace with how it ended. */
 const withReasons = (trace: Trace): Trace => ({
@@ -120,7 +138,7 @@ export function chain(first: SampleGroupOptions, turns: readonly Turn[]): Explor
   for (const turn of turns) checkOptions('chain.turn', turn, turnKinds)
   return async (context, tasks) => {
     let traces = (await explore(context, tasks)).map(withReasons)
-    for (const [i, turn] of turns.entries()) traces = await extend(context, traces, turn, i + 2)
+    for (const [i, turn] of turns.entries()) traces = await extend(context, await prepared(traces, turn), turn, i + 2)
     return traces
   }
 }

@@ -5,8 +5,9 @@ import type { Role, TokenInput } from '../../loss/define.js'
 import { checkArgument, kinds } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import type { EncodedExample, EncodedSequence } from '../data/example.js'
+import { turnAlone } from './recast.js'
 import { rivalsOf } from './rivals.js'
-import { byTask, type Segment, type Trace, tracesKind } from './trace.js'
+import { byTask, type Segment, type Trace, tracesKind, turnsOf } from './trace.js'
 
 /** Makes the examples of a round from what was selected. */
 export type ToExamples = (traces: readonly Trace[], round: number) => readonly EncodedExample[]
@@ -110,6 +111,30 @@ export function pairExamples(by = 'reward'): ToExamples {
   return (traces) => byTask(traces).map((group) => pairOf(group, by))
 }
 
+/**
+ * Attempts of two turns whose rewards differ, as pairs behind the bare prompt: the better turn chosen, the worse rejected
+ * (self-correction learning). Where none differs all are pairs with weight 0, which have no gradient.
+ */
+export const flipExamples: ToExamples = (traces) => {
+  const pairs = traces.flatMap((trace) => {
+    if (turnsOf(trace).length < 2) return []
+    const gain = neededScore(trace, 'reward/2') - neededScore(trace, 'reward/1')
+    return [{ trace, gain }]
+  })
+  const flips = pairs.filter(({ gain }) => gain !== 0)
+  return (flips.length > 0 ? flips : pairs).map(({ trace, gain }) => {
+    const turns = [turnAlone(trace, 0), turnAlone(trace, 1)]
+    const [chosen, rejected] = gain > 0 ? turns.toReversed() : turns
+    return weightedPair(chosen, rejected, Math.abs(Math.sign(gain)))
+  })
+}
+
+/** Two traces as a pair whose log-probs count `weight`. */
+function weightedPair(chosen: Trace, rejected: Trace, weight: number): EncodedExample {
+  const side = (trace: Trace, role: Role) => sequenceOf(trace, { role, weights: (segment) => filled(segment, weight) })
+  return [side(chosen, 'chosen'), side(rejected, 'rejected')]
+}
+
 /** The pair of a task's traces. */
 function pairOf(group: readonly Trace[], by: string): EncodedExample {
   for (const trace of group) neededScore(trace, by)
@@ -118,7 +143,5 @@ function pairOf(group: readonly Trace[], by: string): EncodedExample {
   const worst = others.findLast((trace) => trace.scores[by] < best.scores[by]) ?? others[0]
   if (worst === undefined)
     throw new WhetstoneError('E_CONFIG', `task ${best.task.id}`, 'expected at least 2 samples to compare, got 1')
-  const weight = Number(worst.scores[by] < best.scores[by])
-  const side = (trace: Trace, role: Role) => sequenceOf(trace, { role, weights: (segment) => filled(segment, weight) })
-  return [side(best, 'chosen'), side(worst, 'rejected')]
+  return weightedPair(best, worst, Number(worst.scores[by] < best.scores[by]))
 }

@@ -15,6 +15,8 @@ export interface ExploreContext {
   readonly reference?: Decoder
   readonly seed: number
   readonly round: number
+  /** All tasks of the round, of which those to attempt may be a part. */
+  readonly roundTasks?: readonly Task[]
   readonly signal?: AbortSignal
 }
 
@@ -55,6 +57,7 @@ const contextKinds = {
   reference: optional(decoderKind),
   seed: kinds.whole,
   round: kinds.whole,
+  roundTasks: optional(listOf(taskKind)),
   signal: optional(kinds.signal),
 }
 

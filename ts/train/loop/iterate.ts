@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { readConfig } from '../../loss/config.js'
 import type { Objective } from '../../loss/define.js'
 import { objectiveKind } from '../../loss/objective.js'
-import { checkArgument, checkOptions, kinds, listOf, optional } from '../../src/base/arguments.js'
+import { checkArgument, checkOptions, kinds, listOf, optional, word } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import { type LanguageModel, modelKind } from '../../src/generate/language-model.js'
 import { type Decoder, decoderKind } from '../../src/models/decoder.js'
@@ -20,6 +20,7 @@ import { type PhaseResult, runPhase } from '../loop.js'
 import type { AdamWConfig } from '../optimizer.js'
 import { frozenParts, modelHash } from '../reference.js'
 import type { ReferenceSync } from '../reference-sync.js'
+import { keepStart } from '../restart.js'
 import type { Schedule } from '../schedule.js'
 import { type Task, taskKind } from '../tasks/task.js'
 import { createTrainer, disposeTrainer, type MicroBatch } from '../trainer.js'
@@ -51,6 +52,13 @@ export interface UpdateOptions {
   readonly gradientCheckpointing?: boolean
   /** Changes the reference as training goes on; default: it stays as it is. */
   readonly referenceSync?: ReferenceSync
+  /**
+   * Where the update of a round starts: at the policy as it is (default), or at the policy, the optimizer and the first
+   * rate of the schedule as they were when the run began. What samples is the policy of the round before in either case.
+   */
+  readonly startFrom?: 'current' | 'base'
+  /** What a round trains on: what it selected itself (default), or that of all rounds so far. */
+  readonly pool?: 'replace' | 'accumulate'
   /** What the selected traces become; default each an example whose completions are trained. */
   readonly toExamples?: ToExamples
   /**
@@ -130,6 +138,8 @@ const updateKinds = {
   disableDropout: optional(kinds.flag),
   gradientCheckpointing: optional(kinds.flag),
   referenceSync: optional(kinds.object),
+  startFrom: optional(word('current', 'base')),
+  pool: optional(word('replace', 'accumulate')),
   toExamples: optional(kinds.call),
   numIterations: optional(kinds.count),
 }
@@ -183,16 +193,20 @@ export async function runRounds(given: IterateOptions): Promise<PhaseResult> {
   })
   const totalSteps = rounds * update.stepsPerRound
   let current: Round | undefined
+  const pool: Pool = new Map()
+  const restart = update.startFrom === 'base' ? await keepStart(trainer) : undefined
   try {
     return await runPhase({
       name: 'round',
       model: policy,
       trainer,
       schedule: { ...schedule, totalSteps },
+      restartSteps: restart && update.stepsPerRound,
       stepsPerEpoch: options.roundsPerEpoch && options.roundsPerEpoch * update.stepsPerRound,
       plan: async (step) => {
         const number = 1 + Math.floor(step / update.stepsPerRound)
-        if (current?.number !== number) current = await makeRound(options, number)
+        if (current?.number !== number) current = await makeRound(options, number, pool)
+        if (step % update.stepsPerRound === 0) await restart?.()
         return planStep(options, current, step % update.stepsPerRound)
       },
       directory: output === undefined ? undefined : join(output, 'checkpoints'),
@@ -214,7 +228,10 @@ export async function runRounds(given: IterateOptions): Promise<PhaseResult> {
 }
 
 /** Refuses before the first sample what the first step could not do. */
-function checkUpdate({ reference, update: { objective, stepsPerRound, numIterations = 1 } }: IterateOptions): void {
+function checkUpdate({ reference, update }: IterateOptions): void {
+  const { objective, stepsPerRound, numIterations = 1, referenceSync, startFrom } = update
+  if (referenceSync !== undefined && startFrom === 'base')
+    throw new WhetstoneError('E_CONFIG', 'startFrom', 'expected current beside a reference that follows the policy')
   if (objective.needs.reference && reference === undefined)
     throw new WhetstoneError('E_CONFIG', objective.name, 'expected a reference model, got none: pass `reference`')
   if (!Number.isInteger(stepsPerRound / numIterations) || stepsPerRound < 1)
@@ -244,18 +261,40 @@ const settingsOf = ({ fingerprint, rounds, seed, update }: IterateOptions): Reco
   ...(update.temperature !== undefined && { temperature: update.temperature }),
   ...(update.disableDropout !== undefined && { disableDropout: update.disableDropout }),
   ...update.referenceSync,
+  ...(update.startFrom !== undefined && { startFrom: update.startFrom }),
+  ...(update.pool !== undefined && { pool: update.pool }),
   rounds,
   seed,
 })
 
-async function makeRound(options: IterateOptions, number: number): Promise<Round> {
+/** What earlier rounds selected, by round. */
+type Pool = Map<number, readonly Trace[]>
+
+/** What all rounds before this one selected; of a run that goes on from the samples that it kept. */
+async function pooled(options: IterateOptions, number: number, pool: Pool): Promise<Trace[]> {
+  if (options.update.pool !== 'accumulate') return []
+  const store = options.output === undefined ? undefined : { directory: options.output, resume: true }
+  const lost = async (tasks: readonly Task[]): Promise<Trace[]> => {
+    throw new WhetstoneError(
+      'E_FORMAT',
+      options.output ?? '',
+      `expected the samples of task '${tasks[0].id}', found none`,
+    )
+  }
+  for (let round = 1; round < number; round++)
+    if (!pool.has(round))
+      pool.set(round, options.select(await rollouts(store, round, options.tasks(round), lost, options.limits)))
+  return Array.from({ length: number - 1 }, (_, i) => pool.get(i + 1) ?? []).flat()
+}
+
+async function makeRound(options: IterateOptions, number: number, pool: Pool): Promise<Round> {
   const { policy, reference, seed, explore, score, select, update, signal, emit, output, resume = false } = options
   const started = performance.now()
   const tasks = options.tasks(number)
   checkArgument(`iterate: tasks of round ${number}`, tasks, listOf(taskKind))
   const store = output === undefined ? undefined : { directory: output, resume }
   const attempt = async (part: readonly Task[]) => {
-    const explored = await explore({ policy, reference, seed, round: number, signal }, part)
+    const explored = await explore({ policy, reference, seed, round: number, roundTasks: tasks, signal }, part)
     checkArgument(`iterate: what explore gives in round ${number}`, explored, tracesKind)
     const scored = await score(explored)
     checkArgument(`iterate: what score gives in round ${number}`, scored, tracesKind)
@@ -268,7 +307,9 @@ async function makeRound(options: IterateOptions, number: number): Promise<Round
   const seconds = (performance.now() - started) / 1000
   emit({ type: 'round', round: number, values: { ...statistics, seconds } })
   showSamples(options, traces, number)
-  const examples = kept.length === 0 ? [] : (update.toExamples ?? completionExamples)(kept, number)
+  const trained = [...(await pooled(options, number, pool)), ...kept]
+  pool.set(number, kept)
+  const examples = trained.length === 0 ? [] : (update.toExamples ?? completionExamples)(trained, number)
   checkArgument(`iterate: what toExamples gives in round ${number}`, examples, listOf(kinds.list))
   if (examples.length === 0) refuseRound(number, traces, kept)
   return { number, examples, walk: createWalk(examples.length, seed, number) }

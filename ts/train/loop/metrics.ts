@@ -81,6 +81,12 @@ function klOf(traces: readonly Trace[]): Record<string, number> {
   return gaps.length === 0 ? {} : { kl: mean(gaps) }
 }
 
+/** Share of right samples and of right ones among those kept, by the exact checker, where it looks on. */
+function goldOf(traces: readonly Trace[], kept: readonly Trace[]): Record<string, number> {
+  const [all, chosen] = [traces, kept].map((some) => some.flatMap(({ scores }) => scores.gold ?? []))
+  return all.length === 0 ? {} : { gold: mean(all), ...(chosen.length > 0 && { 'gold/kept': mean(chosen) }) }
+}
+
 /** TRL's numbers; `reward_std` is the deviation over all samples. Nothing of rewards where there are none. */
 export const rewardStatistics: RoundStatistics = (traces, kept) => {
   const groups = byTask(traces)
@@ -94,6 +100,7 @@ export const rewardStatistics: RoundStatistics = (traces, kept) => {
       frac_reward_zero_std: mean(groups.map((group) => Number(isTied(group)))),
     }),
     ...byReward(traces),
+    ...goldOf(traces, kept),
     ...lengths(traces),
     ...klOf(traces),
   }
@@ -122,5 +129,48 @@ export const twoTurnStatistics = (traces: readonly Trace[]): Record<string, numb
     'turns/mended': mean(pairs.map(({ gain }) => Number(gain > 0))),
     'turns/broken': mean(pairs.map(({ gain }) => Number(gain < 0))),
     'turns/changed': mean(pairs.map(({ first, second }) => Number(first.text !== second.text))),
+  }
+}
+
+/**
+ * Self-correction in two numbers (Confidence v.s. Critique, 2412.19513), from the first turn and the last of each trace. With a
+ * for a right first answer and b for a right last one: confidence CL = P(b | a), critique CS = P(b | not a), and
+ *   RSS = (P(b) - P(a)^2) / (2 P(a) (1 - P(a))),
+ * where 1/2 means no change between no skill and all of it; it leaves [0, 1] where CS <= P(a) <= CL fails. Traces with one
+ * turn are left out; there is nothing to say where a reward is neither 0 nor 1, and no number whose condition never holds.
+ */
+export function correctionStatistics(traces: readonly Trace[]): Record<string, number> {
+  const pairs = traces.flatMap((trace) => {
+    const turns = turnsOf(trace).length
+    return turns < 2 ? [] : [[trace.scores['reward/1'], trace.scores[`reward/${turns}`]] as const]
+  })
+  if (pairs.length === 0 || pairs.flat().some((reward) => reward !== 0 && reward !== 1)) return {}
+  const among = (first: 0 | 1) => pairs.filter(([a]) => a === first).map(([, b]) => b)
+  const [right, wrong] = [among(1), among(0)]
+  const [before, after] = [right.length / pairs.length, mean(pairs.map(([, b]) => b))]
+  return {
+    ...(right.length > 0 && { 'turns/confidence': mean(right) }),
+    ...(wrong.length > 0 && { 'turns/critique': mean(wrong) }),
+    ...(right.length * wrong.length > 0 && { 'turns/rss': (after - before ** 2) / (2 * before * (1 - before)) }),
+  }
+}
+
+/**
+ * Attempts whose later turns branch: mean reward of first turns, of last turns, and of the best branch of each attempt. An
+ * attempt that ended with its first turn counts with it.
+ *
+ * @param continuations numbers of samples that an attempt has
+ */
+export function attemptStatistics(traces: readonly Trace[], continuations: number): Record<string, number> {
+  const attempts = new Map<string, Trace[]>()
+  for (const trace of traces) {
+    const name = JSON.stringify([trace.task.id, Math.floor(trace.sample / continuations)])
+    attempts.set(name, [...(attempts.get(name) ?? []), trace])
+  }
+  const all = [...attempts.values()]
+  return {
+    'turns/first': mean(all.map(([{ scores }]) => scores['reward/1'])),
+    'turns/last': mean(all.map((own) => mean(rewardsOf(own)))),
+    'turns/best': mean(all.map((own) => Math.max(...rewardsOf(own)))),
   }
 }

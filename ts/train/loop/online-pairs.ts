@@ -29,7 +29,7 @@ export const againstRival = (
   values: OnlineValues,
   mixtureCoef: number,
 ): Pick<OnlineMethod, 'explore' | 'comparesPairs' | 'score' | 'statistics'> => ({
-  explore: sampleRivals({ ...samplingOf(values), mixtureCoef }),
+  explore: () => sampleRivals({ ...samplingOf(values), mixtureCoef }),
   comparesPairs: true,
   score: ({ rewards, judge }) => comparePairs(rewards, judge),
   statistics: rivalStatistics,

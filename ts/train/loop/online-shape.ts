@@ -67,8 +67,10 @@ export const onlineShape = {
   seed: count().default(42).describe('key of every random choice'),
 }
 
-/** Resolved settings of an online method. */
-export type OnlineValues = z.output<z.ZodObject<typeof onlineShape>>
+type Values = z.output<z.ZodObject<typeof onlineShape>>
+
+/** Resolved settings of an online method; one may choose its temperature itself. */
+export type OnlineValues = Omit<Values, 'temperature'> & Partial<Pick<Values, 'temperature'>>
 
 /** How samples are drawn. */
 export const samplingOf = (values: OnlineValues): SampleGroupOptions => ({

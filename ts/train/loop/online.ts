@@ -36,6 +36,7 @@ import {
   nameRewards,
   type RewardFunction,
   scoreRewards,
+  withGold,
 } from './rewards.js'
 import { isOwn } from './rivals.js'
 import type { Score } from './score.js'
@@ -95,8 +96,8 @@ export interface OnlineMethod {
   readonly toExamples: ToExamples
   /** Examples of a round; default one of each of `numGenerations` samples of its prompts. */
   readonly examplesPerRound?: number
-  /** Default `numGenerations` samples of each prompt. */
-  readonly explore?: Explore
+  /** Default `numGenerations` samples of each prompt. It may look at rewards while it explores. */
+  readonly explore?: (rewards: Score) => Explore
   /** Further reward functions, weight 1. */
   readonly rewards?: readonly RewardFunction[]
   /** Rewards are numbers to look at: there may be none. */
@@ -112,9 +113,12 @@ export interface OnlineMethod {
   /** The reference is looked at in scoring, whatever the objective needs. */
   readonly needsReference?: boolean
   /** Further numbers of a round. */
-  readonly statistics?: (traces: readonly Trace[]) => Record<string, number>
+  readonly statistics?: RoundStatistics
   /** Divides the logits in training; default 1. */
   readonly temperature?: number
+  /** As in `iterate`. */
+  readonly startFrom?: 'current' | 'base'
+  readonly pool?: 'replace' | 'accumulate'
   /** Dynamic sampling: prompts that a round may try, and when it has enough. */
   readonly promptsTried?: number
   readonly enough?: (traces: readonly Trace[]) => boolean
@@ -231,7 +235,7 @@ const statisticsOf =
     const isWhole = values.temperature === 1 && isUntruncated(values) && own.length > 0
     return {
       ...(own.length > 0 ? rewardStatistics(own, kept.filter(isOwn)) : rewardStatistics(traces, kept)),
-      ...statistics?.(traces),
+      ...statistics?.(traces, kept),
       ...(isWhole && { entropy: sampledEntropy(own) }),
     }
   }
@@ -273,7 +277,13 @@ async function roundsOf(options: OnlineOptions, values: OnlineValues, perRound: 
 async function evaluationOf(
   options: OnlineParts,
   values: OnlineValues,
-  parts: Pick<HeldOut, 'stepsPerRound' | 'emit'> & { readonly scoreOf: (method: OnlineMethod) => Score },
+  {
+    score,
+    scoreOf,
+    ...parts
+  }: Pick<HeldOut, 'stepsPerRound' | 'emit' | 'score'> & {
+    readonly scoreOf: (method: OnlineMethod) => Score
+  },
 ): Promise<((round: number) => Promise<void>) | undefined> {
   const tasks = await heldOutOf(options, values)
   if (tasks.length === 0) return undefined
@@ -284,9 +294,9 @@ async function evaluationOf(
     ...{ policy, reference, signal, tasks },
     explore:
       heldOut.exploreHeldOut ??
-      heldOut.explore ??
+      heldOut.explore?.(score) ??
       sampleGroup({ ...samplingOf(values), numGenerations: numGenerationsEval }),
-    score: parts.scoreOf(heldOut),
+    score: scoreOf(heldOut),
     statistics: statisticsOf(values, heldOut),
     ...{ seed: values.seed, evalRounds: values.evalRounds, rounds: values.rounds },
   })
@@ -312,6 +322,8 @@ function updateOf(values: OnlineValues, method: OnlineMethod): IterateOptions['u
     disableDropout: values.disableDropout,
     gradientCheckpointing: values.gradientCheckpointing,
     temperature: method.temperature,
+    startFrom: method.startFrom,
+    pool: method.pool,
     referenceSync: referenceSyncOf(values),
     toExamples: method.toExamples,
   }
@@ -329,8 +341,8 @@ async function runOnline(
   method: OnlineMethod,
   emit: Emit,
 ): Promise<PhaseResult> {
-  const { policy, reference, output, resume, signal, monitor } = options
-  const { judge, hashes } = options.judges
+  const { policy, prompts, reference, output, resume, signal, monitor } = options
+  const { judge, hashes, functions } = options.judges
   const rewards = rewardsOf(options, values, method)
   const tried = method.promptsTried ?? values.promptsPerRound
   const rounds = await roundsOf(options, values, tried, method)
@@ -342,13 +354,14 @@ async function runOnline(
   emit({ type: 'start', step: 0, totalSteps: values.rounds * update.stepsPerRound, device, notes })
   const directory = output === undefined ? undefined : join(output, 'rounds')
   await tellEmptyResume({ directory: directory && join(directory, 'checkpoints'), resume: resume ?? false, emit })
-  const scoreOf = (own: OnlineMethod) => own.score?.({ rewards: score, judge, reference }) ?? score
-  const evaluate = await evaluationOf(options, values, { scoreOf, stepsPerRound: update.stepsPerRound, emit })
+  const scoreOf = (own: OnlineMethod) =>
+    withGold(own.score?.({ rewards: score, judge, reference }) ?? score, functions && prompts)
+  const evaluate = await evaluationOf(options, values, { score, scoreOf, stepsPerRound: update.stepsPerRound, emit })
   const result = await runRounds({
     policy,
     reference,
     tasks: rounds.of,
-    explore: method.explore ?? sampleGroup(samplingOf(values)),
+    explore: method.explore?.(score) ?? sampleGroup(samplingOf(values)),
     score: scoreOf(method),
     select: method.select?.(rewards) ?? ((traces) => [...traces]),
     update,

@@ -5,6 +5,8 @@
 import { checkArgument, type Kind, kinds, listOf, optional, shownArgument } from '../../src/base/arguments.js'
 import { messageOf, WhetstoneError } from '../../src/base/errors.js'
 import type { Task, TaskSource } from '../tasks/index.js'
+import { isTaskSource, type PromptSource } from './prompts.js'
+import { turnAlone } from './recast.js'
 import type { Score } from './score.js'
 import { type Segment, type Trace, tracesKind, turnsOf, withScores } from './trace.js'
 
@@ -106,6 +108,9 @@ export async function askReward(
 
 const shown = (value: unknown): string => (Array.isArray(value) ? `${value.length} entries` : shownArgument(value))
 
+/** Names samples in errors. */
+const placesOf = (traces: readonly Trace[]) => (i: number) => `sample ${traces[i].sample} of task ${traces[i].task.id}`
+
 /**
  * Scores `rewards/NAME` of every function that applies, and `reward`, their weighted sum.
  *
@@ -118,8 +123,7 @@ export function scoreRewards(rewards: readonly NamedReward[]): Score {
     checkArgument('scoreRewards: traces', traces, tracesKind)
     if (traces.length === 0) return []
     const input = inputOf(traces)
-    const placeOf = (i: number) => `sample ${traces[i].sample} of task ${traces[i].task.id}`
-    const judged = await Promise.all(rewards.map((reward) => askReward(reward, input, placeOf)))
+    const judged = await Promise.all(rewards.map((reward) => askReward(reward, input, placesOf(traces))))
     return traces.map((trace, i) => {
       const own = rewards.flatMap(({ name, weight }, r) => {
         const value = judged[r][i]
@@ -151,24 +155,34 @@ export const missingEosReward = (penalty: number): RewardFunction =>
 
 /**
  * Judges every turn by itself: scores `reward/1`, `reward/2`, ... and for the last turn what `score` gives. A turn's
- * sample is the prompt and that turn alone.
+ * sample is the prompt and that turn alone. Turns that have their score are not judged again.
  */
 export const scoreTurns =
   (score: Score): Score =>
   async (traces) => {
-    const parts = traces.flatMap((trace) => turnsOf(trace).map((turn) => ({ trace, turn })))
-    const judged = await score(
-      parts.map(({ trace, turn }) => ({
-        ...trace,
-        segments: [trace.segments[0], turn],
-        finishReason: turn.finishReason ?? trace.finishReason,
-      })),
+    const unscored = traces.map((trace) =>
+      turnsOf(trace).flatMap((_, turn) => (trace.scores[`reward/${turn + 1}`] === undefined ? [turn] : [])),
     )
+    const judged = await score(unscored.flatMap((turns, i) => turns.map((turn) => turnAlone(traces[i], turn))))
     let at = 0
-    return traces.map((trace) => {
-      const own = judged.slice(at, at + turnsOf(trace).length)
+    return traces.map((trace, i) => {
+      const own = judged.slice(at, at + unscored[i].length)
       at += own.length
-      const perTurn = own.map(({ scores }, turn) => [`reward/${turn + 1}`, scores.reward])
+      const perTurn = own.map(({ scores }, j) => [`reward/${unscored[i][j] + 1}`, scores.reward])
       return withScores(trace, { ...own.at(-1)?.scores, ...Object.fromEntries(perTurn) })
     })
   }
+
+/**
+ * Beside rewards that somebody passed, where the prompts are those of a task source: the score `gold`, what its exact checker
+ * says of the last turn. A gap between both is to be seen.
+ */
+export function withGold(score: Score, prompts: PromptSource | undefined): Score {
+  if (prompts === undefined || !isTaskSource(prompts)) return score
+  const checker = { name: 'gold', weight: 1, evaluate: checkerReward(prompts) }
+  return async (traces) => {
+    const scored = await score(traces)
+    const values = await askReward(checker, inputOf(scored), placesOf(scored))
+    return scored.map((trace, i) => withScores(trace, { gold: values[i] ?? 0 }))
+  }
+}

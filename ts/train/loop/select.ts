@@ -46,3 +46,35 @@ function withoutRepeats(traces: readonly Trace[]): Trace[] {
     return !seen.has(text) && seen.add(text)
   })
 }
+
+/**
+ * Of the branches that a turn of `chain` has made of each trace the one with the highest reward, of equals the first.
+ *
+ * @param branches `numGenerations` of that turn
+ */
+export const bestBranch =
+  (branches: number): Select =>
+  (traces) =>
+    byTask(traces).flatMap((group) => {
+      const stems = new Map<number, Trace>()
+      for (const trace of group) {
+        const stem = Math.floor(trace.sample / branches)
+        const best = stems.get(stem)
+        if (best === undefined || trace.scores.reward > best.scores.reward) stems.set(stem, trace)
+      }
+      return [...stems.values()]
+    })
+
+/** Tasks that are neither always nor never solved: whose samples have a reward of `right` and more, and ones below. */
+export const partlySolved =
+  (right = 1): Select =>
+  (traces) =>
+    byTask(traces)
+      .filter((group) => {
+        const solved = group.filter(({ scores }) => scores.reward >= right).length
+        return solved > 0 && solved < group.length
+      })
+      .flat()
+
+/** Traces that ended by themselves. */
+export const ended: Select = (traces) => traces.filter(({ finishReason }) => finishReason === 'stop')

@@ -4,7 +4,7 @@
 
 import * as z from 'zod'
 import { sft, superhf } from '../../loss/index.js'
-import type { BestOfNInput } from '../config/settings.gen.js'
+import type { BestOfNInput } from '../config/recipes.gen.js'
 import type { Run } from '../events.js'
 import { completionExamples } from '../loop/examples.js'
 import { type OnlineOptions, settingsFrom, startOnline } from '../loop/online.js'

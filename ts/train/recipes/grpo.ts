@@ -9,7 +9,7 @@
 import * as z from 'zod'
 import * as losses from '../../loss/index.js'
 import { methodSettings } from '../../loss/policy-gradient.js'
-import type { GrpoInput } from '../config/settings.gen.js'
+import type { GrpoInput } from '../config/recipes.gen.js'
 import type { Run } from '../events.js'
 import { countUntied, untiedFirst } from '../loop/credit.js'
 import { type CreditMethod, creditOf, creditShape } from '../loop/credit-settings.js'
@@ -84,7 +84,7 @@ function methodOf(values: Settings): OnlineMethod {
   const tempered = isUntruncated(values)
   return {
     objective: method.objective({ ...own, aggregation: lossType && byLossType[lossType] }),
-    explore: sampleGroup({ ...samplingOf(values), logps: tempered ? 'sampling' : 'model' }),
+    explore: () => sampleGroup({ ...samplingOf(values), logps: tempered ? 'sampling' : 'model' }),
     temperature: tempered ? values.temperature : 1,
     rewards: softPunishCache > 0 ? [softOverlongReward(maxCompletionLength, softPunishCache)] : [],
     promptsTried: promptsPerRound * (dynamicSampling ? values.maxResamples : 1),

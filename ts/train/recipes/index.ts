@@ -1,35 +1,76 @@
 // The registry of recipes: published methods as wiring of shared parts. A new recipe is a file and a line here.
 
 import { bestOfN, bestOfNOptions } from './best-of-n.js'
+import { bstar, bstarOptions } from './bstar.js'
+import { cct, cctOptions } from './cct.js'
 import { grpo, grpoOptions } from './grpo.js'
+import { mctsDpo, mctsDpoOptions } from './mcts-dpo.js'
 import { onlineDpo, onlineDpoOptions } from './online-dpo.js'
 import { onlineGkd, onlineGkdOptions } from './online-gkd.js'
 import { onlineNashMd, onlineNashMdOptions } from './online-nash-md.js'
+import { onlineSimpo, onlineSimpoOptions } from './online-simpo.js'
 import { onlineXpo, onlineXpoOptions } from './online-xpo.js'
+import { rise, riseOptions } from './rise.js'
+import { scl, sclOptions } from './scl.js'
 import { score, scoreOptions } from './score.js'
+import { sharpening, sharpeningOptions } from './sharpening.js'
+import { still, stillOptions } from './still.js'
 import { superhf } from './superhf.js'
 
 export type { BestOfNOptions } from './best-of-n.js'
+export type { BstarOptions } from './bstar.js'
+export type { CctOptions } from './cct.js'
 export type { GrpoOptions } from './grpo.js'
+export type { MctsDpoOptions } from './mcts-dpo.js'
 export type { OnlineDpoOptions } from './online-dpo.js'
 export type { OnlineGkdOptions } from './online-gkd.js'
 export type { OnlineNashMdOptions } from './online-nash-md.js'
+export type { OnlineSimpoOptions } from './online-simpo.js'
 export type { OnlineXpoOptions } from './online-xpo.js'
+export type { RiseOptions } from './rise.js'
+export type { SclOptions } from './scl.js'
 export type { ScoreOptions } from './score.js'
+export type { SharpeningOptions } from './sharpening.js'
+export type { StillOptions } from './still.js'
 
 /** Recipes by name. */
-export const recipes = { superhf, grpo, onlineDpo, onlineXpo, onlineNashMd, onlineGkd, bestOfN, score } as const
+export const recipes = {
+  superhf,
+  grpo,
+  onlineDpo,
+  onlineSimpo,
+  onlineXpo,
+  onlineNashMd,
+  onlineGkd,
+  bestOfN,
+  bstar,
+  still,
+  mctsDpo,
+  sharpening,
+  rise,
+  scl,
+  cct,
+  score,
+} as const
 
-/** Settings of the recipes that train a policy on the rewards of its own samples; `recipes[name]` takes them. */
+/** Settings of the recipes that train a policy on its own samples; `recipes[name]` takes them. */
 export const onlineOptions = {
   grpo: grpoOptions,
   onlineDpo: onlineDpoOptions,
+  onlineSimpo: onlineSimpoOptions,
   onlineXpo: onlineXpoOptions,
   onlineNashMd: onlineNashMdOptions,
   onlineGkd: onlineGkdOptions,
   bestOfN: bestOfNOptions,
+  bstar: bstarOptions,
+  still: stillOptions,
+  mctsDpo: mctsDpoOptions,
+  sharpening: sharpeningOptions,
+  rise: riseOptions,
+  scl: sclOptions,
+  cct: cctOptions,
   score: scoreOptions,
 } as const
 
-/** A recipe that trains a policy on the rewards of its own samples. */
+/** A recipe that trains a policy on its own samples. */
 export type OnlineRecipe = keyof typeof onlineOptions

@@ -7,7 +7,7 @@
 
 import * as z from 'zod'
 import { dpo } from '../../loss/index.js'
-import type { OnlineDpoInput } from '../config/settings.gen.js'
+import type { OnlineDpoInput } from '../config/recipes.gen.js'
 import type { Run } from '../events.js'
 import { pairExamples } from '../loop/examples.js'
 import { type OnlineOptions, settingsFrom, startOnline } from '../loop/online.js'

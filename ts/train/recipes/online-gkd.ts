@@ -8,7 +8,7 @@
 
 import * as z from 'zod'
 import { gkd } from '../../loss/index.js'
-import type { OnlineGkdInput } from '../config/settings.gen.js'
+import type { OnlineGkdInput } from '../config/recipes.gen.js'
 import type { Run } from '../events.js'
 import { checkAnswered, sampleOrTake } from '../loop/distillation.js'
 import { completionExamples } from '../loop/examples.js'
@@ -40,7 +40,7 @@ export const onlineGkd = (options: OnlineGkdOptions): Run<PhaseResult> =>
     (sources) => settingsFrom(onlineGkdOptions, sources),
     (values) => ({
       objective: gkd({ beta: values.beta }),
-      explore: sampleOrTake(values, samplingOf(values)),
+      explore: () => sampleOrTake(values, samplingOf(values)),
       exploreHeldOut: sampleGroup(samplingOf(values)),
       checkTasks: (tasks) => checkAnswered(values, tasks),
       unrewarded: true,

@@ -9,7 +9,7 @@
 
 import * as z from 'zod'
 import { nashMd } from '../../loss/index.js'
-import type { OnlineNashMdInput } from '../config/settings.gen.js'
+import type { OnlineNashMdInput } from '../config/recipes.gen.js'
 import type { Run } from '../events.js'
 import { preferenceExamples } from '../loop/examples.js'
 import { type OnlineOptions, settingsFrom, startOnline } from '../loop/online.js'

@@ -7,7 +7,7 @@
 
 import * as z from 'zod'
 import { xpo } from '../../loss/index.js'
-import type { OnlineXpoInput } from '../config/settings.gen.js'
+import type { OnlineXpoInput } from '../config/recipes.gen.js'
 import type { Run } from '../events.js'
 import { rivalExamples } from '../loop/examples.js'
 import { type OnlineOptions, settingsFrom, startOnline } from '../loop/online.js'

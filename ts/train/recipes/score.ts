@@ -8,7 +8,7 @@
 
 import * as z from 'zod'
 import { advantages, improvementReward, ppo } from '../../loss/index.js'
-import type { ScoreInput } from '../config/settings.gen.js'
+import type { ScoreInput } from '../config/recipes.gen.js'
 import type { Run } from '../events.js'
 import { chain } from '../loop/chain.js'
 import { credit } from '../loop/credit.js'
@@ -75,7 +75,7 @@ function methodOf(values: Settings, { policy }: OnlineOptions): OnlineMethod {
   const sampling = samplingOf(values)
   return {
     objective: ppo({ aggregation: 'sequenceSum' }),
-    explore: chain(sampling, [{ ...sampling, numGenerations: 1, inject: () => instruction }]),
+    explore: () => chain(sampling, [{ ...sampling, numGenerations: 1, inject: () => instruction }]),
     score:
       ({ rewards, reference = policy.decoder }) =>
       async (traces) =>

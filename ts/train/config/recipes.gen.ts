@@ -1,0 +1,305 @@
+// Made by test/settings.test.ts from the schemas of settings (WHETSTONE_UPDATE_SNAPSHOTS=1). Do not edit.
+
+import type { OnlineInput } from './settings.gen.js'
+
+/** Settings of policy gradients. */
+export type GrpoInput = OnlineInput & {
+  /** Objective, advantages and defaults. Default `grpo`. */
+  readonly method?: 'grpo' | 'rloo' | 'reinforce' | 'drGrpo' | 'dapo' | 'gspo' | 'cispo' | 'sapo' | 'gmpo' | 'vespo' | undefined
+  /** Weight of the KL estimate; 0: no reference is needed. From 0, default `0`. */
+  readonly beta?: number | undefined
+  /** clip: largest ratio of the unclipped branch. Above 0. */
+  readonly delta?: number | undefined
+  /** clip: bound of the loss where the advantage is negative. Above 1. */
+  readonly dualClip?: number | undefined
+  /** Estimate of the KL (kl.ts); TRL multiplies k3 with the ratio: rhoK3. Default `k3`. */
+  readonly klEstimator?: 'k3' | 'k1' | 'k2' | 'rhoK3' | 'k3StraightThrough' | undefined
+  /** Weight of the entropy, which is a bonus. From 0, default `0`. */
+  readonly entropyCoef?: number | undefined
+  /** Drop sequences with A < 0 and mean(old - l) above this. */
+  readonly offPolicyMaskThreshold?: number | undefined
+  /** sapo: temperature for positive advantages. Above 0, default `1`. */
+  readonly sapoTemperaturePos?: number | undefined
+  /** sapo: temperature for the others. Above 0, default `1.05`. */
+  readonly sapoTemperatureNeg?: number | undefined
+  /** vespo: power of the ratio where the advantage is not negative. From 0, default `2`. */
+  readonly vespoKPos?: number | undefined
+  /** vespo: decay with the ratio there. Above 0, default `3`. */
+  readonly vespoLambdaPos?: number | undefined
+  /** vespo: power of the ratio where the advantage is negative. From 0, default `3`. */
+  readonly vespoKNeg?: number | undefined
+  /** vespo: decay with the ratio there. Above 0, default `2`. */
+  readonly vespoLambdaNeg?: number | undefined
+  /** Train this share of the tokens, those of the highest entropy in the step (2506.01939). From 0 to 1, default `1`. */
+  readonly topEntropyQuantile?: number | undefined
+  /** Clip below 1 - epsilon; default the method’s. Above 0. */
+  readonly epsilon?: number | undefined
+  /** Clip above 1 + epsilonHigh; cispo: the cap. Above 0. */
+  readonly epsilonHigh?: number | undefined
+  /** Ratio of what to what. */
+  readonly importanceSamplingLevel?: 'token' | 'sequence' | 'sequenceSum' | undefined
+  /** From tokens to one loss; default the method’s. */
+  readonly lossType?: 'grpo' | 'bnpo' | 'dapo' | 'drGrpo' | 'luspo' | undefined
+  /** Divide advantages by the deviation of group, batch, or nothing. */
+  readonly scaleRewards?: 'group' | 'batch' | 'none' | undefined
+  /** Normalise the sum of the rewards, or each of them before they are summed (GDPO, 2601.05242). Default `sumThenNormalize`. */
+  readonly multiObjectiveAggregation?: 'sumThenNormalize' | 'normalizeThenSum' | undefined
+  /** Bounds of the summed reward. */
+  readonly rewardClipRange?: number[] | undefined
+  /** Normalise advantages over the round. Default `false`. */
+  readonly normalizeAdvantages?: boolean | undefined
+  /** Replace prompts whose samples tie; default: dapo. */
+  readonly dynamicSampling?: boolean | undefined
+  /** Dynamic sampling: rounds of prompts that a round may try. From 1, default `4`. */
+  readonly maxResamples?: number | undefined
+  /** Do not train samples that were cut off; default: dapo. */
+  readonly maskTruncatedCompletions?: boolean | undefined
+  /** Tokens before maxCompletionLength that are punished; 0: none. From 0, default `0`. */
+  readonly softPunishCache?: number | undefined
+}
+
+/** Settings of online DPO. */
+export type OnlineDpoInput = Omit<OnlineInput, 'learningRate' | 'numGenerations' | 'temperature'> & {
+  /** Peak learning rate. From 0, default `5e-7`. */
+  readonly learningRate?: number | undefined
+  /** Samples per prompt. From 2, default `2`. */
+  readonly numGenerations?: number | undefined
+  /** Sampling temperature. Above 0, default `0.9`. */
+  readonly temperature?: number | undefined
+  /** Strength of the tie to the reference. Above 0, default `0.1`. */
+  readonly beta?: number | undefined
+  /** As in DPO; ipo of TRL’s OnlineDPOConfig is ipoSum. Default `sigmoid`. */
+  readonly lossType?: 'sigmoid' | 'hinge' | 'ipo' | 'ipoSum' | 'robust' | 'exoPair' | undefined
+  /** Share of wrong labels. From 0 below 0.5, default `0`. */
+  readonly labelSmoothing?: number | undefined
+}
+
+/** Settings of XPO. */
+export type OnlineXpoInput = Omit<OnlineInput, 'learningRate' | 'numGenerations' | 'maxCompletionLength' | 'temperature'> & {
+  /** Peak learning rate. From 0, default `5e-7`. */
+  readonly learningRate?: number | undefined
+  /** Pairs per prompt: samples of the policy, and of the rival. From 1, default `1`. */
+  readonly numGenerations?: number | undefined
+  /** Most new tokens of a sample. From 1, default `64`. */
+  readonly maxCompletionLength?: number | undefined
+  /** Sampling temperature. Above 0, default `0.9`. */
+  readonly temperature?: number | undefined
+  /** Strength of the tie to the reference. Above 0, default `0.1`. */
+  readonly beta?: number | undefined
+  /** Weight of the exploration bonus. From 0, default `1e-5`. */
+  readonly alpha?: number | undefined
+  /** Link of the margin. Default `sigmoid`. */
+  readonly lossType?: 'sigmoid' | 'ipo' | undefined
+}
+
+/** Settings of Nash-MD. */
+export type OnlineNashMdInput = Omit<OnlineInput, 'learningRate' | 'numGenerations' | 'maxCompletionLength' | 'temperature' | 'repetitionPenalty'> & {
+  /** Peak learning rate. From 0, default `5e-7`. */
+  readonly learningRate?: number | undefined
+  /** Pairs per prompt: samples of the policy, and of the rival. From 1, default `1`. */
+  readonly numGenerations?: number | undefined
+  /** Most new tokens of a sample. From 1, default `64`. */
+  readonly maxCompletionLength?: number | undefined
+  /** Sampling temperature. Above 0, default `0.9`. */
+  readonly temperature?: number | undefined
+  /** 1: tokens of the mixture are drawn without a penalty. From 1 to 1, default `1`. */
+  readonly repetitionPenalty?: number | undefined
+  /** Weight of the KL to the reference. Above 0, default `0.1`. */
+  readonly beta?: number | undefined
+  /** Share of the reference in the mixture’s logits. From 0 to 1, default `0.5`. */
+  readonly mixtureCoef?: number | undefined
+}
+
+/** Settings of on-policy distillation. */
+export type OnlineGkdInput = Omit<OnlineInput, 'learningRate' | 'numGenerations' | 'maxCompletionLength' | 'temperature'> & {
+  /** Peak learning rate. From 0, default `2e-5`. */
+  readonly learningRate?: number | undefined
+  /** Samples per prompt; the data has one completion. From 1, default `1`. */
+  readonly numGenerations?: number | undefined
+  /** Most new tokens of a sample. From 1, default `128`. */
+  readonly maxCompletionLength?: number | undefined
+  /** Sampling temperature. Above 0, default `0.9`. */
+  readonly temperature?: number | undefined
+  /** Share of rounds on the student’s own samples. From 0 to 1, default `0.5`. */
+  readonly lmbda?: number | undefined
+  /** Other rounds: samples of the teacher, in place of the data. Default `false`. */
+  readonly seqKd?: boolean | undefined
+  /** Weight of the teacher in the mixture; 0 and 1 are the two KLs. From 0 to 1, default `0.5`. */
+  readonly beta?: number | undefined
+}
+
+/** Settings of best-of-n fine-tuning. */
+export type BestOfNInput = Omit<OnlineInput, 'learningRate'> & {
+  /** Peak learning rate. From 0, default `2e-5`. */
+  readonly learningRate?: number | undefined
+  /** Best samples of a prompt to train on. From 1, default `1`. */
+  readonly perPrompt?: number | undefined
+  /** Least reward of a sample to be trained on; default none. */
+  readonly threshold?: number | undefined
+  /** Weight of KL(reference || policy); 0: no reference is needed. From 0, default `0`. */
+  readonly kappa?: number | undefined
+}
+
+/** Settings of iterative SimPO. */
+export type OnlineSimpoInput = Omit<OnlineInput, 'learningRate' | 'numGenerations' | 'temperature'> & {
+  /** Peak learning rate. From 0, default `5e-7`. */
+  readonly learningRate?: number | undefined
+  /** Samples per prompt. From 2, default `3`. */
+  readonly numGenerations?: number | undefined
+  /** Sampling temperature. Above 0, default `0.4`. */
+  readonly temperature?: number | undefined
+  /** Scale of the mean log-probs. Above 0, default `2`. */
+  readonly beta?: number | undefined
+  /** Margin that the chosen side must win by. Default `1`. */
+  readonly gamma?: number | undefined
+  /** Share of wrong labels. From 0 below 0.5, default `0`. */
+  readonly labelSmoothing?: number | undefined
+  /** Weight of the NLL of the chosen side. From 0, default `1`. */
+  readonly sftWeight?: number | undefined
+}
+
+/** Settings of B-STaR. */
+export type BstarInput = Omit<OnlineInput, 'learningRate' | 'numGenerations' | 'temperature'> & {
+  /** Peak learning rate. From 0, default `5e-6`. */
+  readonly learningRate?: number | undefined
+  /** Samples per prompt. From 2, default `64`. */
+  readonly numGenerations?: number | undefined
+  /** Sampling temperatures to choose from. Default `[0.5,0.6,0.7,0.8,0.9,1,1.1,1.2]`. */
+  readonly temperatures?: number[] | undefined
+  /** Rewards to choose from: samples above one are selected. Default `[-1,-0.9,-0.8,-0.7,-0.6,-0.5,-0.4,-0.30000000000000004,-0.19999999999999996,-0.09999999999999998,0,0.10000000000000009,0.19999999999999996,0.30000000000000004,0.3999999999999999,0.5,0.6000000000000001,0.7,0.8,0.8999999999999999,1]`. */
+  readonly thresholds?: number[] | undefined
+  /** Prompts of a round that the temperature is chosen on. From 1, default `16`. */
+  readonly balancePrompts?: number | undefined
+  /** Prompts without an exact checker: least reward of a right sample. Default `1`. */
+  readonly rightAt?: number | undefined
+  /** Different right samples wanted of a prompt: n* of the paper. From 1, default `6`. */
+  readonly wantedPerPrompt?: number | undefined
+}
+
+/** Settings of exploring and self-improving. */
+export type StillInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'> & {
+  /** Peak learning rate. From 0, default `1e-5`. */
+  readonly learningRate?: number | undefined
+  /** Samples per prompt. From 2, default `20`. */
+  readonly numGenerations?: number | undefined
+  /** Least reward of a right sample. Default `1`. */
+  readonly right?: number | undefined
+  /** Leave out prompts all of whose samples are right. Default `true`. */
+  readonly skipSolved?: boolean | undefined
+  /** Which right samples of a prompt come first. Default `longest`. */
+  readonly rankBy?: 'random' | 'shortest' | 'longest' | 'likely' | 'unlikely' | undefined
+  /** Right samples of a prompt to train on. From 1, default `1`. */
+  readonly perPrompt?: number | undefined
+  /** Leave out samples that were cut off. Default `true`. */
+  readonly maskTruncatedCompletions?: boolean | undefined
+  /** Where the update of a round starts. Default `base`. */
+  readonly startFrom?: 'base' | 'current' | undefined
+  /** Train on all rounds so far, or on the last. Default `accumulate`. */
+  readonly pool?: 'accumulate' | 'replace' | undefined
+}
+
+/** Settings of step-level preferences from tree search. */
+export type MctsDpoInput = Omit<OnlineInput, 'numGenerations'> & {
+  /** Steps tried at a node; equal ones count once. From 2, default `2`. */
+  readonly numGenerations?: number | undefined
+  /** Text that ends a step, part of it. Default `\n`. */
+  readonly stepEnd?: string | undefined
+  /** Most steps of an answer; the last one runs to its end. From 1, default `4`. */
+  readonly maxSteps?: number | undefined
+  /** Simulations before each move. From 1, default `8`. */
+  readonly simulations?: number | undefined
+  /** Simulations before the first move; default four times as many. From 1. */
+  readonly firstSimulations?: number | undefined
+  /** Weight of prior and visits against values. From 0, default `1`. */
+  readonly explorationWeight?: number | undefined
+  /** Strength of the tie to the reference. Above 0, default `0.1`. */
+  readonly beta?: number | undefined
+  /** Label smoothing of a pair by the visits of its steps. Default `true`. */
+  readonly visitSmoothing?: boolean | undefined
+}
+
+/** Settings of sharpening. */
+export type SharpeningInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'> & {
+  /** Peak learning rate. From 0, default `2e-5`. */
+  readonly learningRate?: number | undefined
+  /** Samples per prompt. From 2, default `16`. */
+  readonly numGenerations?: number | undefined
+  /** Train the best sample, or regress on differences of pairs. Default `sft`. */
+  readonly form?: 'sft' | 'rlhf' | undefined
+  /** What the base makes of a sample: log-prob, log-prob per token, votes for its final answer. Default `logps`. */
+  readonly selfReward?: 'logps' | 'meanLogps' | 'majority' | undefined
+  /** Regular expression of the final answer: the last match, or its first group; default the whole sample. */
+  readonly answerPattern?: string | undefined
+  /** Leave out samples that were cut off. Default `true`. */
+  readonly maskTruncatedCompletions?: boolean | undefined
+  /** rlhf: strength of the tie to the base. Above 0, default `1`. */
+  readonly beta?: number | undefined
+}
+
+/** Settings of RISE. */
+export type RiseInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'> & {
+  /** Peak learning rate. From 0, default `1e-5`. */
+  readonly learningRate?: number | undefined
+  /** First answers per prompt. From 1, default `1`. */
+  readonly numGenerations?: number | undefined
+  /** Answers of an attempt. From 2, default `2`. */
+  readonly turns?: number | undefined
+  /** Samples of a later answer, the best of which is kept. From 1, default `16`. */
+  readonly branches?: number | undefined
+  /** Temperature of the weights exp(reward / tau). Above 0, default `0.4`. */
+  readonly tau?: number | undefined
+  /** Which answers are trained. Default `all`. */
+  readonly criterion?: 'all' | 'better' | 'best' | 'success' | undefined
+  /** End an attempt at reward 1 and more: the loop knows the truth. Default `false`. */
+  readonly stopAtSuccess?: boolean | undefined
+  /** What is put between the answers; of conversations the user’s next message. Default `\nYour answer is incorrect. Try again.\n`. */
+  readonly instruction?: string | undefined
+}
+
+/** Settings of self-correction learning. */
+export type SclInput = Omit<OnlineInput, 'learningRate' | 'numGenerations' | 'temperature'> & {
+  /** Peak learning rate. From 0, default `5e-5`. */
+  readonly learningRate?: number | undefined
+  /** Attempts per prompt, each with its review. From 1, default `1`. */
+  readonly numGenerations?: number | undefined
+  /** Sampling temperature. Above 0, default `0.7`. */
+  readonly temperature?: number | undefined
+  /** Strength of the tie to the reference. Above 0, default `0.1`. */
+  readonly beta?: number | undefined
+  /** Weight of the NLL of the chosen answer. From 0, default `0.1`. */
+  readonly sftWeight?: number | undefined
+  /** What is put between the answers; of conversations the user’s next message. Default `\nReview the answer above for mistakes, then answer the question again.\n`. */
+  readonly instruction?: string | undefined
+}
+
+/** Settings of confidence and critique training. */
+export type CctInput = Omit<OnlineInput, 'learningRate'> & {
+  /** Peak learning rate. From 0, default `5e-5`. */
+  readonly learningRate?: number | undefined
+  /** Least reward of a right answer. Default `1`. */
+  readonly right?: number | undefined
+  /** Share of items whose first answer is right. From 0 to 1, default `0.4`. */
+  readonly confidenceShare?: number | undefined
+  /** Train right answers to the bare prompt, too. Default `true`. */
+  readonly withFirst?: boolean | undefined
+  /** What is put between the answers; of conversations the user’s next message. Default `\nAnswer the question again.\n`. */
+  readonly instruction?: string | undefined
+}
+
+/** Settings of SCoRe. */
+export type ScoreInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'> & {
+  /** Peak learning rate. From 0, default `5e-6`. */
+  readonly learningRate?: number | undefined
+  /** Samples per prompt. From 2, default `4`. */
+  readonly numGenerations?: number | undefined
+  /** Rounds that reward the second attempt alone. From 0, default `50`. */
+  readonly stageOneRounds?: number | undefined
+  /** Bonus for what the second attempt gains. From 0, default `10`. */
+  readonly alpha?: number | undefined
+  /** Weight of the KL to the reference. From 0, default `0.01`. */
+  readonly beta1?: number | undefined
+  /** The same on first attempts in the first stage. From 0, default `0.1`. */
+  readonly beta2?: number | undefined
+  /** What is put between the attempts; of conversations the user’s next message. Default `\nThere might be an error in the solution above. Check it, and write a correct solution.\n`. */
+  readonly instruction?: string | undefined
+}

@@ -1,0 +1,106 @@
+// Score: what the samples of a task say about each other and what their own model makes of them. No ground truth comes in:
+// these are the signals of self-feedback (Internal Consistency and Self-Feedback, arXiv 2407.14507; Sharpening, 2412.01951).
+
+import { checkArgument, kinds, optional } from '../../src/base/arguments.js'
+import { messageOf, WhetstoneError } from '../../src/base/errors.js'
+import type { Score } from './score.js'
+import { byTask, completionLength, type Trace, tracesKind, turnsOf, withScores } from './trace.js'
+
+/** The final answer of an attempt; undefined where there is none. */
+export type AnswerOf = (trace: Trace) => string | undefined
+
+/**
+ * Reads final answers.
+ *
+ * @param pattern regular expression; its last match in the last turn counts, of that the first group if there is one.
+ *   Default the whole turn
+ * @throws WhetstoneError E_CONFIG for a pattern that is none
+ */
+export function answerReader(pattern?: string): AnswerOf {
+  checkArgument('answerPattern', pattern, optional(kinds.filled))
+  const textOf = (trace: Trace) => turnsOf(trace).at(-1)?.text ?? ''
+  if (pattern === undefined) return (trace) => textOf(trace).trim()
+  const regular = regularOf(pattern)
+  return (trace) => {
+    const match = [...textOf(trace).matchAll(regular)].at(-1)
+    return match?.[1] ?? match?.[0]
+  }
+}
+
+function regularOf(pattern: string): RegExp {
+  try {
+    return new RegExp(pattern, 'gu')
+  } catch (cause) {
+    const text = `expected a regular expression, got ${JSON.stringify(pattern)}: ${messageOf(cause)}`
+    throw new WhetstoneError('E_CONFIG', 'answerPattern', text, { cause })
+  }
+}
+
+/** How far the answers of one task agree. */
+export interface Consistency {
+  /** For each answer the share of all that say the same; 0 for none. */
+  readonly votes: readonly number[]
+  /** The largest of them. */
+  readonly majority: number
+  /** Of the distribution over answers, in bits. */
+  readonly entropy: number
+  /** Different answers over all; 1: no two agree. */
+  readonly disagreement: number
+}
+
+/** How far answers agree; those that are undefined agree with none. */
+export function consistencyOf(answers: readonly (string | undefined)[]): Consistency {
+  const counts = new Map<string, number>()
+  for (const answer of answers) if (answer !== undefined) counts.set(answer, (counts.get(answer) ?? 0) + 1)
+  const votes = answers.map((answer) => (answer === undefined ? 0 : (counts.get(answer) ?? 0) / answers.length))
+  const unanswered = answers.filter((answer) => answer === undefined).length
+  const shares = [...counts.values(), ...Array<number>(unanswered).fill(1)].map((count) => count / answers.length)
+  return {
+    votes,
+    majority: Math.max(0, ...votes),
+    entropy: shares.reduce((sum, share) => sum - share * Math.log2(share), 0),
+    disagreement: shares.length / Math.max(1, answers.length),
+  }
+}
+
+/** Adds a score, the share of the samples of a task that have the same final answer; 0 where there is none. */
+export function voteShare(answerOf: AnswerOf, as = 'votes'): Score {
+  checkArgument('voteShare.answerOf', answerOf, kinds.call)
+  checkArgument('voteShare.as', as, kinds.filled)
+  return async (traces) => {
+    checkArgument('voteShare: traces', traces, tracesKind)
+    return byTask(traces).flatMap((group) => {
+      const { votes } = consistencyOf(group.map(answerOf))
+      return group.map((trace, i) => withScores(trace, { [as]: votes[i] }))
+    })
+  }
+}
+
+/**
+ * Adds a score, log p of what was written under the model that wrote it, in nats.
+ *
+ * @param reduction over the tokens of all turns
+ */
+export function likelihood(reduction: 'sum' | 'mean', as = 'likelihood'): Score {
+  checkArgument('likelihood.as', as, kinds.filled)
+  return async (traces) => {
+    checkArgument('likelihood: traces', traces, tracesKind)
+    return traces.map((trace) => {
+      const sum = turnsOf(trace).reduce((all, { logps = [] }) => logps.reduce((part, l) => part + l, all), 0)
+      return withScores(trace, { [as]: reduction === 'sum' ? sum : sum / Math.max(1, completionLength(trace)) })
+    })
+  }
+}
+
+const mean = (values: readonly number[]): number =>
+  values.reduce((sum, value) => sum + value, 0) / Math.max(1, values.length)
+
+/** Means over tasks of how far their samples agree. */
+export function consistencyStatistics(traces: readonly Trace[], answerOf: AnswerOf): Record<string, number> {
+  const groups = byTask(traces).map((group) => consistencyOf(group.map(answerOf)))
+  return {
+    'answers/majority': mean(groups.map(({ majority }) => majority)),
+    'answers/entropy': mean(groups.map(({ entropy }) => entropy)),
+    'answers/disagreement': mean(groups.map(({ disagreement }) => disagreement)),
+  }
+}

@@ -1,0 +1,57 @@
+// Control: settings of a round chosen by what comes of them, on a part of its tasks.
+
+import { WhetstoneError } from '../../src/base/errors.js'
+import type { Task } from '../tasks/index.js'
+import type { Explore, ExploreContext } from './explore.js'
+import type { Score } from './score.js'
+import { type Trace, withScores } from './trace.js'
+
+/** What was tried, and how it did. */
+export interface Tuned<S> {
+  readonly setting: S
+  readonly value: number
+}
+
+/** The best of a grid by a measure; of equals the first. */
+export function gridArgmax<S>(grid: readonly S[], measure: (setting: S) => number): Tuned<S> {
+  if (grid.length === 0) throw new WhetstoneError('E_CONFIG', 'grid', 'expected at least one setting to try, got none')
+  return grid
+    .map((setting) => ({ setting, value: measure(setting) }))
+    .reduce((best, next) => (next.value > best.value ? next : best))
+}
+
+/** How the temperature of a round is chosen. */
+export interface TemperatureTuner {
+  /** Temperatures to choose from. */
+  readonly grid: readonly number[]
+  readonly exploreAt: (temperature: number) => Explore
+  readonly score: Score
+  /** What scored samples at a temperature are worth. */
+  readonly measure: (traces: readonly Trace[]) => number
+  /** Tasks of the round to try all temperatures on, from its first. */
+  readonly tasks: number
+}
+
+/**
+ * Explores a round at the temperature that did best on some of its tasks. Trials have keys of their own; traces have the
+ * scores `temperature` and `tuned`, the value that it had. The choice hangs on the policy at the start of the round alone, so
+ * that one which is resumed makes it again.
+ */
+export function exploreAtBest({ grid, exploreAt, score, measure, tasks: count }: TemperatureTuner): Explore {
+  const choose = async (context: ExploreContext, tasks: readonly Task[]): Promise<Tuned<number>> => {
+    const values = new Map<number, number>()
+    for (const temperature of grid) {
+      const trials = tasks.map((task) => ({ ...task, id: `${task.id} tried at ${temperature}` }))
+      values.set(temperature, measure(await score(await exploreAt(temperature)(context, trials))))
+    }
+    return gridArgmax(grid, (temperature) => values.get(temperature) ?? Number.NEGATIVE_INFINITY)
+  }
+  let chosen: { readonly round: number; readonly best: Tuned<number> } | undefined
+  return async (context, tasks) => {
+    const { round, roundTasks = tasks } = context
+    if (chosen?.round !== round) chosen = { round, best: await choose(context, roundTasks.slice(0, count)) }
+    const { setting: temperature, value: tuned } = chosen.best
+    const traces = await exploreAt(temperature)(context, tasks)
+    return traces.map((trace) => withScores(trace, { temperature, tuned }))
+  }
+}
