@@ -55,6 +55,16 @@ t.test('fields that are no part of a row are left out and counted', async (t) =>
   t.match(extraFieldWarnings(data.extraFields, 3)[0], "field 'source' (in 2 of 3 rows) is not used")
   const pair = { prompt: 'a', chosen: 'b', rejected: 'c', target: 'a word', weight: 'heavy' }
   t.strictSame(checkRow(pair, 'row 1', 'preference'), { prompt: 'a', chosen: 'b', rejected: 'c' })
+  const mixed = [
+    { messages: null, prompt: 'a', completion: 'b', text: undefined },
+    { messages: undefined, conversations: null, text: 'a', prompt: null },
+    { messages: [user, { ...bot('b'), content: null, tool_calls: [{ name: 'f' }] }], prompt: null },
+  ].map((row) => Object.keys(checkRow(row, 'row 1', 'completion')))
+  t.strictSame(
+    mixed,
+    [['prompt', 'completion'], ['text'], ['messages']],
+    'null and undefined are fields that are missing',
+  )
   const json = { messages: [user], tools: '[{"name":"f"}]' }
   t.strictSame(checkRow(json, 'row 1', 'completion'), { messages: [user], tools: [{ name: 'f' }] }, 'tools as text')
 })
@@ -123,6 +133,10 @@ const bad: readonly (readonly [keyof RowKinds, unknown, ...string[]])[] = [
   ['completion', { messages: [user], chat_template_kwargs: [] }, 'template variables'],
   ['completion', { messages: [user], chat_template_kwargs: { messages: 1 } }, 'chat_template_kwargs.messages'],
   ['completion', { messages: [user], chat_template_kwargs: { bos_token: '<|eot_id|>' } }, 'bos_token', 'plain words'],
+  ['completion', { messages: [user, { role: 'assistant', content: null }] }, "'messages[1].content'", 'text', 'null'],
+  ['completion', { messages: [user, { role: 'assistant' }] }, "'messages[1].content'", 'calls of tools', 'nothing'],
+  ['completion', { messages: [{ role: 'user', name: 'Ann', content: null, tool_calls: [] }] }, 'messages[0].content'],
+  ['completion', { messages: null }, "field 'messages'", 'got null'],
   ['completion', { prompt: 'a', completion: [bot('b')] }, "field 'completion'", 'text'],
   ['completion', { prompt: [user], completion: 'b' }, "field 'completion'", 'a list of messages'],
   ['completion', { prompt: 7, completion: 'b' }, "field 'prompt'", 'text or a list of messages'],

@@ -15,12 +15,19 @@ export type Side = string | Messages
 /** Checks a field and gives its value; `undefined` leaves the field out of the row. */
 export type Check = (row: Fields, field: string, where: string) => unknown
 
+/** Has the message anything besides role and content, such as `tool_calls`? Templates make the word None of a null. */
+const saysMore = ({ role: _, content: __, name: ___, ...rest }: Fields): boolean =>
+  Object.values(rest).some(
+    (value) => value !== undefined && value !== null && !(Array.isArray(value) && value.length === 0),
+  )
+
 function checkMessage(given: unknown, field: string, where: string): ChatMessage {
   if (!isJsonObject(given)) return refuseField(where, field, 'a message with role and content', given)
   const message = plainMessage(given, field, where)
   const { role, content } = message
   checkText(role, `${field}.role`, where)
   if (content !== undefined && content !== null) checkText(content, `${field}.content`, where)
+  else if (!saysMore(message)) refuseField(where, `${field}.content`, 'text, or calls of tools beside none', content)
   return message as unknown as ChatMessage
 }
 

@@ -225,7 +225,10 @@ function fieldsOf(row: Fields, { required, optional: more = {} }: Shape, where: 
 /** A row of a kind, and the fields that it is made of. */
 function rowOf<K extends keyof RowKinds>(value: unknown, where: string, kind: K): { row: RowKinds[K]; fields: Fields } {
   if (!isJsonObject(value)) throw new WhetstoneError('E_FORMAT', where, `expected a row object, got ${shown(value)}`)
-  const shape = shapes[kind].find((candidate) => namesOf(candidate).every((field) => Object.hasOwn(value, field)))
+  const has = (field: string) => value[field] !== undefined && value[field] !== null && Object.hasOwn(value, field)
+  const withAll = (isThere: typeof has) => shapes[kind].find((candidate) => namesOf(candidate).every(isThere))
+  // Tables of mixed rows have every field in each, null where a row has none; null alone is refused as such.
+  const shape = withAll(has) ?? withAll((field) => Object.hasOwn(value, field))
   if (shape !== undefined) {
     const fields = fieldsOf(value, shape, where, kind === 'prompt')
     return { row: (shape.whole?.(fields, where) ?? fields) as unknown as RowKinds[K], fields }
