@@ -331,7 +331,7 @@ t.test('keys of prototypes are keys like any other', async (t) => {
 
 t.test('files', async (t) => {
   const folder = await temporaryFolder(t)
-  const write = async (name: string, text: string): Promise<string> => {
+  const write = async (name: string, text: string | Buffer): Promise<string> => {
     await writeFile(join(folder, name), text)
     return join(folder, name)
   }
@@ -346,11 +346,14 @@ t.test('files', async (t) => {
   }
   const list = await write('rows.json', '[{"text":"a"},{"text":"b"}]')
   t.equal((await readData(list, 'completion')).rows[1].where, `${list}[1]`)
-  const cases: readonly (readonly [string, string, string, ...string[]])[] = [
+  const cases: readonly (readonly [string, string | Buffer, string, ...string[]])[] = [
     ['bad.jsonl', '{"text":"a"}\n{"text":1}\n', 'E_FORMAT', 'bad.jsonl:2]', "field 'text'"],
     ['torn.jsonl', '{"text":"a"}\n{"text":', 'E_FORMAT', 'torn.jsonl:2'],
     ['half.jsonl', '{"text":"\\ud800"}\n', 'E_FORMAT', 'half.jsonl:1', 'surrogate'],
     ['bad.json', '{"text":"a"}', 'E_FORMAT', 'a list of rows'],
+    ['lines.json', '{"text":"a"}\n{"text":"b"}\n', 'E_FORMAT', 'line 2', 'give the file the ending .jsonl'],
+    ['wide.jsonl', Buffer.from('\ufefftext', 'utf16le'), 'E_FORMAT', 'wide.jsonl:1', 'it looks like UTF-16'],
+    ['long.jsonl', `{"text":"${'a'.repeat(2 ** 24)}"}`, 'E_LIMIT', 'long.jsonl:1', 'a .json list or in Parquet'],
     ['empty.jsonl', '\n', 'E_CONFIG', 'at least one row'],
     ['rows.parquet', 'PAR1', 'E_FORMAT', 'cannot be read as Parquet'],
     ['rows.txt', 'a,b', 'E_CONFIG', '.jsonl', '.parquet', '.csv', 'got .txt'],
