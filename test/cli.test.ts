@@ -242,6 +242,7 @@ t.test('refusals: text, code 1, nothing written', async (t) => {
       ['train', 'grpo', '--model', model, '--data', 'rows.jsonl', '--rewards', '', '--output', 'no'],
       /^E_CONFIG \[--rewards\]/,
     ],
+    [['improve', '--output', ''], /^E_CONFIG \[--output\] expected the name of a folder/],
     [['improve', '--rounds', '0'], /^E_CONFIG \[--rounds\]/],
     [['generate', '--prompt', 'x', '--modl', 'y'], /^E_CONFIG \[--modl\] .*'--model'/],
     [['generate', '--prompt', 'x', '--model', model, '--maxNewTokens', ' '], /^E_CONFIG \[--maxNewTokens\]/],

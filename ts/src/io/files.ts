@@ -78,6 +78,11 @@ async function makeFolders(path: string): Promise<void> {
     await mkdir(path)
   } catch (error) {
     if (await isDirectory(path)) return
+    if (codeOf(error) === 'EEXIST')
+      throw new WhetstoneError('E_IO', path, 'cannot make the folder: a file or a link has its name (EEXIST)', {
+        cause: error,
+        details: { operation: 'make the folder', path, code: 'EEXIST' },
+      })
     const parent = dirname(path)
     if (codeOf(error) !== 'ENOENT' || (await exists(parent))) throw error
     await makeFolders(parent)
