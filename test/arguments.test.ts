@@ -133,6 +133,14 @@ t.test('other names of options are told', async (t) => {
     [generate, { repetition_penalty: 1.1 }, 'generate.repetition_penalty', /did you mean 'repetitionPenalty'/],
     [(options) => api.merge(options as api.MergeOptions), { model, output: 'x', dtyp: 'f32' }, 'merge.dtyp', /'dtype'/],
     [train, { refrence: decoder }, 'refrence', /did you mean 'reference'/],
+    [train, { reference: Promise.resolve(decoder) }, 'train.reference', /got a promise \(is `await` missing\?\)/],
+    [
+      train,
+      { output: new URL('file:///x') },
+      'train.output',
+      /expected a path, or nothing, got an object of class URL/,
+    ],
+    [async () => api.createTask('countdown', {} as never), {}, 'createTask.seed', /a number, got nothing/],
     [
       train,
       { lora: { r: 8 } },

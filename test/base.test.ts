@@ -23,6 +23,7 @@ import {
   quantile,
   variance,
 } from '../ts/src/base/stats.js'
+import { atOnce, inTurns } from '../ts/src/base/turns.js'
 import { randomOf } from './support.js'
 
 // Random numbers -------------------------------------------------------------------------------------------------------
@@ -242,4 +243,28 @@ t.test('pass@k', async (t) => {
   t.throws(() => passAtK(2, 0, 5), { code: 'E_CONFIG' }, 'two samples cannot tell pass@5')
   t.throws(() => passAtK(2, 3, 1), { code: 'E_CONFIG' })
   t.throws(() => passAtK(2, 1, 0), { code: 'E_CONFIG' })
+})
+
+t.test('work in turns', async (t) => {
+  function* work(parts: number): Generator<void, number> {
+    for (let part = 0; part < parts; part++) {
+      const end = performance.now() + 30
+      while (performance.now() < end);
+      yield
+    }
+    return parts
+  }
+  let timers = 0
+  const timer = setInterval(() => timers++, 1)
+  t.equal(await inTurns(work(8), () => undefined), 8)
+  t.ok(timers >= 3, `others had ${timers} turns`)
+  const few = timers
+  t.equal(atOnce(work(3)), 3)
+  t.equal(timers, few)
+  const enough = new Error('enough')
+  const check = () => {
+    if (timers > few) throw enough
+  }
+  await t.rejects(inTurns(work(1000), check), enough)
+  clearInterval(timer)
 })

@@ -130,6 +130,20 @@ t.test('trainers that sample: prompts and rewards from files, or tasks', async (
     t.equal(outcome.code, 1, args.join(' '))
     t.match(outcome.err, text)
   }
+  await put('silent.mjs', 'export const never = () => new Promise(() => {})\n')
+  const silent = await run('train', 'grpo', ...prompts, 'silent.mjs', '--output', 'silent')
+  t.match(
+    silent,
+    { code: 1, err: /^E_VERIFIER \[whetstone\] .*promise of a reward function/m },
+    'no end without a word',
+  )
+  await put(
+    'chatty.mjs',
+    'console.log(1)\nexport const one = ({ completions: c }) => c.map(() => console.log(2) ?? 1)\n',
+  )
+  const chatty = await run('train', 'grpo', ...prompts, 'chatty.mjs', '--json', '--output', 'chatty')
+  t.match(chatty, { code: 0, err: '1\n2\n' })
+  t.match(JSON.parse(chatty.out), { stopped: false }, 'what modules print is not in the way of the object')
   await refused(/^E_CONFIG \[--tasks\] expected either/m, ...few)
   await refused(/^E_CONFIG \[--rewards\] expected a module/m, ...few, '--data', 'rows.jsonl')
   await refused(/^E_CONFIG \[none\.mjs\] .*exports functions/m, ...prompts, 'none.mjs')
@@ -219,6 +233,16 @@ t.test('refusals: text, code 1, nothing written', async (t) => {
       /^E_CONFIG \[bad.yaml:2\] unknown setting 'learning_rte'; did you mean 'learningRate'/,
     ],
     [['train', 'sft', '--config', 'torn.yaml'], /^E_FORMAT \[torn.yaml:2\]/],
+    [
+      ['train', 'sft', ...quick, '--output', ''],
+      /^E_CONFIG \[--output\] expected the name of a file or folder, got ""/,
+    ],
+    [['train', 'sft', '--model=', '--output', 'no'], /^E_CONFIG \[--model\] .*folder, got ""/],
+    [
+      ['train', 'grpo', '--model', model, '--data', 'rows.jsonl', '--rewards', '', '--output', 'no'],
+      /^E_CONFIG \[--rewards\]/,
+    ],
+    [['improve', '--output', ''], /^E_CONFIG \[--output\] expected the name of a folder/],
     [['improve', '--rounds', '0'], /^E_CONFIG \[--rounds\]/],
     [['generate', '--prompt', 'x', '--modl', 'y'], /^E_CONFIG \[--modl\] .*'--model'/],
     [['generate', '--prompt', 'x', '--model', model, '--maxNewTokens', ' '], /^E_CONFIG \[--maxNewTokens\]/],

@@ -57,6 +57,16 @@ t.test('fields that are no part of a row are left out and counted', async (t) =>
   t.match(extraFieldWarnings(data.extraFields, 3)[0], "field 'source' (in 2 of 3 rows) is not used")
   const pair = { prompt: 'a', chosen: 'b', rejected: 'c', target: 'a word', weight: 'heavy' }
   t.strictSame(checkRow(pair, 'row 1', 'preference'), { prompt: 'a', chosen: 'b', rejected: 'c' })
+  const mixed = [
+    { messages: null, prompt: 'a', completion: 'b', text: undefined },
+    { messages: undefined, conversations: null, text: 'a', prompt: null },
+    { messages: [user, { ...bot('b'), content: null, tool_calls: [{ name: 'f' }] }], prompt: null },
+  ].map((row) => Object.keys(checkRow(row, 'row 1', 'completion')))
+  t.strictSame(
+    mixed,
+    [['prompt', 'completion'], ['text'], ['messages']],
+    'null and undefined are fields that are missing',
+  )
   const json = { messages: [user], tools: '[{"name":"f"}]' }
   t.strictSame(checkRow(json, 'row 1', 'completion'), { messages: [user], tools: [{ name: 'f' }] }, 'tools as text')
 })
@@ -138,6 +148,10 @@ const bad: readonly (readonly [keyof RowKinds, unknown, ...string[]])[] = [
   ['completion', { messages: [user], chat_template_kwargs: [] }, 'template variables'],
   ['completion', { messages: [user], chat_template_kwargs: { messages: 1 } }, 'chat_template_kwargs.messages'],
   ['completion', { messages: [user], chat_template_kwargs: { bos_token: '<|eot_id|>' } }, 'bos_token', 'plain words'],
+  ['completion', { messages: [user, { role: 'assistant', content: null }] }, "'messages[1].content'", 'text', 'null'],
+  ['completion', { messages: [user, { role: 'assistant' }] }, "'messages[1].content'", 'calls of tools', 'nothing'],
+  ['completion', { messages: [{ role: 'user', name: 'Ann', content: null, tool_calls: [] }] }, 'messages[0].content'],
+  ['completion', { messages: null }, "field 'messages'", 'got null'],
   ['completion', { prompt: 'a', completion: [bot('b')] }, "field 'completion'", 'text'],
   ['completion', { prompt: [user], completion: 'b' }, "field 'completion'", 'a list of messages'],
   ['completion', { prompt: 7, completion: 'b' }, "field 'prompt'", 'text or a list of messages'],
@@ -344,7 +358,7 @@ t.test('keys of prototypes are keys like any other', async (t) => {
 
 t.test('files', async (t) => {
   const folder = await temporaryFolder(t)
-  const write = async (name: string, text: string): Promise<string> => {
+  const write = async (name: string, text: string | Buffer): Promise<string> => {
     await writeFile(join(folder, name), text)
     return join(folder, name)
   }
@@ -359,11 +373,14 @@ t.test('files', async (t) => {
   }
   const list = await write('rows.json', '[{"text":"a"},{"text":"b"}]')
   t.equal((await readData(list, 'completion')).rows[1].where, `${list}[1]`)
-  const cases: readonly (readonly [string, string, string, ...string[]])[] = [
+  const cases: readonly (readonly [string, string | Buffer, string, ...string[]])[] = [
     ['bad.jsonl', '{"text":"a"}\n{"text":1}\n', 'E_FORMAT', 'bad.jsonl:2]', "field 'text'"],
     ['torn.jsonl', '{"text":"a"}\n{"text":', 'E_FORMAT', 'torn.jsonl:2'],
     ['half.jsonl', '{"text":"\\ud800"}\n', 'E_FORMAT', 'half.jsonl:1', 'surrogate'],
     ['bad.json', '{"text":"a"}', 'E_FORMAT', 'a list of rows'],
+    ['lines.json', '{"text":"a"}\n{"text":"b"}\n', 'E_FORMAT', 'line 2', 'give the file the ending .jsonl'],
+    ['wide.jsonl', Buffer.from('\ufefftext', 'utf16le'), 'E_FORMAT', 'wide.jsonl:1', 'it looks like UTF-16'],
+    ['long.jsonl', `{"text":"${'a'.repeat(2 ** 24)}"}`, 'E_LIMIT', 'long.jsonl:1', 'a .json list or in Parquet'],
     ['empty.jsonl', '\n', 'E_CONFIG', 'at least one row'],
     ['rows.parquet', 'PAR1', 'E_FORMAT', 'cannot be read as Parquet'],
     ['rows.txt', 'a,b', 'E_CONFIG', '.jsonl', '.parquet', '.csv', 'got .txt'],

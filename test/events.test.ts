@@ -218,6 +218,9 @@ t.test('a terminal has one live line', async (t) => {
     '\r\u001b[2K',
     'kept\n',
   ])
+  const unsized = fakeStream({ isTTY: true, columns: 0 })
+  createProgress(unsized.stream, false, { env: { NO_COLOR: '1' } }).update('round 1/9')
+  t.same(unsized.written, ['\r\u001b[2Kround 1/9'], 'a terminal that does not say how wide it is')
   const plain = fakeStream({ isTTY: true })
   createProgress(plain.stream, false, { env: { NO_COLOR: '1' } }).update('round 1/9')
   t.same(plain.written, ['\r\u001b[2Kround 1/9'])

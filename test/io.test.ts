@@ -18,6 +18,7 @@ import {
 } from '../ts/src/io/dtype.js'
 import {
   attempt,
+  ensureDirectory,
   exists,
   faults,
   fileSize,
@@ -139,6 +140,13 @@ t.test('names that leave their folder or are no plain files', async (t) => {
   t.equal(await insideFolder(join(hub, 'snapshots/c0ffee'), 'model.bin'), join(hub, 'blobs/b10b'), "the hub's cache")
 })
 
+t.test('folders that are made', async (t) => {
+  const made = folder({ old: 'file' })
+  for (const again of ['a/b', 'a/b', 'a/../c']) await ensureDirectory(join(made, again))
+  t.same(readdirSync(made).sort(), ['a', 'c', 'old'])
+  await fails(t, 'E_IO', () => ensureDirectory(join(made, 'old')), 'a file or a link has its name (EEXIST)')
+  if (process.platform === 'linux') await fails(t, 'E_IO', () => ensureDirectory('/proc/new/below'), '(ENOENT)')
+})
 t.test('writes', async (t) => {
   async function* pieces() {
     yield 'é'

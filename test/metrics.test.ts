@@ -108,8 +108,22 @@ t.test('counts go on where a run was stopped', async (t) => {
   await t.rejects(run({ objective, output, signal: stop.signal }), { code: 'E_ABORTED' })
   const rest = await run({ output, resume: true })
   t.ok(rest.length > 0 && rest.length < 8)
-  const pick = ({ step, epoch, numTokens, loss }: StepEvent) => ({ step, epoch, numTokens, loss })
+  const pick = ({ step, epoch, numTokens, loss, stats }: StepEvent) => ({ step, epoch, numTokens, loss, stats })
   t.same(rest.map(pick), whole.slice(-rest.length).map(pick))
+
+  looks = 0
+  const windows = { loggingSteps: 3, output: join(folder, 'stopped-between') }
+  const again = new AbortController()
+  const stops: Objective = {
+    ...sft(),
+    evaluate: (batch) => {
+      if (++looks === 5) again.abort(new Error('enough'))
+      return sft().evaluate(batch)
+    },
+  }
+  await t.rejects(run({ ...windows, objective: stops, signal: again.signal }), { code: 'E_ABORTED' })
+  const resumed = await run({ ...windows, resume: true })
+  t.same(resumed.map(pick), (await run({ loggingSteps: 3 })).slice(1).map(pick), 'and so do the means between events')
 })
 
 t.test('online methods: passes over the prompts', async (t) => {

@@ -227,7 +227,12 @@ t.test('memory', async (t) => {
       model.dispose()
       model.dispose()
       t.equal(await liveBytes(), before, `${name} ${dtype}: all bytes come back`)
-      await t.rejects(model.logits(ids), { code: 'E_DISPOSED' }, 'use after dispose')
+      for (const use of ['logits', 'logProbs', 'generate'] as const)
+        await t.rejects(model[use](ids) as Promise<unknown>, {
+          code: 'E_DISPOSED',
+          where: use,
+          message: /the model of .* was already/,
+        })
       t.equal(await liveBytes(), before)
     }
   await t.test('too little of it', async (t) => {

@@ -60,6 +60,9 @@ t.test('the corrected command starts again where no step was made', async (t) =>
 t.test('equal settings resume what has made no step', async (t) => {
   await t.rejects(runOf('fixed', { data: bad }), { code: 'E_FORMAT' })
   t.equal((await runOf('fixed', { resume: true })).stepsDone, 1, 'rows are no setting of train()')
+  await rm(join(folder, 'fixed', 'checkpoints', 'step-00000001'), { recursive: true })
+  const lost = { code: 'E_TORN', message: /the log tells of a checkpoint of step 1, but there is none/ }
+  await t.rejects(runOf('fixed', { resume: true }), lost, 'what was saved and is gone is no reason to begin again')
 })
 
 t.test('work keeps its folder', async (t) => {

@@ -311,3 +311,19 @@ t.test('evaluations without rows, and a run to go on with that is none', async (
   const { stepsDone } = await train({ ...options, evalSteps: 2, evalData: rowsFor(objective) }).result
   t.equal(stepsDone, 1)
 })
+
+t.test('a signal while rows become tokens', async (t) => {
+  using policy = await loadModel(base)
+  const rows = Array.from({ length: 20_000 }, (_, i) => ({ prompt: `say ${i}: `, completion: 'abcdefgh'.repeat(8) }))
+  const stop = new AbortController()
+  setTimeout(() => stop.abort(new Error('enough')), 1)
+  const run = train({ policy, objective: sft(), data: rows, maxSteps: 1, signal: stop.signal })
+  const events: string[] = []
+  await t.rejects(
+    async () => {
+      for await (const { type } of run) events.push(type)
+    },
+    { code: 'E_ABORTED' },
+  )
+  t.same(events, [], 'the timer had its turn long before the last row')
+})

@@ -7,7 +7,7 @@ import type { BestCheckpoint } from './watch.js'
 /**
  * An optimizer step, and with `loggingSteps` those since the event before: `loss` and `stats` are means over them, each over
  * the steps that have it, as in TRL; a step that changed nothing (`applied` false) does not count beside others that did.
- * The rest is the last step's. Times and rates are of this process, and so are the steps of a mean behind a resume.
+ * The rest is the last step's. Times and rates are of this process.
  */
 export interface StepEvent extends StepResult {
   readonly type: 'step'

@@ -12,6 +12,7 @@ import { saveCheckpoint } from './checkpoint/save.js'
 import type { Emit } from './events.js'
 import { checkSchedule, learningRateAt, type Schedule } from './schedule.js'
 import { entriesOf, optimizerEntries, policyFiles, readFlat, restoreTrainer, weightsFile } from './state.js'
+import { addStep, meansOf, noSteps, readSteps, type StepSums } from './step-means.js'
 import { type MicroBatch, refuseNonFinite, type StepResult, type Trainer, trainStep } from './trainer.js'
 import {
   type BestCheckpoint,
@@ -98,8 +99,8 @@ export async function runPhase(phase: Phase): Promise<PhaseResult> {
   const resumed = phase.resume ? await resumePhase(phase) : await startPhase(phase)
   const first = resumed?.step ?? 0
   const watcher = createWatcher(phase, resumed?.watch ?? unwatched)
-  const saver = createSaver(phase, watcher, resumed?.checkpoint)
-  const report = createReporter(phase)
+  const reporter = createReporter(phase, resumed?.unreported ?? noSteps)
+  const saver = createSaver(phase, watcher, reporter, resumed?.checkpoint)
   let last: StepResult | undefined
   let skipped = 0
   let step = first
@@ -112,7 +113,7 @@ export async function runPhase(phase: Phase): Promise<PhaseResult> {
     last = await trainStep(phase.trainer, batches, rateAt(phase, step))
     step++
     skipped = last.applied ? 0 : await handleNonFinite(phase, step, last, skipped)
-    report(step, last)
+    reporter.report(step, last)
     await watcher.look(step)
     if ((isDone() || watcher.saves(step)) && (await saver.save(step, isDone()))) saved = step
   }
@@ -214,32 +215,22 @@ async function handleNonFinite(phase: Phase, step: number, result: StepResult, s
   return skipped + 1
 }
 
-const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length
-
-/** Loss and statistics as means over steps, each over those that have it; steps that changed nothing only when all did. */
-function meansOf(steps: readonly StepResult[]): Pick<StepResult, 'loss' | 'stats'> {
-  const applied = steps.filter((step) => step.applied)
-  const counted = applied.length > 0 ? applied : steps
-  const names = new Set(counted.flatMap(({ stats }) => Object.keys(stats)))
-  const meanOf = (name: string) => mean(counted.flatMap(({ stats }) => stats[name] ?? []))
-  return {
-    loss: mean(counted.map(({ loss }) => loss)),
-    stats: Object.fromEntries([...names].map((name) => [name, meanOf(name)])),
-  }
-}
-
-/** Reports every `loggingSteps`-th step, with tokens per second over what this process did. */
-function createReporter(phase: Phase): (step: number, result: StepResult) => void {
+/**
+ * Reports every `loggingSteps`-th step, with tokens per second over what this process did.
+ *
+ * @param found steps behind the last event of a run that is resumed
+ */
+function createReporter(phase: Phase, found: StepSums) {
   const { loggingSteps = 1, schedule, model, emit, name, stepsPerEpoch } = phase
   const start = performance.now()
   let tokens = 0
-  let unreported: StepResult[] = []
-  return (step, result) => {
+  let unreported = found
+  const report = (step: number, result: StepResult): void => {
     tokens += result.tokens
-    unreported.push(result)
+    unreported = addStep(unreported, result)
     if (step % loggingSteps !== 0 && step !== schedule.totalSteps) return
     const means = meansOf(unreported)
-    unreported = []
+    unreported = noSteps
     const seconds = (performance.now() - start) / 1000
     emit({
       type: 'step',
@@ -254,12 +245,16 @@ function createReporter(phase: Phase): (step: number, result: StepResult) => voi
       memoryBytes: model.decoder.device.memory().peakBytes,
     })
   }
+  return { report, unreported: () => unreported }
 }
+
+type Reporter = ReturnType<typeof createReporter>
 
 /** Saves the state at a step boundary; the folder, or undefined when the phase keeps none. */
 async function save(
   { directory, trainer, model, ...phase }: Phase,
   watch: WatchState,
+  unreported: StepSums,
   step: number,
 ): Promise<string | undefined> {
   if (directory === undefined) return undefined
@@ -278,6 +273,7 @@ async function save(
       history,
       numTokens,
       watch,
+      unreported,
       fingerprint: phase.fingerprint,
     },
     modelDirectory: model.directory,
@@ -294,7 +290,7 @@ async function save(
  * Saves, and lets training go on when that fails once: the checkpoint before still stands. A second failure in a row,
  * and any failure of the last save, is thrown.
  */
-function createSaver(phase: Phase, watcher: Watcher, found: string | undefined) {
+function createSaver(phase: Phase, watcher: Watcher, reporter: Reporter, found: string | undefined) {
   let newest = found
   let failed = false
   return {
@@ -303,7 +299,7 @@ function createSaver(phase: Phase, watcher: Watcher, found: string | undefined) 
     save: async (step: number, last: boolean): Promise<boolean> => {
       try {
         const settled = watcher.settled(step)
-        const path = await save(phase, settled, step)
+        const path = await save(phase, settled, reporter.unreported(), step)
         if (path !== undefined) watcher.accept(settled)
         newest = path ?? newest
         failed = false
@@ -335,8 +331,16 @@ export async function tellEmptyResume({ directory, resume, emit }: Pick<Phase, '
   emit({ type: 'warning', message: 'the run has no checkpoint yet: it begins at step 0 again' })
 }
 
+/** Where a phase goes on. */
+interface Resumed {
+  readonly step: number
+  readonly checkpoint: string
+  readonly watch: WatchState
+  readonly unreported: StepSums
+}
+
 /** Restores the newest checkpoint of the phase; undefined when there is none yet. */
-async function resumePhase(phase: Phase): Promise<{ step: number; checkpoint: string; watch: WatchState } | undefined> {
+async function resumePhase(phase: Phase): Promise<Resumed | undefined> {
   if (phase.directory === undefined) return undefined
   const found = await newestCheckpoint(phase.directory, (message) => phase.emit({ type: 'warning', message }))
   if (found === undefined) return undefined
@@ -359,7 +363,8 @@ async function resumePhase(phase: Phase): Promise<{ step: number; checkpoint: st
     await Promise.all([weights.close(), optimizer.close()])
   }
   const watch = (state.watch ?? unwatched) as WatchState
-  return { step: Number(state.step), checkpoint: found.directory, watch }
+  const unreported = readSteps(state.unreported)
+  return { step: Number(state.step), checkpoint: found.directory, watch, unreported }
 }
 
 /** Turns an abort into the error that a caller of `train` expects. */

@@ -4,6 +4,7 @@
 
 import { appendFile, readdir, rm, truncate } from 'node:fs/promises'
 import { join } from 'node:path'
+import { shownValue } from '../src/base/arguments.js'
 import { messageOf, WhetstoneError } from '../src/base/errors.js'
 import { attempt, ensureDirectory, exists, readBytes, writeAtomic } from '../src/io/files.js'
 import { decodeUtf8, parseJson, readJsonObject } from '../src/io/json.js'
@@ -39,7 +40,8 @@ export type LoggedEvent = TrainEvent & { readonly time: string }
  *   on, its log has a gap
  * @param changes default none
  * @throws WhetstoneError E_CONFIG when it is in use, holds a run that has made a step, samples or a checkpoint and was not
- *   asked to resume, none that was, or something else than a run; E_MISMATCH when the settings differ from those of a run to resume
+ *   asked to resume, none that was, or something else than a run; E_TORN when it has lost its checkpoints; E_MISMATCH when the
+ *   settings differ from those of a run to resume
  */
 export async function openRun(
   path: string,
@@ -117,7 +119,10 @@ async function settleConfig(
   if (!isRunConfig(stored))
     throw new WhetstoneError('E_CONFIG', path, 'the folder holds something else than a run: choose another --output')
   const found = await workIn(path)
-  if (resume) return changeSettings(file, stored as StoredConfig, config, changes, found)
+  if (resume) {
+    await changeSettings(file, stored as StoredConfig, config, changes, found)
+    return found === 'a checkpoint' ? undefined : refuseLost(path)
+  }
   if (found !== undefined) refuseStarted(path, found)
   warn('the folder holds a run that ended before its first step; it is started again')
   // Reports take the beginning of a log for the run's.
@@ -151,7 +156,7 @@ async function changeSettings(
     throw new WhetstoneError(
       'E_MISMATCH',
       key,
-      `the run was started with ${JSON.stringify(stored[key]?.value)}, now ${JSON.stringify(value)}: ${advice[key] ?? 'resume with the same settings'}${again}`,
+      `the run was started with ${shownValue(stored[key]?.value)}, now ${shownValue(value)}: ${advice[key] ?? 'resume with the same settings'}${again}`,
     )
   }
   if (changed.length > 0) await writeConfig(file, config)
@@ -185,6 +190,15 @@ function refuseStarted(path: string, found: Work): never {
   const advice = found === 'samples' ? `${others}, or remove ${join(path, 'rounds')} to start again` : others
   const text = `the folder already holds a run, which has made ${found}: add --resume to go on with it, or ${advice}`
   throw new WhetstoneError('E_CONFIG', path, text)
+}
+
+/** A run whose checkpoints are gone must not begin at step 0 again, as one may that was killed before its first. */
+async function refuseLost(path: string): Promise<void> {
+  if (!(await exists(join(path, 'metrics.jsonl')))) return
+  const lost = (await readMetrics(path)).findLast((event) => event.type === 'checkpoint')
+  if (lost?.type !== 'checkpoint') return
+  const text = `the log tells of a checkpoint of step ${lost.step}, but there is none: put it back, or choose another output to start afresh`
+  throw new WhetstoneError('E_TORN', path, text)
 }
 
 /** Events of a run in order; a last line that was cut off by a kill is left out. */

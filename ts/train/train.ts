@@ -6,12 +6,13 @@ import type { Objective } from '../loss/define.js'
 import { objectiveKind } from '../loss/objective.js'
 import { checkMembers, kinds, optional } from '../src/base/arguments.js'
 import { WhetstoneError } from '../src/base/errors.js'
+import { inTurns } from '../src/base/turns.js'
 import { type LanguageModel, modelKind } from '../src/generate/language-model.js'
 import { type Decoder, decoderKind } from '../src/models/decoder.js'
 import { type TrainingInput, type TrainingOptions, trainingOptions } from './config/options.js'
 import { type Resolved, resolveConfig, resolvedKind, type Source, sourcesKind } from './config/resolve.js'
 import { changesOf, noChanges } from './continue.js'
-import { checkLengths, checkVocabulary, encodeFor } from './data/encode.js'
+import { checkLengths, checkVocabulary, encodingFor } from './data/encode.js'
 import { encodePart } from './data/encode-options.js'
 import type { EncodedExample } from './data/example.js'
 import { warningsOf } from './data/findings.js'
@@ -202,15 +203,18 @@ interface Data {
 async function encodedData({ options, values, emit }: Job): Promise<Data> {
   const { policy, objective } = options
   const rows = await splitRows(options, values)
-  const encode = (own: typeof rows.train, spare?: typeof rows.train) => {
-    const encoded = encodeFor(objective, policy.tokenizer, own, encodePart(values), spare)
+  const check = () => {
+    if (options.signal?.aborted) throw abortError(options.signal)
+  }
+  const encode = async (own: typeof rows.train, spare: typeof rows.train = []) => {
+    const encoded = await inTurns(encodingFor(objective, policy.tokenizer, own, encodePart(values), spare), check)
     checkLengths(encoded, policy.decoder.config)
     checkVocabulary(encoded, policy.decoder.config, policy.tokenizer)
     return encoded
   }
-  const { examples, summary } = encode(rows.train)
+  const { examples, summary } = await encode(rows.train)
   for (const message of [...warningsOf(summary), ...rows.warnings]) emit({ type: 'warning', message })
-  return { train: examples, held: rows.held.length === 0 ? [] : encode(rows.held, rows.train).examples }
+  return { train: examples, held: rows.held.length === 0 ? [] : (await encode(rows.held, rows.train)).examples }
 }
 
 /** The data with the reference's log-probs, when the settings ask for them; a KL over the vocabulary needs the model. */

@@ -84,6 +84,16 @@ export const kinds = {
 
 const kindOf = (value: unknown): string => (value === null ? 'null' : `a value of type ${typeof value}`)
 
+/** Its class, where it has one that tells more than its members. */
+function shownObject(value: object): string {
+  const members = Object.keys(value).slice(0, 8).join(', ')
+  if (members !== '') return `an object with ${members}`
+  const { name } = (Object.getPrototypeOf(value) as { constructor?: { name?: unknown } } | null)?.constructor ?? {}
+  return typeof name === 'string' && name !== '' && name !== 'Object'
+    ? `an object of class ${name}`
+    : 'an object with no members'
+}
+
 /** A value in a few words: `the number 7`, `nothing`. */
 export function shownArgument(value: unknown): string {
   if (value === undefined) return 'nothing'
@@ -91,7 +101,8 @@ export function shownArgument(value: unknown): string {
   if (Array.isArray(value))
     return value.length === 0 ? 'an empty list' : `a list of ${value.length} that begins with ${kindOf(value[0])}`
   if (typeof value === 'function') return 'a function'
-  if (typeof value === 'object') return `an object with ${Object.keys(value).slice(0, 8).join(', ') || 'no members'}`
+  if (value instanceof Promise) return 'a promise (is `await` missing?)'
+  if (typeof value === 'object') return shownObject(value)
   return typeof value === 'string' ? `'${value.slice(0, 80)}'` : `the ${typeof value} ${String(value)}`
 }
 

@@ -68,7 +68,7 @@ export function createProgress(stream: ProgressStream, quiet = false, options: P
   return {
     update: (line) => {
       if (live) {
-        write(eraseLine + emphasized(fitted(withoutControls(line), stream.columns ?? 100), hasColor(stream, env)))
+        write(eraseLine + emphasized(fitted(withoutControls(line), stream.columns || 100), hasColor(stream, env)))
         shown = true
       } else if (now() - lastPlain >= plainEveryMs) {
         lastPlain = now()

@@ -202,7 +202,14 @@ async function loadWith(directory: string, tokenizerFolder: string, options: Mod
 
 /** Puts a decoder and a tokenizer together. */
 export function languageModel(decoder: Decoder, tokenizer: Tokenizer, directory: string): LanguageModel {
-  const dispose = () => disposeDecoder(decoder, disposeFlat)
+  let disposed = false
+  const dispose = () => {
+    disposed = true
+    disposeDecoder(decoder, disposeFlat)
+  }
+  const live = (name: string) => {
+    if (disposed) throw new WhetstoneError('E_DISPOSED', name, `the model of ${directory} was already disposed`)
+  }
   const model = {
     decoder,
     device: decoder.device,
@@ -210,20 +217,24 @@ export function languageModel(decoder: Decoder, tokenizer: Tokenizer, directory:
     directory,
     logProbs: async (ids: readonly number[] | readonly (readonly number[])[]) => {
       checkArgument('logProbs.ids', ids, either(kinds.numbers, sequencesKind))
+      live('logProbs')
       return isIds(ids) ? (await logProbs(decoder, [ids]))[0] : logProbs(decoder, ids)
     },
     logits: async (ids: readonly number[]) => {
       checkArgument('logits.ids', ids, kinds.numbers)
+      live('logits')
       return logits(decoder, ids)
     },
     scores: async (sequences: readonly (readonly number[])[], positions?: readonly (readonly number[])[]) => {
       checkArgument('scores.sequences', sequences, sequencesKind)
       checkArgument('scores.positions', positions, optional(sequencesKind))
+      live('scores')
       return scores(decoder, sequences, positions ?? sequences.map((ids) => [ids.length - 1]))
     },
     generate: async (prompt: Prompt | readonly Prompt[], options: GenerateOptions = {}) => {
       checkArgument('generate.prompt', prompt, either(promptKind, listOf(promptKind)))
       checkOptions('generate', options, generateKinds)
+      live('generate')
       if (options.mixture !== undefined) checkOptions('generate.mixture', options.mixture, mixtureKinds)
       if (!isPrompt(prompt)) return generate(model as LanguageModel, prompt, options)
       return (await generate(model as LanguageModel, [prompt], options))[0]

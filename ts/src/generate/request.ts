@@ -83,9 +83,19 @@ export function checkRequest(m: Decoder, r: GenerationRequest): void {
   need(mild, 'repetitionPenalty', 'a number above 0, from 1e-6 to 1e6', repetitionPenalty)
   const alone = modelsOf(m, r).length === 1 || repetitionPenalty === 1
   need(alone, 'repetitionPenalty', '1 where two models are mixed', repetitionPenalty)
-  need(Number.isInteger(r.numGenerations) && r.numGenerations >= 1, 'numGenerations', 'at least 1', r.numGenerations)
-  need(Number.isInteger(r.maxNewTokens) && r.maxNewTokens >= 1, 'maxNewTokens', 'at least 1', r.maxNewTokens)
-  need(Number.isInteger(r.maxRows) && r.maxRows >= 1, 'maxRows', 'at least 1', r.maxRows)
+  need(
+    Number.isInteger(r.numGenerations) && r.numGenerations >= 1,
+    'numGenerations',
+    'a whole number of at least 1',
+    r.numGenerations,
+  )
+  need(
+    Number.isInteger(r.maxNewTokens) && r.maxNewTokens >= 1,
+    'maxNewTokens',
+    'a whole number of at least 1',
+    r.maxNewTokens,
+  )
+  need(Number.isInteger(r.maxRows) && r.maxRows >= 1, 'maxRows', 'a whole number of at least 1', r.maxRows)
   need(Number.isSafeInteger(r.seed) && r.seed >= 0, 'seed', 'a whole number of at least 0', r.seed)
   if (r.mixture !== undefined) checkMixture(m, r.mixture)
   const limit = limitOf(modelsOf(m, r))

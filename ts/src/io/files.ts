@@ -4,7 +4,7 @@
 
 import { createHash, randomBytes } from 'node:crypto'
 import { constants } from 'node:fs'
-import { type FileHandle, lstat, mkdir, open, realpath, rename, rm } from 'node:fs/promises'
+import { type FileHandle, lstat, mkdir, open, realpath, rename, rm, stat } from 'node:fs/promises'
 import { basename, dirname, join, sep } from 'node:path'
 import { messageOf, WhetstoneError } from '../base/errors.js'
 
@@ -32,6 +32,7 @@ const advice: Readonly<Record<string, string>> = {
   EROFS: ': the file system is read-only',
   EMFILE: ': too many open files',
   EEXIST: ': it exists already',
+  ENOTDIR: ': a part of the path is no folder',
 }
 
 /**
@@ -62,9 +63,36 @@ export async function exists(path: string): Promise<boolean> {
   }
 }
 
+const isDirectory = (path: string): Promise<boolean> =>
+  stat(path).then(
+    (info) => info.isDirectory(),
+    () => false,
+  )
+
+/**
+ * Makes a folder and those above it. Not by Node's recursive `mkdir`, which takes the refusal of a read-only file system
+ * for a missing folder, and on one that makes none, such as /proc, tries for ever.
+ */
+async function makeFolders(path: string): Promise<void> {
+  try {
+    await mkdir(path)
+  } catch (error) {
+    if (await isDirectory(path)) return
+    if (codeOf(error) === 'EEXIST')
+      throw new WhetstoneError('E_IO', path, 'cannot make the folder: a file or a link has its name (EEXIST)', {
+        cause: error,
+        details: { operation: 'make the folder', path, code: 'EEXIST' },
+      })
+    const parent = dirname(path)
+    if (codeOf(error) !== 'ENOENT' || (await exists(parent))) throw error
+    await makeFolders(parent)
+    await makeFolders(path)
+  }
+}
+
 /** Makes a folder and those above it. */
-export const ensureDirectory = (path: string): Promise<unknown> =>
-  attempt('make the folder', path, () => mkdir(path, { recursive: true }))
+export const ensureDirectory = (path: string): Promise<void> =>
+  attempt('make the folder', path, () => makeFolders(path))
 
 /** A regular file that is open for reading. */
 export interface OpenFile {

@@ -24,11 +24,15 @@ function placeOf(text: string, at: number): { line: number; column: number } {
 export const lfsStart = 'version https://git-lfs'
 export const lfsAdvice = 'it is a Git LFS pointer, not the file that it stands for: run `git lfs pull` in its folder'
 
+/** An object on a line of its own, and another behind it. */
+const objectLines = /^\s*\{[^\n]*\}\s*\n\s*\{/
+
 /** Words for a text that is no JSON at all. */
 function hint(text: string): string {
   if (text.startsWith(lfsStart)) return `; ${lfsAdvice}`
   if (text.startsWith('\uFEFF')) return '; the text begins with a byte-order mark: save it as plain UTF-8'
   if (text.trim() === '') return '; the text is empty'
+  if (objectLines.test(text)) return '; one object per line are JSON lines: give the file the ending .jsonl'
   return ''
 }
 
@@ -74,6 +78,16 @@ function firstInvalid(bytes: Uint8Array): number {
   return invalid
 }
 
+/** First bytes of what is taken for text. */
+const otherEncodings: readonly (readonly [first: number, second: number, text: string])[] = [
+  [0x1f, 0x8b, '; it looks like gzip: decompress it first'],
+  [0xff, 0xfe, '; it looks like UTF-16: save it as UTF-8'],
+  [0xfe, 0xff, '; it looks like UTF-16: save it as UTF-8'],
+]
+
+const encodingOf = (bytes: Uint8Array): string =>
+  otherEncodings.find(([first, second]) => bytes[0] === first && bytes[1] === second)?.[2] ?? ''
+
 /**
  * Decodes UTF-8. A byte-order mark stays in the text.
  *
@@ -83,8 +97,7 @@ export function decodeUtf8(bytes: Uint8Array, where: string): string {
   try {
     return decode(bytes)
   } catch (cause) {
-    const compressed = bytes[0] === 0x1f && bytes[1] === 0x8b ? '; it looks like gzip: decompress it first' : ''
-    const text = `expected UTF-8 text, byte ${firstInvalid(bytes) - 1} does not fit${compressed}`
+    const text = `expected UTF-8 text, byte ${firstInvalid(bytes) - 1} does not fit${encodingOf(bytes)}`
     throw new WhetstoneError('E_FORMAT', where, text, { cause })
   }
 }

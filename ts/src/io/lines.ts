@@ -57,6 +57,6 @@ function checkLength(bytes: number, limit: number, path: string, line: number): 
     throw new WhetstoneError(
       'E_LIMIT',
       `${path}:${line}`,
-      `expected a line of at most ${limit} bytes, got ${bytes} or more: raise lineLimitBytes if it is one row`,
+      `expected a line of at most ${limit} bytes, got ${bytes} or more: if it is one row, put it in a .json list or in Parquet`,
     )
 }

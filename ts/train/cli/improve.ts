@@ -1,6 +1,7 @@
 // `whetstone improve`: the main job, its run folder and its result as text.
 
 import { join } from 'node:path'
+import { WhetstoneError } from '../../src/base/errors.js'
 import { createProgress } from '../../src/base/progress.js'
 import { exists } from '../../src/io/files.js'
 import { catalogueOf } from '../config/catalogue.js'
@@ -48,8 +49,9 @@ function configOf(options: Options) {
 async function runImprove(options: Options): Promise<void> {
   const config = configOf(options)
   const resume = options.resume === true
-  const output =
-    textOf(options, 'output') ?? (await runName(`improve-${config.values.task}-seed${config.values.seed}`, resume))
+  const given = textOf(options, 'output')
+  if (given === '') throw new WhetstoneError('E_CONFIG', '--output', "expected the name of a folder, got ''")
+  const output = given ?? (await runName(`improve-${config.values.task}-seed${config.values.seed}`, resume))
   const progress = createProgress(process.stderr, options.json === true)
   const show = createShow(progress)
   const warn = (message: string) => show({ type: 'warning', message })

@@ -2,7 +2,9 @@
 // The command line: a table of commands, each in its own file. Errors end with their code and text on standard error, with
 // --json as an object on standard output too, and with an exit code (failure.ts).
 
+import { Console } from 'node:console'
 import { Command } from 'commander'
+import { WhetstoneError } from '../../src/base/errors.js'
 import { readPackageVersion } from '../../src/native/addon.js'
 import type { AddCommand } from './common.js'
 import { openDeviceOf } from './device.js'
@@ -53,6 +55,22 @@ async function main(given: readonly string[]): Promise<void> {
   await program.parseAsync(spellArguments(program, given), { from: 'user' })
 }
 
+/**
+ * Node ends in silence, and with 0, where nothing is left that could settle what a program awaits: here a promise of a
+ * reward function or a judge.
+ */
+function tellUnsettled(json: boolean): void {
+  const text = 'what the run waits for can never come: a promise of a reward function or a judge that nothing settles'
+  endWith(new WhetstoneError('E_VERIFIER', 'whetstone', text), json)
+}
+
 surviveLostOutput()
 const given = process.argv.slice(2)
-main(given).catch((error: unknown) => endWith(error, asksForJson(given)))
+const json = asksForJson(given)
+// Modules of reward functions may print; standard output is for the one object.
+if (json) globalThis.console = new Console(process.stderr)
+const unsettled = () => tellUnsettled(json)
+process.once('beforeExit', unsettled)
+main(given)
+  .catch((error: unknown) => endWith(error, json))
+  .finally(() => process.off('beforeExit', unsettled))

@@ -3,6 +3,7 @@
 
 import * as z from 'zod'
 import { WhetstoneError } from '../../src/base/errors.js'
+import { hasColor } from '../../src/base/progress.js'
 import { loadTokenizer } from '../../src/tokenizer/tokenizer.js'
 import { catalogueOf } from '../config/catalogue.js'
 import { rowTrainers, runOptions } from '../config/run-settings.js'
@@ -51,6 +52,5 @@ async function runPreview(options: Options): Promise<void> {
   const shown = preview(tokenizer, objective, rows, encodePart(training), count)
   if (shown.errors.length > 0) process.exitCode = 1
   if (options.json === true) return print(JSON.stringify(shown))
-  const colours = process.stdout.isTTY === true && process.env.NO_COLOR === undefined
-  print(previewText(shown, { colours }).trimEnd())
+  print(previewText(shown, { colours: hasColor(process.stdout, process.env) }).trimEnd())
 }

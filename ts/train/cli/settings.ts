@@ -74,7 +74,7 @@ function placeModels(given: readonly Given[]): Promise<Given[]> {
   const place = async (one: Given): Promise<Given> => {
     const { setting, value, origin } = one
     const counts = given.findLast((other) => other.setting.path === setting.path) === one
-    if (!counts || !folders.includes(setting.path) || typeof value !== 'string') return one
+    if (!counts || !folders.includes(setting.path) || typeof value !== 'string' || value === '') return one
     const folder = await modelFolder(value)
     return folder === value ? one : { ...one, value: folder, origin: `${origin}, newest checkpoint of ${value}` }
   }

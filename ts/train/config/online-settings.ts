@@ -7,7 +7,15 @@ import { taskNames } from '../tasks/index.js'
 import { type Catalogue, catalogueOf } from './catalogue.js'
 import type { Given } from './file.js'
 import { type Resolved, resolveConfig, type Source } from './resolve.js'
-import { joinResolved, type LoraSettings, loraGroup, resolveLora, runOptions, sourcesOf } from './run-settings.js'
+import {
+  joinResolved,
+  type LoraSettings,
+  loraGroup,
+  place,
+  resolveLora,
+  runOptions,
+  sourcesOf,
+} from './run-settings.js'
 
 /** What an online run works on. */
 export const onlineRunOptions = z.strictObject({
@@ -17,10 +25,10 @@ export const onlineRunOptions = z.strictObject({
     .optional()
     .describe('built-in tasks with an exact checker'),
   difficulty: z.int().min(1).optional().describe('size of the tasks'),
-  data: z.string().optional().describe('prompts: a file of rows with `prompt`, and columns for the rewards'),
-  evalData: z.string().optional().describe('prompts to evaluate on: a file of rows'),
+  data: place().optional().describe('prompts: a file of rows with `prompt`, and columns for the rewards'),
+  evalData: place().optional().describe('prompts to evaluate on: a file of rows'),
   rewards: z
-    .union([z.string(), z.array(z.string()).min(1)])
+    .union([place(), z.array(place()).min(1)])
     .optional()
     .describe(
       'what judges samples, one or several: JavaScript modules of reward functions, samples => numbers, exported by name or as a list by default; folders of reward models',
@@ -37,8 +45,7 @@ export const onlineRunOptions = z.strictObject({
 
 /** What a run that compares pairs works on. */
 const pairRunOptions = onlineRunOptions.extend({
-  judge: z
-    .string()
+  judge: place()
     .optional()
     .describe(
       'in place of rewards: a JavaScript module whose function judges pairs, pairs => probabilities; folder of a model that pairReward trained',

@@ -16,13 +16,16 @@ import { type Resolved, resolveConfig, type Source } from './resolve.js'
 
 type AnyResolved = Resolved<Readonly<Record<string, unknown>>>
 
+/** A file or folder. The empty text of an unset shell variable is none. */
+export const place = () => z.string().min(1, 'expected the name of a file or folder')
+
 /** What a run works on. */
 export const runOptions = z.strictObject({
-  model: z.string().describe('folder to start from: Hugging Face, or a run (its newest checkpoint)'),
-  data: z.string().optional().describe('file of rows: .jsonl, .json, .csv, .tsv or .parquet'),
-  evalData: z.string().optional().describe('file of rows to evaluate on'),
-  output: z.string().optional().describe('run folder'),
-  reference: z.string().optional().describe('folder of the frozen model, or a run; default the model as it starts'),
+  model: place().describe('folder to start from: Hugging Face, or a run (its newest checkpoint)'),
+  data: place().optional().describe('file of rows: .jsonl, .json, .csv, .tsv or .parquet'),
+  evalData: place().optional().describe('file of rows to evaluate on'),
+  output: place().optional().describe('run folder'),
+  reference: place().optional().describe('folder of the frozen model, or a run; default the model as it starts'),
   dtype: z.enum(['f32', 'bf16']).optional().describe('type of weights and arithmetic; default what the weights are'),
   loadIn4bit: z
     .boolean()
@@ -32,9 +35,8 @@ export const runOptions = z.strictObject({
     .boolean()
     .optional()
     .describe('quantise the absmax of their blocks too: 4.127 bits per weight in place of 4.5'),
-  adapter: z.string().optional().describe('PEFT folder of an adapter to go on with, or a run that trained one'),
-  chatTemplatePath: z
-    .string()
+  adapter: place().optional().describe('PEFT folder of an adapter to go on with, or a run that trained one'),
+  chatTemplatePath: place()
     .optional()
     .describe("Jinja file, or folder of a tokenizer, with a chat template in place of the model's own"),
   lora: z

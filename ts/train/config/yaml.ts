@@ -32,7 +32,10 @@ export function readYaml(text: string, path: string): Entry[] {
   const document = parseDocument(text, { lineCounter: lines, prettyErrors: false })
   const at = (offset: number): string => `${path}:${lines.linePos(offset).line}`
   const [fault] = document.errors
-  if (fault !== undefined) throw new WhetstoneError('E_FORMAT', at(fault.pos[0]), `no YAML: ${fault.message}`)
+  if (fault !== undefined) {
+    const text = fault.code === 'MULTIPLE_DOCS' ? 'expected one document, found another behind ---' : fault.message
+    throw new WhetstoneError('E_FORMAT', at(fault.pos[0]), `no YAML: ${text}`)
+  }
   const entry = ({ key, value }: Pair): Entry => {
     const where = at((isScalar(key) && key.range?.[0]) || 0)
     const inside = isMap(value) ? (value.items as Pair[]).map(entry) : undefined

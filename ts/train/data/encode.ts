@@ -6,6 +6,7 @@
 import type { Objective } from '../../loss/define.js'
 import { checkArgument, checkMembers, having, kinds, word } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
+import { atOnce } from '../../src/base/turns.js'
 import type { DecoderConfig } from '../../src/models/config.js'
 import { positionLimit } from '../../src/models/decoder.js'
 import { type Tokenizer, tokenizerKind } from '../../src/tokenizer/tokenizer.js'
@@ -110,7 +111,10 @@ export function checkEncoding<K extends EncodedKind>(
 type Rows = readonly PlacedRow<RowKinds[EncodedKind]>[]
 
 /** Every row as a draft, those that will be left out among them; `spare`: see {@link mismatches}. */
-export function draftRows(codec: Codec, encoder: Encoder, rows: Rows, spare: Rows = []): readonly Draft[] {
+export const draftRows = (codec: Codec, encoder: Encoder, rows: Rows, spare: Rows = []): readonly Draft[] =>
+  atOnce(draftsOf(codec, encoder, rows, spare))
+
+function* draftsOf(codec: Codec, encoder: Encoder, rows: Rows, spare: Rows): Generator<void, readonly Draft[]> {
   if (encoder.revises && codec.settings.maxPromptLength !== undefined)
     throw new WhetstoneError(
       'E_CONFIG',
@@ -118,7 +122,11 @@ export function draftRows(codec: Codec, encoder: Encoder, rows: Rows, spare: Row
       'cannot cut prompts that show an answer (SRPO): leave it out',
     )
   const partsOf = ({ row, where }: Rows[number]) => atRow(where, () => encoder.parts(codec, row))
-  const drafts = rows.map((row) => draftOf(codec, encoder, row.where, partsOf(row)))
+  const drafts: Draft[] = []
+  for (const row of rows) {
+    drafts.push(draftOf(codec, encoder, row.where, partsOf(row)))
+    yield
+  }
   if (!encoder.mismatch) return drafts
   const live = drafts.filter((draft) => !isExcluded(draft))
   const answers = live.map(({ parts }) => parts[0])
@@ -194,13 +202,24 @@ export function encodeExamples<K extends EncodedKind>(
   name = 'data',
   spare: readonly PlacedRow<RowKinds[K]>[] = [],
 ): EncodedData {
+  return atOnce(encoding(tokenizer, rows, needs, options, name, spare))
+}
+
+function* encoding<K extends EncodedKind>(
+  tokenizer: Tokenizer,
+  rows: readonly PlacedRow<RowKinds[K]>[],
+  needs: EncodeNeeds & { readonly rows: K },
+  options: EncodeOptions,
+  name: string,
+  spare: readonly PlacedRow<RowKinds[K]>[],
+): Generator<void, EncodedData> {
   checkMembers('encodeExamples.needs', needs, { rows: word(...encodedKinds) })
   checkArgument('encodeExamples.name', name, kinds.text)
   const encoder = encoderFor(needs, name)
   const checked = checkEncoding('encodeExamples', tokenizer, rows, needs.rows)
   const checkedSpare = checkPlaced('encodeExamples.spare', spare, needs.rows)
   const settings = encodeSettings(options)
-  const drafts = draftRows(createCodec(tokenizer, settings), encoder, checked, checkedSpare)
+  const drafts = yield* draftsOf(createCodec(tokenizer, settings), encoder, checked, checkedSpare)
   const excluded = drafts.find(isExcluded)
   if (excluded !== undefined && settings.untrainedRows === 'refuse') refuseRow(excluded, settings)
   const live = drafts.filter((draft) => !isExcluded(draft))
@@ -258,12 +277,23 @@ export function checkVocabulary(
 export function encodeFor(
   objective: Pick<Objective, 'name' | 'needs'>,
   tokenizer: Tokenizer,
-  rows: readonly PlacedRow<RowKinds[EncodedKind]>[],
+  rows: Rows,
   options: EncodeOptions = {},
-  spare: readonly PlacedRow<RowKinds[EncodedKind]>[] = [],
+  spare: Rows = [],
 ): EncodedData {
+  return atOnce(encodingFor(objective, tokenizer, rows, options, spare))
+}
+
+/** {@link encodeFor} as work with turns: a million rows take minutes. */
+export function encodingFor(
+  objective: Pick<Objective, 'name' | 'needs'>,
+  tokenizer: Tokenizer,
+  rows: Rows,
+  options: EncodeOptions,
+  spare: Rows,
+): Generator<void, EncodedData> {
   const kind = rowKindOf(objective)
-  return encodeExamples(tokenizer, rows, { ...objective.needs, rows: kind }, options, objective.name, spare)
+  return encoding(tokenizer, rows, { ...objective.needs, rows: kind }, options, objective.name, spare)
 }
 
 /**

@@ -19,6 +19,12 @@ export type Check = (row: Fields, field: string, where: string) => unknown
 const isTextParts = (content: unknown): content is { readonly text: unknown }[] =>
   Array.isArray(content) && content.length > 0 && content.every((part) => isJsonObject(part) && part.type === 'text')
 
+/** Has the message anything besides role and content, such as `tool_calls`? Templates make the word None of a null. */
+const saysMore = ({ role: _, content: __, name: ___, ...rest }: Fields): boolean =>
+  Object.values(rest).some(
+    (value) => value !== undefined && value !== null && !(Array.isArray(value) && value.length === 0),
+  )
+
 function checkMessage(given: unknown, field: string, where: string): ChatMessage {
   if (!isJsonObject(given)) return refuseField(where, field, 'a message with role and content', given)
   const message = plainMessage(given, field, where)
@@ -29,6 +35,7 @@ function checkMessage(given: unknown, field: string, where: string): ChatMessage
     return { ...message, content: texts.join('') } as unknown as ChatMessage
   }
   if (content !== undefined && content !== null) checkText(content, `${field}.content`, where)
+  else if (!saysMore(message)) refuseField(where, `${field}.content`, 'text, or calls of tools beside none', content)
   return message as unknown as ChatMessage
 }
 

@@ -251,7 +251,10 @@ function rowsOf<K extends keyof RowKinds>(
   kind: K,
 ): { rows: readonly RowKinds[K][]; fields: Fields } {
   if (!isJsonObject(value)) throw new WhetstoneError('E_FORMAT', where, `expected a row object, got ${shown(value)}`)
-  const shape = shapes[kind].find((candidate) => namesOf(candidate).every((field) => Object.hasOwn(value, field)))
+  const has = (field: string) => value[field] !== undefined && value[field] !== null && Object.hasOwn(value, field)
+  const withAll = (isThere: typeof has) => shapes[kind].find((candidate) => namesOf(candidate).every(isThere))
+  // Tables of mixed rows have every field in each, null where a row has none; null alone is refused as such.
+  const shape = withAll(has) ?? withAll((field) => Object.hasOwn(value, field))
   if (shape !== undefined) {
     const fields = fieldsOf(value, shape, where, kind === 'prompt')
     const row = shape.whole?.(fields, where) ?? fields

@@ -1,6 +1,6 @@
 // The registry of built-in tasks. A new task is a file and a line here.
 
-import { checkArgument, kinds } from '../../src/base/arguments.js'
+import { checkArgument, checkMembers, kinds } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import { arithmetic } from './arithmetic.js'
 import { countdown } from './countdown.js'
@@ -37,5 +37,6 @@ export function createTask(name: string, options: TaskOptions): TaskSource {
   const make = Object.hasOwn(tasks, name) ? makers[name] : undefined
   if (make === undefined)
     throw new WhetstoneError('E_CONFIG', 'task', `expected one of ${taskNames.join(', ')}, got '${name}'`)
+  checkMembers('createTask', options, { seed: kinds.number })
   return make(options)
 }
