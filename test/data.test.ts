@@ -62,11 +62,7 @@ t.test('fields that are no part of a row are left out and counted', async (t) =>
     { messages: undefined, conversations: null, text: 'a', prompt: null },
     { messages: [user, { ...bot('b'), content: null, tool_calls: [{ name: 'f' }] }], prompt: null },
   ].map((row) => Object.keys(checkRow(row, 'row 1', 'completion')))
-  t.strictSame(
-    mixed,
-    [['prompt', 'completion'], ['text'], ['messages']],
-    'null and undefined are fields that are missing',
-  )
+  t.strictSame(mixed, [['prompt', 'completion'], ['text'], ['messages']], 'null and undefined are missing')
   const json = { messages: [user], tools: '[{"name":"f"}]' }
   t.strictSame(checkRow(json, 'row 1', 'completion'), { messages: [user], tools: [{ name: 'f' }] }, 'tools as text')
 })

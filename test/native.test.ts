@@ -45,6 +45,22 @@ t.test('fragments of other sizes do not count against the limit for good', async
   small.close()
 })
 
+t.test('threads that the system does not give', { skip: process.platform !== 'linux' }, (t) => {
+  const program = `
+    const { openDevice } = await import('${new URL('../ts/src/native/device.js', import.meta.url)}')
+    const { tensor } = await import('${new URL('../ts/src/tensor/tensor.js', import.meta.url)}')
+    const { scale } = await import('${new URL('../ts/src/ops/index.js', import.meta.url)}')
+    const device = openDevice({ device: 'cpu', threads: 4096 })
+    const y = await scale(tensor(device, new Float32Array(1 << 18).fill(2)), 3).data()
+    process.stdout.write(device.threads + ' ' + y.every((x) => x === 6))`
+  // Each thread takes 8 MB of address space.
+  const shell = ['-c', 'ulimit -v 14000000 && exec "$0" --input-type=module -e "$1"', process.execPath, program]
+  const [threads, right] = execFileSync('sh', shell, { encoding: 'utf8' }).split(' ')
+  t.ok(Number(threads) > 1 && Number(threads) < 4096, `${threads} threads`)
+  t.equal(right, 'true')
+  t.end()
+})
+
 t.test('the addon stays when the last worker that used it ends', { skip: process.platform !== 'linux' }, (t) => {
   // A CUDA driver keeps pointers into it.
   const program = `

@@ -167,6 +167,11 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
       return;
     }
     queue_ = std::make_unique<Queue>(std::move(device));
+    if (!queue_->started()) {
+      queue_.reset();
+      refuse(info.Env(), "E_DEVICE", "the system gives no thread for the device's queue: too many processes or threads");
+      return;
+    }
     napi_add_env_cleanup_hook(env_, stop, this);
     Napi::Float64Array record = Napi::Float64Array::New(info.Env(), record_length);
     record_ = record.Data();

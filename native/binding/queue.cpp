@@ -92,7 +92,9 @@ void fail_reads(std::vector<Command>& commands) {
 
 }  // namespace
 
-Queue::Queue(std::unique_ptr<Device> device) : device_(std::move(device)), thread_([this] { loop(); }) {}
+Queue::Queue(std::unique_ptr<Device> device) : device_(std::move(device)) {
+  thread_.start([this] { loop(); });
+}
 
 bool Queue::push(Command command) {
   std::vector<Command> one;
@@ -126,7 +128,7 @@ void Queue::stop() {
     commands_.clear();
   }
   pushed_.notify_all();
-  if (thread_.joinable()) thread_.join();
+  thread_.join();
   tensors_.clear();
 }
 

@@ -8,10 +8,10 @@
 #include <memory>
 #include <mutex>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "../core/device.h"
+#include "../core/thread.h"
 
 namespace ws {
 
@@ -66,6 +66,8 @@ class Queue {
   Queue& operator=(const Queue&) = delete;
 
   Device& device() { return *device_; }
+  /// False when the system gave no thread: nothing will run.
+  bool started() const { return thread_.started(); }
   /// False once stopped: the command is dropped (a read is finished with a failure).
   bool push(Command command);
   /// The same for many, in one lock; leaves `commands` empty.
@@ -113,7 +115,7 @@ class Queue {
   std::vector<Timing> timings_;
   std::atomic<bool> profiling_{false};
   int64_t waited_ = 0;  // while profiling: nanoseconds since the last op
-  std::thread thread_;
+  Thread thread_;
 };
 
 }  // namespace ws

@@ -4,6 +4,7 @@
 #include "pool.h"
 
 #include <chrono>
+#include <thread>
 
 namespace ws {
 namespace {
@@ -22,7 +23,15 @@ void Pool::start(int threads) {
   stopping_ = false;
   // A new worker must not take part in the last job, which is over: it waits for the next generation.
   const uint64_t seen = generation_;
-  for (int worker = 1; worker < threads; ++worker) workers_.emplace_back([this, worker, seen] { loop(worker, seen); });
+  for (int worker = 1; worker < threads; ++worker) {
+    Thread thread;
+    if (!thread.start([this, worker, seen] { loop(worker, seen); })) {
+      // Half of what there was: the queue and Node need threads too.
+      stop();
+      return start(1 + (worker - 1) / 2);
+    }
+    workers_.push_back(std::move(thread));
+  }
 }
 
 void Pool::stop() {
@@ -31,7 +40,7 @@ void Pool::stop() {
     stopping_ = true;
   }
   wake_.notify_all();
-  for (std::thread& worker : workers_) worker.join();
+  for (Thread& worker : workers_) worker.join();
   workers_.clear();
 }
 

@@ -1,12 +1,14 @@
-// The CPU's thread pool: N - 1 workers and the caller. Tasks are handed out by an atomic counter; which worker
+// The CPU's thread pool: N - 1 workers and the caller. Where the system gives fewer threads,
+// half as many as it gave. Tasks are handed out by an atomic counter; which worker
 // runs a task never changes a result (tasks are cut by shape, kernels.md 11.5).
 #pragma once
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
-#include <thread>
 #include <vector>
+
+#include "../core/thread.h"
 
 namespace ws {
 
@@ -36,7 +38,7 @@ class Pool {
   bool join(uint64_t& seen, Job& job);
   void work(const Job& job, int worker);
 
-  std::vector<std::thread> workers_;
+  std::vector<Thread> workers_;
   std::mutex mutex_;
   std::condition_variable wake_;
   Job job_;
