@@ -36,14 +36,15 @@ WS_DEVICE float clip_factor(const StepArguments& a) {
   return factor > 1.0f ? 1.0f : factor;
 }
 
-/// Lowers the flag when one of the numbers is NaN or infinite. Whoever writes writes the same.
-WS_DEVICE void see(const StepArguments& a, const Span& s, const float (&x)[span]) {
-  for (int i = 0; i < span; ++i)
-    if (i < s.n && !is_finite(x[i])) *a.finite = 0;
+/// Are the numbers of a span that exist all finite?
+WS_DEVICE bool are_finite(const Span& s, const float (&x)[span]) {
+  bool finite = true;
+  for (int i = 0; i < span; ++i) finite = finite && (i >= s.n || is_finite(x[i]));
+  return finite;
 }
 
-/// New weights and moments of a span; the moments are stored.
-WS_DEVICE void take_step(const StepArguments& a, const Span& s, float (&w)[span]) {
+/// New weights and moments of a span; the moments are stored. Are these finite?
+WS_DEVICE bool take_step(const StepArguments& a, const Span& s, float (&w)[span]) {
   const float clip = clip_factor(a);
   float m[span], v[span], g[span];
   load(a.m + s.at, s.n, m);
@@ -55,10 +56,9 @@ WS_DEVICE void take_step(const StepArguments& a, const Span& s, float (&w)[span]
     v[i] = v[i] * a.keep_v + a.take_square * clipped * clipped;
     w[i] = w[i] * a.keep_w + a.step_size * m[i] / (root(v[i]) / a.root_c2 + a.eps);
   }
-  see(a, s, m);
-  see(a, s, v);
   store(a.m + s.at, s.n, m);
   store(a.v + s.at, s.n, v);
+  return are_finite(s, m) && are_finite(s, v);
 }
 
 WS_KERNEL(adamw_step, map_threads, AdamwArguments, a) {
@@ -66,8 +66,8 @@ WS_KERNEL(adamw_step, map_threads, AdamwArguments, a) {
   if (s.n <= 0 || *a.step.ok == 0) return;
   float w[span];
   load(a.w + s.at, s.n, w);
-  take_step(a.step, s, w);
-  see(a.step, s, w);
+  const bool finite = take_step(a.step, s, w);
+  if (!finite || !are_finite(s, w)) lower_flag(a.step.finite);
   store(a.w + s.at, s.n, w);
   if (a.copy != nullptr) store(a.copy + s.at, s.n, w);
 }
@@ -83,11 +83,11 @@ WS_KERNEL(adamw_stochastic_step, map_threads, StochasticArguments, a) {
   if (s.n <= 0 || *a.step.ok == 0) return;
   float w[span];
   load(a.w + s.at, s.n, w);
-  take_step(a.step, s, w);
+  const bool finite = take_step(a.step, s, w);
   const auto word = [&](int i) { return static_cast<uint32_t>(a.key[i]); };
   const Random4 words = philox({{word(3), static_cast<uint32_t>(s.at / span), word(2), 0u}}, word(0), word(1));
   for (int i = 0; i < span; ++i) w[i] = round_at_random(w[i], words.x[i / 2] >> (i % 2 * 16) & 0xffffu);
-  see(a.step, s, w);
+  if (!finite || !are_finite(s, w)) lower_flag(a.step.finite);
   store(a.w + s.at, s.n, w);
 }
 

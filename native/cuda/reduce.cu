@@ -75,7 +75,7 @@ WS_DEVICE void find_nonfinite(const FiniteArguments& a) {
   if (s.n > 0) load(static_cast<const T*>(a.x) + s.at, s.n, x);
   for (int i = 0; i < span; ++i)
     if (i < s.n) found |= !is_finite(x[i]);
-  if (found) *a.ok = 0;  // whoever writes writes the same
+  if (found) lower_flag(a.ok);
 }
 WS_KERNEL_FOR_BOTH(find_nonfinite, map_threads, FiniteArguments, a, find_nonfinite)
 

@@ -12,7 +12,7 @@
 //   multiply16x8x16(c, a, b)                         mma.sync m16n8k16, bf16 x bf16 + f32
 //   copy_async(to, from, bytes) copy_commit() copy_wait<n>()   cp.async of 16 bytes, the rest zeros
 //   put_aside(p, q) taken(p)                         16 bytes of this thread's own, in memory and not in registers
-//   atomic_add atomic_max compare_and_swap           on integers alone: no float atomics here
+//   atomic_add atomic_max exchange compare_and_swap  on integers alone: no float atomics here
 //
 // In kernels under `#if WS_HOPPER`, which are compiled for sm_90a alone:
 //   Gate open_gate(g, n) show_gates()                mbarrier in shared memory, of n arrivals a phase; then a barrier()

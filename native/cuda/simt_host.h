@@ -187,6 +187,7 @@ int32_t atomic_add(int32_t* p, int32_t v);
 uint32_t atomic_add(uint32_t* p, uint32_t v);
 uint64_t atomic_add(uint64_t* p, uint64_t v);
 uint32_t atomic_max(uint32_t* p, uint32_t v);
+int32_t exchange(int32_t* p, int32_t v);
 int32_t compare_and_swap(int32_t* p, int32_t expected, int32_t v);
 
 }  // namespace ws::cuda

@@ -127,6 +127,7 @@ WS_DEVICE uint64_t atomic_add(uint64_t* p, uint64_t v) {
   return atomicAdd(reinterpret_cast<unsigned long long*>(p), static_cast<unsigned long long>(v));
 }
 WS_DEVICE uint32_t atomic_max(uint32_t* p, uint32_t v) { return atomicMax(p, v); }
+WS_DEVICE int32_t exchange(int32_t* p, int32_t v) { return atomicExch(p, v); }
 WS_DEVICE int32_t compare_and_swap(int32_t* p, int32_t expected, int32_t v) { return atomicCAS(p, expected, v); }
 
 }  // namespace ws::cuda

@@ -56,6 +56,9 @@ WS_DEVICE void store(float* p, int n, const float (&x)[span]) {
 
 WS_DEVICE bool is_finite(float x) { return (as_bits(x) & 0x7f800000u) != 0x7f800000u; }
 
+/// A flag [1] becomes 0, whoever of the threads says so.
+WS_DEVICE void lower_flag(int32_t* flag) { exchange(flag, 0); }
+
 /// Elements of a flat loop that this thread works on: from `at`, `n` of them, at most `span`; none when n <= 0.
 struct Span {
   int64_t at;

@@ -1,5 +1,5 @@
 // adamw against the same steps in f64; clipping, the bf16 copy, a step that must change nothing. adamw_stochastic against
-// the f32 step and the random bits that ops.def promises, bit for bit.
+// the f32 step and the random bits that ops.def promises, bit for bit. Both say whether what they wrote is finite.
 #include "../../native/core/rng.h"
 #include "check.h"
 
@@ -14,7 +14,7 @@ struct Settings {
 /// A group, with its f64 twin.
 struct Group {
   int64_t count;
-  Tensor w, m, v, copy, g;
+  Tensor w, m, v, copy, g, finite = integers({1});
   std::vector<double> exact_w, exact_m, exact_v;
 
   explicit Group(int64_t n) : count(n) {
@@ -51,7 +51,9 @@ struct Group {
 Status run(Kernel kernel, Runtime& rt, Group& a, const Settings& s, double step, int ok = 1, bool copy = true) {
   const Tensor norm = Tensor(DType::f32, {1}).fill(a.norm()), flag = integers({ok});
   return kernel(make_call(
-      rt, {a.w.view(), a.m.view(), a.v.view(), copy ? a.copy.view() : absent(), a.g.view(), norm.view(), flag.view()},
+      rt,
+      {a.w.view(), a.m.view(), a.v.view(), copy ? a.copy.view() : absent(), a.finite.view(), a.g.view(), norm.view(),
+       flag.view()},
       {s.learning_rate, s.beta1, s.beta2, s.eps, s.weight_decay, step, s.max_norm}));
 }
 
@@ -99,6 +101,29 @@ void check_skip(const Level& level) {
   CHECK_SAME(a.m, before.m);
   CHECK_SAME(a.v, before.v);
   CHECK_SAME(a.copy, before.copy);
+  CHECK(a.finite.at(0) == 1);
+}
+
+/// One number that is not finite, anywhere, lowers the flag; the lanes behind the last weight do not.
+void check_finite(const Level& level) {
+  SerialRuntime serial;
+  ThreadedRuntime threads(3);
+  Settings s;
+  for (const int64_t n : {1, 17, 40001})
+    for (Runtime* rt : {static_cast<Runtime*>(&serial), static_cast<Runtime*>(&threads)}) {
+      Group sound(n);
+      s.eps = 0;
+      CHECK_OK(run(level.kernel, *rt, sound, s, 1));
+      CHECK(sound.finite.at(0) == 1);
+      for (const int64_t at : {int64_t{0}, n / 2, n - 1})
+        for (const double value : {static_cast<double>(NAN), static_cast<double>(INFINITY), -static_cast<double>(INFINITY)})
+          for (Tensor Group::*of : {&Group::w, &Group::m, &Group::v}) {
+            Group a(n);
+            (a.*of).set(at, value);
+            CHECK_OK(run(level.kernel, *rt, a, {}, 1));
+            CHECK(a.finite.at(0) == 0);
+          }
+    }
 }
 
 void check_cuts(const Level& level) {
@@ -128,7 +153,9 @@ void check_refusals(const Level& level) {
 Status run_bf16(Kernel kernel, Runtime& rt, Group& a, const Tensor& w, const Tensor& key, const Settings& s, double step,
                 int ok = 1) {
   const Tensor norm = Tensor(DType::f32, {1}).fill(a.norm()), flag = integers({ok});
-  return kernel(make_call(rt, {w.view(), a.m.view(), a.v.view(), a.g.view(), norm.view(), flag.view(), key.view()},
+  return kernel(make_call(rt,
+                          {w.view(), a.m.view(), a.v.view(), a.finite.view(), a.g.view(), norm.view(), flag.view(),
+                           key.view()},
                           {s.learning_rate, s.beta1, s.beta2, s.eps, s.weight_decay, step, s.max_norm}));
 }
 
@@ -186,11 +213,13 @@ void check_stochastic_rest(const Level& level) {
   a.g.fill(0);
   CHECK_OK(run_bf16(level.kernel, rt, a, w, key, s, 1));
   CHECK_SAME(w, before);
+  CHECK(a.finite.at(0) == 1);
   Tensor strange = w;
   for (int64_t i = 0; i < 300; ++i) strange.set(i, i % 3 == 0 ? INFINITY : i % 3 == 1 ? -INFINITY : NAN);
   CHECK_OK(run_bf16(level.kernel, rt, a, strange, key, s, 1));
   for (int64_t i = 0; i < 300; ++i)
     CHECK(i % 3 == 2 ? std::isnan(strange.at(i)) : strange.at(i) == (i % 3 == 0 ? INFINITY : -INFINITY));
+  CHECK(a.finite.at(0) == 0);
   CHECK_CODE(run_bf16(level.kernel, rt, a, w, key, s, 0), config);
   CHECK_CODE(run_bf16(level.kernel, rt, a, w, integers({1, 2, 3}), s, 1), shape);
   a.g = Tensor(DType::f32, {301});
@@ -212,6 +241,7 @@ int main() {
     check_steps(level);
     check_bias_correction(level);
     check_skip(level);
+    check_finite(level);
     check_cuts(level);
     check_refusals(level);
   });

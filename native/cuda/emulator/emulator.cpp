@@ -7,6 +7,7 @@
 #include <cstring>
 #include <mutex>
 #include <unordered_map>
+#include <utility>
 
 #include "machine.h"
 
@@ -480,6 +481,10 @@ uint32_t atomic_max(uint32_t* p, uint32_t v) {
   const uint32_t before = *p;
   *p = std::max(before, v);
   return before;
+}
+int32_t exchange(int32_t* p, int32_t v) {
+  race::touch(p, 4, race::Kind::atomic, WS_CALLER);
+  return std::exchange(*p, v);
 }
 int32_t compare_and_swap(int32_t* p, int32_t expected, int32_t v) {
   race::touch(p, 4, race::Kind::atomic, WS_CALLER);
