@@ -328,17 +328,19 @@ t.test('held-out prompts are evaluated on, and change nothing', async (t) => {
   const still = evaluations((await runRecipe('grpo', { base, options: { ...usual, learningRate: 0 } })).events)
   t.ok(Math.abs(still[0].values.reward - mean(shares)) < 1e-12, 'the reward of its samples')
   t.same(still[0].values, still[1].values, 'the same random numbers again')
-  const output = join(folder, 'evaluated')
-  const whole = await runRecipe('grpo', { base, options: usual })
-  const stopped = new AbortController()
-  const onEvent = ({ type }: TrainEvent) => {
-    if (type === 'eval') stopped.abort()
+  for (const name of ['grpo', 'bstar'] as const) {
+    const output = join(folder, `evaluated-${name}`)
+    const whole = await runRecipe(name, { base, options: usual })
+    const stopped = new AbortController()
+    const onEvent = ({ type }: TrainEvent) => {
+      if (type === 'eval') stopped.abort()
+    }
+    const first = runRecipe(name, { base, options: { ...usual, output, signal: stopped.signal }, onEvent })
+    await t.rejects(first, { code: 'E_ABORTED' })
+    const resumed = await runRecipe(name, { base, options: { ...usual, output, resume: true } })
+    t.equal(resumed.hash, whole.hash, `${name}, resumed: the same weights`)
+    t.same(evaluations(resumed.events).at(-1), evaluations(whole.events).at(-1), 'and the same evaluation')
   }
-  const first = runRecipe('grpo', { base, options: { ...usual, output, signal: stopped.signal }, onEvent })
-  await t.rejects(first, { code: 'E_ABORTED' })
-  const resumed = await runRecipe('grpo', { base, options: { ...usual, output, resume: true } })
-  t.equal(resumed.hash, whole.hash, 'resumed: the same weights')
-  t.same(evaluations(resumed.events).at(-1), evaluations(whole.events).at(-1), 'and the same evaluation')
 })
 
 t.test('refused', async (t) => {
@@ -370,11 +372,10 @@ t.test('refused', async (t) => {
   const two = { prompts: createTask('arithmetic', { seed: 1 }), trainTasks: 4, evalData: prompts }
   await refuse('grpo', two, { code: 'E_CONFIG', where: 'evalData', message: /evalTasks/ })
   await refuse('grpo', { evalData: [{ text: 'a' }] }, { code: 'E_FORMAT', where: 'row 1' })
-  await refuse(
-    'grpo',
-    { evalData: createTask('countdown', { seed: 1 }) },
-    { code: 'E_CONFIG', where: 'recipe.evalData' },
-  )
+  const source = createTask('countdown', { seed: 1 })
+  await refuse('grpo', { evalData: source }, { code: 'E_CONFIG', where: 'recipe.evalData' })
+  const unrewarded = { rewardFuncs: undefined, missingEosPenalty: 1 }
+  await refuse('onlineGkd', unrewarded, { code: 'E_CONFIG', where: 'rewardFuncs' })
   await refuse('grpo', { rewardWeights: [1, 2] }, { code: 'E_CONFIG', where: 'rewardWeights' })
   await refuse('grpo', { rewardClipRange: [1] }, { code: 'E_CONFIG', where: 'rewardClipRange' })
   await refuse('grpo', { rewardClipRange: [1, 0] }, { code: 'E_CONFIG', where: 'rewardClipRange' })

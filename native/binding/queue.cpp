@@ -44,6 +44,9 @@ std::shared_ptr<const Failure> failure(Status status, std::string where) {
 }
 
 Status out_of_memory(int64_t bytes, const MemoryStats& m) {
+  if (m.limit_bytes <= 0)
+    return fail(Code::oom, "%lld bytes asked, %lld in use: the system gives no more; use a smaller batch or shorter sequences",
+                static_cast<long long>(bytes), static_cast<long long>(m.live_bytes));
   return fail(Code::oom, "%lld bytes asked, %lld in use, limit %lld; use a smaller batch or shorter sequences",
               static_cast<long long>(bytes), static_cast<long long>(m.live_bytes),
               static_cast<long long>(m.limit_bytes));

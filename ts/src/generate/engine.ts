@@ -7,7 +7,7 @@
 import { WhetstoneError } from '../base/errors.js'
 import { deriveKey } from '../base/rng.js'
 import { settled } from '../models/adapter.js'
-import { type Decoder, forward, headWeight } from '../models/decoder.js'
+import { type Decoder, forward, headWeight, joinedParts } from '../models/decoder.js'
 import { packSequences } from '../models/pack.js'
 import type { Device } from '../native/device.js'
 import { attention, attentionDecode, gatherRows, headSample, headSampleMixture, KEY_BLOCK } from '../ops/index.js'
@@ -169,6 +169,7 @@ async function prefill(engine: Engine, from: number, to: number): Promise<void> 
     const hidden = readers.map(({ model, cache }) => {
       const all = forward(model, {
         ...input,
+        parts: joinedParts(model, packed.ids.length),
         attend: (layer, q, k, v, settings) => {
           storeKeys(cache, layer, k, v, slotTensor)
           return attention(q, k, v, visibility, settings)
@@ -251,6 +252,7 @@ async function decode(engine: Engine): Promise<void> {
     const hidden = readers.map(({ model, cache }) =>
       forward(model, {
         ...input,
+        parts: joinedParts(model, running.length),
         attend: (layer, q, k, v, settings) => {
           storeKeys(cache, layer, k, v, slots)
           return attentionDecode(q, cache.keys[layer], cache.values[layer], table, lengths, settings)

@@ -66,6 +66,7 @@ export interface ForwardInput {
   /** One more than the largest position. */
   readonly length: number
   readonly attend: Attend
+  readonly parts: JoinedParts
   /** Recompute each layer in backward instead of keeping its inner tensors. */
   readonly activationCheckpointing?: boolean
   /**
@@ -145,40 +146,48 @@ function norm(m: Decoder, name: string, x: Tensor): Tensor {
     : layerNorm(x, weight, parameter(m.parameters, `${name}.bias`), { eps })
 }
 
-/** The columns of x [N, C] in parts of these widths, which `unit` divides: rows of x as [N C / unit, unit]. */
-function columnParts(x: Tensor, unit: number, widths: readonly number[]): Tensor[] {
-  const [n, width] = x.shape
-  const units = reshape(x, [(n * width) / unit, unit])
+/**
+ * For each part of a joined matrix's output, as rows of one head (or of gate and up), the rows that are the part's, i32: made
+ * once for all layers.
+ */
+export interface JoinedParts {
+  readonly qkv?: readonly Tensor[]
+  readonly up?: readonly Tensor[]
+}
+
+/** Parts of the matrices that a layout has as one, for N tokens. */
+export function joinedParts({ config: c, device }: Decoder, tokens: number): JoinedParts {
+  const { qkv, up, gated } = c.layout
+  return {
+    qkv: qkv.length === 1 ? partRows(device, tokens, [c.heads, c.kvHeads, c.kvHeads]) : undefined,
+    up: gated && up.length === 1 ? partRows(device, tokens, [1, 1]) : undefined,
+  }
+}
+
+function partRows(device: Device, tokens: number, counts: readonly number[]): Tensor[] {
+  const all = counts.reduce((sum, count) => sum + count, 0)
   let first = 0
-  return widths.map((part) => {
-    const [begin, count] = [first, part / unit]
-    const rows = Int32Array.from(
-      { length: n * count },
-      (_, i) => (Math.floor(i / count) * width) / unit + begin + (i % count),
-    )
+  return counts.map((count) => {
+    const rows = new Int32Array(tokens * count)
+    for (let i = 0; i < rows.length; i++) rows[i] = Math.floor(i / count) * all + first + (i % count)
     first += count
-    return reshape(gatherRows(units, tensor(x.device, rows)), [n, part])
+    return tensor(device, rows)
   })
 }
 
-/** Outputs of projections that a layout may have as one matrix. */
-function projectParts(
-  m: Decoder,
-  layer: number,
-  names: readonly string[],
-  x: Tensor,
-  input: ForwardInput,
-  parts: { readonly unit: number; readonly widths: readonly number[] },
-): Tensor[] {
-  const projected = names.map((name) => project(m, layer, name, x, input))
-  return projected.length === parts.widths.length ? projected : columnParts(projected[0], parts.unit, parts.widths)
+/** Parts of x [N, C], whose rows of `unit` columns these are. */
+function partsOf(x: Tensor, unit: number, rows: readonly Tensor[]): Tensor[] {
+  const [n] = x.shape
+  const units = reshape(x, [x.size / unit, unit])
+  return rows.map((part) => reshape(gatherRows(units, part), [n, (part.size / n) * unit]))
 }
 
 /** q, k and v of a layer, [N, heads D] each, before norms and rotation. */
 function projectHeads(m: Decoder, layer: number, x: Tensor, input: ForwardInput): Tensor[] {
-  const { layout, headDim, heads, kvHeads } = m.config
-  const widths = [heads, kvHeads, kvHeads].map((count) => count * headDim)
-  return projectParts(m, layer, layout.qkv, x, input, { unit: headDim, widths })
+  const { layout, headDim } = m.config
+  const projected = layout.qkv.map((name) => project(m, layer, name, x, input))
+  const rows = input.parts.qkv
+  return rows === undefined ? projected : partsOf(projected[0], headDim, rows)
 }
 
 function attend(m: Decoder, layer: number, x: Tensor, input: ForwardInput): Tensor {
@@ -203,9 +212,10 @@ function rotate(m: Decoder, layer: number, x: Tensor, input: ForwardInput): Tens
 }
 
 function mlp(m: Decoder, layer: number, x: Tensor, input: ForwardInput): Tensor {
-  const { layout, intermediateSize: unit, activation } = m.config
-  const widths = layout.gated ? [unit, unit] : [unit]
-  const [first, second] = projectParts(m, layer, layout.up, x, input, { unit, widths })
+  const { layout, intermediateSize, activation } = m.config
+  const projected = layout.up.map((name) => project(m, layer, name, x, input))
+  const rows = input.parts.up
+  const [first, second] = rows === undefined ? projected : partsOf(projected[0], intermediateSize, rows)
   return project(m, layer, layout.down, layout.gated ? glu(first, second, activation) : gelu(first), input)
 }
 
@@ -264,6 +274,7 @@ export function packedInput(m: Decoder, packed: PackedTokens, activationCheckpoi
     positions: tensor(m.device, packed.positions),
     length: packed.positions.reduce((longest, position) => Math.max(longest, position + 1), 1),
     attend: (_, q, k, v, settings) => attention(q, k, v, visibility, settings),
+    parts: joinedParts(m, packed.ids.length),
     activationCheckpointing,
   }
 }

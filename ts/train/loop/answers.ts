@@ -3,6 +3,7 @@
 
 import { checkArgument, kinds, optional } from '../../src/base/arguments.js'
 import { messageOf, WhetstoneError } from '../../src/base/errors.js'
+import { mean } from '../../src/base/stats.js'
 import type { Score } from './score.js'
 import { byTask, completionLength, type Trace, tracesKind, turnsOf, withScores } from './trace.js'
 
@@ -91,9 +92,6 @@ export function likelihood(reduction: 'sum' | 'mean', as = 'likelihood'): Score 
     })
   }
 }
-
-const mean = (values: readonly number[]): number =>
-  values.reduce((sum, value) => sum + value, 0) / Math.max(1, values.length)
 
 /** Means over tasks of how far their samples agree. */
 export function consistencyStatistics(traces: readonly Trace[], answerOf: AnswerOf): Record<string, number> {

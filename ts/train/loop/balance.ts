@@ -5,6 +5,7 @@
 // The first factor says whether there is enough to learn from, and no query counts for more than that; the second how much
 // of what is trained on is right. No sample selected: 0.
 
+import { mean } from '../../src/base/stats.js'
 import type { Select } from './select.js'
 import { byTask, completionOf, type Trace } from './trace.js'
 import { gridArgmax, type Tuned } from './tuner.js'
@@ -20,9 +21,6 @@ export interface BalanceOptions {
   /** Is a sample right? */
   readonly isRight: (trace: Trace) => boolean
 }
-
-const mean = (values: readonly number[]): number =>
-  values.reduce((sum, value) => sum + value, 0) / Math.max(1, values.length)
 
 const distinct = (traces: readonly Trace[]): Trace[] => {
   const seen = new Set<string>()

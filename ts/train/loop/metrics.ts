@@ -1,14 +1,12 @@
 // What a round of self-training reports. `roundStatistics`: tasks with exact checkers. `rewardStatistics`: reward
 // functions, under the names of TRL's GRPO trainer. Standard deviations use n - 1, as there.
 
+import { mean } from '../../src/base/stats.js'
 import { isTied, rewardsOf } from './credit.js'
 import { byTask, type Trace, turnsOf } from './trace.js'
 
 /** Numbers of a round from all of its traces and those that were selected. */
 export type RoundStatistics = (traces: readonly Trace[], kept: readonly Trace[]) => Record<string, number>
-
-const mean = (values: readonly number[]): number =>
-  values.reduce((sum, value) => sum + value, 0) / Math.max(1, values.length)
 
 /** 0 for fewer than two values. */
 function deviation(values: readonly number[]): number {

@@ -222,7 +222,8 @@ function rewardsOf({ prompts, judges }: OnlineParts, values: OnlineValues, { unr
   const { rewardWeights, missingEosPenalty } = values
   const passed = judges.functions ?? (isTaskSource(prompts) ? [checkerReward(prompts)] : [])
   const isOptional = unrewarded === true || judges.judge !== undefined
-  if (passed.length === 0 && rewardWeights === undefined && isOptional) return []
+  const asked = rewardWeights !== undefined || missingEosPenalty !== undefined
+  if (passed.length === 0 && !asked && isOptional) return []
   const named = nameRewards(passed, rewardWeights)
   const own = missingEosPenalty === undefined ? rewards : [...rewards, missingEosReward(missingEosPenalty)]
   return own.length === 0 ? named : [...named, ...nameRewards(own)]

@@ -3,6 +3,7 @@
 // or what a judge of pairs says. The score `onPolicy` is 1 on samples of the policy, 0 on others.
 
 import { checkArgument, checkOptions, kinds } from '../../src/base/arguments.js'
+import { mean } from '../../src/base/stats.js'
 import { type Explore, type SampleGroupOptions, sampleGroup } from './explore.js'
 import { askJudge, type PairJudge, type TracePair } from './judges.js'
 import type { Score } from './score.js'
@@ -87,8 +88,6 @@ export const rankByJudge =
       group.map((trace) => withScores(trace, { preference: (won.get(trace) ?? 0) / Math.max(1, group.length - 1) })),
     )
   }
-
-const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length
 
 const ended = (side: readonly Trace[]) => mean(side.map(({ finishReason }) => Number(finishReason === 'stop')))
 

@@ -32,6 +32,12 @@ export interface TemperatureTuner {
   readonly tasks: number
 }
 
+/** What a round chose; nothing of samples that were drawn without a choice. */
+export function tunedStatistics([{ scores }]: readonly Trace[]): Record<string, number> {
+  if (scores.tuned === undefined) return {}
+  return { 'balance/temperature': scores.temperature, 'balance/tried': scores.tuned }
+}
+
 /**
  * Explores a round at the temperature that did best on some of its tasks. Trials have keys of their own; traces have the
  * scores `temperature` and `tuned`, the value that it had. The choice hangs on the policy at the start of the round alone, so

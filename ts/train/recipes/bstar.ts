@@ -23,7 +23,7 @@ import { onlineShape, samplingOf } from '../loop/online-shape.js'
 import { isTaskSource } from '../loop/prompts.js'
 import { checkerReward } from '../loop/rewards.js'
 import type { Trace } from '../loop/trace.js'
-import { exploreAtBest } from '../loop/tuner.js'
+import { exploreAtBest, tunedStatistics } from '../loop/tuner.js'
 import type { PhaseResult } from '../loop.js'
 
 const { temperature: _, ...shape } = onlineShape
@@ -70,10 +70,11 @@ function methodOf(values: Settings, { prompts, rewardFuncs }: OnlineOptions): On
         measure: (traces) => chosen(traces).value,
         tasks: values.balancePrompts,
       }),
+    // At temperature 1: trials belong to rounds.
+    exploreHeldOut: sampleGroup(samplingOf(values)),
     rewards: isChecked && rewardFuncs !== undefined ? [checkerReward(prompts)] : [],
     statistics: (traces) => ({
-      'balance/temperature': traces[0].scores.temperature,
-      'balance/tried': traces[0].scores.tuned,
+      ...tunedStatistics(traces),
       'balance/threshold': chosen(traces).setting,
       'balance/score': chosen(traces).value,
       ...explorationStatistics(traces, wantedPerPrompt, balance),

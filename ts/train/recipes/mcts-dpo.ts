@@ -11,6 +11,7 @@
 
 import * as z from 'zod'
 import { logRatio } from '../../loss/index.js'
+import { mean } from '../../src/base/stats.js'
 import type { MctsDpoInput } from '../config/recipes.gen.js'
 import type { Run } from '../events.js'
 import { sequenceOf, type ToExamples } from '../loop/examples.js'
@@ -55,9 +56,6 @@ export const stepExamples =
       return [sequenceOf(better, { role: 'chosen', scores }), sequenceOf(worse, { role: 'rejected', scores })]
     })
   }
-
-const mean = (values: readonly number[]): number =>
-  values.reduce((sum, value) => sum + value, 0) / Math.max(1, values.length)
 
 function statistics(traces: readonly Trace[]): Record<string, number> {
   const [answers, steps] = [traces.filter(isOwn), traces.filter((trace) => !isOwn(trace))]

@@ -11,6 +11,7 @@
 
 import * as z from 'zod'
 import { logRatio, sft } from '../../loss/index.js'
+import { mean } from '../../src/base/stats.js'
 import type { SharpeningInput } from '../config/recipes.gen.js'
 import type { EncodedExample } from '../data/example.js'
 import type { Run } from '../events.js'
@@ -56,9 +57,6 @@ export const regressionExamples: ToExamples = (traces) =>
       return [sequenceOf(one, { role: 'chosen', scores }), sequenceOf(other, { role: 'rejected', scores })]
     }),
   )
-
-const mean = (values: readonly number[]): number =>
-  values.reduce((sum, value) => sum + value, 0) / Math.max(1, values.length)
 
 const selfOf = (traces: readonly Trace[]): number[] => traces.map(({ scores }) => scores.self)
 
