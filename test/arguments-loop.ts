@@ -120,6 +120,9 @@ export const loopTable: Readonly<Record<string, Entry>> = {
   'recipes.rise': recipeOf(api.recipes.rise, { branches: 2 }),
   'recipes.scl': recipeOf(api.recipes.scl),
   'recipes.cct': recipeOf(api.recipes.cct, { right: -1 }),
+  'recipes.critiqueInLoop': recipeOf(api.recipes.critiqueInLoop, { right: -1 }),
+  'recipes.smart': recipeOf(api.recipes.smart, { right: -1, strategies: ['a', 'b'] }),
+  'recipes.autoCei': recipeOf(api.recipes.autoCei, { right: -1 }),
   'recipes.superhf': {
     call: (...args) => {
       const [from, options, rest] = args as unknown as Parameters<typeof api.recipes.superhf>

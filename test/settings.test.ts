@@ -11,9 +11,11 @@ import { trainerDefaults } from '../ts/train/config/defaults.js'
 import { loraOptions } from '../ts/train/config/lora.js'
 import { trainingOptions } from '../ts/train/config/options.js'
 import type {
+  AutoCeiInput,
   BestOfNInput,
   BstarInput,
   CctInput,
+  CritiqueInLoopInput,
   GrpoInput,
   MctsDpoInput,
   OnlineDpoInput,
@@ -25,6 +27,7 @@ import type {
   SclInput,
   ScoreInput,
   SharpeningInput,
+  SmartInput,
   StillInput,
 } from '../ts/train/config/recipes.gen.js'
 import { valueText } from '../ts/train/config/resolve.js'
@@ -173,6 +176,9 @@ const types = {
     recipeText('RiseInput', 'Settings of RISE.', onlineOptions.rise),
     recipeText('SclInput', 'Settings of self-correction learning.', onlineOptions.scl),
     recipeText('CctInput', 'Settings of confidence and critique training.', onlineOptions.cct),
+    recipeText('CritiqueInLoopInput', 'Settings of critique in the loop.', onlineOptions.critiqueInLoop),
+    recipeText('SmartInput', 'Settings of SMART.', onlineOptions.smart),
+    recipeText('AutoCeiInput', 'Settings of Auto-CEI.', onlineOptions.autoCei),
     recipeText('ScoreInput', 'Settings of SCoRe.', onlineOptions.score),
   ],
 } as const
@@ -211,7 +217,10 @@ t.test('the compiler takes both for the same', async (t) => {
   const rise: Same<RiseInput, z.input<typeof onlineOptions.rise>> = true
   const scl: Same<SclInput, z.input<typeof onlineOptions.scl>> = true
   const cct: Same<CctInput, z.input<typeof onlineOptions.cct>> = true
+  const critiqueInLoop: Same<CritiqueInLoopInput, z.input<typeof onlineOptions.critiqueInLoop>> = true
+  const smart: Same<SmartInput, z.input<typeof onlineOptions.smart>> = true
+  const autoCei: Same<AutoCeiInput, z.input<typeof onlineOptions.autoCei>> = true
   const known = [training, common, grpo, onlineDpo, onlineXpo, onlineNashMd, onlineGkd, bestOfN, score]
-  const all = [...known, onlineSimpo, bstar, still, mctsDpo, sharpening, rise, scl, cct]
-  t.same(all, Array(17).fill(true))
+  const all = [...known, onlineSimpo, bstar, still, mctsDpo, sharpening, rise, scl, cct, critiqueInLoop, smart, autoCei]
+  t.ok(all.every(Boolean))
 })

@@ -107,9 +107,11 @@ export type { PhaseResult } from '../train/loop.js'
 export { type MergeOptions, type MergeResult, merge } from '../train/merge.js'
 export type { AdamWConfig } from '../train/optimizer.js'
 export {
+  type AutoCeiOptions,
   type BestOfNOptions,
   type BstarOptions,
   type CctOptions,
+  type CritiqueInLoopOptions,
   type GrpoOptions,
   type MctsDpoOptions,
   type OnlineDpoOptions,
@@ -123,6 +125,7 @@ export {
   type SclOptions,
   type ScoreOptions,
   type SharpeningOptions,
+  type SmartOptions,
   type StillOptions,
 } from '../train/recipes/index.js'
 export type { ReferenceSync } from '../train/reference-sync.js'

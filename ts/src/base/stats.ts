@@ -99,6 +99,9 @@ export function variance(values: readonly number[]): number {
   return values.reduce((sum, value) => sum + (value - centre) ** 2, 0) / (values.length - 1)
 }
 
+/** Sample standard deviation; 0 of fewer than two values. */
+export const deviation = (values: readonly number[]): number => Math.sqrt(variance(values))
+
 /** The q-quantile (0..1), linearly interpolated; NaN of nothing. */
 export function quantile(values: readonly number[], q: number): number {
   const sorted = [...values].sort((a, b) => a - b)

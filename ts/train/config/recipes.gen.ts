@@ -286,6 +286,72 @@ export type CctInput = Omit<OnlineInput, 'learningRate'> & {
   readonly instruction?: string | undefined
 }
 
+/** Settings of critique in the loop. */
+export type CritiqueInLoopInput = Omit<OnlineInput, 'learningRate' | 'numGenerations' | 'temperature'> & {
+  /** Peak learning rate. From 0, default `5e-6`. */
+  readonly learningRate?: number | undefined
+  /** Samples per prompt. From 2, default `5`. */
+  readonly numGenerations?: number | undefined
+  /** Sampling temperature. Above 0, default `0.7`. */
+  readonly temperature?: number | undefined
+  /** Least reward of a right answer. Default `1`. */
+  readonly right?: number | undefined
+  /** Right first answers of a prompt to train on. From 1, default `5`. */
+  readonly perPrompt?: number | undefined
+  /** Right refined answers of a prompt to train on. From 0, default `1`. */
+  readonly refinedPerPrompt?: number | undefined
+  /** Critiques of a wrong answer. From 1, default `1`. */
+  readonly critiques?: number | undefined
+  /** Refined answers behind a critique. From 1, default `1`. */
+  readonly refinements?: number | undefined
+  /** Train right refined answers behind their critique, too. Default `false`. */
+  readonly withRefinement?: boolean | undefined
+  /** Train critiques that help, too. Default `false`. */
+  readonly withCritique?: boolean | undefined
+  /** Least share of right refinements of such a critique. From 0 to 1, default `0.3`. */
+  readonly keepCritiqueAt?: number | undefined
+  /** Where the update of a round starts. Default `base`. */
+  readonly startFrom?: 'base' | 'current' | undefined
+  /** Train on all rounds so far, or on the last. Default `replace`. */
+  readonly pool?: 'accumulate' | 'replace' | undefined
+  /** What is put behind a wrong answer; of conversations the user’s next message. Default `\nGo through the answer above step by step and say which step is wrong and why.\n`. */
+  readonly critiqueRequest?: string | undefined
+  /** What is put behind a critique; of conversations the user’s next message. Default `\nAnswer the question again, minding the critique.\n`. */
+  readonly refineRequest?: string | undefined
+}
+
+/** Settings of SMART. */
+export type SmartInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'> & {
+  /** Peak learning rate. From 0, default `1e-5`. */
+  readonly learningRate?: number | undefined
+  /** Attempts per prompt, each with its changes of strategy. From 1, default `1`. */
+  readonly numGenerations?: number | undefined
+  /** What an answer by each strategy begins with. As JSON they keep blanks and commas. Default `["Step by step:","Subproblems:","Program:"]`. */
+  readonly strategies?: string[] | undefined
+  /** Least reward of a right answer. Default `1`. */
+  readonly right?: number | undefined
+  /** What is put behind a wrong answer; of conversations the user’s next message. Default `\nThis is wrong. Try another way.\n`. */
+  readonly retry?: string | undefined
+}
+
+/** Settings of Auto-CEI. */
+export type AutoCeiInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'> & {
+  /** Peak learning rate. From 0, default `3e-4`. */
+  readonly learningRate?: number | undefined
+  /** Samples per prompt. From 2, default `16`. */
+  readonly numGenerations?: number | undefined
+  /** What a refusal ends with. Default `I don’t know.`. */
+  readonly refusal?: string | undefined
+  /** What ends a step of an answer. Default `\n`. */
+  readonly stepEnd?: string | undefined
+  /** Least reward of a right answer. Default `1`. */
+  readonly right?: number | undefined
+  /** Weight of answering at all beside being right. From 0 to 1, default `0.2`. */
+  readonly lambda?: number | undefined
+  /** Rounds at each value of c1. From 1, default `3`. */
+  readonly roundsPerTrial?: number | undefined
+}
+
 /** Settings of SCoRe. */
 export type ScoreInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'> & {
   /** Peak learning rate. From 0, default `5e-6`. */

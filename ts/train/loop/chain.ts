@@ -27,6 +27,11 @@ export interface Turn extends Omit<SampleGroupOptions, 'numGenerations' | 'mixtu
    * the trace where it is. A pure function of the trace.
    */
   readonly inject: (trace: Trace) => string | undefined
+  /**
+   * What the turn begins with, in the policy's name: text that it goes on from and that is trained as its own. Such turns keep
+   * no log-probs. A pure function of the trace; default nothing.
+   */
+  readonly begin?: (trace: Trace) => string
   /** Scores the traces before this turn: what `inject` may look at. */
   readonly score?: Score
   /** Chooses among them, behind `score`: which branches go on. */
@@ -69,19 +74,28 @@ const injectedIds = (policy: LanguageModel, trace: Trace, text: string): number[
     ? policy.tokenizer.encode(text, { addSpecialTokens: false })
     : chatTokens(policy, trace, text)
 
+/** What the policy wrote behind what it was made to begin with. */
+function withBeginning(own: Segment, text: string, ids: readonly number[]): Segment {
+  if (ids.length === 0) return own
+  const { logps: _, ...written } = own
+  return { ...written, text: `${text}${own.text}`, ids: [...ids, ...own.ids] }
+}
+
 /** Traces with one more turn, those that go on `branches` times each. */
 async function extend(context: ExploreContext, traces: readonly Trace[], turn: Turn, number: number): Promise<Trace[]> {
   const { policy, seed, round, signal } = context
-  const { inject, logps, numGenerations = 1, score: _, select: __, ...sampling } = turn
+  const { inject, begin, logps, numGenerations = 1, score: _, select: __, ...sampling } = turn
   const going = traces.flatMap((trace) => {
     const text = inject(trace)
     if (text === undefined) return []
     const injected: Segment = { role: 'injected', text, ids: injectedIds(policy, trace, text) }
-    return [{ trace, segments: [...trace.segments, injected] }]
+    const begun = begin?.(trace) ?? ''
+    const begunIds = begun === '' ? [] : policy.tokenizer.encode(begun, { addSpecialTokens: false })
+    return [{ trace, segments: [...trace.segments, injected], begun, begunIds }]
   })
   if (going.length === 0) return [...traces]
   const groups = await policy.generate(
-    going.map(({ segments }) => segments.flatMap(({ ids }) => ids)),
+    going.map(({ segments, begunIds }) => [...segments.flatMap(({ ids }) => ids), ...begunIds]),
     {
       ...sampling,
       numGenerations,
@@ -91,11 +105,11 @@ async function extend(context: ExploreContext, traces: readonly Trace[], turn: T
     },
   )
   const continued = new Map(
-    going.map(({ trace, segments }, i) => [
+    going.map(({ trace, segments, begun, begunIds }, i) => [
       trace,
       groups[i].map((one, branch): Trace => {
         const { finishReason } = one
-        const own: Segment = { ...segmentOf(one, logps), finishReason }
+        const own = withBeginning({ ...segmentOf(one, logps), finishReason }, begun, begunIds)
         const sample = trace.sample * numGenerations + branch
         return { ...trace, sample, segments: [...segments, own], finishReason }
       }),
@@ -108,6 +122,7 @@ const turnKinds = {
   ...samplingKinds,
   numGenerations: optional(kinds.number),
   inject: kinds.call,
+  begin: optional(kinds.call),
   score: optional(kinds.call),
   select: optional(kinds.call),
 }

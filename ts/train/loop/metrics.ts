@@ -1,18 +1,12 @@
 // What a round of self-training reports. `roundStatistics`: tasks with exact checkers. `rewardStatistics`: reward
 // functions, under the names of TRL's GRPO trainer. Standard deviations use n - 1, as there.
 
-import { mean } from '../../src/base/stats.js'
+import { deviation, mean } from '../../src/base/stats.js'
 import { isTied, rewardsOf } from './credit.js'
 import { byTask, type Trace, turnsOf } from './trace.js'
 
 /** Numbers of a round from all of its traces and those that were selected. */
 export type RoundStatistics = (traces: readonly Trace[], kept: readonly Trace[]) => Record<string, number>
-
-/** 0 for fewer than two values. */
-function deviation(values: readonly number[]): number {
-  const centre = mean(values)
-  return Math.sqrt(values.reduce((sum, value) => sum + (value - centre) ** 2, 0) / Math.max(1, values.length - 1))
-}
 
 /** Counts, mean reward, and shares of samples and of tasks that are solved. */
 export const roundStatistics: RoundStatistics = (traces, kept) => {

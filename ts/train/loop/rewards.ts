@@ -158,10 +158,12 @@ export const missingEosReward = (penalty: number): RewardFunction =>
  * sample is the prompt and that turn alone. Turns that have their score are not judged again.
  */
 export const scoreTurns =
-  (score: Score): Score =>
+  (score: Score, isAnswer: (turn: number) => boolean = () => true): Score =>
   async (traces) => {
     const unscored = traces.map((trace) =>
-      turnsOf(trace).flatMap((_, turn) => (trace.scores[`reward/${turn + 1}`] === undefined ? [turn] : [])),
+      turnsOf(trace).flatMap((_, turn) =>
+        isAnswer(turn) && trace.scores[`reward/${turn + 1}`] === undefined ? [turn] : [],
+      ),
     )
     const judged = await score(unscored.flatMap((turns, i) => turns.map((turn) => turnAlone(traces[i], turn))))
     let at = 0

@@ -1,6 +1,7 @@
 // Select: which attempts are trained on. Pure and deterministic: ties go to the lower sample number.
 
 import { checkArgument, checkOptions, kinds, optional } from '../../src/base/arguments.js'
+import { deriveKey, uniform } from '../../src/base/rng.js'
 import { byTask, completionOf, type Trace, tracesKind } from './trace.js'
 
 /** Chooses among scored traces. */
@@ -78,3 +79,35 @@ export const partlySolved =
 
 /** Traces that ended by themselves. */
 export const ended: Select = (traces) => traces.filter(({ finishReason }) => finishReason === 'stop')
+
+/** How `resample` draws. */
+export interface ResampleOptions {
+  /** Name of the score. */
+  readonly by: string
+  readonly temperature: number
+  /** Draws of each task; default as many as it has samples. */
+  readonly perTask?: number
+  /** Keys of the draws. */
+  readonly seed: number
+  readonly round: number
+}
+
+/** Samples of each task drawn again with replacement, a share of exp(score / temperature) each (Boltzmann resampling). */
+export const resample =
+  ({ by, temperature, perTask, seed, round }: ResampleOptions): Select =>
+  (traces) =>
+    byTask(traces).flatMap((group) => {
+      const most = Math.max(...group.map(({ scores }) => scores[by]))
+      const masses = group.map(({ scores }) => Math.exp((scores[by] - most) / temperature))
+      const total = masses.reduce((sum, mass) => sum + mass, 0)
+      const key = deriveKey(seed, 'resample', round, group[0].task.id)
+      const draw = (index: number): Trace => {
+        let left = uniform(key, index) * total
+        for (const [i, mass] of masses.entries()) {
+          left -= mass
+          if (left < 0) return group[i]
+        }
+        return group[group.length - 1]
+      }
+      return Array.from({ length: perTask ?? group.length }, (_, i) => draw(i))
+    })

@@ -20,6 +20,31 @@ export function gridArgmax<S>(grid: readonly S[], measure: (setting: S) => numbe
     .reduce((best, next) => (next.value > best.value ? next : best))
 }
 
+/** Where a climb goes next. */
+export interface Climb {
+  /** The setting to try; the best one when neither neighbour is left. */
+  readonly next: number
+  /** The best of what was tried; undefined where nothing was. */
+  readonly best: Tuned<number> | undefined
+  /** Both neighbours of the best were tried. */
+  readonly done: boolean
+}
+
+/**
+ * Climbs a hill of one dimension in equal steps: upwards first, then on from whatever is best. A pure function of what was
+ * tried, each value under the setting that it was measured at; of one tried twice the last value counts.
+ */
+export function hillClimb(tried: readonly Tuned<number>[], { start, step }: { start: number; step: number }): Climb {
+  if (!(step > 0)) throw new WhetstoneError('E_CONFIG', 'step', `expected a step above 0, got ${step}`)
+  const placeOf = (setting: number) => Math.round((setting - start) / step)
+  const values = new Map(tried.map(({ setting, value }) => [placeOf(setting), value]))
+  if (values.size === 0) return { next: start, best: undefined, done: false }
+  const top = gridArgmax([...values.keys()], (place) => values.get(place) ?? Number.NEGATIVE_INFINITY)
+  const free = [top.setting + 1, top.setting - 1].find((place) => !values.has(place))
+  const best = { setting: start + top.setting * step, value: top.value }
+  return { next: start + (free ?? top.setting) * step, best, done: free === undefined }
+}
+
 /** How the temperature of a round is chosen. */
 export interface TemperatureTuner {
   /** Temperatures to choose from. */

@@ -1,8 +1,10 @@
 // The registry of recipes: published methods as wiring of shared parts. A new recipe is a file and a line here.
 
+import { autoCei, autoCeiOptions } from './auto-cei.js'
 import { bestOfN, bestOfNOptions } from './best-of-n.js'
 import { bstar, bstarOptions } from './bstar.js'
 import { cct, cctOptions } from './cct.js'
+import { critiqueInLoop, critiqueInLoopOptions } from './critique-in-loop.js'
 import { grpo, grpoOptions } from './grpo.js'
 import { mctsDpo, mctsDpoOptions } from './mcts-dpo.js'
 import { onlineDpo, onlineDpoOptions } from './online-dpo.js'
@@ -14,12 +16,15 @@ import { rise, riseOptions } from './rise.js'
 import { scl, sclOptions } from './scl.js'
 import { score, scoreOptions } from './score.js'
 import { sharpening, sharpeningOptions } from './sharpening.js'
+import { smart, smartOptions } from './smart.js'
 import { still, stillOptions } from './still.js'
 import { superhf } from './superhf.js'
 
+export type { AutoCeiOptions } from './auto-cei.js'
 export type { BestOfNOptions } from './best-of-n.js'
 export type { BstarOptions } from './bstar.js'
 export type { CctOptions } from './cct.js'
+export type { CritiqueInLoopOptions } from './critique-in-loop.js'
 export type { GrpoOptions } from './grpo.js'
 export type { MctsDpoOptions } from './mcts-dpo.js'
 export type { OnlineDpoOptions } from './online-dpo.js'
@@ -31,6 +36,7 @@ export type { RiseOptions } from './rise.js'
 export type { SclOptions } from './scl.js'
 export type { ScoreOptions } from './score.js'
 export type { SharpeningOptions } from './sharpening.js'
+export type { SmartOptions } from './smart.js'
 export type { StillOptions } from './still.js'
 
 /** Recipes by name. */
@@ -50,6 +56,9 @@ export const recipes = {
   rise,
   scl,
   cct,
+  critiqueInLoop,
+  smart,
+  autoCei,
   score,
 } as const
 
@@ -69,6 +78,9 @@ export const onlineOptions = {
   rise: riseOptions,
   scl: sclOptions,
   cct: cctOptions,
+  critiqueInLoop: critiqueInLoopOptions,
+  smart: smartOptions,
+  autoCei: autoCeiOptions,
   score: scoreOptions,
 } as const
 
