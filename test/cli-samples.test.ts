@@ -16,6 +16,9 @@ const own: Readonly<Record<string, string>> = {
   still: '--maskTruncatedCompletions false --right 0 --skipSolved false',
   sharpening: '--maskTruncatedCompletions false',
   cct: '--right 0',
+  critiqueInLoop: '--right 0',
+  smart: '--right 0',
+  autoCei: '--right 0',
   dapo: '--maskTruncatedCompletions false',
 }
 
