@@ -157,7 +157,10 @@ async function loadWeights({ policy }: Trainer, checkpoint: string): Promise<voi
 }
 
 /** The work's result; undefined when the signal came before or during it. */
-async function unlessAborted<R>(signal: AbortSignal | undefined, work: () => Promise<R>): Promise<R | undefined> {
+export async function unlessAborted<R>(
+  signal: AbortSignal | undefined,
+  work: () => Promise<R>,
+): Promise<R | undefined> {
   const aborted = () => signal?.aborted === true
   if (aborted()) return undefined
   try {

@@ -31,6 +31,7 @@ import { type RolloutLimits, rollouts } from './rollouts.js'
 import type { Score } from './score.js'
 import type { Select } from './select.js'
 import { byTask, completionOf, type Trace, tracesKind } from './trace.js'
+import { runUntrained } from './untrained.js'
 
 /** How the policy learns from what was selected. */
 export interface UpdateOptions {
@@ -78,7 +79,8 @@ export interface IterateOptions {
   readonly explore: Explore
   readonly score: Score
   readonly select: Select
-  readonly update: UpdateOptions
+  /** Default none: rounds explore, score, select and report, and the policy stays as it is. */
+  readonly update?: UpdateOptions
   readonly rounds: number
   /** Rounds that go once through all tasks, for the `epoch` of step events; default: they have none. */
   readonly roundsPerEpoch?: number
@@ -110,7 +112,7 @@ const iterateKinds = {
   explore: kinds.call,
   score: kinds.call,
   select: kinds.call,
-  update: kinds.object,
+  update: optional(kinds.object),
   rounds: kinds.count,
   roundsPerEpoch: optional(kinds.number),
   limits: optional(kinds.object),
@@ -151,6 +153,7 @@ function checkIterate(options: IterateOptions): void {
   checkOptions('iterate', options, iterateKinds)
   const { limits = {}, update } = options
   checkOptions('iterate.limits', limits, limitsKinds)
+  if (update === undefined) return
   checkOptions('iterate.update', update, updateKinds)
   if (update.referenceSync !== undefined) checkOptions('iterate.update.referenceSync', update.referenceSync, syncKinds)
 }
@@ -170,14 +173,34 @@ interface Round {
  */
 export async function iterate(options: IterateOptions): Promise<PhaseResult> {
   checkIterate(options)
-  return whileTrained(options.policy.decoder, () => runRounds(options))
+  const { update, policy } = options
+  return update === undefined ? runRounds(options) : whileTrained(policy.decoder, () => runRounds(options))
 }
 
 /** {@link iterate} of a policy that the caller keeps others from training. */
-export async function runRounds(given: IterateOptions): Promise<PhaseResult> {
+export const runRounds = (options: IterateOptions): Promise<PhaseResult> =>
+  trains(options) ? runTraining(options) : runUntrainedRounds(options)
+
+/** A run whose rounds train. */
+type Training = IterateOptions & { readonly update: UpdateOptions }
+
+const trains = (options: IterateOptions): options is Training => options.update !== undefined
+
+async function runUntrainedRounds(options: IterateOptions): Promise<PhaseResult> {
+  const { policy, rounds, output, resume = false, signal } = options
+  const hashed = output === undefined ? {} : { policySha256: await modelHash(policy.decoder) }
+  const fingerprint = output === undefined ? {} : { ...hashed, ...(await fingerprintOf(options)) }
+  const round = async (number: number): Promise<void> => {
+    await attemptRound(options, number)
+    await options.monitor?.(number)
+  }
+  return runUntrained({ rounds, fingerprint, output, resume, signal, round })
+}
+
+async function runTraining(given: Training): Promise<PhaseResult> {
   const optimizer = readConfig('iterate.update.optimizer', adamwOptions, given.update.optimizer ?? {})
   const schedule = readConfig('iterate.update.schedule', scheduleOptions, given.update.schedule)
-  const options: IterateOptions = { ...given, update: { ...given.update, optimizer, schedule } }
+  const options: Training = { ...given, update: { ...given.update, optimizer, schedule } }
   const { policy, reference, update, rounds, emit, output } = options
   checkUpdate(options)
   const trainer = createTrainer({
@@ -228,7 +251,7 @@ export async function runRounds(given: IterateOptions): Promise<PhaseResult> {
 }
 
 /** Refuses before the first sample what the first step could not do. */
-function checkUpdate({ reference, update }: IterateOptions): void {
+function checkUpdate({ reference, update }: Training): void {
   const { objective, stepsPerRound, numIterations = 1, referenceSync, startFrom } = update
   if (referenceSync !== undefined && startFrom === 'base')
     throw new WhetstoneError('E_CONFIG', 'startFrom', 'expected current beside a reference that follows the policy')
@@ -251,6 +274,12 @@ const fingerprintOf = async (options: IterateOptions): Promise<Record<string, un
 
 const settingsOf = ({ fingerprint, rounds, seed, update }: IterateOptions): Record<string, unknown> => ({
   ...fingerprint,
+  ...(update !== undefined && settingsOfUpdate(update)),
+  rounds,
+  seed,
+})
+
+const settingsOfUpdate = (update: UpdateOptions): Record<string, unknown> => ({
   ...update.optimizer,
   ...update.schedule,
   ...update.objective.config,
@@ -263,15 +292,13 @@ const settingsOf = ({ fingerprint, rounds, seed, update }: IterateOptions): Reco
   ...update.referenceSync,
   ...(update.startFrom !== undefined && { startFrom: update.startFrom }),
   ...(update.pool !== undefined && { pool: update.pool }),
-  rounds,
-  seed,
 })
 
 /** What earlier rounds selected, by round. */
 type Pool = Map<number, readonly Trace[]>
 
 /** What all rounds before this one selected; of a run that goes on from the samples that it kept. */
-async function pooled(options: IterateOptions, number: number, pool: Pool): Promise<Trace[]> {
+async function pooled(options: Training, number: number, pool: Pool): Promise<Trace[]> {
   if (options.update.pool !== 'accumulate') return []
   const store = options.output === undefined ? undefined : { directory: options.output, resume: true }
   const lost = async (tasks: readonly Task[]): Promise<Trace[]> => {
@@ -287,8 +314,9 @@ async function pooled(options: IterateOptions, number: number, pool: Pool): Prom
   return Array.from({ length: number - 1 }, (_, i) => pool.get(i + 1) ?? []).flat()
 }
 
-async function makeRound(options: IterateOptions, number: number, pool: Pool): Promise<Round> {
-  const { policy, reference, seed, explore, score, select, update, signal, emit, output, resume = false } = options
+/** The attempts of a round and what is selected of them, reported. */
+async function attemptRound(options: IterateOptions, number: number): Promise<{ traces: Trace[]; kept: Trace[] }> {
+  const { policy, reference, seed, explore, score, select, signal, emit, output, resume = false } = options
   const started = performance.now()
   const tasks = options.tasks(number)
   checkArgument(`iterate: tasks of round ${number}`, tasks, listOf(taskKind))
@@ -307,6 +335,12 @@ async function makeRound(options: IterateOptions, number: number, pool: Pool): P
   const seconds = (performance.now() - started) / 1000
   emit({ type: 'round', round: number, values: { ...statistics, seconds } })
   showSamples(options, traces, number)
+  return { traces, kept }
+}
+
+async function makeRound(options: Training, number: number, pool: Pool): Promise<Round> {
+  const { traces, kept } = await attemptRound(options, number)
+  const { update, seed } = options
   const trained = [...(await pooled(options, number, pool)), ...kept]
   pool.set(number, kept)
   const examples = trained.length === 0 ? [] : (update.toExamples ?? completionExamples)(trained, number)
@@ -333,7 +367,7 @@ function showSamples({ samples = 0, emit }: IterateOptions, traces: readonly Tra
 }
 
 /** Micro-batches of a step of the round (0-based): a pure function of (seed, round, step). */
-function planStep({ update }: IterateOptions, { examples, walk }: Round, step: number): MicroBatch[] {
+function planStep({ update }: Training, { examples, walk }: Round, step: number): MicroBatch[] {
   const { batchSize, perDeviceTrainBatchSize: size = batchSize } = update
   const [begin, count] = placesOf(update, examples.length, step)
   const chosen = walk(begin, count).map((example) => examples[example])

@@ -90,10 +90,12 @@ export interface ScoreParts {
 
 /** What a method makes of the shared parts. */
 export interface OnlineMethod {
-  readonly objective: Objective
+  /** None: rounds are made and reported, nothing is trained. */
+  readonly objective?: Objective
   /** What of the samples is trained, and with which advantage; default all of them. */
   readonly select?: (rewards: readonly NamedReward[]) => Select
-  readonly toExamples: ToExamples
+  /** As in `iterate`. */
+  readonly toExamples?: ToExamples
   /** Examples of a round; default one of each of `numGenerations` samples of its prompts. */
   readonly examplesPerRound?: number
   /** Default `numGenerations` samples of each prompt. It may look at rewards while it explores. */
@@ -161,7 +163,7 @@ async function runInFolder<V extends OnlineValues>(
   const config = resolve(options.sources ?? [{ origin: 'argument', values: given(options) }])
   checkSchedule(config.values)
   const method = methodOf(config.values)
-  checkTeacher(method.objective, options.reference)
+  if (method.objective !== undefined) checkTeacher(method.objective, options.reference)
   checkJudge(options, method, config.values)
   const { output, resume = false, record = config } = options
   const warn = (message: string) => emit({ type: 'warning', message })
@@ -204,7 +206,7 @@ const referenceOf = async (
   { objective, needsReference = false }: OnlineMethod,
   { syncRefModel }: OnlineValues,
 ): Promise<Reference | undefined> =>
-  needsReference || objective.needs.reference ? openReference(policy.decoder, reference, syncRefModel) : undefined
+  needsReference || objective?.needs.reference ? openReference(policy.decoder, reference, syncRefModel) : undefined
 
 /** The method with as many samples as an evaluation draws. */
 const heldOutMethod = <V extends OnlineValues>(values: V, methodOf: (values: V) => OnlineMethod): OnlineMethod =>
@@ -303,11 +305,12 @@ async function evaluationOf(
   })
 }
 
-function updateOf(values: OnlineValues, method: OnlineMethod): IterateOptions['update'] {
+function updateOf(values: OnlineValues, { objective, ...method }: OnlineMethod): IterateOptions['update'] {
+  if (objective === undefined) return undefined
   const batchSize = values.perDeviceTrainBatchSize * values.gradientAccumulationSteps
   const { examplesPerRound = values.promptsPerRound * values.numGenerations } = method
   return {
-    objective: method.objective,
+    objective,
     optimizer: adamwOptions.strip().parse(values),
     schedule: {
       learningRate: values.learningRate,
@@ -352,12 +355,13 @@ async function runOnline(
   const device = policy.decoder.device.description
   const names = rewards.map(({ name }) => name)
   const notes = [`model ${policy.directory}`, `${rounds.size} prompts`, ...judgesNoted(names, judge)]
-  emit({ type: 'start', step: 0, totalSteps: values.rounds * update.stepsPerRound, device, notes })
+  const stepsPerRound = update?.stepsPerRound ?? 1
+  emit({ type: 'start', step: 0, totalSteps: values.rounds * stepsPerRound, device, notes })
   const directory = output === undefined ? undefined : join(output, 'rounds')
-  await tellEmptyResume({ directory: directory && join(directory, 'checkpoints'), resume: resume ?? false, emit })
+  await tellEmptyResume({ directory: update && directory && join(directory, 'checkpoints'), resume: !!resume, emit })
   const scoreOf = (own: OnlineMethod) =>
     withGold(own.score?.({ rewards: score, judge, reference }) ?? score, functions && prompts)
-  const evaluate = await evaluationOf(options, values, { score, scoreOf, stepsPerRound: update.stepsPerRound, emit })
+  const evaluate = await evaluationOf(options, values, { score, scoreOf, stepsPerRound, emit })
   const result = await runRounds({
     policy,
     reference,

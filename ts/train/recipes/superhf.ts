@@ -7,7 +7,7 @@
 import { superhf as superhfObjective } from '../../loss/index.js'
 import { checkArgument, checkMembers, checkOptions, kinds } from '../../src/base/arguments.js'
 import { type SampleGroupOptions, sampleGroup, samplingKinds } from '../loop/explore.js'
-import { type IterateOptions, iterate } from '../loop/iterate.js'
+import { type IterateOptions, iterate, type UpdateOptions } from '../loop/iterate.js'
 import { verify } from '../loop/score.js'
 import { pick } from '../loop/select.js'
 import type { PhaseResult } from '../loop.js'
@@ -37,7 +37,7 @@ export async function superhf(
   source: TaskSource,
   options: SuperHfOptions,
   loop: Omit<IterateOptions, 'explore' | 'score' | 'select' | 'update'> & {
-    readonly update: Omit<IterateOptions['update'], 'objective'>
+    readonly update: Omit<UpdateOptions, 'objective'>
   },
 ): Promise<PhaseResult> {
   checkArgument('superhf.source', source, sourceKind)
