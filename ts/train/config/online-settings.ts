@@ -144,6 +144,18 @@ export const onlineTrainers: Readonly<Record<string, OnlineTrainer>> = {
     description: 'samples and rewards: keep to right answers, mend wrong ones (confidence and critique, 2412.19513)',
     recipe: 'cct',
   },
+  critiqueInLoop: {
+    description: 'samples and rewards: critiques of wrong answers, the base trained anew on what is right (2411.16579)',
+    recipe: 'critiqueInLoop',
+  },
+  smart: {
+    description: 'samples and rewards: the strategy that works is learned to come first (SMART, 2410.16128)',
+    recipe: 'smart',
+  },
+  autoCei: {
+    description: 'samples and rewards: answers that may be refusals, worth more after more work (Auto-CEI, 2410.07627)',
+    recipe: 'autoCei',
+  },
   score: {
     description: 'samples and rewards: two attempts, the second corrects the first (2409.12917)',
     recipe: 'score',
