@@ -49,6 +49,7 @@ const begunOnly = (options: { readonly sources?: unknown }): object =>
   Array.isArray(options?.sources) ? { ...options, signal: AbortSignal.timeout(500) } : options
 const short = { rounds: 1, promptsPerRound: 1, numGenerations: 2, maxCompletionLength: 2, learningRate: 0 }
 
+const points = [1, 2, 3, 4].map((size) => ({ size, accuracy: 1 - 1 / size }))
 const named = api.nameRewards([reward as never])
 const group = { numGenerations: 1, maxNewTokens: 2 }
 
@@ -206,6 +207,20 @@ export const loopTable: Readonly<Record<string, Entry>> = {
     args: [scorer, { name: 'x' }],
     fair: { 1: 'undefined object' },
     options: { 1: { name: 'text', specialTokens: '', revisionText: '', revisionRequest: 'text' } },
+  },
+  meteor: { call: api.meteor, args: ['a b', 'b'] },
+  calibrationError: {
+    call: api.calibrationError,
+    args: [[0.5], [1], { bins: 2 }],
+    fair: { 2: 'undefined object' },
+    options: { 2: { bins: 'number', binning: '' } },
+  },
+  rankCorrelation: { call: api.rankCorrelation, args: [[1], [2]] },
+  fitLearningCurve: { call: api.fitLearningCurve, args: [points] },
+  stopRule: {
+    call: api.stopRule,
+    args: [points, { tolerance: 0.1 }],
+    options: { 1: { 'tolerance!': 'number', slope: 'number', lookAhead: 'number', ceiling: 'number' } },
   },
   judgeByReward: { call: api.judgeByReward, args: [reward], fair: { 0: 'function' } },
   thinkFormatReward: {

@@ -74,12 +74,21 @@ export type { LossEvaluation } from '../train/evaluate.js'
 export { type EvaluateOptions, evaluateLoss } from '../train/evaluate-loss.js'
 export type { Emit, Run, StepEvent, TrainEvent } from '../train/events.js'
 export { type ImproveResult, improve } from '../train/improve.js'
+export { type CalibrationOptions, calibrationError, rankCorrelation } from '../train/loop/calibration.js'
 export { chain, type Turn } from '../train/loop/chain.js'
 export { credit } from '../train/loop/credit.js'
 export { pairExamples, policyExamples, type ToExamples } from '../train/loop/examples.js'
 export { type Explore, type ExploreContext, type SampleGroupOptions, sampleGroup } from '../train/loop/explore.js'
 export { type IterateOptions, iterate, type UpdateOptions } from '../train/loop/iterate.js'
 export { judgeByReward, type PairInput, type PairJudge } from '../train/loop/judges.js'
+export {
+  type CurvePoint,
+  fitLearningCurve,
+  type LearningCurve,
+  type StopDecision,
+  type StopOptions,
+  stopRule,
+} from '../train/loop/learning-curve.js'
 export type { RoundStatistics } from '../train/loop/metrics.js'
 export type { PromptRow, PromptSource } from '../train/loop/prompts.js'
 export {
@@ -102,6 +111,7 @@ export {
 export type { RolloutLimits } from '../train/loop/rollouts.js'
 export { type Score, verify } from '../train/loop/score.js'
 export { type PickOptions, pick, type Select } from '../train/loop/select.js'
+export { meteor } from '../train/loop/similarity.js'
 export { byTask, completionOf, type Segment, type Trace } from '../train/loop/trace.js'
 export type { PhaseResult } from '../train/loop.js'
 export { type MergeOptions, type MergeResult, merge } from '../train/merge.js'

@@ -4,6 +4,7 @@
 import { checkArgument, kinds, optional } from '../../src/base/arguments.js'
 import { messageOf, WhetstoneError } from '../../src/base/errors.js'
 import { mean } from '../../src/base/stats.js'
+import { calibrationError, rankCorrelation } from './calibration.js'
 import type { Score } from './score.js'
 import { byTask, completionLength, type Trace, tracesKind, turnsOf, withScores } from './trace.js'
 
@@ -47,6 +48,16 @@ export interface Consistency {
   readonly entropy: number
   /** Different answers over all; 1: no two agree. */
   readonly disagreement: number
+  /** Of the answers as numbers, divided by how many there are; undefined where one of them is no number. */
+  readonly variance: number | undefined
+}
+
+/** The mean squared distance to the mean. */
+function spreadOf(answers: readonly (string | undefined)[]): number | undefined {
+  const numbers = answers.map((answer) => (answer === undefined || answer.trim() === '' ? Number.NaN : Number(answer)))
+  if (!numbers.every(Number.isFinite)) return undefined
+  const centre = mean(numbers)
+  return mean(numbers.map((value) => (value - centre) ** 2))
 }
 
 /** How far answers agree; those that are undefined agree with none. */
@@ -61,6 +72,7 @@ export function consistencyOf(answers: readonly (string | undefined)[]): Consist
     majority: Math.max(0, ...votes),
     entropy: shares.reduce((sum, share) => sum - share * Math.log2(share), 0),
     disagreement: shares.length / Math.max(1, answers.length),
+    variance: spreadOf(answers),
   }
 }
 
@@ -93,12 +105,42 @@ export function likelihood(reduction: 'sum' | 'mean', as = 'likelihood'): Score 
   }
 }
 
-/** Means over tasks of how far their samples agree. */
+/** Is the answer that most samples of a task give right, by `gold` or else the reward? Of equally many the mean. */
+function majorityRight(group: readonly Trace[], { votes, majority }: Consistency): number {
+  const leading = group.filter((_, i) => votes[i] === majority && majority > 0)
+  return mean(leading.map(({ scores }) => scores.gold ?? scores.reward))
+}
+
+/**
+ * Are tasks whose samples agree more also right more often? Over tasks: how often the majority is right, the rank correlation of its share
+ * with that, and the calibration error of the share as a probability. Nothing where samples are not known to be right or wrong.
+ */
+function correctness(
+  groups: readonly (readonly Trace[])[],
+  agreements: readonly Consistency[],
+): Record<string, number> {
+  const isKnown = ({ scores: { gold, reward } }: Trace) => [0, 1].includes(gold ?? reward)
+  if (groups.length === 0 || !groups.flat().every(isKnown)) return {}
+  const shares = agreements.map(({ majority }) => majority)
+  const right = groups.map((group, i) => majorityRight(group, agreements[i]))
+  const correlation = rankCorrelation(shares, right)
+  return {
+    'answers/majority_right': mean(right),
+    'answers/calibration_error': calibrationError(shares, right),
+    ...(correlation !== undefined && { 'answers/correlation': correlation }),
+  }
+}
+
+/** Means over tasks of how far their samples agree, and what that tells of their being right. */
 export function consistencyStatistics(traces: readonly Trace[], answerOf: AnswerOf): Record<string, number> {
-  const groups = byTask(traces).map((group) => consistencyOf(group.map(answerOf)))
+  const tasks = byTask(traces)
+  const groups = tasks.map((group) => consistencyOf(group.map(answerOf)))
+  const variances = groups.flatMap(({ variance }) => variance ?? [])
   return {
     'answers/majority': mean(groups.map(({ majority }) => majority)),
     'answers/entropy': mean(groups.map(({ entropy }) => entropy)),
     'answers/disagreement': mean(groups.map(({ disagreement }) => disagreement)),
+    ...(variances.length > 0 && { 'answers/variance': mean(variances) }),
+    ...correctness(tasks, groups),
   }
 }

@@ -73,10 +73,34 @@ function klOf(traces: readonly Trace[]): Record<string, number> {
   return gaps.length === 0 ? {} : { kl: mean(gaps) }
 }
 
-/** Share of right samples and of right ones among those kept, by the exact checker, where it looks on. */
+/**
+ * How often the reward ranks a right sample above a wrong one of its task, ties as half: what is missing to 1 is the gap
+ * between the reward that is trained and what it stands for. undefined where no task has both kinds.
+ */
+export function rankedByReward(traces: readonly Trace[]): number | undefined {
+  const ranked = byTask(traces).flatMap((group) => {
+    const among = (kind: number) =>
+      group.filter(({ scores: { gold, reward } }) => gold === kind && reward !== undefined)
+    const [wrong, right] = [among(0), among(1)]
+    return right.flatMap((one) => wrong.map((other) => (1 + Math.sign(one.scores.reward - other.scores.reward)) / 2))
+  })
+  return ranked.length === 0 ? undefined : mean(ranked)
+}
+
+/**
+ * By the exact checker, where it looks on: shares of right samples and of right ones among those kept, and how far the
+ * reward is of its opinion.
+ */
 function goldOf(traces: readonly Trace[], kept: readonly Trace[]): Record<string, number> {
   const [all, chosen] = [traces, kept].map((some) => some.flatMap(({ scores }) => scores.gold ?? []))
-  return all.length === 0 ? {} : { gold: mean(all), ...(chosen.length > 0 && { 'gold/kept': mean(chosen) }) }
+  const ranked = rankedByReward(traces)
+  return all.length === 0
+    ? {}
+    : {
+        gold: mean(all),
+        ...(chosen.length > 0 && { 'gold/kept': mean(chosen) }),
+        ...(ranked !== undefined && { 'gold/ranked': ranked }),
+      }
 }
 
 /** TRL's numbers; `reward_std` is the deviation over all samples. Nothing of rewards where there are none. */

@@ -7,7 +7,7 @@ import { mean } from '../../src/base/stats.js'
 import { type Explore, type SampleGroupOptions, sampleGroup } from './explore.js'
 import { askJudge, type PairJudge, type TracePair } from './judges.js'
 import type { Score } from './score.js'
-import { byTask, type Trace, withScores } from './trace.js'
+import { byTask, type Trace, turnsOf, withScores } from './trace.js'
 
 /** Did the policy alone write it? What has no mark is the policy's. */
 export const isOwn = ({ scores }: Trace): boolean => scores.onPolicy !== 0
@@ -91,7 +91,18 @@ export const rankByJudge =
 
 const ended = (side: readonly Trace[]) => mean(side.map(({ finishReason }) => Number(finishReason === 'stop')))
 
-/** TRL's numbers of online DPO: mean reward, what the best sample of a task is ahead of the worst, which end by themselves. */
+/** TRL's entropy of samples: the mean of -log p of whole samples, in nats. Nothing where log-probs were not kept. */
+function sampleEntropy(traces: readonly Trace[]): Record<string, number> {
+  const turns = traces.map(turnsOf)
+  if (turns.length === 0 || turns.flat().some(({ logps }) => logps === undefined)) return {}
+  const sums = turns.map((own) => own.flatMap(({ logps = [] }) => logps).reduce((sum, logp) => sum - logp, 0))
+  return { 'objective/entropy': mean(sums) }
+}
+
+/**
+ * TRL's numbers of online DPO: mean reward, what the best sample of a task is ahead of the worst, entropy, which end by
+ * themselves. Its `objective/kl` is in the steps, as (rewards/chosen + rewards/rejected) / (2 beta), for two samples a prompt.
+ */
 export function bestAndWorstStatistics(traces: readonly Trace[]): Record<string, number> {
   const groups = byTask(traces).map((group) => group.map(({ scores }) => scores.reward))
   const scores = mean(groups.flat())
@@ -100,6 +111,7 @@ export function bestAndWorstStatistics(traces: readonly Trace[]): Record<string,
       'objective/scores': scores,
       'objective/scores_margin': mean(groups.map((group) => Math.max(...group) - Math.min(...group))),
     }),
+    ...sampleEntropy(traces),
     'val/contain_eos_token': ended(traces),
   }
 }

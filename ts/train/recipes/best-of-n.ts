@@ -1,6 +1,7 @@
 // Best-of-n fine-tuning, by reward functions: RAFT (2304.06767), ReST, rejection sampling. Sample n answers to each prompt,
 // train the likelihood of the best `perPrompt` that reach `threshold`, repeat. With `kappa` it is SuperHF (2310.16763) over
-// reward functions, with a KL term to the reference; superhf.ts is SuperHF over tasks with an exact checker.
+// reward functions, with a KL term to the reference; superhf.ts is SuperHF over tasks with an exact checker. Rounds report how
+// alike the kept answers to different prompts are, its monitor of reward hacking (../loop/similarity.ts).
 
 import * as z from 'zod'
 import { sft, superhf } from '../../loss/index.js'
@@ -10,6 +11,7 @@ import { completionExamples } from '../loop/examples.js'
 import { type OnlineOptions, settingsFrom, startOnline } from '../loop/online.js'
 import { onlineShape } from '../loop/online-shape.js'
 import { pick } from '../loop/select.js'
+import { similarityStatistics } from '../loop/similarity.js'
 import type { PhaseResult } from '../loop.js'
 
 /** Settings of best-of-n fine-tuning. */
@@ -29,8 +31,9 @@ export const bestOfN = (options: BestOfNOptions): Run<PhaseResult> =>
   startOnline(
     options,
     (sources) => settingsFrom(bestOfNOptions, sources),
-    ({ perPrompt, threshold, promptsPerRound, kappa }) => ({
+    ({ perPrompt, threshold, promptsPerRound, kappa, seed }) => ({
       objective: kappa > 0 ? superhf({ kappa }) : sft(),
+      statistics: (_, kept) => similarityStatistics(kept, seed),
       select: () => pick({ perTask: perPrompt, threshold }),
       toExamples: completionExamples,
       examplesPerRound: promptsPerRound * perPrompt,
