@@ -208,7 +208,7 @@ export const loopTable: Readonly<Record<string, Entry>> = {
     fair: { 1: 'undefined object' },
     options: { 1: { name: 'text', specialTokens: '', revisionText: '', revisionRequest: 'text' } },
   },
-  meteor: { call: api.meteor, args: ['a b', 'b'] },
+  meteor: { call: api.meteor, args: ['a b', 'b'], fair: { 0: 'text', 1: 'text' } },
   calibrationError: {
     call: api.calibrationError,
     args: [[0.5], [1], { bins: 2 }],
@@ -220,6 +220,7 @@ export const loopTable: Readonly<Record<string, Entry>> = {
   stopRule: {
     call: api.stopRule,
     args: [points, { tolerance: 0.1 }],
+    fair: { 0: 'list' },
     options: { 1: { 'tolerance!': 'number', slope: 'number', lookAhead: 'number', ceiling: 'number' } },
   },
   judgeByReward: { call: api.judgeByReward, args: [reward], fair: { 0: 'function' } },
