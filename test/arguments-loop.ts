@@ -65,7 +65,7 @@ export const loopTable: Readonly<Record<string, Entry>> = {
         'explore!': '',
         'score!': '',
         'select!': '',
-        'update!': '',
+        update: '',
         'rounds!': 'number',
         'seed!': 'number',
         'emit!': 'function',
@@ -87,6 +87,7 @@ export const loopTable: Readonly<Record<string, Entry>> = {
   'iterate.update': {
     call: (update: (typeof loop)['update']) => api.iterate({ ...loop, update }),
     args: [loop.update],
+    fair: { 0: 'undefined' },
     options: {
       0: {
         'objective!': '',
@@ -124,6 +125,7 @@ export const loopTable: Readonly<Record<string, Entry>> = {
   'recipes.critiqueInLoop': recipeOf(api.recipes.critiqueInLoop, { right: -1 }),
   'recipes.smart': recipeOf(api.recipes.smart, { right: -1, strategies: ['a', 'b'] }),
   'recipes.autoCei': recipeOf(api.recipes.autoCei, { right: -1 }),
+  'recipes.ilf': recipeOf(api.recipes.ilf, { questions: ['='], yes: 'a', no: 'b', refineRequest: '=' }),
   'recipes.superhf': {
     call: (...args) => {
       const [from, options, rest] = args as unknown as Parameters<typeof api.recipes.superhf>
@@ -264,6 +266,12 @@ export const loopTable: Readonly<Record<string, Entry>> = {
     args: [context, [task]],
     fair: { 1: 'list' },
   },
+  verdict: {
+    call: api.verdict,
+    args: [policy, { question: '?' }],
+    options: { 1: { 'question!': 'text function', yes: 'text', no: 'text', as: 'text' } },
+  },
+  'verdict()': { call: api.verdict(policy as never, { question: '?' }), args: [[trace]], fair: { 0: 'list' } },
   verify: { call: api.verify, args: [source.check], fair: { 0: 'function' } },
   'verify()': { call: api.verify(source.check), args: [[trace]], fair: { 0: 'list' } },
   pick: {

@@ -16,6 +16,7 @@ const own: Readonly<Record<string, string>> = {
   still: '--maskTruncatedCompletions false --right 0 --skipSolved false',
   sharpening: '--maskTruncatedCompletions false',
   cct: '--right 0',
+  ilf: '--seed 1',
   critiqueInLoop: '--right 0',
   smart: '--right 0',
   autoCei: '--right 0',

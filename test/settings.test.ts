@@ -17,6 +17,7 @@ import type {
   CctInput,
   CritiqueInLoopInput,
   GrpoInput,
+  IlfInput,
   MctsDpoInput,
   OnlineDpoInput,
   OnlineGkdInput,
@@ -179,6 +180,7 @@ const types = {
     recipeText('CritiqueInLoopInput', 'Settings of critique in the loop.', onlineOptions.critiqueInLoop),
     recipeText('SmartInput', 'Settings of SMART.', onlineOptions.smart),
     recipeText('AutoCeiInput', 'Settings of Auto-CEI.', onlineOptions.autoCei),
+    recipeText('IlfInput', 'Settings of imitation learning from language feedback.', onlineOptions.ilf),
     recipeText('ScoreInput', 'Settings of SCoRe.', onlineOptions.score),
   ],
 } as const
@@ -220,7 +222,22 @@ t.test('the compiler takes both for the same', async (t) => {
   const critiqueInLoop: Same<CritiqueInLoopInput, z.input<typeof onlineOptions.critiqueInLoop>> = true
   const smart: Same<SmartInput, z.input<typeof onlineOptions.smart>> = true
   const autoCei: Same<AutoCeiInput, z.input<typeof onlineOptions.autoCei>> = true
+  const ilf: Same<IlfInput, z.input<typeof onlineOptions.ilf>> = true
   const known = [training, common, grpo, onlineDpo, onlineXpo, onlineNashMd, onlineGkd, bestOfN, score]
-  const all = [...known, onlineSimpo, bstar, still, mctsDpo, sharpening, rise, scl, cct, critiqueInLoop, smart, autoCei]
+  const all = [
+    ...known,
+    onlineSimpo,
+    bstar,
+    still,
+    mctsDpo,
+    sharpening,
+    rise,
+    scl,
+    cct,
+    critiqueInLoop,
+    smart,
+    autoCei,
+    ilf,
+  ]
   t.ok(all.every(Boolean))
 })

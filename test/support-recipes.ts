@@ -7,6 +7,7 @@ import { sft } from '../ts/loss/index.js'
 import { type LanguageModel, loadModel, type ModelOptions } from '../ts/src/generate/language-model.js'
 import type { Run, TrainEvent } from '../ts/train/events.js'
 import type { RewardFunction } from '../ts/train/loop/rewards.js'
+import type { Trace } from '../ts/train/loop/trace.js'
 import type { PhaseResult } from '../ts/train/loop.js'
 import { recipes } from '../ts/train/recipes/index.js'
 import { makeTaskModel } from '../ts/train/task-model.js'
@@ -121,6 +122,18 @@ export const settings = {
     stepEnd: 'b',
     right: 0.25,
     roundsPerTrial: 2,
+  },
+  ilf: {
+    ...shared,
+    numGenerations: 4,
+    perDeviceTrainBatchSize: 8,
+    refinements: 3,
+    selectBy: 'reward',
+    questions: ['='],
+    yes: 'b',
+    no: 'a',
+    refineRequest: '=',
+    feedback: ({ segments }: Trace) => (segments[1].text === 'bbbb' ? undefined : 'a'),
   },
   score: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 8, stageOneRounds: 3, alpha: 1, instruction: '=' },
 } as const

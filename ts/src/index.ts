@@ -113,6 +113,7 @@ export { type Score, verify } from '../train/loop/score.js'
 export { type PickOptions, pick, type Select } from '../train/loop/select.js'
 export { meteor } from '../train/loop/similarity.js'
 export { byTask, completionOf, type Segment, type Trace } from '../train/loop/trace.js'
+export { type Question, type VerdictOptions, verdict } from '../train/loop/verdict.js'
 export type { PhaseResult } from '../train/loop.js'
 export { type MergeOptions, type MergeResult, merge } from '../train/merge.js'
 export type { AdamWConfig } from '../train/optimizer.js'
@@ -122,7 +123,9 @@ export {
   type BstarOptions,
   type CctOptions,
   type CritiqueInLoopOptions,
+  type FeedbackFunction,
   type GrpoOptions,
+  type IlfOptions,
   type MctsDpoOptions,
   type OnlineDpoOptions,
   type OnlineGkdOptions,

@@ -144,6 +144,10 @@ export const onlineTrainers: Readonly<Record<string, OnlineTrainer>> = {
     description: 'samples and rewards: keep to right answers, mend wrong ones (confidence and critique, 2412.19513)',
     recipe: 'cct',
   },
+  ilf: {
+    description: 'samples and rewards: drafts refined by feedback on them, learned without it (ILF, 2303.16755)',
+    recipe: 'ilf',
+  },
   critiqueInLoop: {
     description: 'samples and rewards: critiques of wrong answers, the base trained anew on what is right (2411.16579)',
     recipe: 'critiqueInLoop',

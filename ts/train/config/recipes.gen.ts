@@ -352,6 +352,30 @@ export type AutoCeiInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'> 
   readonly roundsPerTrial?: number | undefined
 }
 
+/** Settings of imitation learning from language feedback. */
+export type IlfInput = Omit<OnlineInput, 'learningRate' | 'numGenerations' | 'topP'> & {
+  /** Peak learning rate. From 0, default `1e-5`. */
+  readonly learningRate?: number | undefined
+  /** Drafts per prompt. From 1, default `1`. */
+  readonly numGenerations?: number | undefined
+  /** sampling: smallest set of tokens with this mass. Above 0 to 1, default `0.95`. */
+  readonly topP?: number | undefined
+  /** Samples behind the feedback on a draft. From 1, default `5`. */
+  readonly refinements?: number | undefined
+  /** Which refinement is kept. Default `verdict`. */
+  readonly selectBy?: 'verdict' | 'reward' | 'random' | undefined
+  /** verdict: what is asked behind a refinement; of conversations the user’s next message. Default `["\nDoes the new text incorporate the feedback? Answer Yes or No.\n"]`. */
+  readonly questions?: string[] | undefined
+  /** verdict: the answer that speaks for it. Default `Yes`. */
+  readonly yes?: string | undefined
+  /** verdict: the answer against it. Default `No`. */
+  readonly no?: string | undefined
+  /** How the feedback is put behind a draft. Default `\nFeedback: {feedback}\nRevised:\n`. */
+  readonly refineRequest?: string | undefined
+  /** Train drafts without feedback as they are. Default `true`. */
+  readonly keepDrafts?: boolean | undefined
+}
+
 /** Settings of SCoRe. */
 export type ScoreInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'> & {
   /** Peak learning rate. From 0, default `5e-6`. */

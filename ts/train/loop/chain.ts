@@ -69,7 +69,8 @@ function chatTokens({ tokenizer, decoder }: LanguageModel, { task, segments }: T
   return ids.slice(written !== undefined && ends.has(written) ? close + 1 : close)
 }
 
-const injectedIds = (policy: LanguageModel, trace: Trace, text: string): number[] =>
+/** Tokens of what is put behind an attempt: text behind text, the user's next message behind a conversation. */
+export const injectedIds = (policy: LanguageModel, trace: Trace, text: string): number[] =>
   trace.task.messages === undefined
     ? policy.tokenizer.encode(text, { addSpecialTokens: false })
     : chatTokens(policy, trace, text)

@@ -6,6 +6,7 @@ import { bstar, bstarOptions } from './bstar.js'
 import { cct, cctOptions } from './cct.js'
 import { critiqueInLoop, critiqueInLoopOptions } from './critique-in-loop.js'
 import { grpo, grpoOptions } from './grpo.js'
+import { ilf, ilfOptions } from './ilf.js'
 import { mctsDpo, mctsDpoOptions } from './mcts-dpo.js'
 import { onlineDpo, onlineDpoOptions } from './online-dpo.js'
 import { onlineGkd, onlineGkdOptions } from './online-gkd.js'
@@ -26,6 +27,7 @@ export type { BstarOptions } from './bstar.js'
 export type { CctOptions } from './cct.js'
 export type { CritiqueInLoopOptions } from './critique-in-loop.js'
 export type { GrpoOptions } from './grpo.js'
+export type { FeedbackFunction, IlfOptions } from './ilf.js'
 export type { MctsDpoOptions } from './mcts-dpo.js'
 export type { OnlineDpoOptions } from './online-dpo.js'
 export type { OnlineGkdOptions } from './online-gkd.js'
@@ -56,6 +58,7 @@ export const recipes = {
   rise,
   scl,
   cct,
+  ilf,
   critiqueInLoop,
   smart,
   autoCei,
@@ -78,6 +81,7 @@ export const onlineOptions = {
   rise: riseOptions,
   scl: sclOptions,
   cct: cctOptions,
+  ilf: ilfOptions,
   critiqueInLoop: critiqueInLoopOptions,
   smart: smartOptions,
   autoCei: autoCeiOptions,
