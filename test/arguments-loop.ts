@@ -53,6 +53,29 @@ const points = [1, 2, 3, 4].map((size) => ({ size, accuracy: 1 - 1 / size }))
 const named = api.nameRewards([reward as never])
 const group = { numGenerations: 1, maxNewTokens: 2 }
 
+const scored = api.scoreRewards(named)
+
+/** A method of answering. */
+const methodOf = (
+  call: (options: never) => unknown,
+  own: object = {},
+  options: Readonly<Record<string, string>> = {},
+): Entry => ({
+  call,
+  args: [{ ...group, ...own }],
+  options: {
+    0: {
+      'numGenerations!': 'number',
+      'maxNewTokens!': 'number',
+      temperature: 'number',
+      stopIds: 'list',
+      stopStrings: 'list',
+      maxRows: 'number',
+      ...options,
+    },
+  },
+})
+
 /** Public functions of the loop, and the functions that those give. */
 export const loopTable: Readonly<Record<string, Entry>> = {
   iterate: {
@@ -103,6 +126,33 @@ export const loopTable: Readonly<Record<string, Entry>> = {
       },
     },
   },
+  answer: {
+    call: api.answer,
+    args: [{ policy, prompts: [{ prompt: '2 + 2 =' }], method: api.answering.vote(group), seed: 1 }],
+    options: { 0: { 'policy!': '', 'prompts!': '', tasks: 'number', 'method!': '', 'seed!': 'number', signal: '' } },
+  },
+  'answering.vote': methodOf(api.answering.vote),
+  'answering.bestOf': methodOf(api.answering.bestOf, { score: scored }, { 'score!': 'function' }),
+  'answering.idSampling': methodOf(
+    api.answering.idSampling,
+    { firstBudget: 1 },
+    { 'firstBudget!': 'number', growth: 'number', trigger: 'text', atEnd: '', answerFrom: '', score: 'function' },
+  ),
+  'answering.magicore': methodOf(
+    api.answering.magicore,
+    { score: scored },
+    { 'score!': 'function', stepScores: 'function', rounds: 'number', route: '', review: 'function', refine: 'text' },
+  ),
+  'answering.tick': methodOf(
+    api.answering.tick,
+    { checklist: [{ question: 'Is it?', check: reward }] },
+    { 'checklist!': '', refinements: 'number', yesAt: 'number', feedback: 'function' },
+  ),
+  'answering.hypothesis': methodOf(
+    api.answering.hypothesis,
+    { score: scored, feedback: () => '' },
+    { 'score!': 'function', 'feedback!': 'function', rounds: 'number' },
+  ),
   'recipes.grpo': recipeOf(api.recipes.grpo),
   'recipes.onlineDpo': recipeOf(api.recipes.onlineDpo),
   'recipes.onlineXpo': recipeOf(api.recipes.onlineXpo),

@@ -61,6 +61,22 @@ export {
   type XpoConfig,
   xpo,
 } from '../loss/index.js'
+export {
+  type Answer,
+  type AnswerMethod,
+  type AnswerOptions,
+  type AnswerSampling,
+  type Answers,
+  answer,
+  answering,
+  type BestOfOptions,
+  type ChecklistItem,
+  type HypothesisOptions,
+  type IdSamplingOptions,
+  type MagicoreOptions,
+  type TickOptions,
+  type VoteOptions,
+} from '../train/answering/index.js'
 export { type EncodedData, encodeExamples, encodeFor, rowKindOf } from '../train/data/encode.js'
 export type { EncodeOptions } from '../train/data/encode-options.js'
 export type { EncodedExample, EncodedSequence } from '../train/data/example.js'

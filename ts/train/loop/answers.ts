@@ -89,6 +89,20 @@ export function voteShare(answerOf: AnswerOf, as = 'votes'): Score {
   }
 }
 
+/** Adds a score, the share of the sum of another one that samples of a task with the same final answer have; 0 for none. */
+export function weightedVotes(answerOf: AnswerOf, by: string, as = 'votes'): Score {
+  return async (traces) =>
+    byTask(traces).flatMap((group) => {
+      const sums = new Map<string | undefined, number>()
+      for (const trace of group) sums.set(answerOf(trace), (sums.get(answerOf(trace)) ?? 0) + trace.scores[by])
+      const all = group.reduce((sum, { scores }) => sum + scores[by], 0)
+      return group.map((trace) => {
+        const own = answerOf(trace)
+        return withScores(trace, { [as]: own === undefined || all === 0 ? 0 : (sums.get(own) ?? 0) / all })
+      })
+    })
+}
+
 /**
  * Adds a score, log p of what was written under the model that wrote it, in nats.
  *

@@ -32,6 +32,11 @@ export interface Turn extends Omit<SampleGroupOptions, 'numGenerations' | 'mixtu
    * no log-probs. A pure function of the trace; default nothing.
    */
   readonly begin?: (trace: Trace) => string
+  /**
+   * The text belongs to the policy's own turn, also in conversations: an end that it has written is taken back, and it
+   * writes on. Default false.
+   */
+  readonly goesOn?: boolean
   /** Scores the traces before this turn: what `inject` may look at. */
   readonly score?: Score
   /** Chooses among them, behind `score`: which branches go on. */
@@ -70,10 +75,18 @@ function chatTokens({ tokenizer, decoder }: LanguageModel, { task, segments }: T
 }
 
 /** Tokens of what is put behind an attempt: text behind text, the user's next message behind a conversation. */
-export const injectedIds = (policy: LanguageModel, trace: Trace, text: string): number[] =>
-  trace.task.messages === undefined
+export const injectedIds = (policy: LanguageModel, trace: Trace, text: string, goesOn = false): number[] =>
+  trace.task.messages === undefined || goesOn
     ? policy.tokenizer.encode(text, { addSpecialTokens: false })
     : chatTokens(policy, trace, text)
+
+/** Segments without the end token of the last one. */
+function withoutEnd({ decoder }: LanguageModel, segments: readonly Segment[]): Segment[] {
+  const { ids, logps, ...last } = segments[segments.length - 1]
+  if (!decoder.config.eosTokenIds.includes(ids[ids.length - 1])) return [...segments]
+  const open = { ...last, ids: ids.slice(0, -1), ...(logps !== undefined && { logps: logps.slice(0, -1) }) }
+  return [...segments.slice(0, -1), open]
+}
 
 /** What the policy wrote behind what it was made to begin with. */
 function withBeginning(own: Segment, text: string, ids: readonly number[]): Segment {
@@ -85,14 +98,15 @@ function withBeginning(own: Segment, text: string, ids: readonly number[]): Segm
 /** Traces with one more turn, those that go on `branches` times each. */
 async function extend(context: ExploreContext, traces: readonly Trace[], turn: Turn, number: number): Promise<Trace[]> {
   const { policy, seed, round, signal } = context
-  const { inject, begin, logps, numGenerations = 1, score: _, select: __, ...sampling } = turn
+  const { inject, begin, goesOn = false, logps, numGenerations = 1, score: _, select: __, ...sampling } = turn
   const going = traces.flatMap((trace) => {
     const text = inject(trace)
     if (text === undefined) return []
-    const injected: Segment = { role: 'injected', text, ids: injectedIds(policy, trace, text) }
+    const injected: Segment = { role: 'injected', text, ids: injectedIds(policy, trace, text, goesOn) }
     const begun = begin?.(trace) ?? ''
     const begunIds = begun === '' ? [] : policy.tokenizer.encode(begun, { addSpecialTokens: false })
-    return [{ trace, segments: [...trace.segments, injected], begun, begunIds }]
+    const before = goesOn ? withoutEnd(policy, trace.segments) : trace.segments
+    return [{ trace, segments: [...before, injected], begun, begunIds }]
   })
   if (going.length === 0) return [...traces]
   const groups = await policy.generate(
@@ -124,6 +138,7 @@ const turnKinds = {
   numGenerations: optional(kinds.number),
   inject: kinds.call,
   begin: optional(kinds.call),
+  goesOn: optional(kinds.flag),
   score: optional(kinds.call),
   select: optional(kinds.call),
 }
@@ -142,6 +157,29 @@ const withReasons = (trace: Trace): Trace => ({
   ),
 })
 
+function checkTurns(turns: readonly Turn[]): void {
+  checkArgument('chain.turns', turns, kinds.list)
+  for (const turn of turns) checkOptions('chain.turn', turn, turnKinds)
+}
+
+/**
+ * Traces with further turns.
+ *
+ * @param number of the first of these turns: 2 behind a first answer. With it and the task and sample of a trace random keys
+ *   are made, so that no two traces may have the same
+ */
+export async function goOn(
+  context: ExploreContext,
+  traces: readonly Trace[],
+  turns: readonly Turn[],
+  number: number,
+): Promise<Trace[]> {
+  let current = [...traces]
+  for (const [i, turn] of turns.entries())
+    current = await extend(context, await prepared(current, turn), turn, number + i)
+  return current
+}
+
 /**
  * A group of samples per task, each continued turn by turn. The key of every sample is (seed, round, task, sample, turn):
  * batching and interruption change nothing.
@@ -150,11 +188,6 @@ const withReasons = (trace: Trace): Trace => ({
  */
 export function chain(first: SampleGroupOptions, turns: readonly Turn[]): Explore {
   const explore = sampleGroup(first)
-  checkArgument('chain.turns', turns, kinds.list)
-  for (const turn of turns) checkOptions('chain.turn', turn, turnKinds)
-  return async (context, tasks) => {
-    let traces = (await explore(context, tasks)).map(withReasons)
-    for (const [i, turn] of turns.entries()) traces = await extend(context, await prepared(traces, turn), turn, i + 2)
-    return traces
-  }
+  checkTurns(turns)
+  return async (context, tasks) => goOn(context, (await explore(context, tasks)).map(withReasons), turns, 2)
 }
