@@ -1,4 +1,4 @@
-// Hypothesis refinement (Qiu et al. 2023, "Phenomenal yet puzzling", arXiv 2310.08559): the policy proposes N rules or programs for
+// Hypothesis refinement (Qiu et al. 2023, "Phenomenal yet puzzling", arXiv 2310.08559, recalled): the policy proposes N rules or programs for
 // the examples of a prompt, an interpreter says what share of the examples each one reproduces, the first of the best goes on, and
 // its failing examples (input, expected, actual) are the feedback behind which N others are proposed, for T rounds at most. A
 // rule that fits all examples is not refined.

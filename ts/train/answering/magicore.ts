@@ -1,4 +1,4 @@
-// MAgICoRe (Chen et al. 2024, arXiv 2409.12147; code dinobby/MAgICoRe): k chains, each with an outcome score o and step scores s_j;
+// MAgICoRe (Chen et al. 2024, arXiv 2409.12147, recalled; code dinobby/MAgICoRe): k chains, each with an outcome score o and step scores s_j;
 //   q = o + product of s_j.
 // A problem is hard where both hold, and only hard ones are reviewed and refined:
 //   C1  the mean z-score of q over the chains with the majority answer is below 0; mean and deviation (n - 1) are those of the

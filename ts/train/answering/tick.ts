@@ -1,4 +1,4 @@
-// TICK and STICK (Cook et al. 2024, arXiv 2410.03608): a checklist of yes-or-no questions says how good an answer is, and what
+// TICK and STICK (Cook et al. 2024, arXiv 2410.03608, recalled): a checklist of yes-or-no questions says how good an answer is, and what
 // to improve. With `yes` of the questions that apply answered yes,
 //   pass rate PR = yes / questions,
 // the answer with the highest PR is chosen (best of n), behind up to `refinements` turns that are told which items failed;
