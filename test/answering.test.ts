@@ -226,6 +226,19 @@ t.test('TICK: pass rates', async (t) => {
   }
 })
 
+t.test('TICK: a model as the judge', async (t) => {
+  const checklist = [{ question: 'Is there a b?' }]
+  using judge = await api.loadModel(golden('smollm'))
+  const asked = { policy: judge, prompts: [{ prompt: 'Name a river.' }], seed: 2 }
+  const method = answering.tick({ ...drawn, checklist, judge, yesAt: 0.5, refinements: 0 })
+  const found = await answer({ ...asked, method })
+  const told = await api.verdict(judge, { question: '\nIs there a b?' })(found.traces)
+  t.ok(told.every(({ scores }) => scores.verdict > 0 && scores.verdict < 1))
+  for (const { scores } of told) t.equal(scores.reward, Number(scores.verdict >= 0.5))
+  const alone = answering.tick({ ...drawn, checklist })
+  await t.rejects(answer({ ...asked, method: alone }), { code: 'E_CONFIG', where: 'tick.judge' })
+})
+
 t.test('hypotheses are refined from the best', async (t) => {
   const fed: number[] = []
   const feedback = ({ scores }: api.Trace) => {

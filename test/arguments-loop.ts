@@ -146,7 +146,7 @@ export const loopTable: Readonly<Record<string, Entry>> = {
   'answering.tick': methodOf(
     api.answering.tick,
     { checklist: [{ question: 'Is it?', check: reward }] },
-    { 'checklist!': '', refinements: 'number', yesAt: 'number', feedback: 'function' },
+    { 'checklist!': '', judge: '', refinements: 'number', yesAt: 'number', feedback: 'function' },
   ),
   'answering.hypothesis': methodOf(
     api.answering.hypothesis,

@@ -33,8 +33,8 @@ export interface MagicoreOptions extends AnswerSampling {
   readonly route?: 'hard' | 'all' | 'none'
   /** Regular expression for the final answer; default the whole text. */
   readonly answerPattern?: string
-  /** What asks for the review of a chain. */
-  readonly review?: (steps: readonly number[], trace: Trace) => string
+  /** What asks for the review of a chain; undefined: it is rewritten without one. */
+  readonly review?: (steps: readonly number[], trace: Trace) => string | undefined
   /** What asks for the chain to be written anew. */
   readonly refine?: string
 }
