@@ -168,6 +168,13 @@ export const loopTable: Readonly<Record<string, Entry>> = {
   'recipes.bstar': recipeOf(api.recipes.bstar, { temperatures: [1], thresholds: [-1], rightAt: -1 }),
   'recipes.still': recipeOf(api.recipes.still, { right: -1, skipSolved: false, maskTruncatedCompletions: false }),
   'recipes.mctsDpo': recipeOf(api.recipes.mctsDpo, { simulations: 1 }),
+  'recipes.restMcts': recipeOf(api.recipes.restMcts, { simulations: 1, right: -1, maskTruncatedCompletions: false }),
+  'recipes.alphaLlm': recipeOf(api.recipes.alphaLlm, {
+    simulations: 1,
+    threshold: -1,
+    maskTruncatedCompletions: false,
+  }),
+  'recipes.qwenMath': recipeOf(api.recipes.qwenMath, { right: -1, mostRight: 1 }),
   'recipes.sharpening': recipeOf(api.recipes.sharpening, { maskTruncatedCompletions: false }, ['policy', 'prompts']),
   'recipes.rise': recipeOf(api.recipes.rise, { branches: 2 }),
   'recipes.scl': recipeOf(api.recipes.scl),

@@ -139,6 +139,7 @@ t.test('native rooms include only what is below them', async (t) => {
 /** Files and functions (`file name`) that may be longer, and why. */
 const longer: Readonly<Record<string, { readonly lines: number; readonly why: string }>> = {
   'ts/src/native/ops.gen.ts': { lines: 1000, why: 'generated table' },
+  'ts/train/config/recipes.gen.ts': { lines: 1000, why: 'generated types' },
 }
 
 const caps = { file: 400, nativeFile: 600, recipe: 120, function: 60, kernel: 120, parameters: 6 }

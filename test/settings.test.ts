@@ -11,6 +11,7 @@ import { trainerDefaults } from '../ts/train/config/defaults.js'
 import { loraOptions } from '../ts/train/config/lora.js'
 import { trainingOptions } from '../ts/train/config/options.js'
 import type {
+  AlphaLlmInput,
   AutoCeiInput,
   BestOfNInput,
   BstarInput,
@@ -24,6 +25,8 @@ import type {
   OnlineNashMdInput,
   OnlineSimpoInput,
   OnlineXpoInput,
+  QwenMathInput,
+  RestMctsInput,
   RiseInput,
   SclInput,
   ScoreInput,
@@ -173,6 +176,9 @@ const types = {
     recipeText('BstarInput', 'Settings of B-STaR.', onlineOptions.bstar),
     recipeText('StillInput', 'Settings of exploring and self-improving.', onlineOptions.still),
     recipeText('MctsDpoInput', 'Settings of step-level preferences from tree search.', onlineOptions.mctsDpo),
+    recipeText('RestMctsInput', 'Settings of search with a value model.', onlineOptions.restMcts),
+    recipeText('AlphaLlmInput', 'Settings of search with adaptive widths.', onlineOptions.alphaLlm),
+    recipeText('QwenMathInput', 'Settings of GRPO on a checker and a fitted reward model.', onlineOptions.qwenMath),
     recipeText('SharpeningInput', 'Settings of sharpening.', onlineOptions.sharpening),
     recipeText('RiseInput', 'Settings of RISE.', onlineOptions.rise),
     recipeText('SclInput', 'Settings of self-correction learning.', onlineOptions.scl),
@@ -215,6 +221,9 @@ t.test('the compiler takes both for the same', async (t) => {
   const bstar: Same<BstarInput, z.input<typeof onlineOptions.bstar>> = true
   const sharpening: Same<SharpeningInput, z.input<typeof onlineOptions.sharpening>> = true
   const mctsDpo: Same<MctsDpoInput, z.input<typeof onlineOptions.mctsDpo>> = true
+  const restMcts: Same<RestMctsInput, z.input<typeof onlineOptions.restMcts>> = true
+  const alphaLlm: Same<AlphaLlmInput, z.input<typeof onlineOptions.alphaLlm>> = true
+  const qwenMath: Same<QwenMathInput, z.input<typeof onlineOptions.qwenMath>> = true
   const still: Same<StillInput, z.input<typeof onlineOptions.still>> = true
   const rise: Same<RiseInput, z.input<typeof onlineOptions.rise>> = true
   const scl: Same<SclInput, z.input<typeof onlineOptions.scl>> = true
@@ -224,6 +233,7 @@ t.test('the compiler takes both for the same', async (t) => {
   const autoCei: Same<AutoCeiInput, z.input<typeof onlineOptions.autoCei>> = true
   const ilf: Same<IlfInput, z.input<typeof onlineOptions.ilf>> = true
   const known = [training, common, grpo, onlineDpo, onlineXpo, onlineNashMd, onlineGkd, bestOfN, score]
+  const ours = [restMcts, alphaLlm, qwenMath]
   const all = [
     ...known,
     onlineSimpo,
@@ -238,6 +248,7 @@ t.test('the compiler takes both for the same', async (t) => {
     smart,
     autoCei,
     ilf,
+    ...ours,
   ]
   t.ok(all.every(Boolean))
 })

@@ -134,6 +134,7 @@ export type { PhaseResult } from '../train/loop.js'
 export { type MergeOptions, type MergeResult, merge } from '../train/merge.js'
 export type { AdamWConfig } from '../train/optimizer.js'
 export {
+  type AlphaLlmOptions,
   type AutoCeiOptions,
   type BestOfNOptions,
   type BstarOptions,
@@ -149,6 +150,8 @@ export {
   type OnlineSimpoOptions,
   type OnlineXpoOptions,
   onlineOptions,
+  type QwenMathOptions,
+  type RestMctsOptions,
   type RiseOptions,
   recipes,
   type SclOptions,

@@ -127,6 +127,18 @@ export const onlineTrainers: Readonly<Record<string, OnlineTrainer>> = {
     description: 'samples and rewards: DPO on steps that a tree search compares (MCTS-DPO, 2405.00451)',
     recipe: 'mctsDpo',
   },
+  restMcts: {
+    description: 'samples and rewards: fine-tuning on what a search finds, guided by a model of values (2406.03816)',
+    recipe: 'restMcts',
+  },
+  alphaLlm: {
+    description: 'samples and rewards: fine-tuning on the best answers of a search of adaptive width (2404.12253)',
+    recipe: 'alphaLlm',
+  },
+  qwenMath: {
+    description: 'samples and rewards: GRPO on a checker and a reward model that is fitted between rounds (2409.12122)',
+    recipe: 'qwenMath',
+  },
   sharpening: {
     description: 'samples alone: fine-tuning on those that the model itself thinks best (2412.01951)',
     recipe: 'sharpening',

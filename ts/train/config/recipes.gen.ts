@@ -218,6 +218,104 @@ export type MctsDpoInput = Omit<OnlineInput, 'numGenerations'> & {
   readonly visitSmoothing?: boolean | undefined
 }
 
+/** Settings of search with a value model. */
+export type RestMctsInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'> & {
+  /** Peak learning rate. From 0, default `2e-5`. */
+  readonly learningRate?: number | undefined
+  /** Steps tried at a node; equal ones count once. From 2, default `3`. */
+  readonly numGenerations?: number | undefined
+  /** Passes of the companion over the samples of all rounds so far. From 1, default `2`. */
+  readonly companionEpochs?: number | undefined
+  /** Examples per optimizer step of the companion. From 1, default `8`. */
+  readonly companionBatchSize?: number | undefined
+  /** Peak rate of the companion; it falls to 0. Above 0, default `2e-5`. */
+  readonly companionLearningRate?: number | undefined
+  /** Text that ends a step, part of it. Default `\n`. */
+  readonly stepEnd?: string | undefined
+  /** Most steps of an answer; the last one runs to its end. From 1, default `6`. */
+  readonly maxSteps?: number | undefined
+  /** Nodes of a tree that are expanded. From 1, default `16`. */
+  readonly simulations?: number | undefined
+  /** c: weight of visits against values. From 0, default `0.5`. */
+  readonly explorationWeight?: number | undefined
+  /** Steps of a rollout from the best new child; 0: none. From 0, default `1`. */
+  readonly rolloutSteps?: number | undefined
+  /** Part of a value that its rollout decides. From 0 to 1, default `0.5`. */
+  readonly rolloutShare?: number | undefined
+  /** Leave out answers that were cut off. Default `true`. */
+  readonly maskTruncatedCompletions?: boolean | undefined
+  /** Least reward of a right answer. Default `1`. */
+  readonly right?: number | undefined
+  /** Right answers of a prompt to train on. From 1, default `2`. */
+  readonly perPrompt?: number | undefined
+}
+
+/** Settings of search with adaptive widths. */
+export type AlphaLlmInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'> & {
+  /** Peak learning rate. From 0, default `5e-6`. */
+  readonly learningRate?: number | undefined
+  /** Steps drawn when a node is expanded. From 2, default `2`. */
+  readonly numGenerations?: number | undefined
+  /** Passes of the companion over the samples of all rounds so far. From 1, default `2`. */
+  readonly companionEpochs?: number | undefined
+  /** Examples per optimizer step of the companion. From 1, default `8`. */
+  readonly companionBatchSize?: number | undefined
+  /** Peak rate of the companion; it falls to 0. Above 0, default `2e-5`. */
+  readonly companionLearningRate?: number | undefined
+  /** Text that ends a step, part of it. Default `\n`. */
+  readonly stepEnd?: string | undefined
+  /** Most steps of an answer; the last one runs to its end. From 1, default `6`. */
+  readonly maxSteps?: number | undefined
+  /** Expansions of a tree. From 1, default `16`. */
+  readonly simulations?: number | undefined
+  /** c: weight of visits against values. From 0, default `1`. */
+  readonly explorationWeight?: number | undefined
+  /** Children that a difference of 1 in value adds to a node. From 0, default `8`. */
+  readonly widthScale?: number | undefined
+  /** Least children of a node. From 1, default `2`. */
+  readonly leastWidth?: number | undefined
+  /** Most children of a node. From 1, default `10`. */
+  readonly mostWidth?: number | undefined
+  /** Steps that differ in so few characters are one. From 0, default `0`. */
+  readonly mergeDistance?: number | undefined
+  /** Whole answers drawn behind each new node; 0: none. From 0, default `1`. */
+  readonly rolloutAnswers?: number | undefined
+  /** Part of a value that these decide. From 0 to 1, default `0.5`. */
+  readonly rolloutShare?: number | undefined
+  /** Leave out answers that were cut off. Default `true`. */
+  readonly maskTruncatedCompletions?: boolean | undefined
+  /** Least reward of a right answer, for statistics. Default `1`. */
+  readonly right?: number | undefined
+  /** Least value of an answer to be trained on. Default `0.5`. */
+  readonly threshold?: number | undefined
+}
+
+/** Settings of GRPO on a checker and a fitted reward model. */
+export type QwenMathInput = Omit<OnlineInput, 'learningRate'> & {
+  /** Peak learning rate. From 0, default `1e-5`. */
+  readonly learningRate?: number | undefined
+  /** Passes of the companion over the samples of all rounds so far. From 1, default `2`. */
+  readonly companionEpochs?: number | undefined
+  /** Examples per optimizer step of the companion. From 1, default `8`. */
+  readonly companionBatchSize?: number | undefined
+  /** Peak rate of the companion; it falls to 0. Above 0, default `2e-5`. */
+  readonly companionLearningRate?: number | undefined
+  /** Scale of the reward model within right and within wrong answers. From 0, default `0.5`. */
+  readonly alpha?: number | undefined
+  /** Least reward of a right answer. Default `1`. */
+  readonly right?: number | undefined
+  /** Prompts to train on: least share of right answers. From 0 to 1, default `0.25`. */
+  readonly leastRight?: number | undefined
+  /** Prompts to train on: largest share of right answers. From 0 to 1, default `0.625`. */
+  readonly mostRight?: number | undefined
+  /** Times promptsPerRound: prompts that a round may try. From 1, default `4`. */
+  readonly maxResamples?: number | undefined
+  /** Weight of KL(policy || reference). From 0, default `0.001`. */
+  readonly beta?: number | undefined
+  /** Ratios are clipped at 1 - epsilon and 1 + epsilon. Above 0, default `0.2`. */
+  readonly epsilon?: number | undefined
+}
+
 /** Settings of sharpening. */
 export type SharpeningInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'> & {
   /** Peak learning rate. From 0, default `2e-5`. */

@@ -99,6 +99,29 @@ export const rivalExamples: ToExamples = (traces) =>
     return [sequenceOf(chosen, { role: 'chosen', scores }), sequenceOf(rejected, { role: 'rejected', scores })]
   })
 
+/** A trace that a score head reads at its last token, with the score `label`. */
+export const scoredSequence = ({ segments }: Trace, label: number): EncodedSequence => {
+  const ids = segments.flatMap((segment) => segment.ids)
+  return { ids, trained: Uint8Array.from(ids, (_, i) => Number(i === ids.length - 1)), scores: { label } }
+}
+
+/** Every trace that has the score `label` an example of its own: `pointwiseReward`, values of prefixes among it. */
+export const labelExamples: ToExamples = (traces) =>
+  traces.flatMap((trace) => (trace.scores.label === undefined ? [] : [[scoredSequence(trace, trace.scores.label)]]))
+
+/**
+ * The samples of each task, by one of their scores: `listwiseReward`. Tasks whose samples tie are left out, and samples without
+ * the score.
+ */
+export const rankExamples =
+  (by: string): ToExamples =>
+  (traces) =>
+    byTask(traces).flatMap((all) => {
+      const group = all.filter(({ scores }) => scores[by] !== undefined)
+      const differs = group.some(({ scores }) => scores[by] !== group[0].scores[by])
+      return differs ? [group.map((trace) => scoredSequence(trace, trace.scores[by]))] : []
+    })
+
 /**
  * The best and the worst of each task as a pair, of equals the first best and the last worst: preference objectives.
  * Pairs that tie stay, with weight 0: they have no gradient, and the number of examples is known before the round.

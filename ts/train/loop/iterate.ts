@@ -24,6 +24,7 @@ import { keepStart } from '../restart.js'
 import type { Schedule } from '../schedule.js'
 import { type Task, taskKind } from '../tasks/task.js'
 import { createTrainer, disposeTrainer, type MicroBatch } from '../trainer.js'
+import { type Companion, companionKind } from './companion.js'
 import { completionExamples, type ToExamples } from './examples.js'
 import type { Explore } from './explore.js'
 import { type RoundStatistics, roundStatistics } from './metrics.js'
@@ -86,6 +87,8 @@ export interface IterateOptions {
   readonly roundsPerEpoch?: number
   /** How far the exploring of a round goes; default all of its tasks. */
   readonly limits?: RolloutLimits
+  /** Fitted before each round explores, on what all rounds before it wrote; what it says of itself is reported. */
+  readonly companion?: Companion
   /** What a round reports; default that of tasks with exact checkers. */
   readonly statistics?: RoundStatistics
   /** Samples to show per round; default none. */
@@ -116,6 +119,7 @@ const iterateKinds = {
   rounds: kinds.count,
   roundsPerEpoch: optional(kinds.number),
   limits: optional(kinds.object),
+  companion: optional(companionKind),
   statistics: optional(kinds.call),
   samples: optional(kinds.whole),
   seed: kinds.whole,
@@ -190,8 +194,9 @@ async function runUntrainedRounds(options: IterateOptions): Promise<PhaseResult>
   const { policy, rounds, output, resume = false, signal } = options
   const hashed = output === undefined ? {} : { policySha256: await modelHash(policy.decoder) }
   const fingerprint = output === undefined ? {} : { ...hashed, ...(await fingerprintOf(options)) }
+  const pool: Pool = new Map()
   const round = async (number: number): Promise<void> => {
-    await attemptRound(options, number)
+    await attemptRound(options, number, pool)
     await options.monitor?.(number)
   }
   return runUntrained({ rounds, fingerprint, output, resume, signal, round })
@@ -294,33 +299,41 @@ const settingsOfUpdate = (update: UpdateOptions): Record<string, unknown> => ({
   ...(update.pool !== undefined && { pool: update.pool }),
 })
 
-/** What earlier rounds selected, by round. */
-type Pool = Map<number, readonly Trace[]>
+/** What a round wrote, and what of it was selected. */
+type Attempts = Readonly<Record<'traces' | 'kept', readonly Trace[]>>
 
-/** What all rounds before this one selected; of a run that goes on from the samples that it kept. */
-async function pooled(options: Training, number: number, pool: Pool): Promise<Trace[]> {
-  if (options.update.pool !== 'accumulate') return []
+/** Attempts of earlier rounds. */
+type Pool = Map<number, Attempts>
+
+const looksBack = ({ update, companion }: IterateOptions): boolean =>
+  update?.pool === 'accumulate' || companion !== undefined
+
+/** All rounds before this one, where they count; of a run that goes on from the samples that it kept. */
+async function pooled(options: IterateOptions, number: number, pool: Pool): Promise<Attempts[]> {
+  if (!looksBack(options)) return []
   const store = options.output === undefined ? undefined : { directory: options.output, resume: true }
   const lost = async (tasks: readonly Task[]): Promise<Trace[]> => {
-    throw new WhetstoneError(
-      'E_FORMAT',
-      options.output ?? '',
-      `expected the samples of task '${tasks[0].id}', found none`,
-    )
+    const text = `expected the samples of task '${tasks[0].id}', found none`
+    throw new WhetstoneError('E_FORMAT', options.output ?? '', text)
   }
   for (let round = 1; round < number; round++)
-    if (!pool.has(round))
-      pool.set(round, options.select(await rollouts(store, round, options.tasks(round), lost, options.limits)))
-  return Array.from({ length: number - 1 }, (_, i) => pool.get(i + 1) ?? []).flat()
+    if (!pool.has(round)) {
+      const traces = await rollouts(store, round, options.tasks(round), lost, options.limits)
+      pool.set(round, { traces, kept: options.select(traces) })
+    }
+  return Array.from({ length: number - 1 }, (_, i) => pool.get(i + 1) ?? { traces: [], kept: [] })
 }
 
 /** The attempts of a round and what is selected of them, reported. */
-async function attemptRound(options: IterateOptions, number: number): Promise<{ traces: Trace[]; kept: Trace[] }> {
+async function attemptRound(options: IterateOptions, number: number, pool: Pool) {
   const { policy, reference, seed, explore, score, select, signal, emit, output, resume = false } = options
   const started = performance.now()
   const tasks = options.tasks(number)
   checkArgument(`iterate: tasks of round ${number}`, tasks, listOf(taskKind))
   const store = output === undefined ? undefined : { directory: output, resume }
+  const earlier = await pooled(options, number, pool)
+  const written = earlier.flatMap((round) => round.traces)
+  const fitted = await options.companion?.fit(written, number)
   const attempt = async (part: readonly Task[]) => {
     const explored = await explore({ policy, reference, seed, round: number, roundTasks: tasks, signal }, part)
     checkArgument(`iterate: what explore gives in round ${number}`, explored, tracesKind)
@@ -333,16 +346,16 @@ async function attemptRound(options: IterateOptions, number: number): Promise<{ 
   checkArgument(`iterate: what select gives in round ${number}`, kept, tracesKind)
   const statistics = (options.statistics ?? roundStatistics)(traces, kept)
   const seconds = (performance.now() - started) / 1000
-  emit({ type: 'round', round: number, values: { ...statistics, seconds } })
+  emit({ type: 'round', round: number, values: { ...statistics, ...fitted, seconds } })
   showSamples(options, traces, number)
-  return { traces, kept }
+  if (looksBack(options)) pool.set(number, { traces, kept })
+  return { traces, kept, earlier }
 }
 
 async function makeRound(options: Training, number: number, pool: Pool): Promise<Round> {
-  const { traces, kept } = await attemptRound(options, number)
   const { update, seed } = options
-  const trained = [...(await pooled(options, number, pool)), ...kept]
-  pool.set(number, kept)
+  const { traces, kept, earlier } = await attemptRound(options, number, pool)
+  const trained = [...(update.pool === 'accumulate' ? earlier.flatMap((round) => round.kept) : []), ...kept]
   const examples = trained.length === 0 ? [] : (update.toExamples ?? completionExamples)(trained, number)
   checkArgument(`iterate: what toExamples gives in round ${number}`, examples, listOf(kinds.list))
   if (examples.length === 0) refuseRound(number, traces, kept)

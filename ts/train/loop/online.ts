@@ -20,6 +20,7 @@ import { referenceSyncOf } from '../reference-sync.js'
 import { openRun } from '../run-folder.js'
 import { checkSchedule } from '../schedule.js'
 import { sourceKind, type Task, type TaskSource } from '../tasks/task.js'
+import { type CompanionFit, type GivenCompanion, type OpenCompanion, openCompanion } from './companion.js'
 import type { ToExamples } from './examples.js'
 import { type Explore, sampleGroup } from './explore.js'
 import { evaluateHeldOut, type HeldOut, heldOutTasks } from './held-out.js'
@@ -28,7 +29,15 @@ import type { PairJudge } from './judges.js'
 import { type RoundStatistics, rewardStatistics, sampledEntropy } from './metrics.js'
 import { isUntruncated, type OnlineValues, samplingOf } from './online-shape.js'
 import { checkPrompts, isTaskSource, type PromptSource, readPrompts, taskRounds } from './prompts.js'
-import { type GivenJudges, judgeKind, type OpenJudges, openJudges, rewardsKind } from './reward-model.js'
+import {
+  checkJudge,
+  type GivenJudges,
+  judgeKind,
+  judgesNoted,
+  type OpenJudges,
+  openJudges,
+  rewardsKind,
+} from './reward-model.js'
 import {
   checkerReward,
   missingEosReward,
@@ -44,7 +53,7 @@ import type { Select } from './select.js'
 import type { Trace } from './trace.js'
 
 /** What an online method works with, besides its settings. */
-export interface OnlineOptions extends GivenJudges {
+export interface OnlineOptions extends GivenJudges, GivenCompanion {
   readonly policy: LanguageModel
   /** A task source, a file of rows with `prompt`, or such rows. */
   readonly prompts: PromptSource
@@ -71,6 +80,7 @@ const onlineKinds = {
   evalData: optional(dataKind),
   rewardFuncs: optional(rewardsKind),
   judge: optional(judgeKind),
+  companion: optional(either(modelKind, kinds.path)),
   reference: optional(decoderKind),
   output: optional(kinds.path),
   resume: optional(kinds.flag),
@@ -86,6 +96,8 @@ export interface ScoreParts {
   readonly rewards: Score
   readonly judge: PairJudge | undefined
   readonly reference: Decoder | undefined
+  /** The model of the method's `companion`. */
+  readonly companion: LanguageModel | undefined
 }
 
 /** What a method makes of the shared parts. */
@@ -98,8 +110,10 @@ export interface OnlineMethod {
   readonly toExamples?: ToExamples
   /** Examples of a round; default one of each of `numGenerations` samples of its prompts. */
   readonly examplesPerRound?: number
-  /** Default `numGenerations` samples of each prompt. It may look at rewards while it explores. */
-  readonly explore?: (rewards: Score) => Explore
+  /** A second model that is fitted between rounds. */
+  readonly companion?: CompanionFit
+  /** Default `numGenerations` samples of each prompt. It may look at rewards, and at the companion, while it explores. */
+  readonly explore?: (rewards: Score, companion: LanguageModel | undefined) => Explore
   /** Further reward functions, weight 1. */
   readonly rewards?: readonly RewardFunction[]
   /** Rewards are numbers to look at: there may be none. */
@@ -132,9 +146,8 @@ export const settingsFrom = <S extends z.ZodRawShape>(schema: z.ZodObject<S>, so
 
 /** Settings among the options of a call. */
 const given = (options: OnlineOptions): Record<string, unknown> => {
-  const { policy, prompts, evalData, rewardFuncs, judge, reference, output, resume, signal, monitor, ...others } =
-    options
-  const { sources, record, ...settings } = others
+  const { policy, prompts, evalData, rewardFuncs, judge, companion, reference, output, ...others } = options
+  const { resume, signal, monitor, sources, record, ...settings } = others
   return settings
 }
 
@@ -164,16 +177,19 @@ async function runInFolder<V extends OnlineValues>(
   checkSchedule(config.values)
   const method = methodOf(config.values)
   if (method.objective !== undefined) checkTeacher(method.objective, options.reference)
-  checkJudge(options, method, config.values)
+  checkJudge(options.judge, { ...method, ...config.values })
   const { output, resume = false, record = config } = options
   const warn = (message: string) => emit({ type: 'warning', message })
   const folder = output === undefined ? undefined : await openRun(output, record, resume, warn)
   let started: Reference | undefined
   let judges: OpenJudges | undefined
+  let companion: OpenCompanion | undefined
   try {
     judges = await openJudges(options, options.policy.decoder.device)
     started = await referenceOf(options, method, config.values)
-    const parts = { ...options, reference: started?.decoder, judges, heldOut: heldOutMethod(config.values, methodOf) }
+    companion = await openCompanion(options, method.companion)
+    const own = { reference: started?.decoder, judges, companion, heldOut: heldOutMethod(config.values, methodOf) }
+    const parts = { ...options, ...own }
     return await runOnline(parts, config.values, method, (event) => {
       folder?.log(event)
       emit(event)
@@ -181,23 +197,9 @@ async function runInFolder<V extends OnlineValues>(
   } finally {
     started?.dispose()
     judges?.dispose()
+    companion?.dispose()
     await folder?.close()
   }
-}
-
-/** A judge is for pairs; what is taken from rewards beside it would never count. */
-function checkJudge(
-  { judge }: OnlineOptions,
-  { comparesPairs = false }: OnlineMethod,
-  { missingEosPenalty }: OnlineValues,
-): void {
-  if (judge === undefined) return
-  const refuse = (where: string, text: string): never => {
-    throw new WhetstoneError('E_CONFIG', where, text)
-  }
-  if (!comparesPairs) refuse('judge', 'expected rewardFuncs: the method has no pairs for a judge to compare')
-  if (missingEosPenalty !== undefined)
-    refuse('missingEosPenalty', 'expected it without a judge, which gives no rewards to take it from')
 }
 
 /** The model to compare with, when the method looks at one. */
@@ -213,8 +215,9 @@ const heldOutMethod = <V extends OnlineValues>(values: V, methodOf: (values: V) 
   methodOf({ ...values, numGenerations: values.numGenerationsEval ?? values.numGenerations })
 
 /** The options of a run whose models are there. */
-interface OnlineParts extends OnlineOptions {
+interface OnlineParts extends Omit<OnlineOptions, 'companion'> {
   readonly judges: OpenJudges
+  readonly companion: OpenCompanion | undefined
   /** The method as evaluations have it. */
   readonly heldOut: OnlineMethod
 }
@@ -264,7 +267,7 @@ async function heldOutOf(options: OnlineParts, values: OnlineValues): Promise<Ta
 }
 
 /** Prompts of every round, and what tells them from others when a run goes on. */
-async function roundsOf(options: OnlineOptions, values: OnlineValues, perRound: number, method: OnlineMethod) {
+async function roundsOf(options: OnlineParts, values: OnlineValues, perRound: number, method: OnlineMethod) {
   const { prompts, policy } = options
   const { rounds, trainTasks = rounds * perRound, chatTemplateKwargs } = values
   const tasks = await readPrompts(prompts, policy.tokenizer, trainTasks, chatTemplateKwargs)
@@ -297,7 +300,7 @@ async function evaluationOf(
     ...{ policy, reference, signal, tasks },
     explore:
       heldOut.exploreHeldOut ??
-      heldOut.explore?.(score) ??
+      heldOut.explore?.(score, options.companion?.model) ??
       sampleGroup({ ...samplingOf(values), numGenerations: numGenerationsEval }),
     score: scoreOf(heldOut),
     statistics: statisticsOf(values, heldOut),
@@ -333,20 +336,15 @@ function updateOf(values: OnlineValues, { objective, ...method }: OnlineMethod):
   }
 }
 
-/** Who judges, for the start of the log. */
-const judgesNoted = (rewards: readonly string[], judge: PairJudge | undefined): string[] => [
-  ...(rewards.length === 0 ? [] : [`rewards: ${rewards.join(', ')}`]),
-  ...(judge === undefined ? [] : [`judge: ${judge.name || 'a function'}`]),
-]
-
 async function runOnline(
   options: OnlineParts,
   values: OnlineValues,
   method: OnlineMethod,
   emit: Emit,
 ): Promise<PhaseResult> {
-  const { policy, prompts, reference, output, resume, signal, monitor } = options
+  const { policy, prompts, reference, companion, output, resume, signal, monitor } = options
   const { judge, hashes, functions } = options.judges
+  const { model } = companion ?? {}
   const rewards = rewardsOf(options, values, method)
   const tried = method.promptsTried ?? values.promptsPerRound
   const rounds = await roundsOf(options, values, tried, method)
@@ -360,22 +358,21 @@ async function runOnline(
   const directory = output === undefined ? undefined : join(output, 'rounds')
   await tellEmptyResume({ directory: update && directory && join(directory, 'checkpoints'), resume: !!resume, emit })
   const scoreOf = (own: OnlineMethod) =>
-    withGold(own.score?.({ policy, rewards: score, judge, reference }) ?? score, functions && prompts)
+    withGold(own.score?.({ policy, rewards: score, judge, reference, companion: model }) ?? score, functions && prompts)
   const evaluate = await evaluationOf(options, values, { score, scoreOf, stepsPerRound, emit })
   const result = await runRounds({
     policy,
     reference,
     tasks: rounds.of,
-    explore: method.explore?.(score) ?? sampleGroup(samplingOf(values)),
+    explore: method.explore?.(score, model) ?? sampleGroup(samplingOf(values)),
     score: scoreOf(method),
     select: method.select?.(rewards) ?? ((traces) => [...traces]),
     update,
-    rounds: values.rounds,
     roundsPerEpoch: rounds.size / tried,
+    companion,
     limits: { shardSize: method.enough && values.promptsPerRound, enough: method.enough },
     statistics: statisticsOf(values, method),
-    samples: values.samples,
-    seed: values.seed,
+    ...{ rounds: values.rounds, samples: values.samples, seed: values.seed },
     output: directory,
     resume,
     saveRounds: values.saveRounds,
@@ -390,6 +387,7 @@ async function runOnline(
       rewards: names,
       ...(judge !== undefined && { judge: judge.name }),
       ...(hashes.length > 0 && { rewardModels: hashes }),
+      ...(companion !== undefined && { companion: companion.hash }),
     },
     emit,
     signal,

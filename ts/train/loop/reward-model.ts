@@ -162,3 +162,30 @@ export async function openJudges({ rewardFuncs, judge }: GivenJudges, device: De
     throw error
   }
 }
+
+/**
+ * A judge is for pairs; what is taken from rewards beside it would never count.
+ *
+ * @throws WhetstoneError E_CONFIG
+ */
+export function checkJudge(
+  judge: GivenJudges['judge'],
+  {
+    comparesPairs = false,
+    missingEosPenalty,
+  }: { readonly comparesPairs?: boolean; readonly missingEosPenalty?: number },
+): void {
+  if (judge === undefined) return
+  const refuse = (where: string, text: string): never => {
+    throw new WhetstoneError('E_CONFIG', where, text)
+  }
+  if (!comparesPairs) refuse('judge', 'expected rewardFuncs: the method has no pairs for a judge to compare')
+  if (missingEosPenalty !== undefined)
+    refuse('missingEosPenalty', 'expected it without a judge, which gives no rewards to take it from')
+}
+
+/** Who judges, for the start of the log. */
+export const judgesNoted = (rewards: readonly string[], judge: PairJudge | undefined): string[] => [
+  ...(rewards.length === 0 ? [] : [`rewards: ${rewards.join(', ')}`]),
+  ...(judge === undefined ? [] : [`judge: ${judge.name || 'a function'}`]),
+]

@@ -17,8 +17,12 @@ export interface TreeNode<S> {
   readonly prior: number
   /** Nothing follows it. */
   readonly terminal: boolean
+  /** What it was worth by itself when it came up; undefined of a root. */
+  own: number | undefined
   /** Undefined before it was expanded. */
   children: TreeNode<S>[] | undefined
+  /** Nothing more follows it than the children that it has. */
+  full: boolean
   visits: number
   /** Sum of the values that were backed up through it. */
   total: number
@@ -34,7 +38,7 @@ export interface Continuation<S> {
 
 /** What is searched. */
 export interface World<S> {
-  /** For each leaf what may follow it, no two alike; at least one. */
+  /** For each node what may follow it, no two alike and none that follows it already; of a leaf at least one. */
   readonly expand: (leaves: readonly TreeNode<S>[]) => Promise<readonly (readonly Continuation<S>[])[]>
   /** For each node its value. */
   readonly evaluate: (nodes: readonly TreeNode<S>[]) => Promise<readonly number[]>
@@ -49,7 +53,12 @@ export interface SearchOptions {
   readonly simulations: number
   /** The same before the first one; default as before others. */
   readonly firstSimulations?: number
+  /** Children that a node may have: it is expanded again while it has fewer. Default: it is expanded once. */
+  readonly width?: WidthRule
 }
+
+/** How many children a node may have, by what it and its children are worth. */
+export type WidthRule = <S>(node: TreeNode<S>) => number
 
 /** Mean value. */
 export const meanValue = <S>({ visits, total }: TreeNode<S>): number => (visits === 0 ? 0 : total / visits)
@@ -76,15 +85,17 @@ const nodeOf = <S>({ state, prior, terminal }: Continuation<S>, parent?: TreeNod
   depth: parent === undefined ? 0 : parent.depth + 1,
   prior,
   terminal,
+  own: undefined,
   children: undefined,
+  full: false,
   visits: 0,
   total: 0,
 })
 
-/** Where a simulation comes to: a node that was not expanded yet, or a terminal one. */
-function descend<S>(root: TreeNode<S>, { rule, weight }: SearchOptions): TreeNode<S> {
+/** Where a simulation comes to: a node that may have further children, or a terminal one. */
+function descend<S>(root: TreeNode<S>, { rule, weight, width = () => 0 }: SearchOptions): TreeNode<S> {
   let node = root
-  while (node.children !== undefined) {
+  while (node.children !== undefined && (node.full || node.children.length >= width(node))) {
     const parent = node
     node = largest(node.children, (child) => rules[rule](child, parent, weight))
   }
@@ -103,17 +114,52 @@ async function simulate<S>(roots: readonly TreeNode<S>[], world: World<S>, optio
   const leaves = roots.map((root) => descend(root, options))
   const open = leaves.filter(({ terminal }) => !terminal)
   const grown = open.length === 0 ? [] : await world.expand(open)
-  for (const [i, leaf] of open.entries()) {
-    if (grown[i].length === 0)
-      throw new WhetstoneError('E_SHAPE', 'treeSearch', 'expected something to follow, got none')
-    leaf.children = grown[i].map((next) => nodeOf(next, leaf))
-  }
-  const fresh = open.flatMap(({ children = [] }) => children)
+  const fresh = open.flatMap((leaf, i) => {
+    const { children = [] } = leaf
+    const found = grown[i].map((next) => nodeOf(next, leaf))
+    leaf.children = [...children, ...found]
+    leaf.full = found.length === 0
+    if (leaf.children.length > 0) return found
+    throw new WhetstoneError('E_SHAPE', 'treeSearch', 'expected something to follow, got none')
+  })
   const values = fresh.length === 0 ? [] : await world.evaluate(fresh)
-  for (const [i, node] of fresh.entries()) backUp(node, values[i])
+  for (const [i, node] of fresh.entries()) {
+    node.own = values[i]
+    backUp(node, values[i])
+  }
   // A terminal node that is reached again has the value it had.
   for (const leaf of leaves) if (leaf.terminal) backUp(leaf, meanValue(leaf))
 }
+
+/** All nodes of a tree, each before its children. */
+export const nodesOf = <S>(root: TreeNode<S>): TreeNode<S>[] => [root, ...(root.children ?? []).flatMap(nodesOf)]
+
+/**
+ * Grows trees, each from its root: no simulation moves on.
+ *
+ * @returns the roots
+ */
+export async function growTrees<S>(
+  states: readonly S[],
+  world: World<S>,
+  options: SearchOptions,
+): Promise<TreeNode<S>[]> {
+  const roots = states.map((state) => nodeOf({ state, prior: 1, terminal: false }))
+  for (let i = 0; i < options.simulations; i++) await simulate(roots, world, options)
+  return roots
+}
+
+/**
+ * Widths that adapt (AlphaLLM, arXiv 2404.12253): a node whose children are worth other than itself is important, and may
+ * have more of them. I(s) = max |v(child) - v(s)| and
+ *   children = max(least, min(floor(scale I) + 1, most))
+ */
+export const importanceWidth =
+  ({ scale, least, most }: Readonly<Record<'scale' | 'least' | 'most', number>>): WidthRule =>
+  ({ own = 0, children = [] }) => {
+    const importance = Math.max(0, ...children.map((child) => Math.abs((child.own ?? 0) - own)))
+    return Math.max(least, Math.min(Math.floor(scale * importance) + 1, most))
+  }
 
 /** The child that a search moves on to. */
 const moveOf = <S>({ children = [] }: TreeNode<S>): TreeNode<S> =>

@@ -1,5 +1,6 @@
 // The registry of recipes: published methods as wiring of shared parts. A new recipe is a file and a line here.
 
+import { alphaLlm, alphaLlmOptions } from './alpha-llm.js'
 import { autoCei, autoCeiOptions } from './auto-cei.js'
 import { bestOfN, bestOfNOptions } from './best-of-n.js'
 import { bstar, bstarOptions } from './bstar.js'
@@ -13,6 +14,8 @@ import { onlineGkd, onlineGkdOptions } from './online-gkd.js'
 import { onlineNashMd, onlineNashMdOptions } from './online-nash-md.js'
 import { onlineSimpo, onlineSimpoOptions } from './online-simpo.js'
 import { onlineXpo, onlineXpoOptions } from './online-xpo.js'
+import { qwenMath, qwenMathOptions } from './qwen-math.js'
+import { restMcts, restMctsOptions } from './rest-mcts.js'
 import { rise, riseOptions } from './rise.js'
 import { scl, sclOptions } from './scl.js'
 import { score, scoreOptions } from './score.js'
@@ -21,6 +24,7 @@ import { smart, smartOptions } from './smart.js'
 import { still, stillOptions } from './still.js'
 import { superhf } from './superhf.js'
 
+export type { AlphaLlmOptions } from './alpha-llm.js'
 export type { AutoCeiOptions } from './auto-cei.js'
 export type { BestOfNOptions } from './best-of-n.js'
 export type { BstarOptions } from './bstar.js'
@@ -34,6 +38,8 @@ export type { OnlineGkdOptions } from './online-gkd.js'
 export type { OnlineNashMdOptions } from './online-nash-md.js'
 export type { OnlineSimpoOptions } from './online-simpo.js'
 export type { OnlineXpoOptions } from './online-xpo.js'
+export type { QwenMathOptions } from './qwen-math.js'
+export type { RestMctsOptions } from './rest-mcts.js'
 export type { RiseOptions } from './rise.js'
 export type { SclOptions } from './scl.js'
 export type { ScoreOptions } from './score.js'
@@ -54,6 +60,9 @@ export const recipes = {
   bstar,
   still,
   mctsDpo,
+  restMcts,
+  alphaLlm,
+  qwenMath,
   sharpening,
   rise,
   scl,
@@ -77,6 +86,9 @@ export const onlineOptions = {
   bstar: bstarOptions,
   still: stillOptions,
   mctsDpo: mctsDpoOptions,
+  restMcts: restMctsOptions,
+  alphaLlm: alphaLlmOptions,
+  qwenMath: qwenMathOptions,
   sharpening: sharpeningOptions,
   rise: riseOptions,
   scl: sclOptions,
