@@ -33,7 +33,7 @@ const recipeOf = (
       maxRows: 'number',
       rewardWeights: '',
       ...(!needed.includes('reference') && { reference: '' }),
-      judge: '',
+      ...(!needed.includes('judge') && { judge: '' }),
       evalData: '',
       output: 'text',
       resume: 'true',
@@ -49,6 +49,12 @@ const begunOnly = (options: { readonly sources?: unknown }): object =>
   Array.isArray(options?.sources) ? { ...options, signal: AbortSignal.timeout(500) } : options
 const short = { rounds: 1, promptsPerRound: 1, numGenerations: 2, maxCompletionLength: 2, learningRate: 0 }
 
+/** A score head behind an adapter with dropout. */
+const unsure = { ...scorer, decoder: api.withAdapter(scorer.decoder, { r: 2, loraDropout: 0.5 }) }
+/** Draws that are all even. */
+const halves = async ({ completions }: api.PairInput, { passes }: api.JudgeDraws) =>
+  completions.map(() => Array<number>(passes).fill(0.5))
+const estimator = Object.assign(() => [], { sample: halves })
 const points = [1, 2, 3, 4].map((size) => ({ size, accuracy: 1 - 1 / size }))
 const named = api.nameRewards([reward as never])
 const group = { numGenerations: 1, maxNewTokens: 2 }
@@ -155,6 +161,14 @@ export const loopTable: Readonly<Record<string, Entry>> = {
   ),
   'recipes.grpo': recipeOf(api.recipes.grpo),
   'recipes.onlineDpo': recipeOf(api.recipes.onlineDpo),
+  'recipes.upo': recipeOf(api.recipes.upo, { judge: estimator }, ['policy', 'prompts', 'rewardFuncs', 'judge']),
+  uncertainty: { call: api.uncertainty, args: [[0.5]] },
+  drawScores: {
+    call: api.drawScores,
+    args: [unsure, [[1, 2]], { passes: 2, seed: 1 }],
+    fair: { 1: 'list' },
+    options: { 2: { 'passes!': 'number', 'seed!': 'number' } },
+  },
   'recipes.onlineXpo': recipeOf(api.recipes.onlineXpo),
   'recipes.onlineNashMd': recipeOf(api.recipes.onlineNashMd),
   'recipes.onlineGkd': recipeOf(api.recipes.onlineGkd, { reference: frozen.decoder }, [

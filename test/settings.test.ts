@@ -33,6 +33,7 @@ import type {
   SharpeningInput,
   SmartInput,
   StillInput,
+  UpoInput,
 } from '../ts/train/config/recipes.gen.js'
 import { valueText } from '../ts/train/config/resolve.js'
 import { rowTrainers } from '../ts/train/config/run-settings.js'
@@ -187,6 +188,7 @@ const types = {
     recipeText('SmartInput', 'Settings of SMART.', onlineOptions.smart),
     recipeText('AutoCeiInput', 'Settings of Auto-CEI.', onlineOptions.autoCei),
     recipeText('IlfInput', 'Settings of imitation learning from language feedback.', onlineOptions.ilf),
+    recipeText('UpoInput', 'Settings of UPO.', onlineOptions.upo),
     recipeText('ScoreInput', 'Settings of SCoRe.', onlineOptions.score),
   ],
 } as const
@@ -232,6 +234,7 @@ t.test('the compiler takes both for the same', async (t) => {
   const smart: Same<SmartInput, z.input<typeof onlineOptions.smart>> = true
   const autoCei: Same<AutoCeiInput, z.input<typeof onlineOptions.autoCei>> = true
   const ilf: Same<IlfInput, z.input<typeof onlineOptions.ilf>> = true
+  const upo: Same<UpoInput, z.input<typeof onlineOptions.upo>> = true
   const known = [training, common, grpo, onlineDpo, onlineXpo, onlineNashMd, onlineGkd, bestOfN, score]
   const ours = [restMcts, alphaLlm, qwenMath]
   const all = [
@@ -249,6 +252,7 @@ t.test('the compiler takes both for the same', async (t) => {
     autoCei,
     ilf,
     ...ours,
+    upo,
   ]
   t.ok(all.every(Boolean))
 })

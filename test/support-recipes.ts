@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { sft } from '../ts/loss/index.js'
 import { type LanguageModel, loadModel, type ModelOptions } from '../ts/src/generate/language-model.js'
 import type { Run, TrainEvent } from '../ts/train/events.js'
+import type { PairInput, PairJudge } from '../ts/train/loop/judges.js'
 import type { RewardFunction } from '../ts/train/loop/rewards.js'
 import type { Trace } from '../ts/train/loop/trace.js'
 import type { PhaseResult } from '../ts/train/loop.js'
@@ -50,6 +51,24 @@ export const later: RewardFunction = async (input) => {
   await new Promise((resolve) => setTimeout(resolve, 1))
   return share(input)
 }
+
+const wanted = (text: string): number => [...text].filter((c) => c === 'b').length
+
+/** An estimator that counts the letter as well, and is less sure of one draw in four. */
+export const estimator: PairJudge = Object.assign(
+  function counts({ completions }: PairInput) {
+    return completions.map(([a, b]) => 1 / (1 + Math.exp(wanted(b) - wanted(a))))
+  },
+  {
+    sample: async ({ completions }: PairInput, { passes }: { readonly passes: number }) =>
+      completions.map(([a, b]) =>
+        Array.from(
+          { length: passes },
+          (_, t) => 1 / (1 + Math.exp((wanted(b) - wanted(a)) * (t % 4 === 0 ? 0.25 : 1))),
+        ),
+      ),
+  },
+)
 
 const shared = {
   learningRate: 1e-2,
@@ -135,6 +154,7 @@ export const settings = {
     refineRequest: '=',
     feedback: ({ segments }: Trace) => (segments[1].text === 'bbbb' ? undefined : 'a'),
   },
+  upo: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 2, judge: estimator },
   score: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 8, stageOneRounds: 3, alpha: 1, instruction: '=' },
 } as const
 

@@ -4,11 +4,11 @@
 // DPO, cDPO, IPO, SimPO, step-level DPO (train the tokens behind the divergence only), regression on reward differences
 // (target = difference of the rewards), and both terms of SRPO are settings of it. The methods with names of their own
 // (dpo.ts, simpo.ts, srpo.ts, ...) are made of the functions here; `logRatio` is the family itself as an objective.
-// Weight, margin, smoothing and target may be given per example, as scores.
+// Weight, margin, smoothing and target may be given per example, as scores. `rpoAlpha` adds -log pi(y_w | x) / |y_w| (RPO).
 
 import * as z from 'zod'
 import { add, leaf, logSigmoid, mul, neg, type Operand, relu, square, sub, type Vector } from './autodiff.js'
-import { oneOf, positive, smoothing } from './config.js'
+import { nonNegative, oneOf, positive, smoothing } from './config.js'
 import type { Role } from './define.js'
 import { defineObjective, statistic } from './objective.js'
 import { ofRole, overExamples, scoresOf, sequenceMeans, sequenceSums, tokensOf, type View, weightsOf } from './view.js'
@@ -76,6 +76,7 @@ const settings = z.strictObject({
   beta: positive(0.1).describe('scale of the weighted sum'),
   margin: z.number().default(0).describe('subtracted from it; the score `margin` of an example goes before'),
   labelSmoothing: smoothing().describe('logistic: share of wrong labels; the score `labelSmoothing` goes before'),
+  rpoAlpha: nonNegative(0).describe('weight of the NLL per token of the chosen side, a mean for each pair'),
   target: z.number().default(1).describe('square: what the weighted sum should be; the score `target` goes before'),
 })
 
@@ -87,7 +88,7 @@ export const logRatio = defineObjective('logRatio.v1', settings, (config) => ({
   needs: {
     rows: 'preference',
     reference: config.terms.some(({ reference }) => reference),
-    roles: [...new Set(config.terms.map(({ role }) => role))],
+    roles: [...new Set([...config.terms.map(({ role }) => role), ...(config.rpoAlpha > 0 ? ['chosen' as const] : [])])],
   },
   formula: (view) => {
     const score = (name: string, initial: number): Vector => leaf(scoresOf(view, name, initial))
@@ -98,7 +99,12 @@ export const logRatio = defineObjective('logRatio.v1', settings, (config) => ({
       square: () => squareTo(scaled, score('target', config.target)),
       hinge: () => hinge(scaled),
     }
-    const losses = mul(links[config.link](), score('weight', 1))
+    const likelihood = (): Vector => {
+      const tokens = mul(weightsOf(view), view.logps)
+      return mul(ofRole(view, 'chosen', sequenceMeans(view, tokens)), -config.rpoAlpha)
+    }
+    const linked = links[config.link]()
+    const losses = mul(config.rpoAlpha === 0 ? linked : add(linked, likelihood()), score('weight', 1))
     return {
       loss: overExamples(view, losses),
       stats: {

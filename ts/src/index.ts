@@ -96,7 +96,7 @@ export { credit } from '../train/loop/credit.js'
 export { pairExamples, policyExamples, type ToExamples } from '../train/loop/examples.js'
 export { type Explore, type ExploreContext, type SampleGroupOptions, sampleGroup } from '../train/loop/explore.js'
 export { type IterateOptions, iterate, type UpdateOptions } from '../train/loop/iterate.js'
-export { judgeByReward, type PairInput, type PairJudge } from '../train/loop/judges.js'
+export { type JudgeDraws, judgeByReward, type PairInput, type PairJudge } from '../train/loop/judges.js'
 export {
   type CurvePoint,
   fitLearningCurve,
@@ -129,6 +129,7 @@ export { type Score, verify } from '../train/loop/score.js'
 export { type PickOptions, pick, type Select } from '../train/loop/select.js'
 export { meteor } from '../train/loop/similarity.js'
 export { byTask, completionOf, type Segment, type Trace } from '../train/loop/trace.js'
+export { drawScores, type Uncertainty, uncertainty } from '../train/loop/uncertainty.js'
 export { type Question, type VerdictOptions, verdict } from '../train/loop/verdict.js'
 export type { PhaseResult } from '../train/loop.js'
 export { type MergeOptions, type MergeResult, merge } from '../train/merge.js'
@@ -159,6 +160,7 @@ export {
   type SharpeningOptions,
   type SmartOptions,
   type StillOptions,
+  type UpoOptions,
 } from '../train/recipes/index.js'
 export type { ReferenceSync } from '../train/reference-sync.js'
 export { writeReport } from '../train/report/report.js'

@@ -6,6 +6,7 @@ import { countStep } from '../loss/view.js'
 import { WhetstoneError } from '../src/base/errors.js'
 import { deriveKey } from '../src/base/rng.js'
 import { type Decoder, type ForwardInput, forward, headWeight, packedInput } from '../src/models/decoder.js'
+import { tokenKeys } from '../src/models/pack.js'
 import { scoreRows } from '../src/models/score.js'
 import { add, gatherRows, type HeadOptions, headKl, headLogProbs, headTerms, reshape } from '../src/ops/index.js'
 import { tidy } from '../src/tensor/scope.js'
@@ -138,20 +139,14 @@ const hiddenAt = (m: Decoder, input: ForwardInput, places: Int32Array): Tensor =
 
 /** Keys of random numbers for each token, i32 [N, 4], and the scale of its noise, f32 [N]. */
 function regularizationOf(m: Decoder, { packed }: MicroBatch, noise: NoiseOptions): ForwardInput['regularization'] {
-  const count = packed.ids.length
-  const keys = new Int32Array(count * 4)
-  const scales = new Float32Array(count)
+  const keys = tokenKeys(packed, (s) => deriveKey(noise.seed, 'regularization', noise.update, noise.firstSequence + s))
+  const scales = new Float32Array(packed.ids.length)
   for (let s = 0; s < packed.starts.length; s++) {
-    const [low, high] = deriveKey(noise.seed, 'regularization', noise.update, noise.firstSequence + s)
     const length = packed.shared[s] + packed.ends[s] - packed.starts[s]
-    const scale = noise.neftuneNoiseAlpha / Math.sqrt(length * m.config.hiddenSize)
-    for (let i = packed.starts[s]; i < packed.ends[s]; i++) {
-      keys.set([low, high, 0, packed.positions[i]], 4 * i)
-      scales[i] = scale
-    }
+    scales.fill(noise.neftuneNoiseAlpha / Math.sqrt(length * m.config.hiddenSize), packed.starts[s], packed.ends[s])
   }
   const noiseScale = noise.neftuneNoiseAlpha > 0 ? tensor(m.device, scales) : undefined
-  return { keys: tensor(m.device, keys, [count, 4]), dropout: noise.dropout, noiseScale }
+  return { keys: tensor(m.device, keys, [packed.ids.length, 4]), dropout: noise.dropout, noiseScale }
 }
 
 /** Begin and end of each sequence's targets, fillers between them left out. */

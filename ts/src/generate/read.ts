@@ -2,8 +2,9 @@
 // passes of bounded size, which changes no bit: results do not depend on what is packed together.
 
 import { WhetstoneError } from '../base/errors.js'
-import { type Decoder, forward, headWeight, packedInput } from '../models/decoder.js'
-import { packSequences } from '../models/pack.js'
+import type { Key } from '../base/rng.js'
+import { type Decoder, type ForwardInput, forward, headWeight, packedInput } from '../models/decoder.js'
+import { type PackedTokens, packSequences, tokenKeys } from '../models/pack.js'
 import { scoreRows } from '../models/score.js'
 import { gatherRows, headLogProbs, linear } from '../ops/index.js'
 import { Scope } from '../tensor/scope.js'
@@ -33,6 +34,7 @@ async function readAt(
   sequences: Sequences,
   positions: Sequences,
   read: (hidden: Tensor, next: Int32Array) => Tensor,
+  dropoutKeys?: readonly Key[],
 ): Promise<Float32Array[]> {
   const results: Float32Array[] = []
   for (let first = 0; first < sequences.length; ) {
@@ -41,7 +43,11 @@ async function readAt(
     const rows = positions.slice(first, end).flatMap((places, s) => places.map((at) => packed.starts[s] + at))
     using scope = new Scope()
     const values = scope.run(() => {
-      const hidden = forward(decoder, packedInput(decoder, packed))
+      const input = packedInput(decoder, packed)
+      const hidden = forward(
+        decoder,
+        dropoutKeys ? withDropout(decoder, input, packed, dropoutKeys.slice(first, end)) : input,
+      )
       const next = Int32Array.from(rows, (row) => packed.ids[row + 1] ?? 0)
       return read(gatherRows(hidden, tensor(decoder.device, Int32Array.from(rows))), next)
     })
@@ -49,6 +55,17 @@ async function readAt(
     first = end
   }
   return results
+}
+
+/** The pass with the dropout of its adapter, as in training; a key per sequence. */
+const withDropout = (
+  { device }: Decoder,
+  input: ForwardInput,
+  packed: PackedTokens,
+  keys: readonly Key[],
+): ForwardInput => {
+  const ofTokens = tokenKeys(packed, (s) => keys[s])
+  return { ...input, regularization: { keys: tensor(device, ofTokens, [packed.ids.length, 4]), dropout: true } }
 }
 
 /** The numbers of each sequence, `width` per position. */
@@ -98,11 +115,20 @@ export async function logits(decoder: Decoder, ids: readonly number[]): Promise<
   return cap > 0 ? raw.map((z) => cap * Math.tanh(z / cap)) : raw
 }
 
-/** Numbers of a score head at the given positions of each sequence, [positions, labels]. */
-export async function scores(decoder: Decoder, sequences: Sequences, positions: Sequences): Promise<Float32Array[]> {
+/**
+ * Numbers of a score head at the given positions of each sequence, [positions, labels].
+ *
+ * @param dropoutKeys one per sequence: units of an adapter's inputs are dropped by them as in training; default none are
+ */
+export async function scores(
+  decoder: Decoder,
+  sequences: Sequences,
+  positions: Sequences,
+  dropoutKeys?: readonly Key[],
+): Promise<Float32Array[]> {
   checkIds(decoder, sequences)
   checkPositions(sequences, positions)
-  return readAt(decoder, sequences, positions, (hidden) => scoreRows(decoder, hidden))
+  return readAt(decoder, sequences, positions, (hidden) => scoreRows(decoder, hidden), dropoutKeys)
 }
 
 function checkPositions(sequences: readonly (readonly number[])[], positions: readonly (readonly number[])[]): void {

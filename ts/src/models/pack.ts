@@ -4,6 +4,7 @@
 // bits. The one place where that layout is made. Pure typed arrays.
 
 import { WhetstoneError } from '../base/errors.js'
+import type { Key } from '../base/rng.js'
 
 /** Token sequences as one packed run of N tokens. Token t of sequence s lies at `placeOf(packed, s, t)`. */
 export interface PackedTokens {
@@ -26,6 +27,22 @@ export interface PackedTokens {
 /** Packed index of token t of sequence s. */
 export const placeOf = ({ starts, shared, roots }: PackedTokens, s: number, t: number): number =>
   t < shared[s] ? roots[s] + t : starts[s] + t - shared[s]
+
+/**
+ * Keys of each token's random numbers, [N, 4]: its sequence's key and its position, so that what is packed beside it changes
+ * nothing. Fillers have zeros.
+ */
+export function tokenKeys(
+  { ids, positions, starts, ends }: PackedTokens,
+  keyOf: (sequence: number) => Key,
+): Int32Array {
+  const keys = new Int32Array(ids.length * 4)
+  for (let s = 0; s < starts.length; s++) {
+    const [low, high] = keyOf(s)
+    for (let i = starts[s]; i < ends[s]; i++) keys.set([low, high, 0, positions[i]], 4 * i)
+  }
+  return keys
+}
 
 /** Tokens that both sequences begin with, short of the whole of `b`. */
 export function commonPrefix(a: ArrayLike<number>, b: ArrayLike<number>): number {

@@ -172,6 +172,11 @@ export const onlineTrainers: Readonly<Record<string, OnlineTrainer>> = {
     description: 'samples and rewards: answers that may be refusals, worth more after more work (Auto-CEI, 2410.07627)',
     recipe: 'autoCei',
   },
+  upo: {
+    description: 'samples, rewards and an estimator: DPO on pairs that it is sure of (UPO, 2409.11212)',
+    recipe: 'upo',
+    comparesPairs: true,
+  },
   score: {
     description: 'samples and rewards: two attempts, the second corrects the first (2409.12917)',
     recipe: 'score',

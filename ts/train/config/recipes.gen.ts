@@ -474,6 +474,32 @@ export type IlfInput = Omit<OnlineInput, 'learningRate' | 'numGenerations' | 'to
   readonly keepDrafts?: boolean | undefined
 }
 
+/** Settings of UPO. */
+export type UpoInput = Omit<OnlineInput, 'learningRate' | 'syncRefModel' | 'refModelMixupAlpha' | 'refModelSyncSteps' | 'numGenerations'> & {
+  /** Peak learning rate. From 0, default `5e-6`. */
+  readonly learningRate?: number | undefined
+  /** Move the reference towards the policy as training goes on (TR-DPO, 2404.09656). Default `true`. */
+  readonly syncRefModel?: boolean | undefined
+  /** Share of the policy in what the reference becomes; 1 replaces it. From 0 to 1, default `1`. */
+  readonly refModelMixupAlpha?: number | undefined
+  /** Steps from one move of the reference to the next; default a round. From 1. */
+  readonly refModelSyncSteps?: number | undefined
+  /** Samples per prompt. From 2, default `4`. */
+  readonly numGenerations?: number | undefined
+  /** Draws of the estimator for each pair. From 2, default `10`. */
+  readonly passes?: number | undefined
+  /** Share of the pairs to train on that are drawn as 1 - B: sure ones. From 0 to 1, default `0.5`. */
+  readonly easyShare?: number | undefined
+  /** Share of the pairs that are drawn as B: unsure ones. From 0 to 1, default `0.1`. */
+  readonly hardShare?: number | undefined
+  /** Most pairs of a prompt to train on. From 1, default `1`. */
+  readonly perPrompt?: number | undefined
+  /** Strength of the tie to the reference. Above 0, default `0.1`. */
+  readonly beta?: number | undefined
+  /** Weight of the NLL per token of the chosen side. From 0, default `1`. */
+  readonly rpoAlpha?: number | undefined
+}
+
 /** Settings of SCoRe. */
 export type ScoreInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'> & {
   /** Peak learning rate. From 0, default `5e-6`. */

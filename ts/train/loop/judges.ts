@@ -25,7 +25,20 @@ export interface PairInput {
 }
 
 /** Judges pairs: for each the probability that the first completion is better, from 0 to 1. */
-export type PairJudge = (input: PairInput) => readonly number[] | Promise<readonly number[]>
+export interface PairJudge {
+  (input: PairInput): readonly number[] | Promise<readonly number[]>
+  /**
+   * Judges of uncertainty: the same, said several times with units dropped at random; a list of `passes` probabilities for each
+   * pair. A pure function of the pair and the seed.
+   */
+  readonly sample?: (input: PairInput, draws: JudgeDraws) => Promise<readonly (readonly number[])[]>
+}
+
+/** How often a judge is asked. */
+export interface JudgeDraws {
+  readonly passes: number
+  readonly seed: number
+}
 
 /** Two samples of a task. */
 export type TracePair = Two<Trace>
@@ -46,30 +59,61 @@ function pairInput(pairs: readonly TracePair[]): PairInput {
   }
 }
 
+const refuseJudge = (message: string, cause?: unknown): never => {
+  throw new WhetstoneError('E_VERIFIER', 'judge', message, { cause })
+}
+
+/** What is asked of pairs, each in a drawn order, and checked: a list as long as they are. */
+async function askPairs<T>(
+  pairs: readonly TracePair[],
+  ask: (input: PairInput) => readonly T[] | Promise<readonly T[]>,
+): Promise<{ readonly said: readonly T[]; readonly swapped: readonly boolean[] }> {
+  const swapped = pairs.map(isSwapped)
+  let said: readonly T[] = []
+  try {
+    said = await ask(pairInput(pairs.map(([own, other], i) => (swapped[i] ? [other, own] : [own, other]))))
+  } catch (error) {
+    refuseJudge(`failed on ${pairs.length} pairs from task ${pairs[0][0].task.id} on: ${messageOf(error)}`, error)
+  }
+  if (!Array.isArray(said) || said.length !== pairs.length) {
+    const got = Array.isArray(said) ? `${said.length} entries` : shownArgument(said)
+    refuseJudge(`expected a list of ${pairs.length} probabilities, one per pair, got ${got}`)
+  }
+  return { said, swapped }
+}
+
+const isProbability = (p: unknown): boolean => typeof p === 'number' && p >= 0 && p <= 1
+
 /**
  * What a judge says, checked, as the probabilities that the first of each pair is better.
  *
  * @throws WhetstoneError E_VERIFIER for a judge that fails, or says something else than probabilities
  */
 export async function askJudge(judge: PairJudge, pairs: readonly TracePair[]): Promise<number[]> {
-  const refuse = (message: string, cause?: unknown): never => {
-    throw new WhetstoneError('E_VERIFIER', 'judge', message, { cause })
-  }
-  const swapped = pairs.map(isSwapped)
-  const tasks = pairs.map(([{ task }]) => task)
-  let said: readonly number[] = []
-  try {
-    said = await judge(pairInput(pairs.map(([own, other], i) => (swapped[i] ? [other, own] : [own, other]))))
-  } catch (error) {
-    refuse(`failed on ${pairs.length} pairs from task ${tasks[0].id} on: ${messageOf(error)}`, error)
-  }
-  if (!Array.isArray(said) || said.length !== pairs.length) {
-    const got = Array.isArray(said) ? `${said.length} entries` : shownArgument(said)
-    refuse(`expected a list of ${pairs.length} probabilities, one per pair, got ${got}`)
-  }
-  const bad = said.findIndex((p) => !(typeof p === 'number' && p >= 0 && p <= 1))
-  if (bad >= 0) refuse(`expected a number from 0 to 1, got ${String(said[bad])} for task ${tasks[bad].id}`)
+  const { said, swapped } = await askPairs(pairs, judge)
+  const bad = said.findIndex((p) => !isProbability(p))
+  if (bad >= 0) refuseJudge(`expected a number from 0 to 1, got ${String(said[bad])} for task ${pairs[bad][0].task.id}`)
   return said.map((p, i) => (swapped[i] ? 1 - p : p))
+}
+
+/**
+ * The same of a judge of uncertainty: its draws for each pair.
+ *
+ * @throws WhetstoneError E_CONFIG for a judge without draws, E_VERIFIER as in {@link askJudge}
+ */
+export async function drawJudge(judge: PairJudge, pairs: readonly TracePair[], draws: JudgeDraws): Promise<number[][]> {
+  const { sample } = judge
+  if (sample === undefined) {
+    const text = 'expected a model of pairs with dropout in its adapter, got a judge that cannot be asked for draws'
+    throw new WhetstoneError('E_CONFIG', 'judge', text)
+  }
+  const { said, swapped } = await askPairs(pairs, (input) => sample(input, draws))
+  const bad = said.findIndex((own) => !Array.isArray(own) || own.length !== draws.passes || !own.every(isProbability))
+  if (bad >= 0)
+    refuseJudge(
+      `expected ${draws.passes} numbers from 0 to 1 for a pair of task ${pairs[bad][0].task.id}, got ${said[bad]}`,
+    )
+  return said.map((own, i) => own.map((p) => (swapped[i] ? 1 - p : p)))
 }
 
 /**

@@ -14,9 +14,10 @@ import { type EncodeOptions, type EncodeSettings, encodeSettings } from '../data
 import { revisionPrompt } from '../data/srpo.js'
 import { modelHash } from '../reference.js'
 import type { Task } from '../tasks/index.js'
-import type { PairJudge } from './judges.js'
+import type { PairInput, PairJudge } from './judges.js'
 import { chatFieldsOf } from './prompts.js'
 import type { RewardFunction } from './rewards.js'
+import { drawScores, hasDropout } from './uncertainty.js'
 
 /** How a reward model judges. */
 export interface RewardModelOptions extends Pick<EncodeOptions, 'specialTokens'> {
@@ -82,7 +83,8 @@ export function rewardModel(model: LanguageModel, options: RewardModelOptions = 
 const logistic = (x: number): number => 1 / (1 + Math.exp(-x))
 
 /**
- * A judge of pairs from a model that compares two answers, in both orders. The model stays the caller's to free.
+ * A judge of pairs from a model that compares two answers, in both orders. Of a model whose adapter has dropout it gives draws
+ * as well (see uncertainty.ts). The model stays the caller's to free.
  *
  * @param model what `train` with the objective `pairReward` leaves
  * @throws WhetstoneError E_CONFIG for a model without a score head of one number
@@ -92,15 +94,22 @@ export function pairJudge(model: LanguageModel, options: PairModelOptions = {}):
   checkOptions('pairJudge', options, pairModelKinds)
   const { name = nameOf(model.directory), ...encoding } = options
   const codec = codecOf(model, name, encodeSettings(encoding))
-  const judge: PairJudge = async ({ tasks, completions }) => {
-    const sequences = completions.flatMap(([first, second], i) => [
+  const encode = ({ tasks, completions }: PairInput) =>
+    completions.flatMap(([first, second], i) => [
       comparedIds(codec, tasks[i], first, second),
       comparedIds(codec, tasks[i], second, first),
     ])
-    const better = (await model.scores(sequences)).map(([score]) => logistic(score))
-    return completions.map((_, i) => (better[2 * i] + 1 - better[2 * i + 1]) / 2)
+  const inBothOrders = (better: readonly number[]) =>
+    Array.from({ length: better.length / 2 }, (_, i) => (better[2 * i] + 1 - better[2 * i + 1]) / 2)
+  const judge = async (input: PairInput) =>
+    inBothOrders((await model.scores(encode(input))).map(([score]) => logistic(score)))
+  const sample: PairJudge['sample'] = async (input, draws) => {
+    const passes = await drawScores(model, encode(input), draws)
+    const said = passes.map((numbers) => inBothOrders(numbers.map(logistic)))
+    return input.completions.map((_, i) => said.map((own) => own[i]))
   }
-  return Object.defineProperty(judge, 'name', { value: name })
+  const named = Object.defineProperty(judge, 'name', { value: name })
+  return hasDropout(model) ? Object.assign(named, { sample }) : named
 }
 
 /** What judges samples among options: functions, and folders of reward models. */

@@ -23,6 +23,7 @@ import { sharpening, sharpeningOptions } from './sharpening.js'
 import { smart, smartOptions } from './smart.js'
 import { still, stillOptions } from './still.js'
 import { superhf } from './superhf.js'
+import { upo, upoOptions } from './upo.js'
 
 export type { AlphaLlmOptions } from './alpha-llm.js'
 export type { AutoCeiOptions } from './auto-cei.js'
@@ -46,6 +47,7 @@ export type { ScoreOptions } from './score.js'
 export type { SharpeningOptions } from './sharpening.js'
 export type { SmartOptions } from './smart.js'
 export type { StillOptions } from './still.js'
+export type { UpoOptions } from './upo.js'
 
 /** Recipes by name. */
 export const recipes = {
@@ -72,6 +74,7 @@ export const recipes = {
   smart,
   autoCei,
   score,
+  upo,
 } as const
 
 /** Settings of the recipes that train a policy on its own samples; `recipes[name]` takes them. */
@@ -98,6 +101,7 @@ export const onlineOptions = {
   smart: smartOptions,
   autoCei: autoCeiOptions,
   score: scoreOptions,
+  upo: upoOptions,
 } as const
 
 /** A recipe that trains a policy on its own samples. */
