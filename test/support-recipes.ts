@@ -154,7 +154,7 @@ export const settings = {
     refineRequest: '=',
     feedback: ({ segments }: Trace) => (segments[1].text === 'bbbb' ? undefined : 'a'),
   },
-  upo: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 2, judge: estimator },
+  upo: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 2, judge: estimator, easyShare: 1, learningRate: 2e-2 },
   score: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 8, stageOneRounds: 3, alpha: 1, instruction: '=' },
 } as const
 

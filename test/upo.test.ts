@@ -213,6 +213,10 @@ t.test('a run with an estimator that was trained', async (t) => {
   t.equal(steps[perRound], 0)
   t.ok(second['pairs/all'] > 0)
   await t.rejects(runRecipe('upo', { base, options: { judge: undefined } }), { code: 'E_CONFIG', where: 'judge' })
+  await t.rejects(runRecipe('upo', { base, options: { judge, rewardFuncs: [] } }), {
+    code: 'E_CONFIG',
+    where: 'rewardFuncs',
+  })
   const plain = () => [0.5]
   await t.rejects(runRecipe('upo', { base, options: { judge: plain } }), { code: 'E_CONFIG', where: 'judge' })
 })

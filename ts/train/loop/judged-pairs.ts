@@ -2,6 +2,7 @@
 // half. What the judge says of a pair is kept as scores of its better sample, `p/J`, `vote/J` and `bald/J` with J the number of
 // the worse one, so that a run which goes on need not ask again.
 
+import { WhetstoneError } from '../../src/base/errors.js'
 import { deriveKey, uniform } from '../../src/base/rng.js'
 import { mean } from '../../src/base/stats.js'
 import { drawJudge, type JudgeDraws, type PairJudge, type TracePair } from './judges.js'
@@ -36,12 +37,18 @@ export const halfPairs = (traces: readonly Trace[]): TracePair[] =>
  * Asks a judge for draws of every pair of {@link halfPairs}.
  *
  * @param score what gives each sample its `reward`
- * @throws WhetstoneError E_CONFIG for a judge without draws, E_VERIFIER for one that fails
+ * @throws WhetstoneError E_CONFIG for a judge without draws, for samples without a reward, E_VERIFIER for one that fails
  */
 export const judgeHalves =
   (score: Score, judge: PairJudge, draws: JudgeDraws): Score =>
   async (traces) => {
     const scored = await score(traces)
+    if (scored.some(({ scores: { reward } }) => reward === undefined))
+      throw new WhetstoneError(
+        'E_CONFIG',
+        'rewardFuncs',
+        'expected rewards beside the judge: they make the pairs, got none',
+      )
     const pairs = halfPairs(scored)
     const said = pairs.length === 0 ? [] : (await drawJudge(judge, pairs, draws)).map(uncertainty)
     const noted = new Map<Trace, Record<string, number>>()
