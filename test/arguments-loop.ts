@@ -197,6 +197,7 @@ export const loopTable: Readonly<Record<string, Entry>> = {
   'recipes.smart': recipeOf(api.recipes.smart, { right: -1, strategies: ['a', 'b'] }),
   'recipes.autoCei': recipeOf(api.recipes.autoCei, { right: -1 }),
   'recipes.ilf': recipeOf(api.recipes.ilf, { questions: ['='], yes: 'a', no: 'b', refineRequest: '=' }),
+  'recipes.pit': recipeOf(api.recipes.pit, { prompts: [{ prompt: '2 + 2 =', rejected: '5', chosen: '4' }] }),
   'recipes.superhf': {
     call: (...args) => {
       const [from, options, rest] = args as unknown as Parameters<typeof api.recipes.superhf>
@@ -277,6 +278,13 @@ export const loopTable: Readonly<Record<string, Entry>> = {
   },
   pairJudge: {
     call: (...args) => Promise.resolve(api.pairJudge(...(args as unknown as Parameters<typeof api.pairJudge>))),
+    args: [scorer, { name: 'x' }],
+    fair: { 1: 'undefined object' },
+    options: { 1: { name: 'text', specialTokens: '', revisionText: '', revisionRequest: 'text' } },
+  },
+  gapRewardModel: {
+    call: (...args) =>
+      Promise.resolve(api.gapRewardModel(...(args as unknown as Parameters<typeof api.gapRewardModel>))),
     args: [scorer, { name: 'x' }],
     fair: { 1: 'undefined object' },
     options: { 1: { name: 'text', specialTokens: '', revisionText: '', revisionRequest: 'text' } },

@@ -17,6 +17,10 @@ const own: Readonly<Record<string, string>> = {
   sharpening: '--maskTruncatedCompletions false',
   cct: '--right 0',
   ilf: '--seed 1',
+  pit: '--shownColumns completion',
+  restMcts: '--right 0 --maskTruncatedCompletions false --temperature 1',
+  alphaLlm: '--maskTruncatedCompletions false --threshold -100 --temperature 1',
+  qwenMath: '--right 8 --leastRight 0 --mostRight 1 --temperature 1',
   critiqueInLoop: '--right 0',
   smart: '--right 0',
   autoCei: '--right 0',
@@ -31,12 +35,19 @@ t.test('every trainer on samples, by name', async (t) => {
   const settings = ['model: base', 'learning_rate: 1e-2', 'max_completion_length: 8', 'num_generations: 4', 'rounds: 2']
   await put('online.yaml', `${settings.join('\n')}\nprompts_per_round: 2\n`)
   const command = '--config online.yaml --data completion.jsonl --rewards rewards.mjs'
+  const estimating = 'train pairReward --model base --data preference.jsonl --lora.r 2 --lora.loraDropout 0.1'
+  const estimated = await run(...words(`${estimating} --maxSteps 1 --output estimator`))
+  const estimator = /checkpoint: (\S+)/.exec(estimated.out)?.[1]
   await inPairs(Object.keys(onlineTrainers), async (name) => {
     const output = `online-${name}`
     // Nearly all samples of an untrained model are cut off.
     const mask = own[name] ?? '--temperature 1'
     const adapter = name === 'gspo' || name === 'onlineDpo' ? '--lora.r 4 --lora.loraDropout 0.1' : '--seed 1'
-    const teacher = name === 'onlineGkd' ? '--teacher_model_name_or_path teacher --lmbda 0.5 ' : ''
+    const teachers: Readonly<Record<string, string>> = {
+      onlineGkd: '--teacher_model_name_or_path teacher --lmbda 0.5 ',
+      upo: `--judge ${estimator} `,
+    }
+    const teacher = teachers[name] ?? ''
     const asked = words(`train ${name} ${command} ${teacher}${mask} ${adapter} --output ${output}`)
     const { code, out, err } = await run(...asked)
     t.equal(code, 0, `${name}: ${err}`)

@@ -25,6 +25,7 @@ import type {
   OnlineNashMdInput,
   OnlineSimpoInput,
   OnlineXpoInput,
+  PitInput,
   QwenMathInput,
   RestMctsInput,
   RiseInput,
@@ -189,6 +190,7 @@ const types = {
     recipeText('AutoCeiInput', 'Settings of Auto-CEI.', onlineOptions.autoCei),
     recipeText('IlfInput', 'Settings of imitation learning from language feedback.', onlineOptions.ilf),
     recipeText('UpoInput', 'Settings of UPO.', onlineOptions.upo),
+    recipeText('PitInput', 'Settings of PIT.', onlineOptions.pit),
     recipeText('ScoreInput', 'Settings of SCoRe.', onlineOptions.score),
   ],
 } as const
@@ -235,6 +237,7 @@ t.test('the compiler takes both for the same', async (t) => {
   const autoCei: Same<AutoCeiInput, z.input<typeof onlineOptions.autoCei>> = true
   const ilf: Same<IlfInput, z.input<typeof onlineOptions.ilf>> = true
   const upo: Same<UpoInput, z.input<typeof onlineOptions.upo>> = true
+  const pit: Same<PitInput, z.input<typeof onlineOptions.pit>> = true
   const known = [training, common, grpo, onlineDpo, onlineXpo, onlineNashMd, onlineGkd, bestOfN, score]
   const ours = [restMcts, alphaLlm, qwenMath]
   const all = [
@@ -253,6 +256,7 @@ t.test('the compiler takes both for the same', async (t) => {
     ilf,
     ...ours,
     upo,
+    pit,
   ]
   t.ok(all.every(Boolean))
 })

@@ -155,6 +155,14 @@ export const settings = {
     feedback: ({ segments }: Trace) => (segments[1].text === 'bbbb' ? undefined : 'a'),
   },
   upo: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 2, judge: estimator, easyShare: 1, learningRate: 2e-2 },
+  pit: {
+    ...shared,
+    numGenerations: 8,
+    perDeviceTrainBatchSize: 16,
+    beta: 0.001,
+    shownColumns: ['wanted'],
+    revisionText: '{prompt}{answer}=',
+  },
   score: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 8, stageOneRounds: 3, alpha: 1, instruction: '=' },
 } as const
 

@@ -116,7 +116,13 @@ export {
   thinkFormatReward,
 } from '../train/loop/ready-rewards.js'
 export { type ReviseOptions, revise } from '../train/loop/revise.js'
-export { type PairModelOptions, pairJudge, type RewardModelOptions, rewardModel } from '../train/loop/reward-model.js'
+export {
+  gapRewardModel,
+  type PairModelOptions,
+  pairJudge,
+  type RewardModelOptions,
+  rewardModel,
+} from '../train/loop/reward-model.js'
 export {
   type NamedReward,
   nameRewards,
@@ -151,6 +157,7 @@ export {
   type OnlineSimpoOptions,
   type OnlineXpoOptions,
   onlineOptions,
+  type PitOptions,
   type QwenMathOptions,
   type RestMctsOptions,
   type RiseOptions,

@@ -156,6 +156,10 @@ export const onlineTrainers: Readonly<Record<string, OnlineTrainer>> = {
     description: 'samples and rewards: keep to right answers, mend wrong ones (confidence and critique, 2412.19513)',
     recipe: 'cct',
   },
+  pit: {
+    description: 'samples and rewards: better answers than those that are shown (PIT, 2310.00898)',
+    recipe: 'pit',
+  },
   ilf: {
     description: 'samples and rewards: drafts refined by feedback on them, learned without it (ILF, 2303.16755)',
     recipe: 'ilf',

@@ -500,6 +500,18 @@ export type UpoInput = Omit<OnlineInput, 'learningRate' | 'syncRefModel' | 'refM
   readonly rpoAlpha?: number | undefined
 }
 
+/** Settings of PIT. */
+export type PitInput = OnlineInput & {
+  /** Weight of the KL estimate; 0: no reference is needed. From 0, default `0.05`. */
+  readonly beta?: number | undefined
+  /** Without a writer: columns that answers to show are drawn from. Default `["rejected","chosen"]`. */
+  readonly shownColumns?: string[] | undefined
+  /** How text shows an answer: {prompt}, {answer}. Default `{prompt}\n\nAn answer:\n{answer}\n\nA better answer:\n`. */
+  readonly revisionText?: string | undefined
+  /** What the user says behind an answer. Default `Give a better answer.`. */
+  readonly revisionRequest?: string | undefined
+}
+
 /** Settings of SCoRe. */
 export type ScoreInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'> & {
   /** Peak learning rate. From 0, default `5e-6`. */

@@ -92,7 +92,7 @@ const onlineKinds = {
 
 /** What a method scores samples with. */
 export interface ScoreParts {
-  readonly policy: LanguageModel
+  /** The rewards of the run. */
   readonly rewards: Score
   readonly judge: PairJudge | undefined
   readonly reference: Decoder | undefined
@@ -358,7 +358,7 @@ async function runOnline(
   const directory = output === undefined ? undefined : join(output, 'rounds')
   await tellEmptyResume({ directory: update && directory && join(directory, 'checkpoints'), resume: !!resume, emit })
   const scoreOf = (own: OnlineMethod) =>
-    withGold(own.score?.({ policy, rewards: score, judge, reference, companion: model }) ?? score, functions && prompts)
+    withGold(own.score?.({ rewards: score, judge, reference, companion: model }) ?? score, functions && prompts)
   const evaluate = await evaluationOf(options, values, { score, scoreOf, stepsPerRound, emit })
   const result = await runRounds({
     policy,

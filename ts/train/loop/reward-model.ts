@@ -80,6 +80,28 @@ export function rewardModel(model: LanguageModel, options: RewardModelOptions = 
   return Object.defineProperty(evaluate, 'name', { value: name })
 }
 
+/**
+ * A reward function of PIT: what each sample gains over the answer that its task's row has in the column `shown`, by a model that
+ * the objective `gapReward` trained. The model stays the caller's to free.
+ *
+ * @throws WhetstoneError E_CONFIG for a model without a score head of one number, and for a task without such an answer
+ */
+export function gapRewardModel(model: LanguageModel, options: PairModelOptions = {}): RewardFunction {
+  checkArgument('gapRewardModel.model', model, modelKind)
+  checkOptions('gapRewardModel', options, pairModelKinds)
+  const { name = nameOf(model.directory), ...encoding } = options
+  const codec = codecOf(model, name, encodeSettings(encoding))
+  const evaluate: RewardFunction = async ({ tasks, completions, rows }) => {
+    const sequences = tasks.map((task, i) => {
+      const { shown } = rows[i]
+      if (typeof shown === 'string') return comparedIds(codec, task, completions[i], shown)
+      throw new WhetstoneError('E_CONFIG', task.id, `expected text in the column 'shown', got ${typeof shown}`)
+    })
+    return (await model.scores(sequences)).map(([score]) => score)
+  }
+  return Object.defineProperty(evaluate, 'name', { value: name })
+}
+
 const logistic = (x: number): number => 1 / (1 + Math.exp(-x))
 
 /**

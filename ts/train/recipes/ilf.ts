@@ -12,6 +12,7 @@ import * as z from 'zod'
 import { sft } from '../../loss/index.js'
 import { checkMembers, kinds, optional } from '../../src/base/arguments.js'
 import { deriveKey, uniform } from '../../src/base/rng.js'
+import type { LanguageModel } from '../../src/generate/language-model.js'
 import type { IlfInput } from '../config/recipes.gen.js'
 import type { Run } from '../events.js'
 import { chain, type Turn } from '../loop/chain.js'
@@ -21,6 +22,7 @@ import { type OnlineMethod, type OnlineOptions, type ScoreParts, settingsFrom, s
 import { onlineShape, samplingOf } from '../loop/online-shape.js'
 import { turnAlone } from '../loop/recast.js'
 import { scoreTurns } from '../loop/rewards.js'
+import type { Score } from '../loop/score.js'
 import { pick } from '../loop/select.js'
 import { type Trace, turnsOf, withScores } from '../loop/trace.js'
 import { verdict } from '../loop/verdict.js'
@@ -80,13 +82,13 @@ export const ilfSelect =
 
 /** Scores of both turns, and of refinements the verdict. */
 const scoreOf =
-  ({ questions, yes, no }: Pick<Settings, 'questions' | 'yes' | 'no'>) =>
-  ({ policy, rewards }: ScoreParts) => {
+  (policy: LanguageModel, { questions, yes, no }: Pick<Settings, 'questions' | 'yes' | 'no'>) =>
+  ({ rewards }: ScoreParts): Score => {
     const judged = verdict(policy, { question: questions, yes, no })
-    return async (traces: readonly Trace[]) => judged(await scoreTurns(rewards)(traces))
+    return async (traces) => judged(await scoreTurns(rewards)(traces))
   }
 
-function methodOf(values: Settings, feedback: FeedbackFunction): OnlineMethod {
+function methodOf(values: Settings, policy: LanguageModel, feedback: FeedbackFunction): OnlineMethod {
   const { refinements, refineRequest, promptsPerRound, numGenerations } = values
   const sampling = samplingOf(values)
   const inject = (trace: Trace): string | undefined => {
@@ -97,7 +99,7 @@ function methodOf(values: Settings, feedback: FeedbackFunction): OnlineMethod {
   return {
     objective: sft(),
     explore: () => chain(sampling, [refine]),
-    score: scoreOf(values),
+    score: scoreOf(policy, values),
     statistics: (traces) => ({ ...attemptStatistics(traces, refinements), ...twoTurnStatistics(traces) }),
     select: () => ilfSelect(values),
     toExamples: completionExamples,
@@ -112,6 +114,6 @@ export function ilf(options: IlfOptions): Run<PhaseResult> {
   return startOnline(
     others,
     (sources) => settingsFrom(ilfOptions, sources),
-    (values) => methodOf(values, feedback),
+    (values) => methodOf(values, options.policy, feedback),
   )
 }

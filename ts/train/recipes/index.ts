@@ -14,6 +14,7 @@ import { onlineGkd, onlineGkdOptions } from './online-gkd.js'
 import { onlineNashMd, onlineNashMdOptions } from './online-nash-md.js'
 import { onlineSimpo, onlineSimpoOptions } from './online-simpo.js'
 import { onlineXpo, onlineXpoOptions } from './online-xpo.js'
+import { pit, pitOptions } from './pit.js'
 import { qwenMath, qwenMathOptions } from './qwen-math.js'
 import { restMcts, restMctsOptions } from './rest-mcts.js'
 import { rise, riseOptions } from './rise.js'
@@ -39,6 +40,7 @@ export type { OnlineGkdOptions } from './online-gkd.js'
 export type { OnlineNashMdOptions } from './online-nash-md.js'
 export type { OnlineSimpoOptions } from './online-simpo.js'
 export type { OnlineXpoOptions } from './online-xpo.js'
+export type { PitOptions } from './pit.js'
 export type { QwenMathOptions } from './qwen-math.js'
 export type { RestMctsOptions } from './rest-mcts.js'
 export type { RiseOptions } from './rise.js'
@@ -69,6 +71,7 @@ export const recipes = {
   rise,
   scl,
   cct,
+  pit,
   ilf,
   critiqueInLoop,
   smart,
@@ -96,6 +99,7 @@ export const onlineOptions = {
   rise: riseOptions,
   scl: sclOptions,
   cct: cctOptions,
+  pit: pitOptions,
   ilf: ilfOptions,
   critiqueInLoop: critiqueInLoopOptions,
   smart: smartOptions,
