@@ -198,6 +198,11 @@ export const loopTable: Readonly<Record<string, Entry>> = {
   'recipes.autoCei': recipeOf(api.recipes.autoCei, { right: -1 }),
   'recipes.ilf': recipeOf(api.recipes.ilf, { questions: ['='], yes: 'a', no: 'b', refineRequest: '=' }),
   'recipes.pit': recipeOf(api.recipes.pit, { prompts: [{ prompt: '2 + 2 =', rejected: '5', chosen: '4' }] }),
+  'recipes.selfRationalization': recipeOf(
+    api.recipes.selfRationalization,
+    { prompts: [{ prompt: '2 + 2 =', label: 4 }] },
+    ['policy', 'prompts'],
+  ),
   'recipes.superhf': {
     call: (...args) => {
       const [from, options, rest] = args as unknown as Parameters<typeof api.recipes.superhf>

@@ -18,6 +18,7 @@ const own: Readonly<Record<string, string>> = {
   cct: '--right 0',
   ilf: '--seed 1',
   pit: '--shownColumns completion',
+  selfRationalization: '--pairBy majority',
   restMcts: '--right 0 --maskTruncatedCompletions false --temperature 1',
   alphaLlm: '--maskTruncatedCompletions false --threshold -100 --temperature 1',
   qwenMath: '--right 8 --leastRight 0 --mostRight 1 --temperature 1',

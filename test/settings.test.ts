@@ -31,6 +31,7 @@ import type {
   RiseInput,
   SclInput,
   ScoreInput,
+  SelfRationalizationInput,
   SharpeningInput,
   SmartInput,
   StillInput,
@@ -191,6 +192,7 @@ const types = {
     recipeText('IlfInput', 'Settings of imitation learning from language feedback.', onlineOptions.ilf),
     recipeText('UpoInput', 'Settings of UPO.', onlineOptions.upo),
     recipeText('PitInput', 'Settings of PIT.', onlineOptions.pit),
+    recipeText('SelfRationalizationInput', 'Settings of Self-Rationalization.', onlineOptions.selfRationalization),
     recipeText('ScoreInput', 'Settings of SCoRe.', onlineOptions.score),
   ],
 } as const
@@ -238,8 +240,9 @@ t.test('the compiler takes both for the same', async (t) => {
   const ilf: Same<IlfInput, z.input<typeof onlineOptions.ilf>> = true
   const upo: Same<UpoInput, z.input<typeof onlineOptions.upo>> = true
   const pit: Same<PitInput, z.input<typeof onlineOptions.pit>> = true
+  const selfRationalization: Same<SelfRationalizationInput, z.input<typeof onlineOptions.selfRationalization>> = true
   const known = [training, common, grpo, onlineDpo, onlineXpo, onlineNashMd, onlineGkd, bestOfN, score]
-  const ours = [restMcts, alphaLlm, qwenMath]
+  const ours = [restMcts, alphaLlm, qwenMath, selfRationalization]
   const all = [
     ...known,
     onlineSimpo,

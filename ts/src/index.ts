@@ -164,6 +164,7 @@ export {
   recipes,
   type SclOptions,
   type ScoreOptions,
+  type SelfRationalizationOptions,
   type SharpeningOptions,
   type SmartOptions,
   type StillOptions,

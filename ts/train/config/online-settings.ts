@@ -160,6 +160,11 @@ export const onlineTrainers: Readonly<Record<string, OnlineTrainer>> = {
     description: 'samples and rewards: better answers than those that are shown (PIT, 2310.00898)',
     recipe: 'pit',
   },
+  selfRationalization: {
+    description: 'samples and labels: a judge trained on its better and worse judgements (2410.05495)',
+    recipe: 'selfRationalization',
+    unrewarded: true,
+  },
   ilf: {
     description: 'samples and rewards: drafts refined by feedback on them, learned without it (ILF, 2303.16755)',
     recipe: 'ilf',

@@ -512,6 +512,24 @@ export type PitInput = OnlineInput & {
   readonly revisionRequest?: string | undefined
 }
 
+/** Settings of Self-Rationalization. */
+export type SelfRationalizationInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'> & {
+  /** Peak learning rate. From 0, default `5e-7`. */
+  readonly learningRate?: number | undefined
+  /** Samples per prompt. From 2, default `10`. */
+  readonly numGenerations?: number | undefined
+  /** Regular expression of the grade: the last match, or its first group, a number. Default `(-?\d+(?:\.\d+)?)\s*$`. */
+  readonly gradePattern?: string | undefined
+  /** Column with the right grade. Default `label`. */
+  readonly labelColumn?: string | undefined
+  /** Which judgements are right. Default `label`. */
+  readonly pairBy?: 'label' | 'majority' | undefined
+  /** Least distance of a rejected grade. Above 0, default `2`. */
+  readonly margin?: number | undefined
+  /** Strength of the tie to the reference. Above 0, default `0.1`. */
+  readonly beta?: number | undefined
+}
+
 /** Settings of SCoRe. */
 export type ScoreInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'> & {
   /** Peak learning rate. From 0, default `5e-6`. */

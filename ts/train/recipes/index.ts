@@ -20,6 +20,7 @@ import { restMcts, restMctsOptions } from './rest-mcts.js'
 import { rise, riseOptions } from './rise.js'
 import { scl, sclOptions } from './scl.js'
 import { score, scoreOptions } from './score.js'
+import { selfRationalization, selfRationalizationOptions } from './self-rationalization.js'
 import { sharpening, sharpeningOptions } from './sharpening.js'
 import { smart, smartOptions } from './smart.js'
 import { still, stillOptions } from './still.js'
@@ -46,6 +47,7 @@ export type { RestMctsOptions } from './rest-mcts.js'
 export type { RiseOptions } from './rise.js'
 export type { SclOptions } from './scl.js'
 export type { ScoreOptions } from './score.js'
+export type { SelfRationalizationOptions } from './self-rationalization.js'
 export type { SharpeningOptions } from './sharpening.js'
 export type { SmartOptions } from './smart.js'
 export type { StillOptions } from './still.js'
@@ -72,6 +74,7 @@ export const recipes = {
   scl,
   cct,
   pit,
+  selfRationalization,
   ilf,
   critiqueInLoop,
   smart,
@@ -100,6 +103,7 @@ export const onlineOptions = {
   scl: sclOptions,
   cct: cctOptions,
   pit: pitOptions,
+  selfRationalization: selfRationalizationOptions,
   ilf: ilfOptions,
   critiqueInLoop: critiqueInLoopOptions,
   smart: smartOptions,
