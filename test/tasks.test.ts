@@ -325,8 +325,8 @@ t.test('the solver finds a solution exactly when there is one', async (t) => {
 // Refusals -------------------------------------------------------------------------------------------------------------
 
 t.test('unknown tasks and settings are refused', async (t) => {
-  t.same(taskNames, ['arithmetic', 'countdown'])
-  for (const name of ['sorting', '', 'toString', '__proto__', 'constructor'])
+  t.same(taskNames, ['arithmetic', 'countdown', 'chains', 'sorting', 'programs'])
+  for (const name of ['chess', '', 'toString', '__proto__', 'constructor'])
     t.throws(() => createTask(name, { seed: 1, difficulty: 3 }), { code: 'E_CONFIG' }, name)
   const refused: [string, Record<string, unknown>][] = [
     ['arithmetic', { difficulty: 0 }],

@@ -3,13 +3,16 @@
 import { checkArgument, checkMembers, kinds } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import { arithmetic } from './arithmetic.js'
+import { chains } from './chains.js'
 import { countdown } from './countdown.js'
+import { programs } from './programs.js'
+import { sorting } from './sorting.js'
 import type { TaskSource } from './task.js'
 
 export type { Split, Task, TaskSource, Verdict } from './task.js'
 
 /** Task sources by name. */
-export const tasks = { arithmetic, countdown } as const
+export const tasks = { arithmetic, countdown, chains, sorting, programs } as const
 
 export const taskNames = Object.keys(tasks)
 
@@ -17,11 +20,14 @@ export const taskNames = Object.keys(tasks)
 export interface TaskOptions {
   /** Key of the draws. */
   readonly seed: number
-  /** arithmetic: most digits of an operand; countdown: how many numbers. */
+  /**
+   * arithmetic: most digits of an operand; countdown: how many numbers; chains: operations; sorting: digits; programs:
+   * instructions.
+   */
   readonly difficulty?: number
   /**
    * arithmetic: `operations` (of '+', '*'), `factorDigits`, `scratch`. countdown: `largestNumber`, `largestTarget`,
-   * `operations` (of '+', '-', '*'), `solutions` ('drawn' or 'first').
+   * `operations` (of '+', '-', '*'), `solutions` ('drawn' or 'first'). chains: `modulus`, `scratch`. programs: `examples`.
    */
   readonly [name: string]: unknown
 }

@@ -28,6 +28,10 @@ export interface Verdict {
   readonly correct: boolean
   /** Why not, in a few words. */
   readonly reason?: string
+  /** How much of it is right, from 0 to 1, where the task can tell; 1 for what is right. */
+  readonly score?: number
+  /** The first wrong step, counted from 0, where steps can be checked. */
+  readonly firstError?: number
 }
 
 /** Where a problem may be used. */
