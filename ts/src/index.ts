@@ -90,6 +90,7 @@ export type { LossEvaluation } from '../train/evaluate.js'
 export { type EvaluateOptions, evaluateLoss } from '../train/evaluate-loss.js'
 export type { Emit, Run, StepEvent, TrainEvent } from '../train/events.js'
 export { type ImproveResult, improve } from '../train/improve.js'
+export { bandit, bayesian, type ProcessOptions } from '../train/loop/bandit.js'
 export { type CalibrationOptions, calibrationError, rankCorrelation } from '../train/loop/calibration.js'
 export { chain, type Turn } from '../train/loop/chain.js'
 export { credit } from '../train/loop/credit.js'
@@ -106,7 +107,23 @@ export {
   stopRule,
 } from '../train/loop/learning-curve.js'
 export type { RoundStatistics } from '../train/loop/metrics.js'
+export {
+  type AcceptOptions,
+  acceptTask,
+  type EvolveOptions,
+  evolve,
+  type Member,
+  type Successor,
+} from '../train/loop/population.js'
 export type { PromptRow, PromptSource } from '../train/loop/prompts.js'
+export {
+  type ProtocolOptions,
+  type ProtocolResult,
+  type ProtocolRow,
+  protocol,
+  type TaskMatrix,
+  taskMatrix,
+} from '../train/loop/protocol.js'
 export {
   type CosineScaledOptions,
   cosineScaledReward,
@@ -131,10 +148,11 @@ export {
   scoreRewards,
 } from '../train/loop/rewards.js'
 export type { RolloutLimits } from '../train/loop/rollouts.js'
-export { type Score, verify } from '../train/loop/score.js'
+export { type Score, type Shaped, shape, verify } from '../train/loop/score.js'
 export { type PickOptions, pick, type Select } from '../train/loop/select.js'
 export { meteor } from '../train/loop/similarity.js'
 export { byTask, completionOf, type Segment, type Trace } from '../train/loop/trace.js'
+export { type Climb, hillClimb, type Tuned } from '../train/loop/tuner.js'
 export { drawScores, type Uncertainty, uncertainty } from '../train/loop/uncertainty.js'
 export { type Question, type VerdictOptions, verdict } from '../train/loop/verdict.js'
 export type { PhaseResult } from '../train/loop.js'

@@ -1,5 +1,6 @@
 // Control: settings of a round chosen by what comes of them, on a part of its tasks.
 
+import { checkArgument, checkOptions, kinds, listOf } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import type { Task } from '../tasks/index.js'
 import type { Explore, ExploreContext } from './explore.js'
@@ -34,7 +35,13 @@ export interface Climb {
  * Climbs a hill of one dimension in equal steps: upwards first, then on from whatever is best. A pure function of what was
  * tried, each value under the setting that it was measured at; of one tried twice the last value counts.
  */
-export function hillClimb(tried: readonly Tuned<number>[], { start, step }: { start: number; step: number }): Climb {
+export function hillClimb(
+  tried: readonly Tuned<number>[],
+  options: { readonly start: number; readonly step: number },
+): Climb {
+  checkArgument('hillClimb.tried', tried, listOf(kinds.object))
+  checkOptions('hillClimb', options, { start: kinds.number, step: kinds.number })
+  const { start, step } = options
   if (!(step > 0)) throw new WhetstoneError('E_CONFIG', 'step', `expected a step above 0, got ${step}`)
   const placeOf = (setting: number) => Math.round((setting - start) / step)
   const values = new Map(tried.map(({ setting, value }) => [placeOf(setting), value]))
