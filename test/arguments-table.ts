@@ -2,6 +2,7 @@
 
 import { rmSync } from 'node:fs'
 import * as api from '../ts/src/index.js'
+import { controlTable } from './arguments-control.js'
 import { loopTable } from './arguments-loop.js'
 import {
   adapted,
@@ -39,6 +40,7 @@ const sampling = {
 /** Every public function, and the functions that those give. */
 export const table: Readonly<Record<string, Entry>> = {
   ...loopTable,
+  ...controlTable,
   loadModel: {
     call: async (...args) => (await api.loadModel(...(args as unknown as [string]))).dispose(),
     args: [model, { device: 'cpu' }],
