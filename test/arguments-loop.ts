@@ -203,6 +203,7 @@ export const loopTable: Readonly<Record<string, Entry>> = {
     { prompts: [{ prompt: '2 + 2 =', label: 4 }] },
     ['policy', 'prompts'],
   ),
+  'recipes.ledex': recipeOf(api.recipes.ledex, { explanations: 2 }),
   'recipes.superhf': {
     call: (...args) => {
       const [from, options, rest] = args as unknown as Parameters<typeof api.recipes.superhf>

@@ -18,6 +18,7 @@ const own: Readonly<Record<string, string>> = {
   cct: '--right 0',
   ilf: '--seed 1',
   pit: '--shownColumns completion',
+  ledex: '--right 100 --explanations 2',
   selfRationalization: '--pairBy majority',
   restMcts: '--right 0 --maskTruncatedCompletions false --temperature 1',
   alphaLlm: '--maskTruncatedCompletions false --threshold -100 --temperature 1',

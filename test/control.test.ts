@@ -32,6 +32,8 @@ t.test('UCB1', async (t) => {
   const last = pulls.slice(-100).filter(({ setting }) => setting === 'c').length
   t.ok(last > 75, `the best arm has ${last} of the last 100 pulls`)
   t.throws(() => bandit([], []), { code: 'E_CONFIG' })
+  const unknown = [{ setting: 1, value: Number.NaN }]
+  t.throws(() => bandit(unknown, [1, 2]), { code: 'E_CONFIG', where: 'bandit.tried[0]' })
 })
 
 t.test('a Gaussian process, and expected improvement', async (t) => {
@@ -62,6 +64,10 @@ t.test('a Gaussian process, and expected improvement', async (t) => {
   t.same(bayesian(tried, grid), bayesian(tried, grid))
   t.same(bayesian([], grid), [0])
   t.same(bayesian([{ setting: [0], value: 1 }], [[0], [0.5]]), [0.5], 'equal values: where least is known')
+  const twice = [1, 2].map((value) => ({ setting: [0], value }))
+  t.throws(() => bayesian(twice, grid, { noise: 1e-9 }), { code: 'E_CONFIG', message: /more noise/ })
+  t.same(bayesian(twice, [[0], [1]]), [1], 'measured twice')
+  t.throws(() => bayesian([{ setting: [0], value: Number.NaN }], grid), { code: 'E_CONFIG' })
   for (const [candidates, options] of [
     [[], {}],
     [[[0], [0, 1]], {}],

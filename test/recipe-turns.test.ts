@@ -6,7 +6,15 @@ import { mean } from '../ts/src/base/stats.js'
 import { loadModel } from '../ts/src/generate/language-model.js'
 import { chain } from '../ts/train/loop/chain.js'
 import { critiqueSelect } from '../ts/train/loop/critique.js'
+import { turnsFrom } from '../ts/train/loop/recast.js'
 import { isRefusal, refusalReward, reliabilityOf, slopeOf, stepsOf } from '../ts/train/loop/refusal.js'
+import {
+  discountedReturns,
+  explainedRewards,
+  explanationReward,
+  overlap,
+  refinementReward,
+} from '../ts/train/loop/segment-rewards.js'
 import { resample } from '../ts/train/loop/select.js'
 import { completionOf, type Trace, turnsOf } from '../ts/train/loop/trace.js'
 import { hillClimb } from '../ts/train/loop/tuner.js'
@@ -103,6 +111,55 @@ t.test('SMART and Auto-CEI learn', async (t) => {
   t.ok(left < regret / 3, `little is left to choose: ${regret.toFixed(2)} to ${left.toFixed(2)}`)
   const [first, last] = await ends('autoCei', 'refusal/precision')
   t.ok(last > first + 0.4, `right where it answers: ${first.toFixed(2)} to ${last.toFixed(2)}`)
+})
+
+t.test('LeDex: explanations and refinements are paid at their own ends', async (t) => {
+  t.equal(overlap([1, 2, 3, 4], [2, 9, 4]), 4 / 7, 'longest common subsequence 2, 4')
+  t.same([overlap([1], [1]), overlap([1], [2]), overlap([], [])], [1, 0, 1])
+  t.same([refinementReward(1, 1), refinementReward(0, 0)], [5, -5])
+  t.same([explanationReward(1), explanationReward(0.7), explanationReward(0.4)], [5, 0, -5])
+  const returns = discountedReturns([2, 3], [1, 8], 0.5)
+  t.same(
+    returns.map((one) => [...one]),
+    [
+      [0.5 * (1 + 0.5 * 2), 1 + 0.5 * 2],
+      [2, 4, 8],
+    ],
+  )
+
+  const tried = (sample: number, texts: readonly string[], last: number) =>
+    judged('m', sample, texts, [0, undefined, last])
+  const group = [
+    tried(0, ['bad', 'ab', 'R'], 1),
+    tried(1, ['bad', 'ab', 'R'], 1),
+    tried(2, ['bad', 'xy', 'w'], 0),
+    judged('k', 0, ['fine'], [1]),
+  ]
+  const paid = explainedRewards(1)(group)
+  // Explanations: like one of two that worked, 5; unlike both, -35/3. Refinements: like the other right one, 5; wrong and unlike, -5.
+  const [e, r] = [(5 + 5 - 35 / 3) / 3, 5 / 3]
+  t.same(
+    paid.map(({ sample }) => sample),
+    [0, 1, 2],
+    'of right answers nothing is explained',
+  )
+  for (const [i, [explained, mended]] of [
+    [5, 5],
+    [5, 5],
+    [-35 / 3, -5],
+  ].entries()) {
+    near(t, paid[i].scores.explanation, explained - e, `explanation ${i}`)
+    near(t, paid[i].scores.refinement, mended - r, `refinement ${i}`)
+  }
+  const [lonely] = explainedRewards(1)([tried(0, ['bad', 'ab', 'w'], 0.5), tried(1, ['bad', 'xy', 'w'], 0)])
+  near(t, lonely.scores.explanation, 0, 'nothing worked: explanations are not judged')
+  near(t, lonely.scores.refinement, 1.25, 'passed tests count')
+  t.same(explainedRewards(1)(group.slice(3)), group.slice(3), 'nothing was wrong')
+  const behind = turnsFrom(group[0], 1)
+  t.same(
+    behind.segments.map(({ role, text }) => `${role} ${text}`),
+    ['prompt m=', 'injected bad', 'injected ?', 'completion ab', 'injected ?', 'completion R'],
+  )
 })
 
 t.test('a turn that begins with given text', async (t) => {

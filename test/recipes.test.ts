@@ -299,8 +299,8 @@ t.test('a task source brings its checker', async (t) => {
 t.test('held-out prompts are evaluated on, and change nothing', async (t) => {
   const evalData = ['aab=', 'bba='].map((prompt) => ({ prompt, wanted: 'b' }))
   const usual = { rounds: 4, evalData, evalRounds: 2, numGenerationsEval: 3 }
-  /** Evaluations explore as rounds do: a search ends in one answer of a prompt, and first answers of RISE and ILF branch. */
-  const samplesOf: Partial<Record<RecipeName, number>> = { mctsDpo: 2, rise: 24, ilf: 18 }
+  /** Evaluations explore as rounds do: a search ends in one answer of a prompt, and first answers of RISE, ILF and LeDex branch. */
+  const samplesOf: Partial<Record<RecipeName, number>> = { mctsDpo: 2, rise: 24, ilf: 18, ledex: 24 }
   for (const name of names) {
     const plain = await runRecipe(name, { base, options: { rounds: 4 } })
     const { events, hash, step } = await runRecipe(name, { base, options: usual })

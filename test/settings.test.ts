@@ -19,6 +19,7 @@ import type {
   CritiqueInLoopInput,
   GrpoInput,
   IlfInput,
+  LedexInput,
   MctsDpoInput,
   OnlineDpoInput,
   OnlineGkdInput,
@@ -193,6 +194,7 @@ const types = {
     recipeText('UpoInput', 'Settings of UPO.', onlineOptions.upo),
     recipeText('PitInput', 'Settings of PIT.', onlineOptions.pit),
     recipeText('SelfRationalizationInput', 'Settings of Self-Rationalization.', onlineOptions.selfRationalization),
+    recipeText('LedexInput', 'Settings of LeDex.', onlineOptions.ledex),
     recipeText('ScoreInput', 'Settings of SCoRe.', onlineOptions.score),
   ],
 } as const
@@ -241,8 +243,9 @@ t.test('the compiler takes both for the same', async (t) => {
   const upo: Same<UpoInput, z.input<typeof onlineOptions.upo>> = true
   const pit: Same<PitInput, z.input<typeof onlineOptions.pit>> = true
   const selfRationalization: Same<SelfRationalizationInput, z.input<typeof onlineOptions.selfRationalization>> = true
+  const ledex: Same<LedexInput, z.input<typeof onlineOptions.ledex>> = true
   const known = [training, common, grpo, onlineDpo, onlineXpo, onlineNashMd, onlineGkd, bestOfN, score]
-  const ours = [restMcts, alphaLlm, qwenMath, selfRationalization]
+  const ours = [restMcts, alphaLlm, qwenMath, selfRationalization, ledex]
   const all = [
     ...known,
     onlineSimpo,

@@ -163,6 +163,17 @@ export const settings = {
     shownColumns: ['wanted'],
     revisionText: '{prompt}{answer}=',
   },
+  ledex: {
+    ...shared,
+    numGenerations: 2,
+    perDeviceTrainBatchSize: 16,
+    temperature: 1,
+    explanations: 4,
+    beta: 0.001,
+    right: 1,
+    explainRequest: '=',
+    refineRequest: '=',
+  },
   score: { ...shared, numGenerations: 4, perDeviceTrainBatchSize: 8, stageOneRounds: 3, alpha: 1, instruction: '=' },
 } as const
 

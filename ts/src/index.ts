@@ -96,6 +96,7 @@ export { chain, type Turn } from '../train/loop/chain.js'
 export { credit } from '../train/loop/credit.js'
 export { pairExamples, policyExamples, type ToExamples } from '../train/loop/examples.js'
 export { type Explore, type ExploreContext, type SampleGroupOptions, sampleGroup } from '../train/loop/explore.js'
+export type { FeedbackFunction } from '../train/loop/feedback.js'
 export { type IterateOptions, iterate, type UpdateOptions } from '../train/loop/iterate.js'
 export { type JudgeDraws, judgeByReward, type PairInput, type PairJudge } from '../train/loop/judges.js'
 export {
@@ -165,9 +166,9 @@ export {
   type BstarOptions,
   type CctOptions,
   type CritiqueInLoopOptions,
-  type FeedbackFunction,
   type GrpoOptions,
   type IlfOptions,
+  type LedexOptions,
   type MctsDpoOptions,
   type OnlineDpoOptions,
   type OnlineGkdOptions,

@@ -156,6 +156,10 @@ export const onlineTrainers: Readonly<Record<string, OnlineTrainer>> = {
     description: 'samples and rewards: keep to right answers, mend wrong ones (confidence and critique, 2412.19513)',
     recipe: 'cct',
   },
+  ledex: {
+    description: 'samples and rewards: explanations of wrong answers and refined ones, paid apart (LeDex, 2405.18649)',
+    recipe: 'ledex',
+  },
   pit: {
     description: 'samples and rewards: better answers than those that are shown (PIT, 2310.00898)',
     recipe: 'pit',

@@ -530,6 +530,28 @@ export type SelfRationalizationInput = Omit<OnlineInput, 'learningRate' | 'numGe
   readonly beta?: number | undefined
 }
 
+/** Settings of LeDex. */
+export type LedexInput = Omit<OnlineInput, 'learningRate' | 'numGenerations' | 'temperature'> & {
+  /** Peak learning rate. From 0, default `2e-6`. */
+  readonly learningRate?: number | undefined
+  /** First answers per prompt. From 1, default `1`. */
+  readonly numGenerations?: number | undefined
+  /** Sampling temperature. Above 0, default `0.8`. */
+  readonly temperature?: number | undefined
+  /** Explanations of a wrong answer, each with a refined answer. From 2, default `10`. */
+  readonly explanations?: number | undefined
+  /** Least reward of a right answer. Default `1`. */
+  readonly right?: number | undefined
+  /** Discount of a reward for each token before it. From 0 to 1, default `0.99`. */
+  readonly gamma?: number | undefined
+  /** Weight of the KL to the reference. From 0, default `0.05`. */
+  readonly beta?: number | undefined
+  /** Put behind an answer. Default `\nThis is wrong. {feedback}\nWhat is wrong:\n`. */
+  readonly explainRequest?: string | undefined
+  /** Put behind an explanation. Default `\nThe corrected answer:\n`. */
+  readonly refineRequest?: string | undefined
+}
+
 /** Settings of SCoRe. */
 export type ScoreInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'> & {
   /** Peak learning rate. From 0, default `5e-6`. */

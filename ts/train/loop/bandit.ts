@@ -6,7 +6,13 @@ import { WhetstoneError } from '../../src/base/errors.js'
 import { mean } from '../../src/base/stats.js'
 import type { Tuned } from './tuner.js'
 
-const triedKind = listOf(kinds.object)
+/** Tries have values that are numbers. */
+function checkTried(where: string, tried: readonly Tuned<unknown>[]): void {
+  checkArgument(`${where}.tried`, tried, listOf(kinds.object))
+  const bad = tried.findIndex(({ value }) => !Number.isFinite(value))
+  if (bad < 0) return
+  throw new WhetstoneError('E_CONFIG', `${where}.tried[${bad}]`, `expected a finite value, got ${tried[bad].value}`)
+}
 
 /**
  * UCB1 (Auer et al. 2002): every setting once, in order, then the one with the largest mean + c sqrt(2 ln n / n_i); of equals the
@@ -14,10 +20,10 @@ const triedKind = listOf(kinds.object)
  *
  * @param tried values by setting, in any order
  * @param settings that there are, told apart by Object.is
- * @throws WhetstoneError E_CONFIG for no settings
+ * @throws WhetstoneError E_CONFIG for no settings, and for a value that is no number
  */
 export function bandit<S>(tried: readonly Tuned<S>[], settings: readonly S[], { exploration = 1 } = {}): S {
-  checkArgument('bandit.tried', tried, triedKind)
+  checkTried('bandit', tried)
   checkArgument('bandit.settings', settings, kinds.list)
   checkArgument('bandit.exploration', exploration, kinds.number)
   if (settings.length === 0) throw new WhetstoneError('E_CONFIG', 'bandit.settings', 'expected at least one, got none')
@@ -64,6 +70,8 @@ function cholesky(matrix: readonly (readonly number[])[]): number[][] {
     for (let j = 0; j <= i; j++) {
       const above = j === i ? own : lower[j]
       const rest = row[j] - own.slice(0, j).reduce((sum, x, k) => sum + x * above[k], 0)
+      if (j === i && !(rest > 0))
+        throw new WhetstoneError('E_CONFIG', 'bayesian.noise', 'expected more noise: values at equal settings differ')
       own.push(j === i ? Math.sqrt(rest) : rest / lower[j][j])
     }
     lower.push(own)
@@ -130,14 +138,15 @@ function improvement({ mean: centre, deviation }: Posterior, best: number): numb
  * values so far, which are scaled to mean 0 and deviation 1; of equals the first. Without values the first candidate.
  *
  * @param candidates points of equal length, each number scaled to about [0, 1]
- * @throws WhetstoneError E_CONFIG for no candidates, points of unequal lengths, a length scale or noise that is not above 0
+ * @throws WhetstoneError E_CONFIG for no candidates, points of unequal lengths, a length scale or noise that is not above 0, a value that
+ *   is no number, and noise too small for what was tried
  */
 export function bayesian(
   tried: readonly Tuned<readonly number[]>[],
   candidates: readonly (readonly number[])[],
   options: ProcessOptions = {},
 ): readonly number[] {
-  checkArgument('bayesian.tried', tried, triedKind)
+  checkTried('bayesian', tried)
   checkArgument('bayesian.candidates', candidates, listOf(kinds.numbers))
   checkOptions('bayesian', options, processKinds)
   const { lengthScale = 0.3, noise = 0.1 } = options

@@ -13,7 +13,7 @@ import { byTask, type Segment, type Trace, tracesKind, turnsOf } from './trace.j
 export type ToExamples = (traces: readonly Trace[], round: number) => readonly EncodedExample[]
 
 /** Numbers of the tokens of one turn of the policy (0 is the first). */
-type TurnNumbers = (segment: Segment, turn: number) => ArrayLike<number>
+export type TurnNumbers = (segment: Segment, turn: number) => ArrayLike<number>
 
 /** What a sequence carries besides its tokens. */
 export interface SequenceOptions {

@@ -1,6 +1,6 @@
 // Populations (XLand, Open Ended Learning Team 2021, arXiv 2107.12808; recalled): members with settings and scores on the same tasks. One
 // takes the place of another if it is at least as good at every low percentile of the scores and better at one, for a mean hides
-// tasks that are never solved; its copy gets changed settings. And which proposed tasks are worth training on.
+// tasks that are never solved; its copy gets changed settings. Ours normalises by the best member of the generation, theirs by a game value. And which proposed tasks are worth training on.
 
 import { checkArgument, checkOptions, kinds, listOf, optional } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'

@@ -24,3 +24,12 @@ export function turnInContext(trace: Trace, turn: number): Trace {
     .map((segment): Segment => (segment.role === 'completion' ? { ...segment, role: 'injected' } : segment))
   return { ...trace, segments: [...context, own], finishReason: reasonOf(trace, own) }
 }
+
+/** All turns from one on, behind what came before it, which is context now. */
+export function turnsFrom(trace: Trace, turn: number): Trace {
+  const place = placesOf(trace)[turn]
+  const segments = trace.segments.map(
+    (segment, i): Segment => (i < place && segment.role === 'completion' ? { ...segment, role: 'injected' } : segment),
+  )
+  return { ...trace, segments }
+}

@@ -17,6 +17,7 @@ import type { IlfInput } from '../config/recipes.gen.js'
 import type { Run } from '../events.js'
 import { chain, type Turn } from '../loop/chain.js'
 import { completionExamples } from '../loop/examples.js'
+import { columnFeedback, type FeedbackFunction } from '../loop/feedback.js'
 import { attemptStatistics, twoTurnStatistics } from '../loop/metrics.js'
 import { type OnlineMethod, type OnlineOptions, type ScoreParts, settingsFrom, startOnline } from '../loop/online.js'
 import { onlineShape, samplingOf } from '../loop/online-shape.js'
@@ -52,14 +53,8 @@ export const ilfOptions = z.strictObject({
 
 type Settings = z.output<typeof ilfOptions>
 
-/** What is to be changed about a draft; undefined: nothing. A pure function of the trace. */
-export type FeedbackFunction = (trace: Trace) => string | undefined
-
 /** What a run of it takes. */
 export type IlfOptions = OnlineOptions & IlfInput & { readonly feedback?: FeedbackFunction }
-
-const columnFeedback: FeedbackFunction = ({ task: { row } }) =>
-  typeof row?.feedback === 'string' && row.feedback !== '' ? row.feedback : undefined
 
 /** The best refinement of each draft, and drafts without feedback, behind the bare prompt. */
 export const ilfSelect =

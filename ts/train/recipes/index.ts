@@ -8,6 +8,7 @@ import { cct, cctOptions } from './cct.js'
 import { critiqueInLoop, critiqueInLoopOptions } from './critique-in-loop.js'
 import { grpo, grpoOptions } from './grpo.js'
 import { ilf, ilfOptions } from './ilf.js'
+import { ledex, ledexOptions } from './ledex.js'
 import { mctsDpo, mctsDpoOptions } from './mcts-dpo.js'
 import { onlineDpo, onlineDpoOptions } from './online-dpo.js'
 import { onlineGkd, onlineGkdOptions } from './online-gkd.js'
@@ -34,7 +35,8 @@ export type { BstarOptions } from './bstar.js'
 export type { CctOptions } from './cct.js'
 export type { CritiqueInLoopOptions } from './critique-in-loop.js'
 export type { GrpoOptions } from './grpo.js'
-export type { FeedbackFunction, IlfOptions } from './ilf.js'
+export type { IlfOptions } from './ilf.js'
+export type { LedexOptions } from './ledex.js'
 export type { MctsDpoOptions } from './mcts-dpo.js'
 export type { OnlineDpoOptions } from './online-dpo.js'
 export type { OnlineGkdOptions } from './online-gkd.js'
@@ -74,6 +76,7 @@ export const recipes = {
   scl,
   cct,
   pit,
+  ledex,
   selfRationalization,
   ilf,
   critiqueInLoop,
@@ -103,6 +106,7 @@ export const onlineOptions = {
   scl: sclOptions,
   cct: cctOptions,
   pit: pitOptions,
+  ledex: ledexOptions,
   selfRationalization: selfRationalizationOptions,
   ilf: ilfOptions,
   critiqueInLoop: critiqueInLoopOptions,
