@@ -7,6 +7,7 @@ import { loadModel } from '../ts/src/generate/language-model.js'
 import { gapRewardModel } from '../ts/train/loop/reward-model.js'
 import { exploreShown, givenAnswers, writtenAnswers } from '../ts/train/loop/shown.js'
 import { recipes } from '../ts/train/recipes/index.js'
+import { makeTaskModel } from '../ts/train/task-model.js'
 import { temporaryFolder } from './support.js'
 import { makeTiny } from './support-kinds.js'
 import { makeTwoLetters } from './support-recipes.js'
@@ -107,6 +108,16 @@ t.test('runs of both stages', async (t) => {
   const onlyPrompts = prompts.map(({ prompt }) => ({ prompt }))
   await recipes.pit({ policy, prompts: onlyPrompts, rewardFuncs: [gain], writer, ...short }).result
   t.equal(seen.length, 4, 'stage B needs no column')
+  const kept = { policy, prompts: onlyPrompts, rewardFuncs: [gain], ...short, output: join(folder, 'kept') }
+  await recipes.pit({ ...kept, writer }).result
+  const other = join(folder, 'other')
+  const size = { seed: 8, hiddenSize: 16, layers: 1, heads: 2, intermediateSize: 32 }
+  await makeTaskModel(other, { characters: 'ab=' } as never, size)
+  using stranger = await loadModel(other)
+  await t.rejects(async () => recipes.pit({ ...kept, writer: stranger, resume: true }).result, {
+    code: 'E_MISMATCH',
+    message: /models was/,
+  })
   t.throws(() => recipes.pit({ policy, prompts, rewardFuncs: ['folder'], ...short }), {
     code: 'E_CONFIG',
     message: /gapRewardModel/,

@@ -15,7 +15,7 @@ import { dataKind } from '../data/rows.js'
 import { type Emit, type Run, startRun } from '../events.js'
 import { whileTrained } from '../in-training.js'
 import { abortError, type PhaseResult, tellEmptyResume } from '../loop.js'
-import { checkTeacher, openReference, type Reference } from '../reference.js'
+import { checkTeacher, modelHash, openReference, type Reference } from '../reference.js'
 import { referenceSyncOf } from '../reference-sync.js'
 import { openRun } from '../run-folder.js'
 import { checkSchedule } from '../schedule.js'
@@ -106,10 +106,10 @@ export interface OnlineMethod {
   readonly objective?: Objective
   /** What of the samples is trained, and with which advantage; default all of them. */
   readonly select?: (rewards: readonly NamedReward[]) => Select
-  /** As in `iterate`. */
-  readonly toExamples?: ToExamples
   /** Examples of a round; default one of each of `numGenerations` samples of its prompts. */
   readonly examplesPerRound?: number
+  /** Models that it samples from besides the policy: a run goes on with the same ones. */
+  readonly models?: readonly Decoder[]
   /** A second model that is fitted between rounds. */
   readonly companion?: CompanionFit
   /** Default `numGenerations` samples of each prompt. It may look at rewards, and at the companion, while it explores. */
@@ -133,6 +133,7 @@ export interface OnlineMethod {
   /** Divides the logits in training; default 1. */
   readonly temperature?: number
   /** As in `iterate`. */
+  readonly toExamples?: ToExamples
   readonly startFrom?: 'current' | 'base'
   readonly pool?: 'replace' | 'accumulate'
   /** Dynamic sampling: prompts that a round may try, and when it has enough. */
@@ -388,6 +389,7 @@ async function runOnline(
       ...(judge !== undefined && { judge: judge.name }),
       ...(hashes.length > 0 && { rewardModels: hashes }),
       ...(companion !== undefined && { companion: companion.hash }),
+      ...(method.models !== undefined && { models: await Promise.all(method.models.map(modelHash)) }),
     },
     emit,
     signal,

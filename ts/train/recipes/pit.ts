@@ -55,6 +55,7 @@ function methodOf(values: Settings, writer: LanguageModel | undefined): OnlineMe
     objective: grpo({ beta }),
     explore: () => exploreShown(show, { ...sampling, logps: tempered ? 'sampling' : 'model' }, template),
     temperature: tempered ? values.temperature : 1,
+    models: writer && [writer.decoder],
     select: () => credit(advantages.rloo),
     toExamples: policyExamples,
   }
