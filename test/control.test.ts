@@ -6,7 +6,7 @@ import { bandit, bayesian, posteriorOf } from '../ts/train/loop/bandit.js'
 import { acceptTask, dominates, evolve, normalizedPercentiles } from '../ts/train/loop/population.js'
 import { protocol, taskMatrix } from '../ts/train/loop/protocol.js'
 import { shape } from '../ts/train/loop/score.js'
-import type { Tuned } from '../ts/train/loop/tuner.js'
+import { hillClimb, type Tuned } from '../ts/train/loop/tuner.js'
 import { trace } from './support-traces.js'
 
 const close = (a: number, b: number, by = 1e-12): boolean => Math.abs(a - b) < by
@@ -34,6 +34,7 @@ t.test('UCB1', async (t) => {
   t.throws(() => bandit([], []), { code: 'E_CONFIG' })
   const unknown = [{ setting: 1, value: Number.NaN }]
   t.throws(() => bandit(unknown, [1, 2]), { code: 'E_CONFIG', where: 'bandit.tried[0]' })
+  t.throws(() => hillClimb(unknown, { start: 1, step: 1 }), { code: 'E_CONFIG', where: 'hillClimb.tried[0]' })
 })
 
 t.test('a Gaussian process, and expected improvement', async (t) => {
@@ -62,6 +63,19 @@ t.test('a Gaussian process, and expected improvement', async (t) => {
   const best = tried.reduce((a, b) => (b.value > a.value ? b : a))
   t.ok(Math.abs(best.setting[0] - 0.37) <= 0.02, `12 tries of 101 find ${best.setting[0]}`)
   t.same(bayesian(tried, grid), bayesian(tried, grid))
+  // Noise of a fifth of the hill, from sin of large numbers: the last tries are near the top, whatever came out best by luck.
+  const coarse = Array.from({ length: 11 }, (_, i) => [i / 10])
+  const noisy: Tuned<readonly number[]>[] = []
+  for (let n = 0; n < 60; n++) {
+    const setting = bayesian(noisy, coarse)
+    noisy.push({ setting, value: 1 - 4 * (setting[0] - 0.7) ** 2 + 0.4 * Math.sin((n + 1) ** 2 * 12.9898) })
+  }
+  const late = noisy.slice(-20).map(({ setting: [x] }) => x)
+  t.ok(
+    late.every((x) => Math.abs(x - 0.7) < 0.25),
+    `${late}`,
+  )
+  t.throws(() => bayesian(tried, [[Number.NaN]]), { code: 'E_CONFIG', where: 'bayesian.candidates' })
   t.same(bayesian([], grid), [0])
   t.same(bayesian([{ setting: [0], value: 1 }], [[0], [0.5]]), [0.5], 'equal values: where least is known')
   const twice = [1, 2].map((value) => ({ setting: [0], value }))
@@ -157,6 +171,9 @@ t.test('populations', async (t) => {
     `${population.map(({ settings }) => settings)}`,
   )
   t.throws(() => evolve([], { seed: 1, generation: 1, mutate }), { code: 'E_CONFIG' })
+  for (const score of [-1, Number.NaN])
+    t.throws(() => evolve([{ settings: 1, scores: [score] }], { seed: 1, generation: 1, mutate }), { code: 'E_CONFIG' })
+  t.throws(() => evolve(members, { seed: 1, generation: 1, mutate, percentiles: [150] }), { code: 'E_CONFIG' })
   t.throws(() => evolve([members[0], { settings: 1, scores: [1] }], { seed: 1, generation: 1, mutate }), {
     code: 'E_SHAPE',
   })

@@ -98,6 +98,21 @@ t.test('SMART: the attempt that works behind the bare prompt, and how strategies
   })
 })
 
+t.test('SMART: names of strategies', async (t) => {
+  const named = [judged('a', 0, [' P1', 'Q2'], [0, 1])]
+  t.match(
+    strategyStatistics(named, [' P', ' Q']),
+    { 'strategy/ P': 1, 'strategy/ Q': 0 },
+    'blanks before names do not count',
+  )
+  for (const strategies of [
+    ['a', 'a'],
+    ['a', ' a'],
+    ['a', 'ab'],
+  ])
+    await t.rejects(runRecipe('smart', { base, options: { strategies } }), { code: 'E_CONFIG', where: 'strategies' })
+})
+
 t.test('SMART and Auto-CEI learn', async (t) => {
   /** Means over the first and the last three rounds. */
   const ends = async (name: 'smart' | 'autoCei', value: string) => {
@@ -155,6 +170,13 @@ t.test('LeDex: explanations and refinements are paid at their own ends', async (
   near(t, lonely.scores.explanation, 0, 'nothing worked: explanations are not judged')
   near(t, lonely.scores.refinement, 1.25, 'passed tests count')
   t.same(explainedRewards(1)(group.slice(3)), group.slice(3), 'nothing was wrong')
+  const [only, alike] = explainedRewards(1)([tried(0, ['bad', 'abcd', 'R'], 1), tried(1, ['bad', 'abce', 'w'], 0)])
+  near(
+    t,
+    only.scores.explanation - alike.scores.explanation,
+    5 - explanationReward(3 / 4),
+    'what alone worked is worth more than its copy',
+  )
   const behind = turnsFrom(group[0], 1)
   t.same(
     behind.segments.map(({ role, text }) => `${role} ${text}`),

@@ -12,7 +12,7 @@ export const improveOptions = z.strictObject({
     .enum(taskNames as [string, ...string[]])
     .default('arithmetic')
     .describe('what the model learns'),
-  difficulty: count(1).default(3).describe('size of the task: digits, or numbers'),
+  difficulty: count(1).default(3).describe('size of the task: digits, numbers, operations or instructions'),
   seed: count().default(1).describe('key of every random choice'),
   hiddenSize: count(16).default(128).describe('channels of the model'),
   layers: count(1).default(4).describe('layers of the model'),
@@ -54,5 +54,17 @@ export const taskPresets: Readonly<Record<string, Partial<ImproveOptions>>> = {
     tasksPerRound: 900,
     numGenerations: 8,
     stepsPerRound: 80,
+  },
+  chains: { difficulty: 4, sftTasks: 1500, sftSteps: 300, rounds: 6, tasksPerRound: 512, stepsPerRound: 50 },
+  sorting: { difficulty: 5, sftTasks: 1500, sftSteps: 500, rounds: 6, tasksPerRound: 512, stepsPerRound: 50 },
+  programs: {
+    difficulty: 7,
+    sftTasks: 1200,
+    sftSteps: 600,
+    rounds: 6,
+    tasksPerRound: 256,
+    numGenerations: 16,
+    stepsPerRound: 20,
+    heldOut: 256,
   },
 }

@@ -4,15 +4,7 @@
 import { checkArgument, checkOptions, kinds, listOf, optional } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import { mean } from '../../src/base/stats.js'
-import type { Tuned } from './tuner.js'
-
-/** Tries have values that are numbers. */
-function checkTried(where: string, tried: readonly Tuned<unknown>[]): void {
-  checkArgument(`${where}.tried`, tried, listOf(kinds.object))
-  const bad = tried.findIndex(({ value }) => !Number.isFinite(value))
-  if (bad < 0) return
-  throw new WhetstoneError('E_CONFIG', `${where}.tried[${bad}]`, `expected a finite value, got ${tried[bad].value}`)
-}
+import { checkTried, type Tuned } from './tuner.js'
 
 /**
  * UCB1 (Auer et al. 2002): every setting once, in order, then the one with the largest mean + c sqrt(2 ln n / n_i); of equals the
@@ -126,7 +118,7 @@ function normalBelow(z: number): number {
 
 const density = (z: number): number => Math.exp((-z * z) / 2) / Math.sqrt(2 * Math.PI)
 
-/** Expected improvement over the best value so far. */
+/** Expected improvement over the best so far. */
 function improvement({ mean: centre, deviation }: Posterior, best: number): number {
   if (deviation === 0) return Math.max(0, centre - best)
   const z = (centre - best) / deviation
@@ -135,7 +127,8 @@ function improvement({ mean: centre, deviation }: Posterior, best: number): numb
 
 /**
  * Bayesian optimisation: the candidate with the largest expected improvement (Jones et al. 1998) under a Gaussian process over the
- * values so far, which are scaled to mean 0 and deviation 1; of equals the first. Without values the first candidate.
+ * values so far, which are scaled to mean 0 and deviation 1; of equals the first. It is the improvement over the best mean of a
+ * candidate, not over the best value: one lucky value is beyond the reach of every mean. Without values the first candidate.
  *
  * @param candidates points of equal length, each number scaled to about [0, 1]
  * @throws WhetstoneError E_CONFIG for no candidates, points of unequal lengths, a length scale or noise that is not above 0, a value that
@@ -157,13 +150,16 @@ export function bayesian(
     refuse('noise', `expected length scale and noise above 0, got ${lengthScale}, ${noise}`)
   if (candidates.length === 0) refuse('candidates', 'expected at least one, got none')
   const widths = new Set([...candidates, ...tried.map(({ setting }) => setting)].map(({ length }) => length))
+  const odd = candidates.find((point) => !point.every(Number.isFinite))
+  if (odd !== undefined) refuse('candidates', `expected finite numbers, got ${odd.join(', ')}`)
   if (widths.size > 1) refuse('candidates', `expected points of one length, got ${[...widths].join(', ')}`)
   if (tried.length === 0) return candidates[0]
   const values = tried.map(({ value }) => value)
   const centre = mean(values)
   const scale = Math.sqrt(mean(values.map((value) => (value - centre) ** 2))) || 1
   const scaled = tried.map(({ setting, value }) => ({ setting, value: (value - centre) / scale }))
-  const best = Math.max(...scaled.map(({ value }) => value))
-  const gains = posteriorOf(scaled, candidates, { lengthScale, noise }).map((one) => improvement(one, best))
+  const expected = posteriorOf(scaled, candidates, { lengthScale, noise })
+  const best = Math.max(...expected.map((one) => one.mean))
+  const gains = expected.map((one) => improvement(one, best))
   return candidates[gains.indexOf(Math.max(...gains))]
 }

@@ -376,8 +376,7 @@ async function runOnline(
     ...{ rounds: values.rounds, samples: values.samples, seed: values.seed },
     output: directory,
     resume,
-    saveRounds: values.saveRounds,
-    saveTotalLimit: values.saveTotalLimit,
+    ...{ saveRounds: values.saveRounds, saveTotalLimit: values.saveTotalLimit },
     monitor: async (round) => {
       await evaluate?.(round)
       await monitor?.(round)

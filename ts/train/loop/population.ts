@@ -57,7 +57,8 @@ const unit = (key: Key) => (index: number) => uniform(key, index)
  * The next generation, member by member: one that is dominated gets weights and changed settings of a member that dominates it, drawn
  * among those by (seed, generation, member); the others stay as they are.
  *
- * @throws WhetstoneError E_CONFIG for no member or no percentile, E_SHAPE for members with scores on different numbers of tasks
+ * @throws WhetstoneError E_CONFIG for no member, no percentile or one outside 0 to 100, and a score that is below 0 or no number,
+ *   E_SHAPE for members with scores on different numbers of tasks
  */
 export function evolve<S>(members: readonly Member<S>[], options: EvolveOptions<S>): Successor<S>[] {
   checkArgument('evolve.members', members, listOf(kinds.object))
@@ -65,8 +66,18 @@ export function evolve<S>(members: readonly Member<S>[], options: EvolveOptions<
   const { seed, generation, mutate, percentiles = [0, 10, 20, 30, 40, 50] } = options
   for (const [name, list] of Object.entries({ members, percentiles }))
     if (list.length === 0) throw new WhetstoneError('E_CONFIG', `evolve.${name}`, 'expected at least one, got none')
+  const outside = percentiles.find((p) => !(p >= 0 && p <= 100))
+  if (outside !== undefined)
+    throw new WhetstoneError('E_CONFIG', 'evolve.percentiles', `expected numbers from 0 to 100, got ${outside}`)
   for (const [i, { scores }] of members.entries()) {
     checkArgument(`evolve.members[${i}].scores`, scores, kinds.numbers)
+    const bad = scores.find((score) => !(Number.isFinite(score) && score >= 0))
+    if (bad !== undefined)
+      throw new WhetstoneError(
+        'E_CONFIG',
+        `evolve.members[${i}].scores`,
+        `expected finite scores of at least 0, got ${bad}`,
+      )
     if (scores.length === members[0].scores.length && scores.length > 0) continue
     const text = `expected scores on ${members[0].scores.length} tasks, as the first member has, got ${scores.length}`
     throw new WhetstoneError('E_SHAPE', `evolve.members[${i}]`, text)

@@ -52,11 +52,10 @@ export function discountedReturns(
 
 const wasExplained = (trace: Trace): boolean => turnsOf(trace).length > refined
 
-/** Mean likeness of a turn to those of other traces; undefined where there are none. */
-function likeness(own: Trace, others: readonly Trace[], turnOf: (trace: Trace) => number): number | undefined {
+/** Mean likeness of a turn to those of some traces, itself among them if it is one; undefined where there are none. */
+function likeness(own: Trace, some: readonly Trace[], turnOf: (trace: Trace) => number): number | undefined {
   const idsOf = (trace: Trace) => turnsOf(trace)[turnOf(trace)].ids
-  const rest = others.filter((other) => other !== own)
-  return rest.length === 0 ? undefined : mean(rest.map((other) => overlap(idsOf(own), idsOf(other))))
+  return some.length === 0 ? undefined : mean(some.map((one) => overlap(idsOf(own), idsOf(one))))
 }
 
 /**

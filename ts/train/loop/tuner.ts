@@ -13,6 +13,14 @@ export interface Tuned<S> {
   readonly value: number
 }
 
+/** Tries have values that are numbers. */
+export function checkTried(where: string, tried: readonly Tuned<unknown>[]): void {
+  checkArgument(`${where}.tried`, tried, listOf(kinds.object))
+  const bad = tried.findIndex(({ value }) => !Number.isFinite(value))
+  if (bad < 0) return
+  throw new WhetstoneError('E_CONFIG', `${where}.tried[${bad}]`, `expected a finite value, got ${tried[bad].value}`)
+}
+
 /** The best of a grid by a measure; of equals the first. */
 export function gridArgmax<S>(grid: readonly S[], measure: (setting: S) => number): Tuned<S> {
   if (grid.length === 0) throw new WhetstoneError('E_CONFIG', 'grid', 'expected at least one setting to try, got none')
@@ -34,12 +42,14 @@ export interface Climb {
 /**
  * Climbs a hill of one dimension in equal steps: upwards first, then on from whatever is best. A pure function of what was
  * tried, each value under the setting that it was measured at; of one tried twice the last value counts.
+ *
+ * @throws WhetstoneError E_CONFIG for a step that is not above 0 and for a value that is no number
  */
 export function hillClimb(
   tried: readonly Tuned<number>[],
   options: { readonly start: number; readonly step: number },
 ): Climb {
-  checkArgument('hillClimb.tried', tried, listOf(kinds.object))
+  checkTried('hillClimb', tried)
   checkOptions('hillClimb', options, { start: kinds.number, step: kinds.number })
   const { start, step } = options
   if (!(step > 0)) throw new WhetstoneError('E_CONFIG', 'step', `expected a step above 0, got ${step}`)

@@ -6,7 +6,8 @@
 // The passed share is the reward, from 0 to 1. Where nothing of a prompt is right an explanation is not judged: R = 0.
 // The paper's first phase, likelihood of verified refinements, is `critiqueInLoop` with `withRefinement`, or `train sft` on rows.
 // Ours differs: likeness is ROUGE-L over tokens (theirs: CodeBLEU, and cosines of sentence embeddings); the baseline is the mean of the
-// prompt's branches (theirs: a value head and TD errors); the KL is a reward of its own token alone.
+// prompt's branches (theirs: a value head and TD errors); the KL is a reward of its own token alone. Log-probs are
+// at temperature 1, whatever is sampled at.
 
 import * as z from 'zod'
 import { ppo } from '../../loss/index.js'

@@ -6,10 +6,12 @@
 // The loop knows the truth, by the paper's design: it stops at a right answer. What we know of the algorithm is from reviews and
 // a read-me. Ours differs: a later strategy is begun by the loop, the unused ones in the order of `strategies`; the few-shot
 // collection that their first stage has is `train sft` on answers by each strategy, before. The control that the paper lacks is
-// `still` with startFrom current, skipSolved false and as many samples: rejection sampling without a change of strategy.
+// `still` with startFrom current, skipSolved false and as many samples: rejection sampling without a change of strategy. Regret is to the
+// best of a prompt's tries, so that a part of it is luck.
 
 import * as z from 'zod'
 import { sft } from '../../loss/index.js'
+import { WhetstoneError } from '../../src/base/errors.js'
 import { mean } from '../../src/base/stats.js'
 import type { SmartInput } from '../config/recipes.gen.js'
 import type { Run } from '../events.js'
@@ -48,7 +50,7 @@ export type SmartOptions = OnlineOptions & SmartInput
 
 /** The strategy of each turn by its place in the list; -1 for none of them. */
 const strategiesOf = (trace: Trace, strategies: readonly string[]): number[] =>
-  turnsOf(trace).map(({ text }) => strategies.findIndex((name) => text.trimStart().startsWith(name)))
+  turnsOf(trace).map(({ text }) => strategies.findIndex((name) => text.trimStart().startsWith(name.trimStart())))
 
 const rewardOf = ({ scores }: Trace, turn: number): number => scores[`reward/${turn + 1}`]
 
@@ -75,7 +77,17 @@ export function strategyStatistics(traces: readonly Trace[], strategies: readonl
   return { ...Object.fromEntries(ofEach), 'strategy/regret': mean(best) - mean(chosen.map(({ reward }) => reward)) }
 }
 
+/** Names must tell strategies apart. */
+function checkStrategies(strategies: readonly string[]): void {
+  const names = strategies.map((name) => name.trimStart())
+  const twice = names.find((name, i) => names.some((other, j) => i !== j && other.startsWith(name)))
+  if (twice === undefined) return
+  const text = `expected names none of which begins with another, got ${JSON.stringify(twice)} and one that does`
+  throw new WhetstoneError('E_CONFIG', 'strategies', text)
+}
+
 function methodOf(values: Settings): OnlineMethod {
+  checkStrategies(values.strategies)
   const { strategies, right, retry, promptsPerRound, numGenerations } = values
   const sampling = samplingOf(values)
   const unused = (trace: Trace): string | undefined => {

@@ -47,8 +47,8 @@ export function run(program: string, input: number): number | undefined {
   return stack.length === 1 ? stack[0] : undefined
 }
 
-/** Inputs that tell programs apart: two that agree on them are one problem. */
-const inputs = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+/** Inputs of the examples, those of a prompt from the first. Programs that agree on them are one problem, and have one prompt. */
+const inputs = [2, 5, 3, 7, 1, 8]
 
 const triesPerProgram = 10_000
 const instructions = [...'0123456789', ...'xxxxx', ...'+++---***', 'd', 's']
@@ -63,8 +63,8 @@ function drawInstruction(random: Random, depth: number, left: number): string | 
   return fit.length === 0 ? undefined : fit[random.integer(fit.length)]
 }
 
-/** A random program that runs on all inputs and looks at them. */
-function drawProgram(random: Random, length: number): { program: string; images: number[] } {
+/** A random program that runs on the inputs and looks at them. */
+function drawProgram(random: Random, length: number, shown: readonly number[]): { program: string; images: number[] } {
   for (let tries = 0; tries < triesPerProgram; tries++) {
     const size = 3 + random.integer(length - 2)
     let [program, depth]: [string, number] = ['', 0]
@@ -74,8 +74,8 @@ function drawProgram(random: Random, length: number): { program: string; images:
       program += next
       depth += grows(next) ? 1 : next === 's' ? 0 : -1
     }
-    const images = inputs.flatMap((input) => run(program, input) ?? [])
-    if (images.length === inputs.length && new Set(images).size > 1) return { program, images }
+    const images = shown.flatMap((input) => run(program, input) ?? [])
+    if (images.length === shown.length && new Set(images).size > 1) return { program, images }
   }
   throw new WhetstoneError('E_INTERNAL', 'programs', `expected a program that runs among ${triesPerProgram}, got none`)
 }
@@ -93,11 +93,10 @@ const pairsOf = (prompt: string): [input: number, image: number][] =>
  */
 export function programs(options: z.input<typeof programsOptions>): TaskSource {
   const { difficulty, examples, seed } = resolveConfig(programsOptions, [{ origin: 'task', values: options }]).values
+  const shown = inputs.slice(0, examples).sort((a, b) => a - b)
   const lists = splitLists({ name: 'programs', variant: `${difficulty}-${examples}`, seed }, (random) => {
-    const { program, images } = drawProgram(random, difficulty)
-    const left = [...inputs]
-    const shown = Array.from({ length: examples }, () => left.splice(random.integer(left.length), 1)[0]).sort()
-    const prompt = `${shown.map((input) => `${input}>${images[input]}`).join(';')}=`
+    const { program, images } = drawProgram(random, difficulty, shown)
+    const prompt = `${shown.map((input, i) => `${input}>${images[i]}`).join(';')}=`
     return { canonical: images.join(','), prompt, answer: program }
   })
   return {
