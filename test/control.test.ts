@@ -32,6 +32,8 @@ t.test('UCB1', async (t) => {
   const last = pulls.slice(-100).filter(({ setting }) => setting === 'c').length
   t.ok(last > 75, `the best arm has ${last} of the last 100 pulls`)
   t.throws(() => bandit([], []), { code: 'E_CONFIG' })
+  const readBack = [{ setting: { rate: 1 }, value: 1 }]
+  t.throws(() => bandit(readBack, [{ rate: 1 }]), { code: 'E_CONFIG', message: /by identity/ })
   const unknown = [{ setting: 1, value: Number.NaN }]
   t.throws(() => bandit(unknown, [1, 2]), { code: 'E_CONFIG', where: 'bandit.tried[0]' })
   t.throws(() => hillClimb(unknown, { start: 1, step: 1 }), { code: 'E_CONFIG', where: 'hillClimb.tried[0]' })

@@ -102,6 +102,9 @@ export function variance(values: readonly number[]): number {
 /** Sample standard deviation; 0 of fewer than two values. */
 export const deviation = (values: readonly number[]): number => Math.sqrt(variance(values))
 
+/** 1 / (1 + exp(-x)). */
+export const logistic = (x: number): number => 1 / (1 + Math.exp(-x))
+
 /** The q-quantile (0..1), linearly interpolated; NaN of nothing. */
 export function quantile(values: readonly number[], q: number): number {
   const sorted = [...values].sort((a, b) => a - b)

@@ -5,7 +5,7 @@ import type { Explore } from '../loop/explore.js'
 import { turnAlone } from '../loop/recast.js'
 import { scoreTurns } from '../loop/rewards.js'
 import type { Score } from '../loop/score.js'
-import { byTask, type Trace, turnsOf, withScores } from '../loop/trace.js'
+import { byTask, type Trace, turnRewards, withScores } from '../loop/trace.js'
 import { type AnswerMethod, type AnswerSampling, highest } from './method.js'
 
 /** How attempts are improved. */
@@ -25,7 +25,7 @@ export interface Refinement {
 
 /** The turn with the highest reward, of equals the first, as an attempt of its own; its number is the score `turn`. */
 function bestTurn(trace: Trace): Trace {
-  const rewards = turnsOf(trace).map((_, turn) => trace.scores[`reward/${turn + 1}`])
+  const rewards = turnRewards(trace)
   const turn = rewards.indexOf(Math.max(...rewards))
   return withScores(turnAlone(trace, turn), { reward: rewards[turn], turn: turn + 1 })
 }

@@ -12,13 +12,20 @@ import { checkTried, type Tuned } from './tuner.js'
  *
  * @param tried values by setting, in any order
  * @param settings that there are, told apart by Object.is
- * @throws WhetstoneError E_CONFIG for no settings, and for a value that is no number
+ * @throws WhetstoneError E_CONFIG for no settings, a try of another one, and a value that is no number
  */
 export function bandit<S>(tried: readonly Tuned<S>[], settings: readonly S[], { exploration = 1 } = {}): S {
   checkTried('bandit', tried)
   checkArgument('bandit.settings', settings, kinds.list)
   checkArgument('bandit.exploration', exploration, kinds.number)
   if (settings.length === 0) throw new WhetstoneError('E_CONFIG', 'bandit.settings', 'expected at least one, got none')
+  const other = tried.findIndex((one) => !settings.some((setting) => Object.is(setting, one.setting)))
+  if (other >= 0)
+    throw new WhetstoneError(
+      'E_CONFIG',
+      `bandit.tried[${other}]`,
+      'expected one of the settings, by identity, got another',
+    )
   const valuesOf = (setting: S) => tried.flatMap((one) => (Object.is(one.setting, setting) ? [one.value] : []))
   const arms = settings.map((setting) => ({ setting, values: valuesOf(setting) }))
   const total = arms.reduce((sum, { values }) => sum + values.length, 0)

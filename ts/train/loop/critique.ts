@@ -3,13 +3,10 @@
 import { mean } from '../../src/base/stats.js'
 import { turnAlone, turnInContext } from './recast.js'
 import { pick, type Select } from './select.js'
-import { byTask, type Trace, withScores } from './trace.js'
+import { byStem, type Trace, turnRewards, withScores } from './trace.js'
 
-/** Turns of a criticised attempt. */
-export const [answer, critique, refined] = [0, 1, 2]
-
-/** The reward of a turn; undefined where there is no such turn. */
-export const rewardOf = ({ scores }: Trace, turn: number): number | undefined => scores[`reward/${turn + 1}`]
+/** Turns of a commented attempt: an answer, what is said of it (a critique, an explanation), and an answer behind that. */
+export const [answer, comment, refined] = [0, 1, 2]
 
 /** One answer of each attempt behind the bare prompt, the best of each prompt that are right. */
 function rightAnswers(
@@ -17,20 +14,16 @@ function rightAnswers(
   turn: number,
   { right, most }: { right: number; most: number },
 ): Trace[] {
-  const judged = traces.filter((trace) => rewardOf(trace, turn) !== undefined)
-  const alone = judged.map((trace) => withScores(turnAlone(trace, turn), { reward: rewardOf(trace, turn) ?? 0 }))
+  const judged = traces.filter((trace) => turnRewards(trace)[turn] !== undefined)
+  const alone = judged.map((trace) => withScores(turnAlone(trace, turn), { reward: turnRewards(trace)[turn] }))
   return pick({ threshold: right, perTask: most })(alone)
 }
 
 /** Critiques in their context, with the score `helped`: the share of their refinements that are right. */
-const critiquesOf = (refinedTraces: readonly Trace[], right: number, refinements: number): Trace[] =>
-  byTask(refinedTraces).flatMap((group) => {
-    const critiques = [...new Set(group.map(({ sample }) => Math.floor(sample / refinements)))]
-    return critiques.map((number) => {
-      const own = group.filter(({ sample }) => Math.floor(sample / refinements) === number)
-      const helped = mean(own.map((trace) => Number((rewardOf(trace, refined) ?? 0) >= right)))
-      return withScores(turnInContext(own[0], critique), { helped })
-    })
+const critiquesOf = (criticised: readonly Trace[], right: number, refinements: number): Trace[] =>
+  byStem(criticised, refinements).map((own) => {
+    const helped = mean(own.map((trace) => Number(turnRewards(trace)[refined] >= right)))
+    return withScores(turnInContext(own[0], comment), { helped })
   })
 
 /** What of criticised attempts is kept. */
@@ -57,8 +50,8 @@ export const critiqueSelect =
   (traces: readonly Trace[]): Trace[] => {
     const { right, perPrompt, refinedPerPrompt, critiques, refinements, keepCritiqueAt } = options
     const first = traces.filter(({ sample }) => sample % (critiques * refinements) === 0)
-    const mended = traces.filter((trace) => (rewardOf(trace, refined) ?? Number.NEGATIVE_INFINITY) >= right)
-    const criticised = options.withCritique ? traces.filter((trace) => rewardOf(trace, refined) !== undefined) : []
+    const mended = traces.filter((trace) => turnRewards(trace)[refined] >= right)
+    const criticised = options.withCritique ? traces.filter((trace) => turnRewards(trace)[refined] !== undefined) : []
     return [
       ...rightAnswers(first, answer, { right, most: perPrompt }),
       ...rightAnswers(mended, refined, { right, most: refinedPerPrompt }),

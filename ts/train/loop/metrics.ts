@@ -3,7 +3,7 @@
 
 import { deviation, mean } from '../../src/base/stats.js'
 import { isTied, rewardsOf } from './credit.js'
-import { byTask, type Trace, turnsOf } from './trace.js'
+import { byStem, byTask, type Trace, turnsOf } from './trace.js'
 
 /** Numbers of a round from all of its traces and those that were selected. */
 export type RoundStatistics = (traces: readonly Trace[], kept: readonly Trace[]) => Record<string, number>
@@ -178,12 +178,7 @@ export function correctionStatistics(traces: readonly Trace[]): Record<string, n
  * @param continuations numbers of samples that an attempt has
  */
 export function attemptStatistics(traces: readonly Trace[], continuations: number): Record<string, number> {
-  const attempts = new Map<string, Trace[]>()
-  for (const trace of traces) {
-    const name = JSON.stringify([trace.task.id, Math.floor(trace.sample / continuations)])
-    attempts.set(name, [...(attempts.get(name) ?? []), trace])
-  }
-  const all = [...attempts.values()]
+  const all = byStem(traces, continuations)
   return {
     'turns/first': mean(all.map(([{ scores }]) => scores['reward/1'])),
     'turns/last': mean(all.map((own) => mean(rewardsOf(own)))),

@@ -7,6 +7,7 @@
 import { basename, resolve } from 'node:path'
 import { checkArgument, checkOptions, either, kinds, listOf, optional, word } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
+import { logistic } from '../../src/base/stats.js'
 import { type LanguageModel, loadModel, type ModelOptions, modelKind } from '../../src/generate/language-model.js'
 import type { Device } from '../../src/native/device.js'
 import { type Codec, createCodec, encodeAnswer } from '../data/answer.js'
@@ -101,8 +102,6 @@ export function gapRewardModel(model: LanguageModel, options: PairModelOptions =
   }
   return Object.defineProperty(evaluate, 'name', { value: name })
 }
-
-const logistic = (x: number): number => 1 / (1 + Math.exp(-x))
 
 /**
  * A judge of pairs from a model that compares two answers, in both orders. Of a model whose adapter has dropout it gives draws

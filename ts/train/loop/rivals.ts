@@ -3,7 +3,7 @@
 // or what a judge of pairs says. The score `onPolicy` is 1 on samples of the policy, 0 on others.
 
 import { checkArgument, checkOptions, kinds } from '../../src/base/arguments.js'
-import { mean } from '../../src/base/stats.js'
+import { logistic, mean } from '../../src/base/stats.js'
 import { type Explore, type SampleGroupOptions, sampleGroup } from './explore.js'
 import { askJudge, type PairJudge, type TracePair } from './judges.js'
 import type { Score } from './score.js'
@@ -39,8 +39,6 @@ export const rivalsOf = (traces: readonly Trace[]): TracePair[] =>
     const half = group.length / 2
     return group.slice(0, half).map((own, i): TracePair => [own, group[half + i]])
   })
-
-const logistic = (x: number): number => 1 / (1 + Math.exp(-x))
 
 /**
  * Adds the score `preference` to both samples of a pair: the probability that the one beats the other.

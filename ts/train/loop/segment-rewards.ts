@@ -2,8 +2,8 @@
 // refinement behind it at its own, so that a good explanation before a bad refinement is not punished where it ends.
 
 import { mean } from '../../src/base/stats.js'
-import { critique as explanation, refined, rewardOf } from './critique.js'
-import { byTask, type Trace, turnsOf, withScores } from './trace.js'
+import { comment, refined } from './critique.js'
+import { byTask, type Trace, turnRewards, turnsOf, withScores } from './trace.js'
 
 /** Length of the longest common subsequence. */
 function common(a: readonly number[], b: readonly number[]): number {
@@ -68,13 +68,13 @@ export const explainedRewards =
     if (!traces.some(wasExplained)) return [...traces]
     return byTask(traces).flatMap((group) => {
       const last = (trace: Trace) => turnsOf(trace).length - 1
-      const solved = group.filter((trace) => (rewardOf(trace, last(trace)) ?? 0) >= right)
+      const solved = group.filter((trace) => turnRewards(trace)[last(trace)] >= right)
       const explained = group.filter(wasExplained)
       const paid = explained.map((trace) => {
-        const meant = likeness(trace, solved.filter(wasExplained), () => explanation)
+        const meant = likeness(trace, solved.filter(wasExplained), () => comment)
         return {
           explanation: meant === undefined ? 0 : explanationReward(meant),
-          refinement: refinementReward(likeness(trace, solved, last) ?? 0, rewardOf(trace, refined) ?? 0),
+          refinement: refinementReward(likeness(trace, solved, last) ?? 0, turnRewards(trace)[refined]),
         }
       })
       const [e, r] = [mean(paid.map((one) => one.explanation)), mean(paid.map((one) => one.refinement))]

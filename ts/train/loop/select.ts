@@ -2,7 +2,7 @@
 
 import { checkArgument, checkOptions, kinds, optional } from '../../src/base/arguments.js'
 import { deriveKey, uniform } from '../../src/base/rng.js'
-import { byTask, completionOf, type Trace, tracesKind } from './trace.js'
+import { byStem, byTask, completionOf, type Trace, tracesKind } from './trace.js'
 
 /** Chooses among scored traces. */
 export type Select = (traces: readonly Trace[]) => Trace[]
@@ -56,15 +56,9 @@ function withoutRepeats(traces: readonly Trace[]): Trace[] {
 export const bestBranch =
   (branches: number): Select =>
   (traces) =>
-    byTask(traces).flatMap((group) => {
-      const stems = new Map<number, Trace>()
-      for (const trace of group) {
-        const stem = Math.floor(trace.sample / branches)
-        const best = stems.get(stem)
-        if (best === undefined || trace.scores.reward > best.scores.reward) stems.set(stem, trace)
-      }
-      return [...stems.values()]
-    })
+    byStem(traces, branches).map((own) =>
+      own.reduce((best, next) => (next.scores.reward > best.scores.reward ? next : best)),
+    )
 
 /** Tasks that are neither always nor never solved: whose samples have a reward of `right` and more, and ones below. */
 export const partlySolved =

@@ -72,3 +72,24 @@ export function byTask(traces: readonly Trace[]): Trace[][] {
   }
   return [...groups.values()]
 }
+
+/** The rewards of the policy's turns, one by one (see `scoreTurns`); undefined for a turn that was not judged. */
+export const turnRewards = (trace: Trace): number[] =>
+  turnsOf(trace).map((_, turn) => trace.scores[`reward/${turn + 1}`])
+
+/**
+ * Traces by what they have branched from, in order of first appearance.
+ *
+ * @param branches how many traces `chain` makes of each, as a product over the turns behind it
+ */
+export const byStem = (traces: readonly Trace[], branches: number): Trace[][] =>
+  byTask(traces).flatMap((group) => {
+    const stems = new Map<number, Trace[]>()
+    for (const trace of group) {
+      const stem = Math.floor(trace.sample / branches)
+      const own = stems.get(stem)
+      if (own === undefined) stems.set(stem, [trace])
+      else own.push(trace)
+    }
+    return [...stems.values()]
+  })

@@ -1,12 +1,10 @@
 // The mix of an exact checker and a reward model that ranks what it lets pass (Qwen2.5-Math, arXiv 2409.12122).
 
-import { mean } from '../../src/base/stats.js'
+import { logistic, mean } from '../../src/base/stats.js'
 import type { LanguageModel } from '../../src/generate/language-model.js'
 import type { Score } from './score.js'
 import type { Select } from './select.js'
 import { byTask, type Trace, withScores } from './trace.js'
-
-const logistic = (x: number): number => 1 / (1 + Math.exp(-x))
 
 /** s(alpha r_m) + (r_v - 1): right answers are in (0, 1), wrong ones in (-1, 0); within either the reward model ranks. */
 export const shapedReward = (rank: number, isRight: boolean, alpha: number): number =>

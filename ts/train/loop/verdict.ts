@@ -3,7 +3,7 @@
 
 import { checkArgument, checkOptions, either, kinds, listOf, optional } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
-import { mean } from '../../src/base/stats.js'
+import { logistic, mean } from '../../src/base/stats.js'
 import { type LanguageModel, modelKind } from '../../src/generate/language-model.js'
 import { injectedIds } from './chain.js'
 import type { Score } from './score.js'
@@ -62,7 +62,7 @@ export function verdict(model: LanguageModel, options: VerdictOptions): Score {
     const read = await model.logProbs(contexts.flatMap((context) => answers.map((answer) => [...context, ...answer])))
     const shares = contexts.map((context, i) => {
       const [accepted, refused] = [0, 1].map((a) => behind(read[2 * i + a], context.length))
-      return 1 / (1 + Math.exp(refused - accepted))
+      return logistic(accepted - refused)
     })
     return traces.map((trace, i) => {
       const own = shares.slice(i * questions.length, (i + 1) * questions.length)

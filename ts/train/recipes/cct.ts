@@ -20,7 +20,7 @@ import { type OnlineMethod, type OnlineOptions, settingsFrom, startOnline } from
 import { onlineShape, samplingOf } from '../loop/online-shape.js'
 import { turnAlone, turnInContext } from '../loop/recast.js'
 import { scoreTurns } from '../loop/rewards.js'
-import { byTask, type Trace } from '../loop/trace.js'
+import { byTask, type Trace, turnRewards } from '../loop/trace.js'
 import type { PhaseResult } from '../loop.js'
 
 /** Settings of confidence and critique training. */
@@ -44,7 +44,7 @@ export type CctOptions = OnlineOptions & CctInput
 
 /** Both turns of a trace as answers to the bare prompt, those that are right. */
 const rightTurns = (trace: Trace, right: number): Trace[] =>
-  [0, 1].flatMap((turn) => (trace.scores[`reward/${turn + 1}`] >= right ? [turnAlone(trace, turn)] : []))
+  [0, 1].flatMap((turn) => (turnRewards(trace)[turn] >= right ? [turnAlone(trace, turn)] : []))
 
 /** First answers with a right one behind them, and whether the first was right. */
 function itemsOf(group: readonly Trace[], right: number): { trace: Trace; confident: boolean }[] {

@@ -12,13 +12,13 @@ import { sft } from '../../loss/index.js'
 import type { CritiqueInLoopInput } from '../config/recipes.gen.js'
 import type { Run } from '../events.js'
 import { chain, type Turn } from '../loop/chain.js'
-import { answer, critique, critiqueSelect, rewardOf } from '../loop/critique.js'
+import { answer, comment, critiqueSelect } from '../loop/critique.js'
 import { completionExamples } from '../loop/examples.js'
 import { attemptStatistics, correctionStatistics } from '../loop/metrics.js'
 import { type OnlineMethod, type OnlineOptions, settingsFrom, startOnline } from '../loop/online.js'
 import { onlineShape, samplingOf } from '../loop/online-shape.js'
 import { scoreTurns } from '../loop/rewards.js'
-import { type Trace, turnsOf } from '../loop/trace.js'
+import { type Trace, turnRewards, turnsOf } from '../loop/trace.js'
 import type { PhaseResult } from '../loop.js'
 
 /** Settings of critique in the loop. */
@@ -57,9 +57,9 @@ export type CritiqueInLoopOptions = OnlineOptions & CritiqueInLoopInput
 function methodOf(values: Settings): OnlineMethod {
   const { right, critiques, refinements, critiqueRequest, refineRequest, promptsPerRound } = values
   const sampling = samplingOf(values)
-  const isAnswer = (turn: number) => turn !== critique
-  const isWrong = (trace: Trace) => (rewardOf(trace, answer) ?? 0) < right
-  const wasCriticised = (trace: Trace) => turnsOf(trace).length > critique
+  const isAnswer = (turn: number) => turn !== comment
+  const isWrong = (trace: Trace) => turnRewards(trace)[answer] < right
+  const wasCriticised = (trace: Trace) => turnsOf(trace).length > comment
   return {
     objective: sft(),
     startFrom: values.startFrom,

@@ -25,7 +25,7 @@ import { turnAlone } from '../loop/recast.js'
 import { scoreTurns } from '../loop/rewards.js'
 import type { Score } from '../loop/score.js'
 import { pick } from '../loop/select.js'
-import { type Trace, turnsOf, withScores } from '../loop/trace.js'
+import { byStem, type Trace, turnsOf, withScores } from '../loop/trace.js'
 import { verdict } from '../loop/verdict.js'
 import type { PhaseResult } from '../loop.js'
 
@@ -62,12 +62,7 @@ export const ilfSelect =
   (traces: readonly Trace[]): Trace[] => {
     const rankOf = ({ task, sample, scores }: Trace): number =>
       selectBy === 'random' ? uniform(deriveKey(seed, 'refinement', task.id, sample), 0) : scores[selectBy]
-    const drafts = new Map<string, Trace[]>()
-    for (const trace of traces) {
-      const draft = JSON.stringify([trace.task.id, Math.floor(trace.sample / refinements)])
-      drafts.set(draft, [...(drafts.get(draft) ?? []), trace])
-    }
-    return [...drafts.values()].flatMap((group) => {
+    return byStem(traces, refinements).flatMap((group) => {
       const refined = group.filter((trace) => turnsOf(trace).length > 1)
       if (refined.length === 0) return keepDrafts ? [turnAlone(group[0], 0)] : []
       const ranked = refined.map((trace) => withScores(turnAlone(trace, 1), { rank: rankOf(trace) }))

@@ -15,7 +15,7 @@ import { checkMembers, kinds, optional } from '../../src/base/arguments.js'
 import type { LedexInput } from '../config/recipes.gen.js'
 import type { Run } from '../events.js'
 import { chain, type Turn } from '../loop/chain.js'
-import { answer, critique as explanation, rewardOf } from '../loop/critique.js'
+import { answer, comment } from '../loop/critique.js'
 import { filled, oldLogps, sequenceOf, type ToExamples, type TurnNumbers } from '../loop/examples.js'
 import { columnFeedback, type FeedbackFunction } from '../loop/feedback.js'
 import { referenceLogps } from '../loop/likelihood.js'
@@ -25,7 +25,7 @@ import { onlineShape, samplingOf } from '../loop/online-shape.js'
 import { turnsFrom } from '../loop/recast.js'
 import { scoreTurns } from '../loop/rewards.js'
 import { discountedReturns, explainedRewards } from '../loop/segment-rewards.js'
-import { type Trace, turnsOf } from '../loop/trace.js'
+import { type Trace, turnRewards, turnsOf } from '../loop/trace.js'
 import type { PhaseResult } from '../loop.js'
 
 /** Settings of LeDex. */
@@ -58,7 +58,7 @@ const examplesOf =
       const { explanation: e, refinement: r } = trace.scores
       if (e === undefined)
         return [sequenceOf(trace, { inputs: { old: oldLogps, advantages: (own) => filled(own, 0) } })]
-      const own = turnsFrom(trace, explanation)
+      const own = turnsFrom(trace, comment)
       const lengths = turnsOf(own).map(({ ids }) => ids.length)
       const worth = discountedReturns(lengths, [e, r], gamma)
       const advantages: TurnNumbers = ({ logps = [], reference = [] }, turn) =>
@@ -69,15 +69,13 @@ const examplesOf =
 function methodOf(values: Settings, { policy, feedback = columnFeedback }: LedexOptions): OnlineMethod {
   const { right, explanations, explainRequest, refineRequest } = values
   const sampling = samplingOf(values)
-  const isAnswer = (turn: number) => turn !== explanation
+  const isAnswer = (turn: number) => turn !== comment
   const ask = (trace: Trace) =>
-    (rewardOf(trace, answer) ?? 0) >= right
-      ? undefined
-      : explainRequest.replace('{feedback}', () => feedback(trace) ?? '')
+    turnRewards(trace)[answer] >= right ? undefined : explainRequest.replace('{feedback}', () => feedback(trace) ?? '')
   const refine: Turn = {
     ...sampling,
     numGenerations: 1,
-    inject: (trace) => (turnsOf(trace).length > explanation ? refineRequest : undefined),
+    inject: (trace) => (turnsOf(trace).length > comment ? refineRequest : undefined),
   }
   return {
     objective: ppo(),

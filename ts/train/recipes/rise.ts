@@ -22,7 +22,7 @@ import { onlineShape, samplingOf } from '../loop/online-shape.js'
 import { turnInContext } from '../loop/recast.js'
 import { scoreTurns } from '../loop/rewards.js'
 import { bestBranch } from '../loop/select.js'
-import { type Trace, turnsOf } from '../loop/trace.js'
+import { type Trace, turnRewards, turnsOf } from '../loop/trace.js'
 import type { PhaseResult } from '../loop.js'
 
 /** Settings of RISE. */
@@ -47,9 +47,6 @@ type Settings = z.output<typeof riseOptions>
 /** What a run of RISE takes. */
 export type RiseOptions = OnlineOptions & RiseInput
 
-/** The rewards of an attempt, turn by turn. */
-const rewardsOf = (trace: Trace): number[] => turnsOf(trace).map((_, turn) => trace.scores[`reward/${turn + 1}`])
-
 /** Does an answer pass the criterion? */
 const passes: Readonly<Record<Settings['criterion'], (rewards: readonly number[], turn: number) => boolean>> = {
   all: () => true,
@@ -63,7 +60,7 @@ export const riseExamples =
   ({ tau, criterion }: Pick<Settings, 'tau' | 'criterion'>): ToExamples =>
   (traces) =>
     traces.flatMap((trace) => {
-      const [rewards, texts] = [rewardsOf(trace), turnsOf(trace).map(({ text }) => text)]
+      const [rewards, texts] = [turnRewards(trace), turnsOf(trace).map(({ text }) => text)]
       const kept = rewards.flatMap((_, k) =>
         texts.indexOf(texts[k]) === k && passes[criterion](rewards, k) ? [k] : [],
       )
@@ -78,7 +75,7 @@ export const riseExamples =
 function methodOf(values: Settings): OnlineMethod {
   const { turns, branches, stopAtSuccess, instruction, promptsPerRound, numGenerations } = values
   const sampling = samplingOf(values)
-  const isSolved = (trace: Trace) => (rewardsOf(trace).at(-1) ?? 0) >= 1
+  const isSolved = (trace: Trace) => (turnRewards(trace).at(-1) ?? 0) >= 1
   const inject = (trace: Trace) => (stopAtSuccess && isSolved(trace) ? undefined : instruction)
   const best = bestBranch(branches)
   const later: Turn = { ...sampling, numGenerations: branches, inject }

@@ -22,7 +22,7 @@ import { type OnlineMethod, type OnlineOptions, settingsFrom, startOnline } from
 import { onlineShape, samplingOf } from '../loop/online-shape.js'
 import { turnAlone } from '../loop/recast.js'
 import { scoreTurns } from '../loop/rewards.js'
-import { type Trace, turnsOf } from '../loop/trace.js'
+import { type Trace, turnRewards, turnsOf } from '../loop/trace.js'
 import type { PhaseResult } from '../loop.js'
 
 /** Settings of SMART. */
@@ -52,20 +52,21 @@ export type SmartOptions = OnlineOptions & SmartInput
 const strategiesOf = (trace: Trace, strategies: readonly string[]): number[] =>
   turnsOf(trace).map(({ text }) => strategies.findIndex((name) => text.trimStart().startsWith(name.trimStart())))
 
-const rewardOf = ({ scores }: Trace, turn: number): number => scores[`reward/${turn + 1}`]
-
 /** Successful attempts behind the bare prompt. */
 export const smartSelect =
   ({ right }: Pick<Settings, 'right'>) =>
   (traces: readonly Trace[]): Trace[] =>
     traces.flatMap((trace) => {
       const last = turnsOf(trace).length - 1
-      return rewardOf(trace, last) >= right ? [turnAlone(trace, last)] : []
+      return turnRewards(trace)[last] >= right ? [turnAlone(trace, last)] : []
     })
 
 /** How often each strategy comes first, how often it is right then, and what choosing right each time would add. */
 export function strategyStatistics(traces: readonly Trace[], strategies: readonly string[]): Record<string, number> {
-  const chosen = traces.map((trace) => ({ strategy: strategiesOf(trace, strategies)[0], reward: rewardOf(trace, 0) }))
+  const chosen = traces.map((trace) => ({
+    strategy: strategiesOf(trace, strategies)[0],
+    reward: turnRewards(trace)[0],
+  }))
   const ofEach = strategies.flatMap((name, i) => {
     const own = chosen.filter(({ strategy }) => strategy === i)
     const share = [`strategy/${name}`, own.length / traces.length] as const
@@ -73,7 +74,7 @@ export function strategyStatistics(traces: readonly Trace[], strategies: readonl
       ? [share]
       : [share, [`strategy/${name}/reward`, mean(own.map(({ reward }) => reward))] as const]
   })
-  const best = traces.map((trace) => Math.max(...turnsOf(trace).map((_, turn) => rewardOf(trace, turn))))
+  const best = traces.map((trace) => Math.max(...turnRewards(trace)))
   return { ...Object.fromEntries(ofEach), 'strategy/regret': mean(best) - mean(chosen.map(({ reward }) => reward)) }
 }
 
@@ -98,7 +99,8 @@ function methodOf(values: Settings): OnlineMethod {
     objective: sft(),
     explore: (rewards) => {
       const score = scoreTurns(rewards)
-      const goesOn = (trace: Trace) => rewardOf(trace, turnsOf(trace).length - 1) < right && unused(trace) !== undefined
+      const goesOn = (trace: Trace) =>
+        turnRewards(trace)[turnsOf(trace).length - 1] < right && unused(trace) !== undefined
       const inject = (trace: Trace) => (goesOn(trace) ? retry : undefined)
       const next: Turn = { ...sampling, numGenerations: 1, score, inject, begin: (trace) => unused(trace) ?? '' }
       return chain(sampling, Array<Turn>(strategies.length).fill(next))
