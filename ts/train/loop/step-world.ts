@@ -3,6 +3,7 @@
 // interruption changes anything.
 
 import type { Completion, LanguageModel } from '../../src/generate/language-model.js'
+import { editDistance } from '../tasks/distance.js'
 import type { Task } from '../tasks/index.js'
 import { type ExploreContext, promptIds, type SampleGroupOptions } from './explore.js'
 import type { Segment, Trace } from './trace.js'
@@ -118,18 +119,6 @@ export function follow(
 }
 
 const textOf = ({ steps, finishReason }: Written) => `${finishReason} ${steps[steps.length - 1].text}`
-
-/** Changes of one character that make a text of another: Levenshtein's distance. */
-export function editDistance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, j) => j)
-  for (let i = 1; i <= a.length; i++) {
-    const above = row
-    row = [i]
-    for (let j = 1; j <= b.length; j++)
-      row.push(Math.min(row[j - 1] + 1, above[j] + 1, above[j - 1] + Number(a[i - 1] !== b[j - 1])))
-  }
-  return row[b.length]
-}
 
 /** Continuations whose last steps differ in more than `distance` characters from each other's and from those there are. */
 function unlike(leaf: Node, found: readonly Continuation<Written>[], distance: number): Continuation<Written>[] {

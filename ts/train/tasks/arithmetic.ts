@@ -24,7 +24,7 @@ export const arithmeticOptions = z.strictObject({
 type Settings = z.output<typeof arithmeticOptions>
 
 /** A number with 1 to `digits` digits, every length equally likely. */
-function operand(random: Random, digits: number): number {
+export function operand(random: Random, digits: number): number {
   const length = 1 + random.integer(digits)
   const least = length === 1 ? 0 : 10 ** (length - 1)
   return least + random.integer(10 ** length - least)

@@ -5,7 +5,7 @@
 
 import * as z from 'zod'
 import { resolveConfig } from '../config/resolve.js'
-import { checkAttempt, splitLists, type TaskSource } from './task.js'
+import { checkAttempt, followSteps, splitLists, type TaskSource } from './task.js'
 
 /** Settings of the chains. */
 export const chainsOptions = z.strictObject({
@@ -32,16 +32,6 @@ function valuesOf(expression: string, modulus: number): number[] {
     if (value < 0) value += modulus
     return value
   })
-}
-
-/** What is right about the steps of a chain. */
-function judgeSteps(
-  written: readonly number[],
-  values: readonly number[],
-): { readonly score: number; readonly firstError?: number } {
-  const wrong = values.findIndex((value, i) => written[i] !== value)
-  const firstError = wrong >= 0 ? wrong : written.length > values.length ? values.length : undefined
-  return { score: (wrong < 0 ? values.length : wrong) / values.length, ...(firstError !== undefined && { firstError }) }
 }
 
 /**
@@ -76,10 +66,11 @@ export function chains(options: z.input<typeof chainsOptions>): TaskSource {
       if (match === null) return { correct: false, reason: 'malformed', score: 0 }
       const expected = String(values[values.length - 1])
       const correct = match.at(-1) === expected
-      const { score, ...steps } = judgeSteps(scratch ? match[1].split(',').map(Number) : [], values)
+      const { good, ...steps } = followSteps(scratch ? match[1].split(',').map(Number) : [], values)
       if (correct) return { correct, score: 1, ...(scratch && steps) }
       const all = values.length
-      return { correct, reason: `expected ${expected}`, score: Math.min(score, all / (all + 1)), ...(scratch && steps) }
+      const score = Math.min(good / all, all / (all + 1))
+      return { correct, reason: `expected ${expected}`, score, ...(scratch && steps) }
     },
   }
 }

@@ -5,6 +5,8 @@ import { WhetstoneError } from '../../src/base/errors.js'
 import { arithmetic } from './arithmetic.js'
 import { chains } from './chains.js'
 import { countdown } from './countdown.js'
+import { edits } from './edits.js'
+import { grading } from './grading.js'
 import { programs } from './programs.js'
 import { sorting } from './sorting.js'
 import type { TaskSource } from './task.js'
@@ -12,7 +14,7 @@ import type { TaskSource } from './task.js'
 export type { Split, Task, TaskSource, Verdict } from './task.js'
 
 /** Task sources by name. */
-export const tasks = { arithmetic, countdown, chains, sorting, programs } as const
+export const tasks = { arithmetic, countdown, chains, sorting, programs, edits, grading } as const
 
 export const taskNames = Object.keys(tasks)
 
@@ -21,13 +23,14 @@ export interface TaskOptions {
   /** Key of the draws. */
   readonly seed: number
   /**
-   * arithmetic: most digits of an operand; countdown: how many numbers; chains: operations; sorting: digits; programs:
-   * instructions.
+   * arithmetic, grading: most digits of an operand; countdown: how many numbers; chains: operations; sorting: digits;
+   * programs, edits: instructions.
    */
   readonly difficulty?: number
   /**
    * arithmetic: `operations` (of '+', '*'), `factorDigits`, `scratch`. countdown: `largestNumber`, `largestTarget`,
    * `operations` (of '+', '-', '*'), `solutions` ('drawn' or 'first'). chains: `modulus`, `scratch`. programs: `examples`.
+   * edits: `letters`, `scratch`. grading: `scratch`.
    */
   readonly [name: string]: unknown
 }

@@ -68,6 +68,16 @@ export function checkAttempt(task: Task, completion: string): void {
   checkArgument('check.completion', completion, kinds.text)
 }
 
+/** How many steps are right before the first that is not, and which that is: wrong, missing or one too many. */
+export function followSteps<Step>(
+  written: readonly Step[],
+  right: readonly Step[],
+): { readonly good: number; readonly firstError?: number } {
+  const wrong = right.findIndex((step, i) => written[i] !== step)
+  if (wrong >= 0) return { good: wrong, firstError: wrong }
+  return { good: right.length, ...(written.length > right.length && { firstError: right.length }) }
+}
+
 /** A problem before it has a split. */
 export interface Problem {
   /** Equal for problems that are the same up to order. */
