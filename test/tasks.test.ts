@@ -205,13 +205,20 @@ t.test('scratch steps of products are right: partial products, then running sums
 t.test('only the exact number behind the mark is right', async (t) => {
   const { check } = arithmetic({ seed: 1, difficulty: 3 })
   const task = { id: '', prompt: '347+85=', answer: '7521,4831,3040>432' }
-  for (const right of ['7521,4831,3040>432', '0>432', '9999,1>432'])
-    t.same(check(task, right), { correct: true }, right)
+  t.same(check(task, '7521,4831,3040>432'), { correct: true, score: 1 })
+  for (const right of ['0>432', '9999,1>432'])
+    t.same(check(task, right), { correct: true, score: 1, firstError: 0 }, right)
   const malformed = ['', '432', '>432', '7521>', '7521>432 ', ' 7521>432', '7521>432\n', '7521>4>432', '7521>+432']
   const others = ['7521>432.0', '7521>4e2', '7521>0x1b0', '7521>٤٣٢', '7521>432,', '7521>-432', 'a>432', '7521>4 32']
-  for (const text of [...malformed, ...others]) t.same(check(task, text), { correct: false, reason: 'malformed' }, text)
+  for (const text of [...malformed, ...others])
+    t.same(check(task, text), { correct: false, reason: 'malformed', score: 0 }, text)
   const close = ['431', '433', '0432', '4320', '43', '1432', '342', '432432', '9'.repeat(400)]
-  for (const number of close) t.same(check(task, `7521>${number}`), { correct: false, reason: 'expected 432' }, number)
+  for (const number of close) t.match(check(task, `7521>${number}`), { correct: false, reason: 'expected 432' }, number)
+  const steps = (text: string) => [check(task, text).score, check(task, text).firstError]
+  t.same(steps('7521,4831,3040>433'), [3 / 4, undefined], 'columns are right, the number is not')
+  t.same(steps('7521,4831>433'), [2 / 4, 2], 'a column is missing')
+  t.same(steps('7521;4831,3040>433'), [1 / 4, 1], 'in another group')
+  t.same(steps('7521,4831,3040,0>433'), [3 / 4, 3], 'one too many')
   const bare = arithmetic({ seed: 1, difficulty: 3, scratch: false }).check
   t.ok(bare(task, '432').correct)
   for (const text of ['7521>432', '0432', '433', '', '432\n']) t.notOk(bare(task, text).correct, text)

@@ -1,12 +1,13 @@
 // Addition and multiplication with scratch steps, worked from the lowest place up.
 //   347+85=  ->  7521,4831,3040>432      a column: one digit of each operand, the digit of the sum, the carry
 //   47*36=   ->  7624,4682;7312,4341;8190,2460,0110>1692      partial products, each added to the running sum
-// What counts is the number behind `>`; without scratch steps the completion is that number alone.
+// What counts is the number behind `>`, whatever stands in front; columns are the steps of a verdict. Without scratch steps the
+// completion is that number alone.
 
 import * as z from 'zod'
 import type { Random } from '../../src/base/rng.js'
 import { resolveConfig } from '../config/resolve.js'
-import { checkAttempt, splitLists, type TaskSource } from './task.js'
+import { checkAttempt, followSteps, splitLists, type TaskSource } from './task.js'
 
 /** Settings of the arithmetic tasks. */
 export const arithmeticOptions = z.strictObject({
@@ -110,6 +111,9 @@ function alphabet({ operations: chosen, scratch }: Settings): string {
   return [...'0123456789+=,>*;'].filter((c) => (c >= '0' && c <= '9') || needed.includes(c)).join('')
 }
 
+/** Columns with the mark in front of each: a column in the wrong group is wrong. */
+const columnsOf = (work: string): string[] => work.split(/(?=[,;])/)
+
 /** The operands of a prompt. */
 function read(prompt: string): { a: number; b: number; sign: '+' | '*' } {
   const sign = prompt.includes('*') ? '*' : '+'
@@ -126,7 +130,7 @@ export function arithmetic(options: z.input<typeof arithmeticOptions>): TaskSour
   const settings = resolveConfig(arithmeticOptions, [{ origin: 'task', values: options }]).values
   const { difficulty, scratch } = settings
   const signs = settings.operations
-  const form = scratch ? /^[\d,;]+>(\d+)$/ : /^(\d+)$/
+  const form = scratch ? /^([\d,;]+)>(\d+)$/ : /^(\d+)$/
   const most = (measure: (operation: Operation, second: number) => number): number =>
     Math.max(...signs.map((sign) => measure(operations[sign], operations[sign].secondDigits(settings))))
   const lists = splitLists({ name: 'arithmetic', variant: `${difficulty}`, seed: settings.seed }, (random) => {
@@ -151,9 +155,13 @@ export function arithmetic(options: z.input<typeof arithmeticOptions>): TaskSour
       checkAttempt(task, completion)
       const { a, b, sign } = read(task.prompt)
       const match = form.exec(completion)
-      if (match === null) return { correct: false, reason: 'malformed' }
+      if (match === null) return { correct: false, reason: 'malformed', score: 0 }
       const expected = String(operations[sign].compute(a, b))
-      return match[1] === expected ? { correct: true } : { correct: false, reason: `expected ${expected}` }
+      const correct = match.at(-1) === expected
+      const right = scratch ? columnsOf(operations[sign].scratch(a, b)) : []
+      const { good, ...steps } = followSteps(scratch ? columnsOf(match[1]) : [], right)
+      if (correct) return { correct, score: 1, ...steps }
+      return { correct, reason: `expected ${expected}`, score: good / (right.length + 1), ...steps }
     },
   }
 }
