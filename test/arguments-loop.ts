@@ -56,6 +56,7 @@ const halves = async ({ completions }: api.PairInput, { passes }: api.JudgeDraws
   completions.map(() => Array<number>(passes).fill(0.5))
 const estimator = Object.assign(() => [], { sample: halves })
 const points = [1, 2, 3, 4].map((size) => ({ size, accuracy: 1 - 1 / size }))
+const rooms = api.createTask('grid', { seed: 1 })
 const named = api.nameRewards([reward as never])
 const group = { numGenerations: 1, maxNewTokens: 2 }
 
@@ -188,6 +189,11 @@ export const loopTable: Readonly<Record<string, Entry>> = {
     threshold: -1,
     maskTruncatedCompletions: false,
   }),
+  'recipes.agentR': recipeOf(
+    api.recipes.agentR,
+    { prompts: rooms, rewardFuncs: undefined, maxSteps: 2, simulations: 1, alphas: [0] },
+    ['policy', 'prompts'],
+  ),
   'recipes.qwenMath': recipeOf(api.recipes.qwenMath, { right: -1, mostRight: 1 }),
   'recipes.sharpening': recipeOf(api.recipes.sharpening, { maskTruncatedCompletions: false }, ['policy', 'prompts']),
   'recipes.rise': recipeOf(api.recipes.rise, { branches: 2 }),
@@ -216,6 +222,11 @@ export const loopTable: Readonly<Record<string, Entry>> = {
     ],
     fair: { 2: '' },
     options: { 1: { 'numGenerations!': 'number', 'temperature!': 'number', 'kappa!': 'number' } },
+  },
+  sampleEpisodes: {
+    call: api.sampleEpisodes,
+    args: [{ env: rooms.env?.(), sampling: group, maxSteps: 1 }],
+    options: { 0: { 'env!': '', 'sampling!': '', 'maxSteps!': 'number', beginning: 'function' } },
   },
   sampleGroup: {
     call: api.sampleGroup,

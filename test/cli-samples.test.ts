@@ -26,8 +26,12 @@ const own: Readonly<Record<string, string>> = {
   critiqueInLoop: '--right 0',
   smart: '--right 0',
   autoCei: '--right 0',
+  agentR: '--alphas 0 --maxSteps 2 --simulations 2',
   dapo: '--maskTruncatedCompletions false',
 }
+
+/** What they work on, where that is no file of rows. */
+const worlds: Readonly<Record<string, string>> = { agentR: '--tasks grid' }
 
 /** One with and one without an adapter. */
 const resumedToo = ['grpo', 'onlineDpo', 'onlineGkd']
@@ -36,7 +40,8 @@ t.test('every trainer on samples, by name', async (t) => {
   await put('rewards.mjs', 'export const long = ({ completions }) => completions.map((text) => text.length)\n')
   const settings = ['model: base', 'learning_rate: 1e-2', 'max_completion_length: 8', 'num_generations: 4', 'rounds: 2']
   await put('online.yaml', `${settings.join('\n')}\nprompts_per_round: 2\n`)
-  const command = '--config online.yaml --data completion.jsonl --rewards rewards.mjs'
+  const files = '--data completion.jsonl --rewards rewards.mjs'
+  const command = `--config online.yaml ${files}`
   const estimating = 'train pairReward --model base --data preference.jsonl --lora.r 2 --lora.loraDropout 0.1'
   const estimated = await run(...words(`${estimating} --maxSteps 1 --output estimator`))
   const estimator = /checkpoint: (\S+)/.exec(estimated.out)?.[1]
@@ -50,7 +55,9 @@ t.test('every trainer on samples, by name', async (t) => {
       upo: `--judge ${estimator} `,
     }
     const teacher = teachers[name] ?? ''
-    const asked = words(`train ${name} ${command} ${teacher}${mask} ${adapter} --output ${output}`)
+    const asked = words(
+      `train ${name} --config online.yaml ${worlds[name] ?? files} ${teacher}${mask} ${adapter} --output ${output}`,
+    )
     const { code, out, err } = await run(...asked)
     t.equal(code, 0, `${name}: ${err}`)
     const events = await eventsOf(output)

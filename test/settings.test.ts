@@ -11,6 +11,7 @@ import { trainerDefaults } from '../ts/train/config/defaults.js'
 import { loraOptions } from '../ts/train/config/lora.js'
 import { trainingOptions } from '../ts/train/config/options.js'
 import type {
+  AgentRInput,
   AlphaLlmInput,
   AutoCeiInput,
   BestOfNInput,
@@ -182,6 +183,7 @@ const types = {
     recipeText('MctsDpoInput', 'Settings of step-level preferences from tree search.', onlineOptions.mctsDpo),
     recipeText('RestMctsInput', 'Settings of search with a value model.', onlineOptions.restMcts),
     recipeText('AlphaLlmInput', 'Settings of search with adaptive widths.', onlineOptions.alphaLlm),
+    recipeText('AgentRInput', 'Settings of Agent-R.', onlineOptions.agentR),
     recipeText('QwenMathInput', 'Settings of GRPO on a checker and a fitted reward model.', onlineOptions.qwenMath),
     recipeText('SharpeningInput', 'Settings of sharpening.', onlineOptions.sharpening),
     recipeText('RiseInput', 'Settings of RISE.', onlineOptions.rise),
@@ -245,7 +247,8 @@ t.test('the compiler takes both for the same', async (t) => {
   const selfRationalization: Same<SelfRationalizationInput, z.input<typeof onlineOptions.selfRationalization>> = true
   const ledex: Same<LedexInput, z.input<typeof onlineOptions.ledex>> = true
   const known = [training, common, grpo, onlineDpo, onlineXpo, onlineNashMd, onlineGkd, bestOfN, score]
-  const ours = [restMcts, alphaLlm, qwenMath, selfRationalization, ledex]
+  const agentR: Same<AgentRInput, z.input<typeof onlineOptions.agentR>> = true
+  const ours = [restMcts, alphaLlm, agentR, qwenMath, selfRationalization, ledex]
   const all = [
     ...known,
     onlineSimpo,

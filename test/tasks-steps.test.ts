@@ -3,6 +3,7 @@
 
 import t from 'tap'
 import { chains } from '../ts/train/tasks/chains.js'
+import { grid } from '../ts/train/tasks/grid.js'
 import { createTask, type Split, type TaskSource } from '../ts/train/tasks/index.js'
 import { programs, run } from '../ts/train/tasks/programs.js'
 import { sorting } from '../ts/train/tasks/sorting.js'
@@ -16,6 +17,8 @@ const sources: readonly (readonly [(seed: number) => TaskSource, count: number])
   [(seed) => sorting({ seed, difficulty: 9 }), 200],
   [(seed) => programs({ seed }), 200],
   [(seed) => programs({ seed, difficulty: 11, examples: 6 }), 200],
+  [(seed) => grid({ seed }), 400],
+  [(seed) => grid({ seed, difficulty: 9 }), 100],
 ]
 
 t.test('splits, worked answers, characters and lengths', async (t) => {

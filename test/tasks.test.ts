@@ -332,7 +332,7 @@ t.test('the solver finds a solution exactly when there is one', async (t) => {
 // Refusals -------------------------------------------------------------------------------------------------------------
 
 t.test('unknown tasks and settings are refused', async (t) => {
-  t.same(taskNames, ['arithmetic', 'countdown', 'chains', 'sorting', 'programs', 'edits', 'grading'])
+  t.same(taskNames, ['arithmetic', 'countdown', 'chains', 'sorting', 'programs', 'edits', 'grading', 'grid'])
   for (const name of ['chess', '', 'toString', '__proto__', 'constructor'])
     t.throws(() => createTask(name, { seed: 1, difficulty: 3 }), { code: 'E_CONFIG' }, name)
   const refused: [string, Record<string, unknown>][] = [

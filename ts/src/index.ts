@@ -94,6 +94,7 @@ export { bandit, bayesian, type ProcessOptions } from '../train/loop/bandit.js'
 export { type CalibrationOptions, calibrationError, rankCorrelation } from '../train/loop/calibration.js'
 export { chain, type Turn } from '../train/loop/chain.js'
 export { credit } from '../train/loop/credit.js'
+export { type EpisodeOptions, sampleEpisodes } from '../train/loop/episodes.js'
 export { pairExamples, policyExamples, type ToExamples } from '../train/loop/examples.js'
 export { type Explore, type ExploreContext, type SampleGroupOptions, sampleGroup } from '../train/loop/explore.js'
 export type { FeedbackFunction } from '../train/loop/feedback.js'
@@ -160,6 +161,7 @@ export type { PhaseResult } from '../train/loop.js'
 export { type MergeOptions, type MergeResult, merge } from '../train/merge.js'
 export type { AdamWConfig } from '../train/optimizer.js'
 export {
+  type AgentROptions,
   type AlphaLlmOptions,
   type AutoCeiOptions,
   type BestOfNOptions,
@@ -192,7 +194,15 @@ export {
 export type { ReferenceSync } from '../train/reference-sync.js'
 export { writeReport } from '../train/report/report.js'
 export type { LrSchedulerType, Schedule } from '../train/schedule.js'
-export { createTask, type Task, type TaskSource, tasks, type Verdict } from '../train/tasks/index.js'
+export {
+  createTask,
+  type Env,
+  type EnvStep,
+  type Task,
+  type TaskSource,
+  tasks,
+  type Verdict,
+} from '../train/tasks/index.js'
 export { type TrainOptions, type TrainResult, train } from '../train/train.js'
 export { type ErrorCode, errorCodes, WhetstoneError } from './base/errors.js'
 export {

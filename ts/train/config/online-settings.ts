@@ -135,6 +135,11 @@ export const onlineTrainers: Readonly<Record<string, OnlineTrainer>> = {
     description: 'samples and rewards: fine-tuning on the best answers of a search of adaptive width (2404.12253)',
     recipe: 'alphaLlm',
   },
+  agentR: {
+    description: 'an environment: episodes that turn back at the first error (Agent-R, 2501.11425)',
+    recipe: 'agentR',
+    unrewarded: true,
+  },
   qwenMath: {
     description: 'samples and rewards: GRPO on a checker and a reward model that is fitted between rounds (2409.12122)',
     recipe: 'qwenMath',

@@ -290,6 +290,46 @@ export type AlphaLlmInput = Omit<OnlineInput, 'learningRate' | 'numGenerations'>
   readonly threshold?: number | undefined
 }
 
+/** Settings of Agent-R. */
+export type AgentRInput = Omit<OnlineInput, 'learningRate' | 'rounds' | 'numGenerations' | 'maxCompletionLength'> & {
+  /** Peak learning rate. From 0, default `2e-5`. */
+  readonly learningRate?: number | undefined
+  /** Rounds of sampling and training. From 1, default `3`. */
+  readonly rounds?: number | undefined
+  /** Actions tried at a state; equal ones count once. From 2, default `4`. */
+  readonly numGenerations?: number | undefined
+  /** Most new tokens of an action. From 1, default `64`. */
+  readonly maxCompletionLength?: number | undefined
+  /** Most steps of an episode. From 1, default `20`. */
+  readonly maxSteps?: number | undefined
+  /** Episodes of a search. From 1, default `8`. */
+  readonly simulations?: number | undefined
+  /** C of UCB1. From 0, default `0.25`. */
+  readonly explorationWeight?: number | undefined
+  /** Least value of a good episode, round by round. Default `[0.5,0.7,1]`. */
+  readonly alphas?: number[] | undefined
+  /** A bad episode is worse by more than it. From 0, default `0.2`. */
+  readonly beta?: number | undefined
+  /** Pairs of a prompt that are spliced. From 0, default `2`. */
+  readonly splicesPerPrompt?: number | undefined
+  /** Good episodes of a prompt to train on as they are. From 0, default `1`. */
+  readonly goodPerPrompt?: number | undefined
+  /** Actions that say that one turns back. Default `["!="]`. */
+  readonly revisions?: string[] | undefined
+  /** What the actor is asked behind each step. Default `?`. */
+  readonly question?: string | undefined
+  /** Its answer to a good step. Default `+`. */
+  readonly good?: string | undefined
+  /** To a bad one. Default `-`. */
+  readonly bad?: string | undefined
+  /** Where it cannot tell: counts as good. Default `~`. */
+  readonly uncertain?: string | undefined
+  /** The environment says which steps are errors: ground truth. Default `false`. */
+  readonly exactVerdicts?: boolean | undefined
+  /** evaluations: random actions before the policy has to recover. From 1, default `3`. */
+  readonly beginningSteps?: number | undefined
+}
+
 /** Settings of GRPO on a checker and a fitted reward model. */
 export type QwenMathInput = Omit<OnlineInput, 'learningRate'> & {
   /** Peak learning rate. From 0, default `1e-5`. */

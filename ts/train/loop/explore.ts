@@ -52,7 +52,8 @@ export interface SampleGroupOptions {
   readonly mixtureCoef?: number
 }
 
-const contextKinds = {
+/** Kinds of {@link ExploreContext}. */
+export const contextKinds = {
   policy: modelKind,
   reference: optional(decoderKind),
   seed: kinds.whole,

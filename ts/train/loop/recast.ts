@@ -9,6 +9,9 @@ const placesOf = ({ segments }: Trace): number[] =>
 
 const reasonOf = (trace: Trace, { finishReason }: Segment) => finishReason ?? trace.finishReason
 
+const asContext = (segment: Segment): Segment =>
+  segment.role === 'completion' ? { ...segment, role: 'injected' } : segment
+
 /** One turn (0 is the first) behind the bare prompt, as if nothing had come before it. */
 export function turnAlone(trace: Trace, turn: number): Trace {
   const own = trace.segments[placesOf(trace)[turn]]
@@ -19,17 +22,33 @@ export function turnAlone(trace: Trace, turn: number): Trace {
 export function turnInContext(trace: Trace, turn: number): Trace {
   const place = placesOf(trace)[turn]
   const own = trace.segments[place]
-  const context = trace.segments
-    .slice(0, place)
-    .map((segment): Segment => (segment.role === 'completion' ? { ...segment, role: 'injected' } : segment))
+  const context = trace.segments.slice(0, place).map(asContext)
   return { ...trace, segments: [...context, own], finishReason: reasonOf(trace, own) }
 }
 
 /** All turns from one on, behind what came before it, which is context now. */
 export function turnsFrom(trace: Trace, turn: number): Trace {
   const place = placesOf(trace)[turn]
-  const segments = trace.segments.map(
-    (segment, i): Segment => (i < place && segment.role === 'completion' ? { ...segment, role: 'injected' } : segment),
-  )
+  const segments = trace.segments.map((segment, i) => (i < place ? asContext(segment) : segment))
   return { ...trace, segments }
+}
+
+/** Where a splice cuts. */
+export interface SpliceAt {
+  /** Turns of the bad attempt that stay. */
+  readonly cut: number
+  /** Turns of the good attempt that are left out: those that it shares with the bad one. */
+  readonly shared: number
+}
+
+/**
+ * A bad attempt up to a cut, as context; the turn back; and the rest of a good attempt. What the policy is to learn is the
+ * turn back and what follows it (Agent-R, arXiv 2501.11425).
+ *
+ * @param back segments between the two: completions of it are trained
+ */
+export function splice(bad: Trace, back: readonly Segment[], good: Trace, { cut, shared }: SpliceAt): Trace {
+  const context = bad.segments.slice(0, placesOf(bad)[cut] ?? bad.segments.length).map(asContext)
+  const rest = good.segments.slice(placesOf(good)[shared] ?? good.segments.length)
+  return { ...good, segments: [...context, ...back, ...rest] }
 }

@@ -40,8 +40,8 @@ export interface Continuation<S> {
 export interface World<S> {
   /** For each node what may follow it, no two alike and none that follows it already; of a leaf at least one. */
   readonly expand: (leaves: readonly TreeNode<S>[]) => Promise<readonly (readonly Continuation<S>[])[]>
-  /** For each node its value. */
-  readonly evaluate: (nodes: readonly TreeNode<S>[]) => Promise<readonly number[]>
+  /** For each node its value; undefined where only what follows will tell. */
+  readonly evaluate: (nodes: readonly TreeNode<S>[]) => Promise<readonly (number | undefined)[]>
 }
 
 /** How it is searched. */
@@ -53,6 +53,8 @@ export interface SearchOptions {
   readonly simulations: number
   /** The same before the first one; default as before others. */
   readonly firstSimulations?: number
+  /** A simulation goes on from the leaf that it has expanded until all that follows is terminal. Default false. */
+  readonly toEnd?: boolean
   /** Children that a node may have: it is expanded again while it has fewer. Default: it is expanded once. */
   readonly width?: WidthRule
 }
@@ -109,8 +111,12 @@ function backUp<S>(from: TreeNode<S>, value: number): void {
   }
 }
 
-/** One simulation in each tree. */
-async function simulate<S>(roots: readonly TreeNode<S>[], world: World<S>, options: SearchOptions): Promise<void> {
+/**
+ * Expands a leaf below each node, and backs up what is new.
+ *
+ * @returns the leaves
+ */
+async function grow<S>(roots: readonly TreeNode<S>[], world: World<S>, options: SearchOptions): Promise<TreeNode<S>[]> {
   const leaves = roots.map((root) => descend(root, options))
   const open = leaves.filter(({ terminal }) => !terminal)
   const grown = open.length === 0 ? [] : await world.expand(open)
@@ -124,11 +130,22 @@ async function simulate<S>(roots: readonly TreeNode<S>[], world: World<S>, optio
   })
   const values = fresh.length === 0 ? [] : await world.evaluate(fresh)
   for (const [i, node] of fresh.entries()) {
-    node.own = values[i]
-    backUp(node, values[i])
+    const value = values[i]
+    node.own = value
+    if (value !== undefined) backUp(node, value)
   }
   // A terminal node that is reached again has the value it had.
   for (const leaf of leaves) if (leaf.terminal) backUp(leaf, meanValue(leaf))
+  return leaves
+}
+
+/** One simulation in each tree. */
+async function simulate<S>(roots: readonly TreeNode<S>[], world: World<S>, options: SearchOptions): Promise<void> {
+  let going = roots
+  do {
+    const leaves = await grow(going, world, options)
+    going = leaves.filter(({ children = [] }) => children.some(({ terminal }) => !terminal))
+  } while (options.toEnd === true && going.length > 0)
 }
 
 /** All nodes of a tree, each before its children. */

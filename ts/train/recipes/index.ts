@@ -1,5 +1,6 @@
 // The registry of recipes: published methods as wiring of shared parts. A new recipe is a file and a line here.
 
+import { agentR, agentROptions } from './agent-r.js'
 import { alphaLlm, alphaLlmOptions } from './alpha-llm.js'
 import { autoCei, autoCeiOptions } from './auto-cei.js'
 import { bestOfN, bestOfNOptions } from './best-of-n.js'
@@ -28,6 +29,7 @@ import { still, stillOptions } from './still.js'
 import { superhf } from './superhf.js'
 import { upo, upoOptions } from './upo.js'
 
+export type { AgentROptions } from './agent-r.js'
 export type { AlphaLlmOptions } from './alpha-llm.js'
 export type { AutoCeiOptions } from './auto-cei.js'
 export type { BestOfNOptions } from './best-of-n.js'
@@ -70,6 +72,7 @@ export const recipes = {
   mctsDpo,
   restMcts,
   alphaLlm,
+  agentR,
   qwenMath,
   sharpening,
   rise,
@@ -100,6 +103,7 @@ export const onlineOptions = {
   mctsDpo: mctsDpoOptions,
   restMcts: restMctsOptions,
   alphaLlm: alphaLlmOptions,
+  agentR: agentROptions,
   qwenMath: qwenMathOptions,
   sharpening: sharpeningOptions,
   rise: riseOptions,

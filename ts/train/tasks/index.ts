@@ -7,14 +7,15 @@ import { chains } from './chains.js'
 import { countdown } from './countdown.js'
 import { edits } from './edits.js'
 import { grading } from './grading.js'
+import { grid } from './grid.js'
 import { programs } from './programs.js'
 import { sorting } from './sorting.js'
 import type { TaskSource } from './task.js'
 
-export type { Split, Task, TaskSource, Verdict } from './task.js'
+export type { Env, EnvStep, Split, Task, TaskSource, Verdict } from './task.js'
 
 /** Task sources by name. */
-export const tasks = { arithmetic, countdown, chains, sorting, programs, edits, grading } as const
+export const tasks = { arithmetic, countdown, chains, sorting, programs, edits, grading, grid } as const
 
 export const taskNames = Object.keys(tasks)
 
@@ -24,7 +25,7 @@ export interface TaskOptions {
   readonly seed: number
   /**
    * arithmetic, grading: most digits of an operand; countdown: how many numbers; chains: operations; sorting: digits;
-   * programs, edits: instructions.
+   * programs, edits: instructions; grid: side of the room.
    */
   readonly difficulty?: number
   /**

@@ -1,4 +1,5 @@
-// What a task is: a prompt, a worked solution, and an exact checker. Problems are assigned to splits by a hash of their
+// What a task is: a prompt, a worked solution, and an exact checker; and what an environment is: a world in which a policy acts step
+// by step, by text, and whose states can be kept and returned to, so that a search may try several actions in one. Problems are assigned to splits by a hash of their
 // canonical form, not by luck of the draw, so that the splits cannot overlap whatever is drawn.
 
 import { createHash } from 'node:crypto'
@@ -34,6 +35,37 @@ export interface Verdict {
   readonly firstError?: number
 }
 
+/** What a step comes to. */
+export interface EnvStep {
+  /** Text that stands behind the action. */
+  readonly observation: string
+  readonly reward: number
+  /** The episode is over: no further step. */
+  readonly done: boolean
+}
+
+/**
+ * A world. Laws: `reset` and `restore` forget all that came before; what follows a restored snapshot is what followed it the
+ * first time, for equal actions; and no later step changes a snapshot.
+ */
+export interface Env {
+  /** Text that ends an action, part of it. */
+  readonly actionEnd: string
+  /** Actions that are possible anywhere, any of which may be a mistake: what bad beginnings are made of. */
+  readonly actions?: readonly string[]
+  /** Action that takes back the last step which is not yet taken back. */
+  readonly undo?: string
+  /** Begins the episode of a task, whose prompt is the first observation. */
+  reset(task: Task): string | Promise<string>
+  /** Acts. Text that is no action is a step too. */
+  step(action: string): EnvStep | Promise<EnvStep>
+  /** The state: a value to be kept and handed back, not to be looked into. */
+  snapshot(): unknown
+  restore(snapshot: unknown): void | Promise<void>
+  /** Steps that are needed from here at least, where the world can tell: ground truth. */
+  stepsLeft?(): number
+}
+
 /** Where a problem may be used. */
 export type Split = 'warmup' | 'train' | 'heldOut'
 
@@ -52,11 +84,16 @@ export interface TaskSource {
   heldOut(count: number): Task[]
   /** Exact: accepts every right completion and no other. */
   check(task: Task, completion: string): Verdict
+  /** A world for the tasks, where completions are episodes. */
+  readonly env?: () => Env
 }
 
 /** A {@link Task} and a {@link TaskSource} among arguments. */
 export const taskKind = having('a task', 'id', 'prompt', 'answer')
 export const sourceKind = having('what createTask() gives', 'check', 'train')
+
+/** An {@link Env} among arguments. */
+export const envKind = having('an environment', 'actionEnd', 'reset', 'step', 'snapshot', 'restore')
 
 /**
  * The arguments of a source's checker.
