@@ -58,6 +58,12 @@ const estimator = Object.assign(() => [], { sample: halves })
 const points = [1, 2, 3, 4].map((size) => ({ size, accuracy: 1 - 1 / size }))
 const rooms = api.createTask('grid', { seed: 1 })
 const named = api.nameRewards([reward as never])
+const judging = { maxNewTokens: 2, seed: 1, template: () => 'x', parse: () => 1 }
+const judgingOptions = {
+  ...{ 'maxNewTokens!': 'number', 'seed!': 'number', 'template!': 'function', 'parse!': 'function' },
+  ...{ samples: 'number', reduction: '', as: 'text', temperature: 'number', stopStrings: 'list' },
+}
+const wrongTrace = { ...trace, sample: 1, scores: { reward: 0 } }
 const group = { numGenerations: 1, maxNewTokens: 2 }
 
 const scored = api.scoreRewards(named)
@@ -368,6 +374,18 @@ export const loopTable: Readonly<Record<string, Entry>> = {
     options: { 1: { 'question!': 'text function', yes: 'text', no: 'text', as: 'text' } },
   },
   'verdict()': { call: api.verdict(policy as never, { question: '?' }), args: [[trace]], fair: { 0: 'list' } },
+  judge: { call: api.judge, args: [policy, judging], options: { 1: judgingOptions } },
+  'judge()': { call: api.judge(policy as never, judging), args: [[trace]], fair: { 0: 'list' } },
+  judgeReward: {
+    call: api.judgeReward,
+    args: [policy, judging],
+    options: { 1: { ...judgingOptions, unread: 'number' } },
+  },
+  balancedSet: { call: api.balancedSet, args: [[trace, wrongTrace], 2, 1], fair: { 2: 'number' } },
+  criticise: { call: api.criticise, args: [[trace], []], fair: { 0: 'list', 1: 'list' } },
+  criticStatistics: { call: api.criticStatistics, args: [[trace]], fair: { 0: 'list' } },
+  scoreTurns: { call: api.scoreTurns, args: [loop.score], fair: { 0: 'function' } },
+  'scoreTurns()': { call: api.scoreTurns(loop.score as never), args: [[trace]], fair: { 0: 'list' } },
   verify: { call: api.verify, args: [source.check], fair: { 0: 'function' } },
   'verify()': { call: api.verify(source.check), args: [[trace]], fair: { 0: 'list' } },
   pick: {

@@ -94,11 +94,19 @@ export { bandit, bayesian, type ProcessOptions } from '../train/loop/bandit.js'
 export { type CalibrationOptions, calibrationError, rankCorrelation } from '../train/loop/calibration.js'
 export { chain, type Turn } from '../train/loop/chain.js'
 export { credit } from '../train/loop/credit.js'
+export { balancedSet, criticise, criticStatistics } from '../train/loop/critic.js'
 export { type EpisodeOptions, sampleEpisodes } from '../train/loop/episodes.js'
 export { pairExamples, policyExamples, type ToExamples } from '../train/loop/examples.js'
 export { type Explore, type ExploreContext, type SampleGroupOptions, sampleGroup } from '../train/loop/explore.js'
 export type { FeedbackFunction } from '../train/loop/feedback.js'
 export { type IterateOptions, iterate, type UpdateOptions } from '../train/loop/iterate.js'
+export {
+  type JudgedSample,
+  type JudgeOptions,
+  type JudgeRewardOptions,
+  judge,
+  judgeReward,
+} from '../train/loop/judge.js'
 export { type JudgeDraws, judgeByReward, type PairInput, type PairJudge } from '../train/loop/judges.js'
 export {
   type CurvePoint,
@@ -148,6 +156,7 @@ export {
   type RewardFunction,
   type RewardInput,
   scoreRewards,
+  scoreTurns,
 } from '../train/loop/rewards.js'
 export type { RolloutLimits } from '../train/loop/rollouts.js'
 export { type Score, type Shaped, shape, verify } from '../train/loop/score.js'

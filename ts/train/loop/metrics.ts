@@ -25,7 +25,10 @@ export const roundStatistics: RoundStatistics = (traces, kept) => {
   }
 }
 
-/** Mean and deviation of every score whose name begins with `reward`, over the samples that have it. */
+/**
+ * Mean and deviation of every score whose name begins with `reward`, over the samples that have it; of reward functions that do
+ * not apply to all samples the share that they do, too.
+ */
 function byReward(traces: readonly Trace[]): Record<string, number> {
   const names = new Set(traces.flatMap(({ scores }) => Object.keys(scores)).filter((name) => /^rewards?\//.test(name)))
   return Object.fromEntries(
@@ -34,6 +37,9 @@ function byReward(traces: readonly Trace[]): Record<string, number> {
       return [
         [`${name}/mean`, mean(values)],
         [`${name}/std`, deviation(values)],
+        ...(name.startsWith('rewards/') && values.length < traces.length
+          ? [[`${name}/applied`, values.length / traces.length]]
+          : []),
       ]
     }),
   )

@@ -156,10 +156,14 @@ export const missingEosReward = (penalty: number): RewardFunction =>
 /**
  * Judges every turn by itself: scores `reward/1`, `reward/2`, ... and for the last turn what `score` gives. A turn's
  * sample is the prompt and that turn alone. Turns that have their score are not judged again.
+ *
+ * @param isAnswer which turns (0 is the first) are judged; default all
  */
-export const scoreTurns =
-  (score: Score, isAnswer: (turn: number) => boolean = () => true): Score =>
-  async (traces) => {
+export function scoreTurns(score: Score, isAnswer: (turn: number) => boolean = () => true): Score {
+  checkArgument('scoreTurns.score', score, kinds.call)
+  checkArgument('scoreTurns.isAnswer', isAnswer, kinds.call)
+  return async (traces) => {
+    checkArgument('scoreTurns: traces', traces, tracesKind)
     const unscored = traces.map((trace) =>
       turnsOf(trace).flatMap((_, turn) =>
         isAnswer(turn) && trace.scores[`reward/${turn + 1}`] === undefined ? [turn] : [],
@@ -174,6 +178,7 @@ export const scoreTurns =
       return withScores(trace, { ...own.at(-1)?.scores, ...Object.fromEntries(perTurn) })
     })
   }
+}
 
 /**
  * Beside rewards that somebody passed, where the prompts are those of a task source: the score `gold`, what its exact checker

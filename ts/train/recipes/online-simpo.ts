@@ -4,7 +4,7 @@
 // Without the likelihood term both sides may lose probability, and the authors saw repetition. The judge stays as it is, so
 // that what is learned is its taste too: with a task source the number `gold` is the exact checker's beside it, and a
 // second judge of weight 0 shows whether others agree. The paper's judge is a model that writes several reviews, whose mean
-// is the number: here any reward function or reward model. beta, gamma and sftWeight are not in our sources: they are
+// is the number: `judgeReward`, or any reward function or reward model. beta, gamma and sftWeight are not in our sources: they are
 // those of SimPO, and 1. Pairs that tie have no gradient.
 
 import * as z from 'zod'
