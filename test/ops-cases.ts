@@ -55,32 +55,40 @@ export function generator(seed: string): () => number {
 const normal = (random: () => number): number =>
   Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random())
 
-const pattern = new DataView(new ArrayBuffer(4))
+const single = new Float32Array(1)
+const pattern = new Uint32Array(single.buffer)
 
 /** The 16 bits of the nearest bf16, ties to even. */
 export function bf16Bits(x: number): number {
-  pattern.setFloat32(0, x)
-  const bits = pattern.getUint32(0)
+  single[0] = x
+  const bits = pattern[0]
   if (Number.isNaN(x)) return 0x7fc0
   return ((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16) & 0xffff
 }
 
 /** The number that 16 bits of bf16 stand for. */
 export function fromBf16(bits: number): number {
-  pattern.setUint32(0, bits << 16)
-  return pattern.getFloat32(0)
+  pattern[0] = bits << 16
+  return single[0]
 }
 
 const encoders: Readonly<Record<DType, (x: Float64Array) => NumberArray>> = {
-  f32: (x) => Float32Array.from(x),
-  bf16: (x) => Uint16Array.from(x, bf16Bits),
-  i32: (x) => Int32Array.from(x),
-  u8: (x) => Uint8Array.from(x),
+  f32: (x) => new Float32Array(x),
+  bf16: (x) => {
+    const bits = new Uint16Array(x.length)
+    for (let i = 0; i < x.length; i++) bits[i] = bf16Bits(x[i])
+    return bits
+  },
+  i32: (x) => new Int32Array(x),
+  u8: (x) => new Uint8Array(x),
 }
 
 /** Stored elements as double-precision numbers. */
-export const decode = (bits: NumberArray, dtype: DType): Float64Array =>
-  Float64Array.from(bits as ArrayLike<number>, dtype === 'bf16' ? fromBf16 : (x) => x)
+export function decode(bits: NumberArray, dtype: DType): Float64Array {
+  const numbers = new Float64Array(bits as ArrayLike<number>)
+  if (dtype === 'bf16') for (let i = 0; i < numbers.length; i++) numbers[i] = fromBf16(bits[i])
+  return numbers
+}
 
 /** Numbers rounded to an element type. */
 export function value(shape: Shape, dtype: DType, numbers: Float64Array): Value {
@@ -96,7 +104,10 @@ function numbersOf(shape: Shape, fill: Fill, seed: string): Float64Array {
     zeros: () => 0,
     ones: () => 1,
   }
-  return Float64Array.from({ length: sizeOf(shape) }, (_, i) => (typeof fill === 'function' ? fill : at[fill])(i))
+  const draw = typeof fill === 'function' ? fill : at[fill]
+  const numbers = new Float64Array(sizeOf(shape))
+  for (let i = 0; i < numbers.length; i++) numbers[i] = draw(i)
+  return numbers
 }
 
 // Cases ---------------------------------------------------------------------------------------------------------------
@@ -130,8 +141,16 @@ export function exampleOf(entry: OpEntry, index: number, float: Float): Example 
   return { entry, case: c, float, values, text: `${index} ${float}: ${[...shapes, ...parameters].join(', ')}` }
 }
 
-/** The cases that must work, each in every element type that it stands for. */
-export function examplesOf(entry: OpEntry): Example[] {
+const made = new Map<OpEntry, readonly Example[]>()
+
+/** The cases that must work, each in every element type that it stands for. Made once: no check changes a value. */
+export function examplesOf(entry: OpEntry): readonly Example[] {
+  const examples = made.get(entry) ?? makeExamples(entry)
+  made.set(entry, examples)
+  return examples
+}
+
+function makeExamples(entry: OpEntry): Example[] {
   const generic = operandsOf(entry.name).some((operand) => isFloat(operand.type))
   return entry.cases.flatMap((c, index) => {
     if (c.bench || c.fails !== undefined) return []
@@ -205,8 +224,8 @@ export async function execute(device: Device, example: Example): Promise<Result[
 export function rowsOfValue(v: Value, from: number, to: number): Value {
   const width = sizeOf(v.host.shape.slice(1))
   const shape = [to - from, ...v.host.shape.slice(1)]
-  const bits = v.bits.slice(from * width, to * width)
-  return { host: { shape, data: decode(bits, v.dtype) }, dtype: v.dtype, bits }
+  const [begin, end] = [from * width, to * width]
+  return { host: { shape, data: v.host.data.slice(begin, end) }, dtype: v.dtype, bits: v.bits.slice(begin, end) }
 }
 
 /** Joins the stored elements of several reads. */

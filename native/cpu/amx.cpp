@@ -56,13 +56,13 @@ bool agrees(const Trial& t, const uint32_t (&wanted)[16][room]) {
   TileModel<reading> model;
   uint32_t got[16][room] = {};
   model.configure(t.shapes);
-  model.load(0, t.c, c_stride);
+  model.load_tile(0, t.c, c_stride);
   for (int g = 0; g < groups; ++g) {
-    model.load(1, t.a[g], 64);
-    model.load(2, t.b[g], 64);
+    model.load_tile(1, t.a[g], 64);
+    model.load_tile(2, t.b[g], 64);
     model.multiply(0, 1, 2);
   }
-  model.store(0, got, c_stride);
+  model.store_tile(0, got, c_stride);
   return std::memcmp(got, wanted, sizeof got) == 0;
 }
 

@@ -1,4 +1,4 @@
-// Tiles: the matrix registers of AMX (WS_LEVEL 5), and a model of them in plain C++ for the machines that lack them.
+// Tiles: the matrix registers of AMX (WS_LEVEL 5), and a model of them in vectors for the machines that lack them.
 // Kernels use the macros WS_TILE_*: the instructions, or the model where the build says WS_TILE_MODEL. Tile numbers are
 // literals because instructions name their registers. Included by kernel files only.
 //
@@ -23,66 +23,54 @@ struct alignas(64) TileShapes {
 
 enum class Reading { manual, guide };
 
+/// Denormal numbers are zero, with their sign.
+static inline V flush(V x) {
+  const V size = max(x, sub(zero(), x));
+  return select_less(size, set1(__FLT_MIN__), mul(x, zero()), x);
+}
+
 /// Eight tiles and what instructions do with them.
 template <Reading reading>
 struct TileModel {
   TileShapes shapes;
-  uint32_t tiles[8][16][16];
-
-  static float number(uint32_t bits) {
-    if ((bits & 0x7f800000u) == 0) bits &= 0x80000000u;
-    float x;
-    std::memcpy(&x, &bits, 4);
-    return x;
-  }
-  static float flush(float x) {
-    uint32_t bits;
-    std::memcpy(&bits, &x, 4);
-    return number(bits);
-  }
-  static float step(uint32_t a, uint32_t b, float c) { return flush(__builtin_fmaf(number(a), number(b), c)); }
+  float tiles[8][16][16];
 
   void configure(const TileShapes& wanted) {
     shapes = wanted;
     std::memset(tiles, 0, sizeof tiles);
   }
-  void zero(int t) { std::memset(tiles[t], 0, sizeof tiles[t]); }
-  void load(int t, const void* from, int64_t stride) {
-    zero(t);
+  void zero_tile(int t) { std::memset(tiles[t], 0, sizeof tiles[t]); }
+  void load_tile(int t, const void* from, int64_t stride) {
+    zero_tile(t);
     for (int row = 0; row < shapes.rows[t]; ++row) {
       std::memcpy(tiles[t][row], static_cast<const char*>(from) + row * stride, shapes.row_bytes[t]);
     }
   }
-  void store(int t, void* to, int64_t stride) const {
+  void store_tile(int t, void* to, int64_t stride) const {
     for (int row = 0; row < shapes.rows[t]; ++row) {
       std::memcpy(static_cast<char*>(to) + row * stride, tiles[t][row], shapes.row_bytes[t]);
     }
   }
   void multiply(int c, int a, int b) {
     const int columns = shapes.row_bytes[c] / 4, pairs = shapes.row_bytes[a] / 4;
-    for (int row = 0; row < shapes.rows[c]; ++row) {
-      float start[16], even[16], odd[16];
-      for (int n = 0; n < columns; ++n) {
-        start[n] = number(tiles[c][row][n]);
-        even[n] = odd[n] = 0;
-      }
-      for (int k = 0; k < pairs; ++k) {
-        const uint32_t first = tiles[a][row][k] << 16, second = tiles[a][row][k] & 0xffff0000u;
-        for (int n = 0; n < columns; ++n) {
-          const uint32_t other = tiles[b][k][n];
+    for (int row = 0; row < shapes.rows[c]; ++row)
+      for (int n = 0; n < columns; n += W) {
+        float* sums = tiles[c][row] + n;
+        V sum = flush(load(sums)), even = zero(), odd = zero();
+        for (int k = 0; k < pairs; ++k) {
+          const V x = set1(tiles[a][row][k]), y = load(tiles[b][k] + n);
+          const V x0 = flush(low_halves(x)), x1 = flush(high_halves(x));
+          const V y0 = flush(low_halves(y)), y1 = flush(high_halves(y));
           if (reading == Reading::manual) {
-            even[n] = step(first, other << 16, even[n]);
-            odd[n] = step(second, other & 0xffff0000u, odd[n]);
+            even = flush(fma(x0, y0, even));
+            odd = flush(fma(x1, y1, odd));
           } else {
-            start[n] = step(second, other & 0xffff0000u, step(first, other << 16, start[n]));
+            sum = flush(fma(x1, y1, flush(fma(x0, y0, sum))));
           }
         }
+        if (reading == Reading::manual) sum = flush(add(sum, flush(add(even, odd))));
+        store_n(sums, sum, columns - n < W ? columns - n : W);
       }
-      for (int n = 0; n < columns; ++n) {
-        const float sum = reading == Reading::manual ? flush(start[n] + flush(even[n] + odd[n])) : start[n];
-        std::memcpy(&tiles[c][row][n], &sum, 4);
-      }
-    }
   }
 };
 
@@ -95,9 +83,9 @@ inline thread_local TileModel<Reading::manual> tile_model;
 }
 #define WS_TILE_SHAPES(shapes) ::ws::WS_NS::tile_model.configure(shapes)
 #define WS_TILE_RELEASE() static_cast<void>(0)
-#define WS_TILE_ZERO(t) ::ws::WS_NS::tile_model.zero(t)
-#define WS_TILE_LOAD(t, from, stride) ::ws::WS_NS::tile_model.load(t, from, stride)
-#define WS_TILE_STORE(t, to, stride) ::ws::WS_NS::tile_model.store(t, to, stride)
+#define WS_TILE_ZERO(t) ::ws::WS_NS::tile_model.zero_tile(t)
+#define WS_TILE_LOAD(t, from, stride) ::ws::WS_NS::tile_model.load_tile(t, from, stride)
+#define WS_TILE_STORE(t, to, stride) ::ws::WS_NS::tile_model.store_tile(t, to, stride)
 #define WS_TILE_MULTIPLY(c, a, b) ::ws::WS_NS::tile_model.multiply(c, a, b)
 #define WS_TILE_FENCE()
 

@@ -165,7 +165,7 @@ async function countDifferences(device: Device, example: Example): Promise<numbe
 /** The largest example of each type of an op. */
 function largestExamples(entry: OpEntry): Example[] {
   const size = ({ values }: Example): number => Object.values(values).reduce((sum, v) => sum + v.bits.length, 0)
-  const sorted = examplesOf(entry).sort((a, b) => size(b) - size(a))
+  const sorted = examplesOf(entry).toSorted((a, b) => size(b) - size(a))
   const floats = new Set(sorted.map(({ float }) => float))
   return [...floats].flatMap((float) => sorted.find((example) => example.float === float) ?? [])
 }

@@ -257,12 +257,12 @@ void check_model() {
     TileShapes shapes;
     for (int t = 0; t < 3; ++t) shapes.rows[t] = 16, shapes.row_bytes[t] = 64;
     model.configure(shapes);
-    model.zero(0);
-    model.load(1, a.bytes.data(), 64);
-    model.load(2, b.bytes.data(), 64);
+    model.zero_tile(0);
+    model.load_tile(1, a.bytes.data(), 64);
+    model.load_tile(2, b.bytes.data(), 64);
     model.multiply(0, 1, 2);
     float got[16][16];
-    model.store(0, got, 64);
+    model.store_tile(0, got, 64);
     for (int64_t m = 0; m < 16; ++m)
       for (int64_t n = 0; n < 16; ++n) {
         float sum = 0;
