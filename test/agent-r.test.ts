@@ -18,6 +18,7 @@ import {
 } from '../ts/train/loop/episodes.js'
 import { sequenceOf } from '../ts/train/loop/examples.js'
 import { splice } from '../ts/train/loop/recast.js'
+import type { RewardFunction } from '../ts/train/loop/rewards.js'
 import { errorByEnv, errorByVerdict, firstErrors, pairLeaves, spliceOf } from '../ts/train/loop/splices.js'
 import type { Trace } from '../ts/train/loop/trace.js'
 import { type AgentROptions, agentRSelect } from '../ts/train/recipes/agent-r.js'
@@ -263,7 +264,7 @@ async function climb(options: Partial<AgentROptions>) {
       trainTasks: 6,
       seed: 3,
     },
-    ...{ maxCompletionLength: 3, maxSteps: 6, simulations: 6, alphas: [0.1], revisions: ['ab='] },
+    ...{ maxCompletionLength: 3, maxEpisodeSteps: 6, simulations: 6, alphas: [0.1], revisions: ['ab='] },
     ...{
       question: '=',
       good: 'b',
@@ -312,8 +313,61 @@ t.test('a run learns to climb and to come out of the pit, and goes on to the sam
   t.equal(resumed.hash, whole.hash)
 })
 
+/** A method on episodes of its own. */
+async function act(name: 'grpo' | 'bestOfN' | 'onlineDpo', options: object = {}) {
+  using learner = await loadModel(walking)
+  const run = recipes[name]({
+    policy: learner,
+    prompts: tasks,
+    env: ladder,
+    ...{ learningRate: 5e-3, lrSchedulerType: 'constant', rounds: 8, promptsPerRound: 6, seed: 3, samples: 0 },
+    ...{ numGenerations: 16, perDeviceTrainBatchSize: 24 },
+    ...{ maxCompletionLength: 3, maxEpisodeSteps: 6, temperature: 0.9, ...options },
+  })
+  const events: TrainEvent[] = []
+  for await (const event of run) events.push(event)
+  await run.result
+  const hash = createHash('sha256')
+  for (const flat of Object.values(learner.decoder.parameters.flat)) hash.update((await flat.bits()) as Float32Array)
+  return {
+    hash: hash.digest('hex'),
+    rounds: valuesOf(events, 'round'),
+    steps: events.filter(({ type }) => type === 'step'),
+  }
+}
+
+t.test('methods of samples act in an environment too', async (t) => {
+  const { hash, rounds, steps } = await act('grpo')
+  t.equal((await act('grpo')).hash, hash)
+  const rise = (some: readonly Record<string, number>[]) =>
+    some.map((values) => values['episodes/success'].toFixed(2)).join(' ')
+  t.comment(rise(rounds))
+  t.ok(rounds[7]['episodes/success'] > rounds[0]['episodes/success'] + 0.2, 'it climbs')
+  t.match(rounds[0], { reward: rounds[0]['rewards/env/mean'], 'episodes/steps': Number })
+  t.match(steps[0], { stats: { ratio: 1, kl: 0 } }, 'actions were drawn by the bits that train')
+  for (const [name, options] of [
+    ['bestOfN', { threshold: 0.1 }],
+    ['onlineDpo', {}],
+  ] as const) {
+    const own = await act(name, options)
+    t.comment(rise(own.rounds))
+    t.ok(own.rounds[7]['episodes/success'] > own.rounds[0]['episodes/success'] + 0.1, name)
+  }
+  const short: RewardFunction = ({ returns, completions }) =>
+    completions.map((text, i) => Number(text.length < 3) + Number(returns?.[i]))
+  const both = await act('grpo', { rounds: 1, rewardFuncs: [short] })
+  const [{ reward, ...named }] = both.rounds
+  t.ok(Math.abs(reward - named['rewards/short/mean'] - named['rewards/env/mean']) < 1e-6)
+  await t.rejects(act('grpo', { stopStrings: ['b'] }), { code: 'E_CONFIG', message: /actionEnd/ })
+  await t.rejects(act('grpo', { env: () => ({}) }), { code: 'E_CONFIG', message: /environment/ })
+  await t.rejects(recipes.rise({ policy, prompts: tasks, env: ladder }).result, {
+    code: 'E_CONFIG',
+    message: /episodes/,
+  })
+})
+
 t.test('refused', async (t) => {
-  await t.rejects(climb({ prompts: [{ prompt: 'a=' }] }), { code: 'E_CONFIG', message: /environment/ })
+  await t.rejects(climb({ prompts: [{ prompt: 'a=' }] }), { code: 'E_CONFIG', message: /tasks that have one/ })
   await t.rejects(climb({ rewardFuncs: [() => [1]] }), { code: 'E_CONFIG', message: /rewards are those/ })
   await t.rejects(climb({ exactVerdicts: true }), { code: 'E_CONFIG', message: /stepsLeft/ })
 })

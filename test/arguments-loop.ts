@@ -15,7 +15,7 @@ import {
   trace,
 } from './support-arguments.js'
 
-/** A recipe in one short round. */
+/** A recipe in one short round, with the members that it needs itself. */
 const recipeOf = (
   run: (options: never) => { readonly result: Promise<unknown> },
   more: object = {},
@@ -23,30 +23,22 @@ const recipeOf = (
 ): Entry => ({
   call: (options) => run(begunOnly(options) as never).result,
   args: [{ policy, prompts: [{ prompt: '2 + 2 =', completion: '4' }], rewardFuncs: [reward], ...short, ...more }],
-  options: {
-    0: {
-      ...Object.fromEntries(needed.map((name) => [`${name}!`, ''])),
-      rounds: 'number',
-      topP: '',
-      stopStrings: 'list',
-      stopIds: 'list',
-      maxRows: 'number',
-      rewardWeights: '',
-      ...(!needed.includes('reference') && { reference: '' }),
-      ...(!needed.includes('judge') && { judge: '' }),
-      evalData: '',
-      output: 'text',
-      resume: 'true',
-      signal: '',
-      monitor: 'function',
-      sources: 'list',
-      record: '',
-    },
-  },
+  options: { 0: { ...Object.fromEntries(needed.map((name) => [`${name}!`, ''])), rounds: 'number' } },
 })
-/** Without settings a recipe has its hundred rounds: that it begins has to do. */
-const begunOnly = (options: { readonly sources?: unknown }): object =>
-  Array.isArray(options?.sources) ? { ...options, signal: AbortSignal.timeout(500) } : options
+/** Members that all recipes have: the same code looks at them, which is tried through one. */
+const shared = {
+  ...Object.fromEntries(
+    ['topP', 'rewardWeights', 'reference', 'judge', 'env', 'evalData', 'signal', 'record'].map((name) => [name, '']),
+  ),
+  ...{ stopStrings: 'list', stopIds: 'list', maxRows: 'number', output: 'text', resume: 'true' },
+  ...{ monitor: 'function', sources: 'list' },
+}
+/** Without settings, or without `rounds`, a recipe has its hundred rounds: that it begins has to do. */
+const begunOnly = (options: { readonly sources?: unknown; readonly rounds?: unknown }): object => {
+  const isLong =
+    typeof options === 'object' && options && (Array.isArray(options.sources) || options.rounds === undefined)
+  return isLong ? { ...options, signal: AbortSignal.timeout(200) } : options
+}
 const short = { rounds: 1, promptsPerRound: 1, numGenerations: 2, maxCompletionLength: 2, learningRate: 0 }
 
 /** A score head behind an adapter with dropout. */
@@ -166,8 +158,16 @@ export const loopTable: Readonly<Record<string, Entry>> = {
     { score: scored, feedback: () => '' },
     { 'score!': 'function', 'feedback!': 'function', rounds: 'number' },
   ),
-  'recipes.grpo': recipeOf(api.recipes.grpo),
-  'recipes.onlineDpo': recipeOf(api.recipes.onlineDpo),
+  ...Object.fromEntries(
+    (['bestOfN', 'onlineDpo', 'onlineSimpo', 'onlineXpo', 'onlineNashMd', 'scl', 'score'] as const).map((name) => [
+      `recipes.${name}`,
+      recipeOf(api.recipes[name]),
+    ]),
+  ),
+  'recipes.grpo': {
+    ...recipeOf(api.recipes.grpo),
+    options: { 0: { ...recipeOf(api.recipes.grpo).options?.[0], ...shared } },
+  },
   'recipes.upo': recipeOf(api.recipes.upo, { judge: estimator }, ['policy', 'prompts', 'rewardFuncs', 'judge']),
   uncertainty: { call: api.uncertainty, args: [[0.5]] },
   drawScores: {
@@ -176,16 +176,11 @@ export const loopTable: Readonly<Record<string, Entry>> = {
     fair: { 1: 'list' },
     options: { 2: { 'passes!': 'number', 'seed!': 'number' } },
   },
-  'recipes.onlineXpo': recipeOf(api.recipes.onlineXpo),
-  'recipes.onlineNashMd': recipeOf(api.recipes.onlineNashMd),
   'recipes.onlineGkd': recipeOf(api.recipes.onlineGkd, { reference: frozen.decoder }, [
     'policy',
     'prompts',
     'reference',
   ]),
-  'recipes.bestOfN': recipeOf(api.recipes.bestOfN),
-  'recipes.score': recipeOf(api.recipes.score),
-  'recipes.onlineSimpo': recipeOf(api.recipes.onlineSimpo),
   'recipes.bstar': recipeOf(api.recipes.bstar, { temperatures: [1], thresholds: [-1], rightAt: -1 }),
   'recipes.still': recipeOf(api.recipes.still, { right: -1, skipSolved: false, maskTruncatedCompletions: false }),
   'recipes.mctsDpo': recipeOf(api.recipes.mctsDpo, { simulations: 1 }),
@@ -197,13 +192,12 @@ export const loopTable: Readonly<Record<string, Entry>> = {
   }),
   'recipes.agentR': recipeOf(
     api.recipes.agentR,
-    { prompts: rooms, rewardFuncs: undefined, maxSteps: 2, simulations: 1, alphas: [0] },
+    { prompts: rooms, rewardFuncs: undefined, maxEpisodeSteps: 2, simulations: 1, alphas: [0] },
     ['policy', 'prompts'],
   ),
   'recipes.qwenMath': recipeOf(api.recipes.qwenMath, { right: -1, mostRight: 1 }),
   'recipes.sharpening': recipeOf(api.recipes.sharpening, { maskTruncatedCompletions: false }, ['policy', 'prompts']),
   'recipes.rise': recipeOf(api.recipes.rise, { branches: 2 }),
-  'recipes.scl': recipeOf(api.recipes.scl),
   'recipes.cct': recipeOf(api.recipes.cct, { right: -1 }),
   'recipes.critiqueInLoop': recipeOf(api.recipes.critiqueInLoop, { right: -1 }),
   'recipes.smart': recipeOf(api.recipes.smart, { right: -1, strategies: ['a', 'b'] }),

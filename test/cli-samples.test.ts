@@ -26,7 +26,7 @@ const own: Readonly<Record<string, string>> = {
   critiqueInLoop: '--right 0',
   smart: '--right 0',
   autoCei: '--right 0',
-  agentR: '--alphas 0 --maxSteps 2 --simulations 2',
+  agentR: '--alphas 0 --maxEpisodeSteps 2 --simulations 2',
   dapo: '--maskTruncatedCompletions false',
 }
 
@@ -75,7 +75,7 @@ t.test('every trainer on samples, by name', async (t) => {
   t.match(cut.err, /^E_VERIFIER \[round 1\] all \d samples that were kept were cut off.*maskTruncatedCompletions/m)
 })
 
-t.test('a judge of pairs, and distillation without rewards', async (t) => {
+t.test('a judge of pairs, distillation without rewards, episodes', async (t) => {
   const judge = 'export default ({ completions }) => completions.map(([a, b]) => Number(a.length > b.length))\n'
   await put('judge.mjs', judge)
   const command = '--config online.yaml --data completion.jsonl --rounds 1'
@@ -99,6 +99,19 @@ t.test('a judge of pairs, and distillation without rewards', async (t) => {
   t.match(two.err, /^E_CONFIG \[two\.mjs\] expected a module that exports one function .* found 2/m)
   const untaught = await run(...words(`train onlineGkd ${command} --output untaught`))
   t.match(untaught.err, /^E_CONFIG \[reference\] gkd\.v1 needs it, the teacher/m)
+  const rooms = '--config online.yaml --tasks grid --rounds 1 --maxEpisodeSteps 2'
+  const acted = await run(...words(`train grpo ${rooms} --env true --output acted`))
+  t.equal(acted.code, 0, acted.err)
+  const episodes = (await eventsOf('acted')).filter(({ type }) => type === 'round')
+  t.match(episodes, [{ values: { 'rewards/env/mean': Number, 'episodes/steps': Number } }])
+  const worldless = await run(...words(`train grpo ${command} --env true --output worldless`))
+  t.match(worldless.err, /^E_CONFIG \[--env\] expected tasks that have an environment/m)
+  const turns = await run(...words(`train rise ${rooms} --env true --output turns`))
+  t.match(turns.err, /^E_CONFIG \[env\] expected none: this method makes its samples/m)
+  for (const trainer of ['agentR', 'grpo --env true']) {
+    const estimated = await run(...words(`estimate ${trainer} ${rooms}`))
+    t.match(estimated.err, /^E_CONFIG .* how long they get is not known before/m)
+  }
   const lmbda = await run(...words(`train onlineGkd ${command} --reference teacher --lmbda 2 --output lmbda`))
   t.match(lmbda.err, /^E_CONFIG \[--lmbda\] .*got 2/m)
 })

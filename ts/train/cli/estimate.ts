@@ -1,5 +1,6 @@
 // `whetstone estimate OBJECTIVE`: the memory that `train` with the same options would need, as a table or as JSON.
 
+import { WhetstoneError } from '../../src/base/errors.js'
 import { bytesText } from '../../src/base/progress.js'
 import { onlineCatalogue, onlineTrainers } from '../config/online-settings.js'
 import { estimateMemory, type MemoryEstimate } from '../estimate.js'
@@ -39,7 +40,13 @@ async function runEstimate(objective: string, options: Options): Promise<void> {
 async function runOnlineEstimate(trainer: string, options: Options): Promise<void> {
   const settings = await onlineSettingsOf(trainer, options)
   const { run, values } = settings
-  const { recipe } = onlineTrainers[trainer]
+  const { recipe, acts = run.env === true } = onlineTrainers[trainer]
+  if (acts)
+    throw new WhetstoneError(
+      'E_CONFIG',
+      trainer,
+      'expected samples, got episodes: how long they get is not known before',
+    )
   const prompts = promptSource(run, Number(values.seed))
   const estimate = await estimateOnline({ recipe, settings, prompts, tied: isTied(trainer, settings) })
   if (options.json === true) return print(JSON.stringify(estimate))

@@ -17,6 +17,7 @@ import {
 } from '../config/online-settings.js'
 import type { PairJudge } from '../loop/judges.js'
 import type { OnlineOptions } from '../loop/online.js'
+import { isTaskSource } from '../loop/prompts.js'
 import type { RewardFunction } from '../loop/rewards.js'
 import { recipes } from '../recipes/index.js'
 import { createTask } from '../tasks/index.js'
@@ -69,7 +70,7 @@ async function readJudge(file: string): Promise<PairJudge | string> {
   throw new WhetstoneError('E_CONFIG', file, text)
 }
 
-type Prompts = Pick<OnlineOptions, 'prompts' | 'rewardFuncs' | 'judge'>
+type Prompts = Pick<OnlineOptions, 'prompts' | 'env' | 'rewardFuncs' | 'judge'>
 
 /** The tasks or the file of prompts. */
 export function promptSource({ tasks, difficulty, data }: OnlineRunOptions, seed: number): Prompts['prompts'] {
@@ -79,13 +80,22 @@ export function promptSource({ tasks, difficulty, data }: OnlineRunOptions, seed
   throw new WhetstoneError('E_CONFIG', '--tasks', text)
 }
 
+/** The world of the tasks, where it is asked for. */
+function envOf(run: OnlineRunOptions, prompts: Prompts['prompts']): Prompts['env'] {
+  if (run.env !== true) return undefined
+  const env = isTaskSource(prompts) ? prompts.env : undefined
+  if (env !== undefined) return env
+  throw new WhetstoneError('E_CONFIG', '--env', 'expected tasks that have an environment, such as --tasks grid')
+}
+
 async function promptsOf(trainer: string, run: OnlineRunOptions, seed: number): Promise<Prompts> {
   const prompts = promptSource(run, seed)
+  const env = envOf(run, prompts)
   const rewardFuncs = run.rewards === undefined ? undefined : await judgesOf(run.rewards)
   const judge = run.judge === undefined ? undefined : await readJudge(run.judge)
   const isJudged = run.tasks !== undefined || rewardFuncs !== undefined || judge !== undefined
   const { distils = false, unrewarded = false } = onlineTrainers[trainer]
-  if (isJudged || distils || unrewarded) return { prompts, rewardFuncs, judge }
+  if (isJudged || distils || unrewarded) return { prompts, env, rewardFuncs, judge }
   const text = 'expected a module of reward functions, or a reward model, for the prompts, got none'
   throw new WhetstoneError('E_CONFIG', '--rewards', text)
 }

@@ -25,6 +25,10 @@ export const onlineRunOptions = z.strictObject({
     .optional()
     .describe('built-in tasks with an exact checker'),
   difficulty: z.int().min(1).optional().describe('size of the tasks'),
+  env: z
+    .boolean()
+    .optional()
+    .describe('act in the environment of the tasks: samples are episodes, and what it pays is the reward'),
   data: place().optional().describe('prompts: a file of rows with `prompt`, and columns for the rewards'),
   evalData: place().optional().describe('prompts to evaluate on: a file of rows'),
   rewards: z
@@ -67,6 +71,8 @@ export interface OnlineTrainer {
   readonly distils?: boolean
   /** It needs no rewards. */
   readonly unrewarded?: boolean
+  /** It acts in the environment of its tasks, asked or not. */
+  readonly acts?: boolean
   /** It has no reference, whatever its `beta`. */
   readonly untied?: boolean
 }
@@ -139,6 +145,7 @@ export const onlineTrainers: Readonly<Record<string, OnlineTrainer>> = {
     description: 'an environment: episodes that turn back at the first error (Agent-R, 2501.11425)',
     recipe: 'agentR',
     unrewarded: true,
+    acts: true,
   },
   qwenMath: {
     description: 'samples and rewards: GRPO on a checker and a reward model that is fitted between rounds (2409.12122)',

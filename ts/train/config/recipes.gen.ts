@@ -300,8 +300,6 @@ export type AgentRInput = Omit<OnlineInput, 'learningRate' | 'rounds' | 'numGene
   readonly numGenerations?: number | undefined
   /** Most new tokens of an action. From 1, default `64`. */
   readonly maxCompletionLength?: number | undefined
-  /** Most steps of an episode. From 1, default `20`. */
-  readonly maxSteps?: number | undefined
   /** Episodes of a search. From 1, default `8`. */
   readonly simulations?: number | undefined
   /** C of UCB1. From 0, default `0.25`. */

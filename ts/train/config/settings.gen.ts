@@ -162,6 +162,8 @@ export type OnlineInput = {
   readonly repetitionPenalty?: number | undefined
   /** Texts that end a sample; rewards see what is before them. As JSON they keep blanks and commas. */
   readonly stopStrings?: string[] | undefined
+  /** environments: most actions of an episode, each a completion. From 1, default `20`. */
+  readonly maxEpisodeSteps?: number | undefined
   /** Tokens that end a sample; default the end tokens of the model. */
   readonly stopIds?: number[] | undefined
   /** Variables of the chat template, such as enable_thinking; those of a row go before. */

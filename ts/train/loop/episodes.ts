@@ -8,6 +8,7 @@ import { WhetstoneError } from '../../src/base/errors.js'
 import { deriveKey, uniform } from '../../src/base/rng.js'
 import { mean } from '../../src/base/stats.js'
 import type { Completion } from '../../src/generate/language-model.js'
+import { limitOf } from '../../src/generate/request.js'
 import { type Env, type EnvStep, envKind, type Task, taskKind } from '../tasks/task.js'
 import { injectedIds } from './chain.js'
 import {
@@ -80,8 +81,9 @@ function repeatsOf({ steps }: Episode): number {
 }
 
 /**
- * An episode as a trace: its actions are completions, its observations injected. Scores: `reward`, that of all steps; `step/1`,
- * `step/2`, ... of each; `steps`; `repeats`, steps that did the same behind the same observation as one before.
+ * An episode as a trace: its actions are completions, its observations injected. Scores: `return`, the reward of all steps, which
+ * is its `reward` too; `step/1`, `step/2`, ... of each; `steps`; `repeats`, steps that did the same behind the same observation
+ * as one before.
  */
 export const episodeTrace = (episode: Episode, sample: number): Trace => ({
   task: episode.task,
@@ -89,6 +91,7 @@ export const episodeTrace = (episode: Episode, sample: number): Trace => ({
   segments: segmentsOf(episode),
   finishReason: episode.finishReason,
   scores: {
+    return: returnOf(episode),
     reward: returnOf(episode),
     ...Object.fromEntries(episode.steps.map(({ reward }, i) => [`step/${i + 1}`, reward])),
     steps: episode.steps.length,
@@ -150,6 +153,15 @@ export const actGiven = (
   return actIn(context, episode, { role: options.role ?? 'injected', text, ids }, options)
 }
 
+/** An episode that goes on only where its next action fits into the positions of the model, which GPT-2's end. */
+function withinLimit({ policy: { decoder } }: ExploreContext, episode: Episode, { sampling }: ActOptions): Episode {
+  const limit = limitOf([decoder]) ?? Number.POSITIVE_INFINITY
+  const length = segmentsOf(episode).reduce((sum, { ids }) => sum + ids.length, 0)
+  return episode.over || length + sampling.maxNewTokens <= limit
+    ? episode
+    : { ...episode, over: true, finishReason: 'length' }
+}
+
 /** What the policy wrote as the next step. In text an end token gives the episode up; in conversations it ends the action. */
 export async function actWritten(
   context: ExploreContext,
@@ -161,7 +173,8 @@ export async function actWritten(
   const isEnd = decoder.config.eosTokenIds.includes(one.ids[one.ids.length - 1])
   const own: Segment = { ...segmentOf(one, options.sampling.logps), finishReason: one.finishReason }
   const action = isEnd ? own : { ...own, text: tokenizer.decode(one.ids) }
-  if (!isEnd || episode.task.messages !== undefined) return actIn(context, episode, action, options)
+  if (!isEnd || episode.task.messages !== undefined)
+    return withinLimit(context, await actIn(context, episode, action, options), options)
   const steps = [...episode.steps, { action, reward: 0, after: stateOf(episode) }]
   return { ...episode, steps, over: true, finishReason: 'stop' }
 }
@@ -194,7 +207,7 @@ async function begunWith(context: ExploreContext, episodes: readonly Episode[], 
   const begun: Episode[] = []
   for (let episode of episodes) {
     for (const text of options.beginning?.(episode.task) ?? [])
-      if (!episode.over) episode = await actGiven(context, episode, text, options)
+      if (!episode.over) episode = withinLimit(context, await actGiven(context, episode, text, options), options)
     begun.push(episode)
   }
   return begun
@@ -262,11 +275,13 @@ export function sampleRecovery(options: EpisodeOptions): Explore {
 
 /**
  * Shares of the policy's episodes that are paid, and of those behind a beginning; and of steps that did the same behind the same
- * observation as one before.
+ * observation as one before. Nothing where there are no episodes.
  */
-export function episodeStatistics(traces: readonly Trace[]): Record<string, number> {
+export function episodeStatistics(samples: readonly Trace[]): Record<string, number> {
+  const traces = samples.filter(({ scores }) => scores.return !== undefined)
+  if (traces.length === 0) return {}
   const [own, begun] = [traces.filter(isOwn), traces.filter(({ scores }) => scores.begun === 1)]
-  const paid = (some: readonly Trace[]) => mean(some.map(({ scores }) => Number(scores.reward > 0)))
+  const paid = (some: readonly Trace[]) => mean(some.map(({ scores }) => Number(scores.return > 0)))
   const loops = (some: readonly Trace[]) => mean(some.map(({ scores }) => scores.repeats / Math.max(1, scores.steps)))
   return {
     'episodes/success': paid(own),

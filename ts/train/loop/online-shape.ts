@@ -1,6 +1,7 @@
 // Settings that every online method has, under TRL's names, and what sampling makes of them.
 
 import * as z from 'zod'
+import { WhetstoneError } from '../../src/base/errors.js'
 import {
   disableDropout,
   optimizerShape,
@@ -44,6 +45,7 @@ export const onlineShape = {
     .array(z.string().min(1))
     .optional()
     .describe('texts that end a sample; rewards see what is before them. As JSON they keep blanks and commas'),
+  maxEpisodeSteps: count(1).default(20).describe('environments: most actions of an episode, each a completion'),
   stopIds: z.array(count()).optional().describe('tokens that end a sample; default the end tokens of the model'),
   chatTemplateKwargs: templateVariables
     .optional()
@@ -85,6 +87,17 @@ export const samplingOf = (values: OnlineValues): SampleGroupOptions => ({
   stopIds: values.stopIds,
   maxRows: values.maxRows,
 })
+
+/**
+ * How actions are drawn in an environment, which says itself where they end.
+ *
+ * @throws WhetstoneError E_CONFIG for stop strings
+ */
+export function actionsOf(values: OnlineValues): Omit<SampleGroupOptions, 'stopStrings'> {
+  const { stopStrings, ...sampling } = samplingOf(values)
+  if (stopStrings === undefined) return sampling
+  throw new WhetstoneError('E_CONFIG', 'stopStrings', 'expected none in an environment: its actionEnd ends actions')
+}
 
 /** True when sampling changes the distribution by its temperature alone: its log-probs are then those of a trainer at it. */
 export const isUntruncated = ({ topP, topK, minP, repetitionPenalty }: OnlineValues): boolean =>

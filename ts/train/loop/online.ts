@@ -4,9 +4,7 @@
 import { createHash } from 'node:crypto'
 import { join } from 'node:path'
 import type * as z from 'zod'
-import type { Objective } from '../../loss/define.js'
 import { checkMembers, either, kinds, optional } from '../../src/base/arguments.js'
-import { WhetstoneError } from '../../src/base/errors.js'
 import { type LanguageModel, modelKind } from '../../src/generate/language-model.js'
 import { type Decoder, decoderKind } from '../../src/models/decoder.js'
 import { adamwOptions } from '../config/options.js'
@@ -19,15 +17,14 @@ import { checkTeacher, modelHash, openReference, type Reference } from '../refer
 import { referenceSyncOf } from '../reference-sync.js'
 import { openRun } from '../run-folder.js'
 import { checkSchedule } from '../schedule.js'
-import { sourceKind, type Task, type TaskSource } from '../tasks/task.js'
-import { type CompanionFit, type GivenCompanion, type OpenCompanion, openCompanion } from './companion.js'
-import type { ToExamples } from './examples.js'
-import { type Explore, sampleGroup } from './explore.js'
-import { evaluateHeldOut, type HeldOut, heldOutTasks } from './held-out.js'
+import { type Env, sourceKind, type TaskSource } from '../tasks/task.js'
+import { type GivenCompanion, type OpenCompanion, openCompanion } from './companion.js'
+import { episodeStatistics } from './episodes.js'
+import { evaluateHeldOut, type HeldOut, readHeldOut } from './held-out.js'
 import { type IterateOptions, runRounds } from './iterate.js'
-import type { PairJudge } from './judges.js'
 import { type RoundStatistics, rewardStatistics, sampledEntropy } from './metrics.js'
-import { isUntruncated, type OnlineValues, samplingOf } from './online-shape.js'
+import type { OnlineMethod } from './online-method.js'
+import { isUntruncated, type OnlineValues } from './online-shape.js'
 import { checkPrompts, isTaskSource, type PromptSource, readPrompts, taskRounds } from './prompts.js'
 import {
   checkJudge,
@@ -38,19 +35,12 @@ import {
   openJudges,
   rewardsKind,
 } from './reward-model.js'
-import {
-  checkerReward,
-  missingEosReward,
-  type NamedReward,
-  nameRewards,
-  type RewardFunction,
-  scoreRewards,
-  withGold,
-} from './rewards.js'
+import { checkerReward, environmentReward, missingEosReward, nameRewards, scoreRewards, withGold } from './rewards.js'
 import { isOwn } from './rivals.js'
+import { checkEnv, samplerOf } from './sampler.js'
 import type { Score } from './score.js'
-import type { Select } from './select.js'
-import type { Trace } from './trace.js'
+
+export type { OnlineMethod, ScoreParts } from './online-method.js'
 
 /** What an online method works with, besides its settings. */
 export interface OnlineOptions extends GivenJudges, GivenCompanion {
@@ -59,6 +49,11 @@ export interface OnlineOptions extends GivenJudges, GivenCompanion {
   readonly prompts: PromptSource
   /** Prompts to evaluate on: a file of rows, or rows. Task sources have tasks of their own for that: `evalTasks`. */
   readonly evalData?: Exclude<PromptSource, TaskSource>
+  /**
+   * Makes the environment to act in (TRL's `environment_factory`): samples are episodes of up to `maxEpisodeSteps` actions, and what
+   * it pays is the reward `env`, beside those of `rewardFuncs`. Only for methods whose samples are independent of each other.
+   */
+  readonly env?: () => Env
   /** Frozen model that the policy is tied to, default the policy as it is when the run starts; of distillation the teacher. */
   readonly reference?: Decoder
   /** Run folder; none: nothing is saved. */
@@ -78,6 +73,7 @@ const onlineKinds = {
   policy: modelKind,
   prompts: either(sourceKind, dataKind),
   evalData: optional(dataKind),
+  env: optional(kinds.call),
   rewardFuncs: optional(rewardsKind),
   judge: optional(judgeKind),
   companion: optional(either(modelKind, kinds.path)),
@@ -90,64 +86,13 @@ const onlineKinds = {
   record: optional(resolvedKind),
 }
 
-/** What a method scores samples with. */
-export interface ScoreParts {
-  /** The rewards of the run. */
-  readonly rewards: Score
-  readonly judge: PairJudge | undefined
-  readonly reference: Decoder | undefined
-  /** The model of the method's `companion`. */
-  readonly companion: LanguageModel | undefined
-}
-
-/** What a method makes of the shared parts. */
-export interface OnlineMethod {
-  /** None: rounds are made and reported, nothing is trained. */
-  readonly objective?: Objective
-  /** What of the samples is trained, and with which advantage; default all of them. */
-  readonly select?: (rewards: readonly NamedReward[]) => Select
-  /** Examples of a round; default one of each of `numGenerations` samples of its prompts. */
-  readonly examplesPerRound?: number
-  /** Models that it samples from besides the policy: a run goes on with the same ones. */
-  readonly models?: readonly Decoder[]
-  /** A second model that is fitted between rounds. */
-  readonly companion?: CompanionFit
-  /** Default `numGenerations` samples of each prompt. It may look at rewards, and at the companion, while it explores. */
-  readonly explore?: (rewards: Score, companion: LanguageModel | undefined) => Explore
-  /** Further reward functions, weight 1. */
-  readonly rewards?: readonly RewardFunction[]
-  /** Rewards are numbers to look at: there may be none. */
-  readonly unrewarded?: boolean
-  /** It compares pairs, and takes a judge of them. */
-  readonly comparesPairs?: boolean
-  /** Refuses tasks that the method cannot work with. */
-  readonly checkTasks?: (tasks: readonly Task[]) => void
-  /** How an evaluation samples; default as a round. */
-  readonly exploreHeldOut?: Explore
-  /** How samples are scored; default by the rewards. */
-  readonly score?: (parts: ScoreParts) => Score
-  /** The reference is looked at in scoring, whatever the objective needs. */
-  readonly needsReference?: boolean
-  /** Further numbers of a round. */
-  readonly statistics?: RoundStatistics
-  /** Divides the logits in training; default 1. */
-  readonly temperature?: number
-  /** As in `iterate`. */
-  readonly toExamples?: ToExamples
-  readonly startFrom?: 'current' | 'base'
-  readonly pool?: 'replace' | 'accumulate'
-  /** Dynamic sampling: prompts that a round may try, and when it has enough. */
-  readonly promptsTried?: number
-  readonly enough?: (traces: readonly Trace[]) => boolean
-}
-
 /** The settings of a method from their sources. */
 export const settingsFrom = <S extends z.ZodRawShape>(schema: z.ZodObject<S>, sources: readonly Source[]) =>
   resolveConfig(schema, sources, undefined, Object.keys(onlineKinds))
 
 /** Settings among the options of a call. */
 const given = (options: OnlineOptions): Record<string, unknown> => {
-  const { policy, prompts, evalData, rewardFuncs, judge, companion, reference, output, ...others } = options
+  const { policy, prompts, evalData, env, rewardFuncs, judge, companion, reference, output, ...others } = options
   const { resume, signal, monitor, sources, record, ...settings } = others
   return settings
 }
@@ -177,6 +122,7 @@ async function runInFolder<V extends OnlineValues>(
   const config = resolve(options.sources ?? [{ origin: 'argument', values: given(options) }])
   checkSchedule(config.values)
   const method = methodOf(config.values)
+  checkEnv(options.env, method)
   if (method.objective !== undefined) checkTeacher(method.objective, options.reference)
   checkJudge(options.judge, { ...method, ...config.values })
   const { output, resume = false, record = config } = options
@@ -223,15 +169,24 @@ interface OnlineParts extends Omit<OnlineOptions, 'companion'> {
   readonly heldOut: OnlineMethod
 }
 
-/** The rewards of a run: what was passed, or the source's checker; then the method's own. */
-function rewardsOf({ prompts, judges }: OnlineParts, values: OnlineValues, { unrewarded, rewards = [] }: OnlineMethod) {
+/** The rewards of a run: what was passed, or the source's checker, or what the environment pays; then the method's own. */
+function rewardsOf(
+  { prompts, env, judges }: OnlineParts,
+  values: OnlineValues,
+  { unrewarded, rewards = [] }: OnlineMethod,
+) {
   const { rewardWeights, missingEosPenalty } = values
-  const passed = judges.functions ?? (isTaskSource(prompts) ? [checkerReward(prompts)] : [])
-  const isOptional = unrewarded === true || judges.judge !== undefined
+  const checkers = env === undefined && isTaskSource(prompts) ? [checkerReward(prompts)] : []
+  const passed = judges.functions ?? checkers
   const asked = rewardWeights !== undefined || missingEosPenalty !== undefined
-  if (passed.length === 0 && !asked && isOptional) return []
-  const named = nameRewards(passed, rewardWeights)
-  const own = missingEosPenalty === undefined ? rewards : [...rewards, missingEosReward(missingEosPenalty)]
+  const isOptional = unrewarded === true || judges.judge !== undefined
+  if (passed.length === 0 && !asked && env === undefined && isOptional) return []
+  const named = passed.length === 0 && env !== undefined ? [] : nameRewards(passed, rewardWeights)
+  const own = [
+    ...rewards,
+    ...(env === undefined ? [] : [environmentReward]),
+    ...(missingEosPenalty === undefined ? [] : [missingEosReward(missingEosPenalty)]),
+  ]
   return own.length === 0 ? named : [...named, ...nameRewards(own)]
 }
 
@@ -242,30 +197,11 @@ const statisticsOf =
     const isWhole = values.temperature === 1 && isUntruncated(values) && own.length > 0
     return {
       ...(own.length > 0 ? rewardStatistics(own, kept.filter(isOwn)) : rewardStatistics(traces, kept)),
+      ...episodeStatistics(traces),
       ...statistics?.(traces, kept),
       ...(isWhole && { entropy: sampledEntropy(own) }),
     }
   }
-
-/** Prompts to evaluate on; none where none were given. */
-async function heldOutOf(options: OnlineParts, values: OnlineValues): Promise<Task[]> {
-  const { prompts, evalData, policy } = options
-  const { evalTasks, chatTemplateKwargs } = values
-  const refuse = (setting: string, message: string): never => {
-    throw new WhetstoneError('E_CONFIG', setting, message)
-  }
-  if (evalTasks !== undefined && !isTaskSource(prompts))
-    return refuse('evalTasks', 'expected a task source as prompts: rows to evaluate on are evalData')
-  if (evalData !== undefined && isTaskSource(prompts))
-    return refuse('evalData', 'expected evalTasks, held-out tasks of the task source: its checker knows no others')
-  const ofSource = evalTasks !== undefined && isTaskSource(prompts) ? prompts.heldOut(evalTasks) : []
-  const rows = evalData === undefined ? [] : await readPrompts(evalData, policy.tokenizer, 0, chatTemplateKwargs)
-  const tasks = heldOutTasks([...ofSource, ...rows])
-  if (tasks.length === 0 && values.evalRounds > 0)
-    refuse('evalRounds', 'expected evalData, or evalTasks of a task source, beside it')
-  checkPrompts(options, tasks, values.maxCompletionLength)
-  return tasks
-}
 
 /** Prompts of every round, and what tells them from others when a run goes on. */
 async function roundsOf(options: OnlineParts, values: OnlineValues, perRound: number, method: OnlineMethod) {
@@ -292,7 +228,7 @@ async function evaluationOf(
     readonly scoreOf: (method: OnlineMethod) => Score
   },
 ): Promise<((round: number) => Promise<void>) | undefined> {
-  const tasks = await heldOutOf(options, values)
+  const tasks = await readHeldOut(options, values)
   if (tasks.length === 0) return undefined
   const { policy, reference, signal, heldOut } = options
   const { numGenerations, numGenerationsEval = numGenerations } = values
@@ -302,7 +238,7 @@ async function evaluationOf(
     explore:
       heldOut.exploreHeldOut ??
       heldOut.explore?.(score, options.companion?.model) ??
-      sampleGroup({ ...samplingOf(values), numGenerations: numGenerationsEval }),
+      samplerOf({ ...values, numGenerations: numGenerationsEval }, options.env, heldOut.logps),
     score: scoreOf(heldOut),
     statistics: statisticsOf(values, heldOut),
     ...{ seed: values.seed, evalRounds: values.evalRounds, rounds: values.rounds },
@@ -337,14 +273,31 @@ function updateOf(values: OnlineValues, { objective, ...method }: OnlineMethod):
   }
 }
 
+/** What a run that goes on must have in common with the one that began. */
+async function fingerprintOf(
+  { judges: { judge, hashes }, companion }: OnlineParts,
+  values: OnlineValues,
+  { models }: OnlineMethod,
+  rest: { readonly prompts: string; readonly rewards: readonly string[] },
+): Promise<Readonly<Record<string, unknown>>> {
+  return {
+    ...values,
+    ...rest,
+    ...(judge !== undefined && { judge: judge.name }),
+    ...(hashes.length > 0 && { rewardModels: hashes }),
+    ...(companion !== undefined && { companion: companion.hash }),
+    ...(models !== undefined && { models: await Promise.all(models.map(modelHash)) }),
+  }
+}
+
 async function runOnline(
   options: OnlineParts,
   values: OnlineValues,
   method: OnlineMethod,
   emit: Emit,
 ): Promise<PhaseResult> {
-  const { policy, prompts, reference, companion, output, resume, signal, monitor } = options
-  const { judge, hashes, functions } = options.judges
+  const { policy, prompts, env, reference, companion, output, resume, signal, monitor } = options
+  const { judge, functions } = options.judges
   const { model } = companion ?? {}
   const rewards = rewardsOf(options, values, method)
   const tried = method.promptsTried ?? values.promptsPerRound
@@ -359,13 +312,16 @@ async function runOnline(
   const directory = output === undefined ? undefined : join(output, 'rounds')
   await tellEmptyResume({ directory: update && directory && join(directory, 'checkpoints'), resume: !!resume, emit })
   const scoreOf = (own: OnlineMethod) =>
-    withGold(own.score?.({ rewards: score, judge, reference, companion: model }) ?? score, functions && prompts)
+    withGold(
+      own.score?.({ rewards: score, judge, reference, companion: model }) ?? score,
+      env === undefined && functions ? prompts : undefined,
+    )
   const evaluate = await evaluationOf(options, values, { score, scoreOf, stepsPerRound, emit })
   const result = await runRounds({
     policy,
     reference,
     tasks: rounds.of,
-    explore: method.explore?.(score, model) ?? sampleGroup(samplingOf(values)),
+    explore: method.explore?.(score, model) ?? samplerOf(values, options.env, method.logps),
     score: scoreOf(method),
     select: method.select?.(rewards) ?? ((traces) => [...traces]),
     update,
@@ -381,15 +337,7 @@ async function runOnline(
       await evaluate?.(round)
       await monitor?.(round)
     },
-    fingerprint: {
-      ...values,
-      prompts: rounds.digest,
-      rewards: names,
-      ...(judge !== undefined && { judge: judge.name }),
-      ...(hashes.length > 0 && { rewardModels: hashes }),
-      ...(companion !== undefined && { companion: companion.hash }),
-      ...(method.models !== undefined && { models: await Promise.all(method.models.map(modelHash)) }),
-    },
+    fingerprint: await fingerprintOf(options, values, method, { prompts: rounds.digest, rewards: names }),
     emit,
     signal,
   })

@@ -18,6 +18,8 @@ export interface RewardInput {
   readonly completionIds: readonly (readonly number[])[]
   readonly finishReasons: readonly ('stop' | 'length')[]
   readonly tasks: readonly Task[]
+  /** What an environment paid for all steps of the episode; null for samples that are none. */
+  readonly returns?: readonly (number | null)[]
   /** Columns of the data set; empty for tasks that came from none. */
   readonly rows: readonly Readonly<Record<string, unknown>>[]
 }
@@ -73,6 +75,7 @@ export const inputOf = (traces: readonly Trace[]): RewardInput => {
     completionIds: last.map((segment) => segment?.ids ?? []),
     finishReasons: traces.map(({ finishReason }) => finishReason),
     tasks: traces.map(({ task }) => task),
+    returns: traces.map(({ scores }) => scores.return ?? null),
     rows: traces.map(({ task }) => task.row ?? {}),
   }
 }
@@ -146,6 +149,13 @@ export const checkerReward = (source: Pick<TaskSource, 'check'>): RewardFunction
   function correct({ tasks, completions, finishReasons }) {
     return tasks.map((task, i) => Number(finishReasons[i] === 'stop' && source.check(task, completions[i]).correct))
   }
+
+/** What the environment of an episode paid. */
+export const environmentReward: RewardFunction = Object.defineProperty(
+  ({ returns, tasks }: RewardInput) => returns ?? tasks.map(() => null),
+  'name',
+  { value: 'env' },
+)
 
 /** TRL's `missing_eos_penalty`: taken from the reward of samples that were cut off. */
 export const missingEosReward = (penalty: number): RewardFunction =>

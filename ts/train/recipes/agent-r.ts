@@ -18,10 +18,10 @@ import { mean } from '../../src/base/stats.js'
 import type { LanguageModel } from '../../src/generate/language-model.js'
 import type { AgentRInput } from '../config/recipes.gen.js'
 import type { Run } from '../events.js'
-import { episodeStatistics, randomBeginning, sampleRecovery } from '../loop/episodes.js'
+import { randomBeginning, sampleRecovery } from '../loop/episodes.js'
 import { completionExamples } from '../loop/examples.js'
 import { type OnlineMethod, type OnlineOptions, settingsFrom, startOnline } from '../loop/online.js'
-import { onlineShape, samplingOf } from '../loop/online-shape.js'
+import { actionsOf, onlineShape } from '../loop/online-shape.js'
 import { isTaskSource } from '../loop/prompts.js'
 import { pick } from '../loop/select.js'
 import { errorByEnv, errorByVerdict, searchSplices } from '../loop/splices.js'
@@ -36,7 +36,6 @@ export const agentROptions = z.strictObject({
   rounds: onlineShape.rounds.default(3),
   numGenerations: onlineShape.numGenerations.default(4).describe('actions tried at a state; equal ones count once'),
   maxCompletionLength: onlineShape.maxCompletionLength.default(64).describe('most new tokens of an action'),
-  maxSteps: z.int().min(1).default(20).describe('most steps of an episode'),
   simulations: z.int().min(1).default(8).describe('episodes of a search'),
   explorationWeight: z.number().min(0).default(0.25).describe('c of UCB1'),
   alphas: z.array(z.number()).min(1).default([0.5, 0.7, 1]).describe('least value of a good episode, round by round'),
@@ -54,7 +53,7 @@ export const agentROptions = z.strictObject({
 
 type Settings = z.output<typeof agentROptions>
 
-/** What a run of Agent-R takes; the environment is that of the prompts. */
+/** What a run of Agent-R takes; the environment is that of the prompts unless another is given. */
 export type AgentROptions = OnlineOptions & AgentRInput
 
 /** Splices, and the best good episodes of each task. */
@@ -69,7 +68,6 @@ function statistics(traces: readonly Trace[]): Record<string, number> {
   const groups = byTask(traces)
   const spliced = traces.filter(({ scores }) => scores.splice === 1)
   return {
-    ...episodeStatistics(traces),
     ...(traces.some(({ scores }) => scores.value !== undefined) && {
       'search/found': mean(groups.map((group) => Number(group.some(({ scores }) => scores.value > 0)))),
       splices: spliced.length / groups.length,
@@ -80,11 +78,11 @@ function statistics(traces: readonly Trace[]): Record<string, number> {
 
 function methodOf(values: Settings, policy: LanguageModel, env: Env): OnlineMethod {
   const { alphas, promptsPerRound, splicesPerPrompt, goodPerPrompt, beginningSteps, seed } = values
-  const { stopStrings: _, ...sampling } = samplingOf(values)
-  const acting = { env, sampling, maxSteps: values.maxSteps }
+  const acting = { env, sampling: actionsOf(values), maxSteps: values.maxEpisodeSteps }
   return {
     objective: sft(),
     unrewarded: true,
+    acts: true,
     explore: () =>
       searchSplices({
         ...{ ...acting, simulations: values.simulations, weight: values.explorationWeight },
@@ -101,11 +99,11 @@ function methodOf(values: Settings, policy: LanguageModel, env: Env): OnlineMeth
   }
 }
 
-/** The world of the prompts. */
-function envOf({ prompts, rewardFuncs }: AgentROptions): Env {
-  const make = isTaskSource(prompts) ? prompts.env : undefined
+/** What is given, or the world of the prompts. */
+function envOf({ prompts, env, rewardFuncs }: AgentROptions): Env {
+  const make = env ?? (isTaskSource(prompts) ? prompts.env : undefined)
   if (make === undefined)
-    throw new WhetstoneError('E_CONFIG', 'prompts', 'expected tasks with an environment, such as createTask("grid")')
+    throw new WhetstoneError('E_CONFIG', 'env', 'expected one, or tasks that have one, such as createTask("grid")')
   if (rewardFuncs !== undefined)
     throw new WhetstoneError('E_CONFIG', 'rewardFuncs', 'expected none: rewards are those of the environment')
   return make()

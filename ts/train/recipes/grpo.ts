@@ -14,9 +14,8 @@ import type { Run } from '../events.js'
 import { countUntied, untiedFirst } from '../loop/credit.js'
 import { type CreditMethod, creditOf, creditShape } from '../loop/credit-settings.js'
 import { policyExamples } from '../loop/examples.js'
-import { sampleGroup } from '../loop/explore.js'
 import { type OnlineMethod, type OnlineOptions, settingsFrom, startOnline } from '../loop/online.js'
-import { isUntruncated, onlineShape, samplingOf } from '../loop/online-shape.js'
+import { isUntruncated, onlineShape } from '../loop/online-shape.js'
 import { softOverlongReward } from '../loop/ready-rewards.js'
 import type { PhaseResult } from '../loop.js'
 
@@ -84,7 +83,7 @@ function methodOf(values: Settings): OnlineMethod {
   const tempered = isUntruncated(values)
   return {
     objective: method.objective({ ...own, aggregation: lossType && byLossType[lossType] }),
-    explore: () => sampleGroup({ ...samplingOf(values), logps: tempered ? 'sampling' : 'model' }),
+    logps: tempered ? 'sampling' : 'model',
     temperature: tempered ? values.temperature : 1,
     rewards: softPunishCache > 0 ? [softOverlongReward(maxCompletionLength, softPunishCache)] : [],
     promptsTried: promptsPerRound * (dynamicSampling ? values.maxResamples : 1),
