@@ -347,7 +347,7 @@ t.test('methods of samples act in an environment too', async (t) => {
   t.match(steps[0], { stats: { ratio: 1, kl: 0 } }, 'actions were drawn by the bits that train')
   for (const [name, options] of [
     ['bestOfN', { threshold: 0.1 }],
-    ['onlineDpo', {}],
+    ['onlineDpo', { learningRate: 2e-3 }],
   ] as const) {
     const own = await act(name, options)
     t.comment(rise(own.rounds))

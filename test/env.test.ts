@@ -3,7 +3,12 @@
 import { join } from 'node:path'
 import t from 'tap'
 import { createRandom, deriveKey } from '../ts/src/base/rng.js'
-import { type LanguageModel, loadModel } from '../ts/src/generate/language-model.js'
+import {
+  type Completion,
+  type GenerateOptions,
+  type LanguageModel,
+  loadModel,
+} from '../ts/src/generate/language-model.js'
 import {
   beginEpisodes,
   type EpisodeOptions,
@@ -130,19 +135,32 @@ t.test('the checker: any line of right observations that ends at the goal', asyn
 })
 
 /** A policy that does what it is told, action by action. */
-const scripted = (policy: LanguageModel, act: (text: string, index: number) => string, calls: string[][] = []) => ({
-  ...policy,
-  generate: async (prompts: readonly number[][], options: { numGenerations: number; promptKeys: string[] }) => {
-    calls.push(options.promptKeys)
-    return prompts.map((ids) =>
-      Array.from({ length: options.numGenerations }, (_, i) => {
-        const text = act(policy.tokenizer.decode(ids), i)
-        const own = policy.tokenizer.encode(text, { addSpecialTokens: false })
-        return { text: text.slice(0, -1), ids: own, logps: own.map(() => -1), finishReason: 'stop' }
-      }),
-    )
-  },
-})
+const scripted = (policy: LanguageModel, act: (text: string, index: number) => string, calls: string[][] = []) => {
+  const encode = (text: string) => policy.tokenizer.encode(text, { addSpecialTokens: false })
+  const write = (ids: readonly number[], index: number): Completion => {
+    const text = act(policy.tokenizer.decode(ids), index)
+    const logps = encode(text).map(() => -1)
+    return { text: text.slice(0, -1), ids: encode(text), logps, samplingLogps: logps, finishReason: 'stop' }
+  }
+  const generate = async (prompts: readonly number[][], options: GenerateOptions) => {
+    const { numGenerations = 1, promptKeys = [], reply } = options
+    calls.push([...promptKeys].map(String))
+    const all: Completion[][] = prompts.map(() => [])
+    for (const [p, prompt] of prompts.entries())
+      for (let index = 0; index < numGenerations; index++) {
+        let ids: readonly number[] | undefined = prompt
+        for (let before: readonly number[] = []; ids !== undefined; ) {
+          const sequence: readonly number[] = [...before, ...ids]
+          const turn = write(sequence, index)
+          all[p][index] = turn
+          before = [...sequence, ...turn.ids]
+          ids = await reply?.(p, index, turn)
+        }
+      }
+    return all
+  }
+  return { ...policy, generate }
+}
 const asPolicy = (one: unknown) => one as LanguageModel
 const textOf = ({ segments }: Trace) => segments.map(({ text }) => text).join('')
 

@@ -7,7 +7,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { messageOf, WhetstoneError } from '../../ts/src/base/errors.js'
-import { loadModel } from '../../ts/src/generate/language-model.js'
+import { type Completion, type LanguageModel, loadModel } from '../../ts/src/generate/language-model.js'
 import { type Device, type DeviceOptions, getDevice, openDevice } from '../../ts/src/native/device.js'
 import type { OpCase, OpEntry } from '../../ts/src/ops/define.js'
 import { gatherRows, opEntries, opFamilies, scale } from '../../ts/src/ops/index.js'
@@ -208,6 +208,28 @@ async function sampler(): Promise<void> {
         const drawn = Float32Array.from(logps)
         check(sameBits(all[i].slice(prompt.length), drawn), `${name} ${dtype}: sample ${i}: sampler and trainer`)
       }
+      if (name === 'llama' || name === 'gemma2') await checkTurns(model, `${name} ${dtype}`)
+    }
+}
+
+/** The same of samples of two turns, the second behind a reply over the keys of the first. */
+async function checkTurns(model: LanguageModel, what: string): Promise<void> {
+  const prompts = [[5, 9, 14], Array.from({ length: 30 }, (_, i) => 3 + i)]
+  const firsts = prompts.map((): Completion[] => [])
+  const reply = (p: number, s: number): number[] => Array.from({ length: [1, 5, 40][(p + s) % 3] }, (_, i) => 7 + i + s)
+  const seconds = await model.generate(prompts, {
+    ...{ numGenerations: 3, maxNewTokens: 4, stopIds: [], seed: 4 },
+    reply: (p, s, turn) => {
+      if (firsts[p][s] !== undefined) return undefined
+      firsts[p][s] = turn
+      return reply(p, s)
+    },
+  })
+  for (const [p, group] of seconds.entries())
+    for (const [s, second] of group.entries()) {
+      const before = [...prompts[p], ...firsts[p][s].ids, ...reply(p, s)]
+      const whole = await model.logProbs([...before, ...second.ids])
+      check(sameBits(whole.slice(before.length), Float32Array.from(second.logps)), `${what}: turn 2 of ${p} ${s}`)
     }
 }
 

@@ -5,14 +5,14 @@
 
 import { WhetstoneError } from '../base/errors.js'
 import type { Decoder } from '../models/decoder.js'
-import { cacheCopy, cacheWrite, KEY_BLOCK } from '../ops/index.js'
-import { keep } from '../tensor/scope.js'
+import { cacheCopy, cacheWrite, copy, KEY_BLOCK } from '../ops/index.js'
+import { keep, tidy } from '../tensor/scope.js'
 import { empty, type Tensor, tensor } from '../tensor/tensor.js'
 
 /** Keys [blocks, G, D, 32] and values [blocks, G, 32, D] of every layer, and the free blocks. */
 export interface Cache {
-  readonly keys: readonly Tensor[]
-  readonly values: readonly Tensor[]
+  readonly keys: Tensor[]
+  readonly values: Tensor[]
   readonly free: number[]
 }
 
@@ -26,6 +26,20 @@ export function createCache(m: Decoder, blocks: number): Cache {
     values: make(KEY_BLOCK, headDim),
     free: Array.from({ length: blocks }, (_, i) => blocks - 1 - i),
   }
+}
+
+/** Gives a cache more blocks; those that it has keep their numbers and what they hold. */
+export function growCache(cache: Cache, blocks: number): void {
+  const [before] = cache.keys[0].shape
+  for (const tensors of [cache.keys, cache.values])
+    for (const [layer, old] of tensors.entries()) {
+      const [, ...inner] = old.shape
+      const grown = keep(empty(old.device, [before + blocks, ...inner], old.dtype))
+      tidy(() => copy(grown.view(old.shape), old))
+      tensors[layer] = grown
+      old.dispose()
+    }
+  cache.free.unshift(...Array.from({ length: blocks }, (_, i) => before + blocks - 1 - i))
 }
 
 /** Frees the cache's tensors. */

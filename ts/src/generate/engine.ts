@@ -3,6 +3,8 @@
 // batch, the order or the thread count. Yields token ids and log-probs; text is language-model.ts's business.
 // With a second model, both read every sequence in lock-step, each with keys and values of its own in blocks of the same
 // numbers, and tokens are drawn from the mixture of both.
+// A sample may have several turns: what is put behind a turn is read in one step, as many rows of decoding as it has tokens,
+// over the keys and values that are there.
 
 import { WhetstoneError } from '../base/errors.js'
 import { deriveKey } from '../base/rng.js'
@@ -13,10 +15,23 @@ import type { Device } from '../native/device.js'
 import { attention, attentionDecode, gatherRows, headSample, headSampleMixture, KEY_BLOCK } from '../ops/index.js'
 import { Scope } from '../tensor/scope.js'
 import { type Tensor, tensor } from '../tensor/tensor.js'
-import { blocksFor, type Cache, copyBlocks, createCache, disposeCache, slotOf, storeKeys, takeBlocks } from './cache.js'
-import { checkRequest, type GenerationRequest, modelsOf, type TokenSample } from './request.js'
+import {
+  blocksFor,
+  type Cache,
+  copyBlocks,
+  createCache,
+  disposeCache,
+  growCache,
+  slotOf,
+  storeKeys,
+  takeBlocks,
+} from './cache.js'
+import { checkReply, checkRequest, type GenerationRequest, modelsOf, type TokenSample } from './request.js'
 
 interface Row extends TokenSample {
+  ids: number[]
+  logps: number[]
+  samplingLogps: number[]
   readonly prompt: number
   readonly sample: number
   readonly key: readonly [number, number]
@@ -27,6 +42,10 @@ interface Row extends TokenSample {
   readonly seen: number[]
   /** Tokens in the sequence so far, prompt included. */
   length: number
+  /** The last tokens of the sequence, which no model has read: one, and what is put behind a turn. */
+  unread: readonly number[]
+  /** Tokens drawn so far, of all turns. */
+  drawn: number
 }
 
 /** The samples of one prompt and the blocks that they share. */
@@ -50,8 +69,6 @@ interface Engine {
   readonly cache: Cache
   readonly results: TokenSample[][]
   readonly rows: Row[]
-  /** Blocks per row of the block table. */
-  readonly tableWidth: number
 }
 
 /** Blocks of one prompt with its samples: [shared, own blocks per sample]. */
@@ -73,7 +90,6 @@ const groupBlocks = (promptLength: number, r: GenerationRequest): number => {
  */
 export async function sample(m: Decoder, request: GenerationRequest): Promise<TokenSample[][]> {
   checkRequest(m, request)
-  const longest = request.prompts.reduce((most, prompt) => Math.max(most, prompt.length), 0)
   const groupsAtOnce = Math.min(
     request.prompts.length,
     Math.max(1, Math.floor(request.maxRows / request.numGenerations)),
@@ -93,7 +109,6 @@ export async function sample(m: Decoder, request: GenerationRequest): Promise<To
     cache: readers[0].cache,
     results: request.prompts.map(() => []),
     rows: [],
-    tableWidth: blocksFor(longest + request.maxNewTokens),
   }
   try {
     let next = 0
@@ -221,6 +236,8 @@ function startRows(engine: Engine, prompt: number, promptLength: number): Row[] 
       group,
       seen: [...seen],
       length: promptLength,
+      unread: [],
+      drawn: 0,
     }),
   )
   results[prompt] = started
@@ -228,49 +245,51 @@ function startRows(engine: Engine, prompt: number, promptLength: number): Row[] 
   return started
 }
 
-/** Advances every running row by one token. */
+/** Advances every running row by one token, behind what it has not read. */
 async function decode(engine: Engine): Promise<void> {
-  const { device, readers, rows, tableWidth } = engine
+  const { device, readers, rows } = engine
   const running = [...rows]
   await takeStep(engine, running, () => {
-    const ids = Int32Array.from(running, (row) => row.ids[row.ids.length - 1])
-    const positions = Int32Array.from(running, (row) => row.length - 1)
-    const slots = tensor(
-      device,
-      Int32Array.from(running, (row) => slotOf(row.blocks, row.length - 1)),
+    const tokens = running.flatMap((row) =>
+      row.unread.map((id, i) => ({ id, row, position: row.length - row.unread.length + i })),
     )
-    const lengths = tensor(
-      device,
-      Int32Array.from(running, (row) => row.length),
+    const numbers = (of: (token: (typeof tokens)[number]) => number) => tensor(device, Int32Array.from(tokens, of))
+    const slots = numbers(({ row, position }) => slotOf(row.blocks, position))
+    const lengths = numbers(({ position }) => position + 1)
+    const table = blockTable(
+      engine,
+      tokens.map(({ row }) => row),
     )
-    const table = tensor(device, blockTable(running, tableWidth), [running.length, tableWidth])
     const input = {
-      ids: tensor(device, ids),
-      positions: tensor(device, positions),
-      length: positions.reduce((most, position) => Math.max(most, position + 1), 1),
+      ids: numbers(({ id }) => id),
+      positions: numbers(({ position }) => position),
+      length: running.reduce((most, { length }) => Math.max(most, length), 1),
     }
-    const hidden = readers.map(({ model, cache }) =>
-      forward(model, {
+    const ends = tokens.flatMap(({ row, position }, i) => (position === row.length - 1 ? [i] : []))
+    const hidden = readers.map(({ model, cache }) => {
+      const all = forward(model, {
         ...input,
-        parts: joinedParts(model, running.length),
+        parts: joinedParts(model, tokens.length),
         attend: (layer, q, k, v, settings) => {
           storeKeys(cache, layer, k, v, slots)
           return attentionDecode(q, cache.keys[layer], cache.values[layer], table, lengths, settings)
         },
-      }),
-    )
+      })
+      return tokens.length === running.length ? all : gatherRows(all, tensor(device, Int32Array.from(ends)))
+    })
     return drawTokens(engine, running, hidden)
   })
 }
 
 /** Block ids by row; unused places repeat the row's first block, which no kernel reads there. */
-function blockTable(rows: readonly Row[], width: number): Int32Array {
+function blockTable({ device }: Engine, rows: readonly Row[]): Tensor {
+  const width = rows.reduce((most, { blocks }) => Math.max(most, blocks.length), 0)
   const table = new Int32Array(rows.length * width)
   rows.forEach((row, i) => {
     table.fill(row.blocks[0], i * width, (i + 1) * width)
     table.set(row.blocks, i * width)
   })
-  return table
+  return tensor(device, table, [rows.length, width])
 }
 
 const penalizes = ({ repetitionPenalty = 1 }: GenerationRequest): boolean => repetitionPenalty !== 1
@@ -303,7 +322,7 @@ function drawTokens(engine: Engine, rows: readonly Row[], hidden: readonly Tenso
   const { readers, device, request } = engine
   const words = new Int32Array(rows.length * 4)
   rows.forEach((row, i) => {
-    words.set([row.key[0] | 0, row.key[1] | 0, 0, row.ids.length], i * 4)
+    words.set([row.key[0] | 0, row.key[1] | 0, 0, row.drawn], i * 4)
   })
   const keys = tensor(device, words, [rows.length, 4])
   const [{ model }, other] = readers
@@ -335,9 +354,29 @@ async function takeStep(engine: Engine, rows: readonly Row[], work: () => Draw):
     row.logps.push(logps[i])
     row.samplingLogps.push(sampled[i])
     row.length++
+    row.drawn++
+    row.unread = [ids[i]]
     if (penalizes(engine.request)) addSeen(row.seen, ids[i])
-    if (isFinished(engine, row, ids[i])) finishRow(engine, row)
   })
+  for (const [i, row] of rows.entries())
+    if (isFinished(engine, row, ids[i]) && !(await goesOn(engine, row))) finishRow(engine, row)
+}
+
+/** Asks what comes behind a turn that has ended, and begins the next one; false: the sample is done. */
+async function goesOn(engine: Engine, row: Row): Promise<boolean> {
+  const { readers, cache, request } = engine
+  const reply = await request.reply?.(row.prompt, row.sample, plain(row))
+  if (reply === undefined) return false
+  checkReply(readers[0].model, request, row.length, reply)
+  Object.assign(row, { ids: [], logps: [], samplingLogps: [], finishReason: 'length' })
+  row.unread = [...row.unread, ...reply]
+  row.length += reply.length
+  if (penalizes(request)) for (const id of reply) addSeen(row.seen, id)
+  const missing = blocksFor(row.length + request.maxNewTokens) - row.blocks.length
+  if (missing > cache.free.length)
+    for (const { cache: one } of readers) growCache(one, Math.max(missing, row.blocks.length * engine.rows.length))
+  if (missing > 0) row.blocks.push(...takeBlocks(cache, missing))
+  return true
 }
 
 function isFinished({ request }: Engine, row: Row, id: number): boolean {

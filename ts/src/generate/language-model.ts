@@ -56,7 +56,17 @@ export interface GenerateOptions extends SamplingOptions {
    * the beginning of a stop string, or of a character, is held back until it is decided.
    */
   readonly onText?: (prompt: number, sample: number, text: string) => void
+  /**
+   * Called when a turn of a sample has ended, with what was written: tokens to put behind it, after which the sample goes on for up
+   * to `maxNewTokens`; undefined: it is done. Keys and values stay, so that nothing is read twice. What `generate` returns is the
+   * last turn. Several samples may wait for their replies, one after another; what it returns may hang on nothing else than the
+   * sample.
+   */
+  readonly reply?: (prompt: number, sample: number, turn: Completion) => Reply | Promise<Reply>
 }
+
+/** Tokens behind a turn, or nothing more. */
+export type Reply = readonly number[] | undefined
 
 /** One completion. */
 export interface Completion extends TokenSample {
@@ -120,6 +130,7 @@ export const generateKinds = {
   mixture: optional(kinds.object),
   signal: optional(kinds.signal),
   onText: optional(kinds.call),
+  reply: optional(kinds.call),
 }
 
 /** Kinds of {@link ModelOptions}. */
@@ -269,8 +280,13 @@ async function generate(
 ): Promise<Completion[][]> {
   const { numGenerations = 1, maxNewTokens = 256, seed = 0, maxRows = 256, stopStrings = [] } = options
   const stopIds = new Set(options.stopIds ?? model.decoder.config.eosTokenIds)
-  const follows = stopStrings.length > 0 || options.onText !== undefined
-  const texts = followTexts(model.tokenizer, { stopIds, stopStrings, maxNewTokens, onText: options.onText })
+  const { onText, reply } = options
+  const follows = stopStrings.length > 0 || onText !== undefined
+  const texts = followTexts(model.tokenizer, { stopIds, stopStrings, maxNewTokens, onText })
+  const completionOf = (one: TokenSample, p: number, s: number): Completion => ({
+    ...one,
+    text: follows ? texts.textOf(p, s) : model.tokenizer.decode(withoutEnd(one.ids, stopIds)),
+  })
   const request: GenerationRequest = {
     ...options,
     prompts: prompts.map((prompt) => encodePrompt(model, prompt)),
@@ -280,11 +296,16 @@ async function generate(
     maxRows,
     stopIds,
     onToken: follows ? texts.follow : undefined,
+    reply:
+      reply &&
+      (async (p, s, turn) => {
+        const ids = await reply(p, s, completionOf(turn, p, s))
+        if (ids !== undefined) texts.restart(p, s)
+        return ids
+      }),
   }
   const groups = await sample(model.decoder, request)
-  const textOf = (one: TokenSample, p: number, s: number): string =>
-    follows ? texts.textOf(p, s) : model.tokenizer.decode(withoutEnd(one.ids, stopIds))
-  return groups.map((samples, p) => samples.map((one, s) => ({ ...one, text: textOf(one, p, s) })))
+  return groups.map((samples, p) => samples.map((one, s) => completionOf(one, p, s)))
 }
 
 const withoutEnd = (ids: readonly number[], stopIds: ReadonlySet<number>): readonly number[] =>

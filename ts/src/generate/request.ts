@@ -1,6 +1,7 @@
 // What generation is asked for: settings of sampling, a second model to mix with, and everything that is refused before a
 // model runs.
 
+import { checkArgument, kinds, optional } from '../base/arguments.js'
 import { WhetstoneError } from '../base/errors.js'
 import { type Decoder, positionLimit } from '../models/decoder.js'
 
@@ -49,6 +50,11 @@ export interface GenerationRequest extends SamplingOptions {
   readonly mixture?: LogitMixture
   /** Called for each token; returning true ends the sample (stop strings). */
   readonly onToken?: (prompt: number, sample: number, id: number) => boolean
+  /**
+   * Called when a turn of a sample has ended: tokens to put behind it, after which the sample has a further turn of up to
+   * `maxNewTokens`; undefined: it is done.
+   */
+  readonly reply?: (prompt: number, sample: number, turn: TokenSample) => Promise<readonly number[] | undefined>
 }
 
 /** One sample. */
@@ -98,17 +104,36 @@ export function checkRequest(m: Decoder, r: GenerationRequest): void {
   need(Number.isInteger(r.maxRows) && r.maxRows >= 1, 'maxRows', 'a whole number of at least 1', r.maxRows)
   need(Number.isSafeInteger(r.seed) && r.seed >= 0, 'seed', 'a whole number of at least 0', r.seed)
   if (r.mixture !== undefined) checkMixture(m, r.mixture)
-  const limit = limitOf(modelsOf(m, r))
   const keys = r.promptKeys?.length ?? r.prompts.length
   need(keys === r.prompts.length, 'promptKeys', `one key per prompt, ${r.prompts.length}`, keys)
   r.prompts.forEach((prompt, i) => {
     need(prompt.length > 0, `prompts[${i}]`, 'at least one token', 'none')
-    const bad = prompt.find((id) => !(Number.isInteger(id) && id >= 0 && id < m.config.vocabSize))
-    need(bad === undefined, `prompts[${i}]`, `token ids below ${m.config.vocabSize}`, bad)
-    const fits = limit === undefined || prompt.length + r.maxNewTokens <= limit
-    const lengths = `${prompt.length} + ${r.maxNewTokens} (lower maxNewTokens or shorten the prompt)`
-    need(fits, `prompts[${i}]`, `prompt and maxNewTokens within the ${limit} positions of the model`, lengths)
+    checkRoom(m, r, `prompts[${i}]`, prompt)
   })
+}
+
+/** Refuses tokens that the model does not have, and positions that it does not have for them and a turn behind them. */
+function checkRoom(m: Decoder, r: GenerationRequest, name: string, ids: readonly number[], before = 0): void {
+  const need = (ok: boolean, expected: string, got: unknown) => {
+    if (!ok) throw new WhetstoneError('E_CONFIG', `generate.${name}`, `expected ${expected}, got ${String(got)}`)
+  }
+  const bad = ids.find((id) => !(Number.isInteger(id) && id >= 0 && id < m.config.vocabSize))
+  need(bad === undefined, `token ids below ${m.config.vocabSize}`, bad)
+  const limit = limitOf(modelsOf(m, r))
+  const fits = limit === undefined || before + ids.length + r.maxNewTokens <= limit
+  const lengths = `${before + ids.length} + ${r.maxNewTokens} (lower maxNewTokens or shorten the prompt)`
+  need(fits, `prompt and maxNewTokens within the ${limit} positions of the model`, lengths)
+}
+
+/**
+ * Checks what `reply` gives.
+ *
+ * @param length tokens of the sequence before it
+ * @throws WhetstoneError E_CONFIG
+ */
+export function checkReply(m: Decoder, r: GenerationRequest, length: number, ids: readonly number[]): void {
+  checkArgument('generate.reply: what it gives', ids, optional(kinds.numbers))
+  checkRoom(m, r, 'reply: what it gives', ids, length)
 }
 
 /**

@@ -17,6 +17,8 @@ export interface TextFollower {
   readonly follow: (prompt: number, sample: number, id: number) => boolean
   /** The text without end tokens and stop strings; of a sample that ended. */
   readonly textOf: (prompt: number, sample: number) => string
+  /** The next token begins a text of its own: a further turn. */
+  readonly restart: (prompt: number, sample: number) => void
 }
 
 /** Where the first of the stop strings begins; -1 where none does. */
@@ -81,5 +83,6 @@ export function followTexts(tokenizer: Tokenizer, options: TextOptions): TextFol
       return found.push(id)
     },
     textOf: (prompt, sample) => samples.get(keyOf(prompt, sample))?.text() ?? '',
+    restart: (prompt, sample) => void samples.delete(keyOf(prompt, sample)),
   }
 }

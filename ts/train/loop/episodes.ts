@@ -1,13 +1,13 @@
 // Explore: the policy acts step by step in an environment. An action is written by the policy, what the environment shows behind it
 // is put there, and the next action sees all that came before as tokens, so that the log-probs of an episode are those of one
-// sequence. All episodes of a call act side by side. Random keys are (seed, round, task, sample, step): neither batching nor
-// interruption changes anything.
+// sequence. All episodes of a call act side by side, and keys and values of what was read stay. Random keys are (seed, round, task,
+// sample, token): neither batching nor interruption changes anything.
 
 import { checkArgument, checkMembers, checkOptions, kinds, listOf, optional } from '../../src/base/arguments.js'
 import { WhetstoneError } from '../../src/base/errors.js'
 import { deriveKey, uniform } from '../../src/base/rng.js'
 import { mean } from '../../src/base/stats.js'
-import type { Completion } from '../../src/generate/language-model.js'
+import type { Completion, GenerateOptions } from '../../src/generate/language-model.js'
 import { limitOf } from '../../src/generate/request.js'
 import { type Env, type EnvStep, envKind, type Task, taskKind } from '../tasks/task.js'
 import { injectedIds } from './chain.js'
@@ -179,12 +179,22 @@ export async function actWritten(
   return { ...episode, steps, over: true, finishReason: 'stop' }
 }
 
+/** How actions are drawn. */
+interface DrawOptions {
+  /** Of each episode. */
+  readonly count: number
+  /** Names them in random keys. */
+  readonly what: string
+  /** What comes behind them, if they are not the last. */
+  readonly reply?: GenerateOptions['reply']
+}
+
 /** Actions drawn at the end of each episode. */
 export function drawActions(
   { policy, seed, round, signal }: ExploreContext,
   episodes: readonly Episode[],
   { env, sampling }: ActOptions,
-  { count, what }: { readonly count: number; readonly what: string },
+  { count, what, reply }: DrawOptions,
 ): Promise<Completion[][]> {
   const { numGenerations: _, logps: __, ...drawn } = sampling
   return policy.generate(
@@ -198,6 +208,7 @@ export function drawActions(
         ({ task, place, steps }) => `round ${round} task ${task.id} ${what} ${place} step ${steps.length + 1}`,
       ),
       signal,
+      reply,
     },
   )
 }
@@ -231,17 +242,18 @@ export function sampleEpisodes(options: EpisodeOptions): Explore {
     checkMembers('explore', context, contextKinds)
     checkArgument('explore: tasks', tasks, listOf(taskKind))
     const begun = await begunWith(context, await beginEpisodes(context, env, tasks), options)
-    const all = begun.flatMap((one) =>
+    const all = begun.map((one) =>
       Array.from({ length: sampling.numGenerations }, (_, sample): Episode => ({ ...one, place: `${sample}` })),
     )
-    for (;;) {
-      const going = all.flatMap(({ over }, i) => (over ? [] : [i]))
-      if (going.length === 0) break
-      const acting = going.map((i) => all[i])
-      const drawn = await drawActions(context, acting, options, { count: 1, what })
-      for (const [k, i] of going.entries()) all[i] = await actWritten(context, all[i], drawn[k][0], options)
+    const going = begun.flatMap(({ over }, i) => (over ? [] : [i]))
+    const reply = async (prompt: number, sample: number, action: Completion) => {
+      const group = all[going[prompt]]
+      group[sample] = await actWritten(context, group[sample], action, options)
+      return group[sample].over ? undefined : group[sample].steps.at(-1)?.observation?.ids
     }
-    return all.map((episode, i) => episodeTrace(episode, i % sampling.numGenerations))
+    const acting = going.map((i) => begun[i])
+    if (acting.length > 0) await drawActions(context, acting, options, { count: sampling.numGenerations, what, reply })
+    return all.flatMap((group) => group.map(episodeTrace))
   }
 }
 
