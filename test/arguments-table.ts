@@ -133,6 +133,7 @@ export const table: Readonly<Record<string, Entry>> = {
         initLoraWeights: 'true',
         rankPattern: 'object',
         alphaPattern: 'object',
+        modulesToSave: 'list',
       },
     },
   },

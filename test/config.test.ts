@@ -235,6 +235,9 @@ t.test('LoRA: asked for by name or by any of its settings', async (t) => {
   t.equal(all.origins.learningRate, 'default of dpo with LoRA')
   t.match(resolved('dpo', { 'lora.r': 4, lora_alpha: 8 }).lora, { r: 4, loraAlpha: 8 })
   t.match(resolved('dpo', { lora_target_modules: 'q_proj,v_proj' }).lora, { targetModules: ['q_proj', 'v_proj'] })
+  const whole = ['embed_tokens', 'lm_head']
+  for (const given of [{ lora_modules_to_save: whole.join(',') }, { 'lora.modulesToSave': whole }])
+    t.match(resolved('dpo', given).lora, { r: 16, modulesToSave: whole })
   t.equal(resolved('dpo', { adapter: 'a' }).training.learningRate, 1e-5, 'an adapter to go on with')
   const refused = (given: Readonly<Record<string, unknown>>, where: string) =>
     t.throws(() => resolved('dpo', given), { code: 'E_CONFIG', where }, JSON.stringify(given))

@@ -15,11 +15,12 @@ import { linear, zeros } from '../ts/src/ops/index.js'
 import { Scope } from '../ts/src/tensor/scope.js'
 import { loadTokenizer } from '../ts/src/tokenizer/tokenizer.js'
 import { loraOptions } from '../ts/train/config/lora.js'
+import { startReference } from '../ts/train/reference.js'
 import { entriesOf } from '../ts/train/state.js'
 import { createTrainer, disposeTrainer, evaluateLoss, gradientsOf, trainStep } from '../ts/train/trainer.js'
 import { golden, liveBytes, randomIds, sameBytes, wordsOf } from './support.js'
 import { toyDecoder } from './support-models.js'
-import { adamw, split, stateHash, toyRows } from './support-train.js'
+import { adamw, disposeToy, split, stateHash, toyRows, toyTrainer } from './support-train.js'
 
 const device = getDevice()
 const random: Partial<LoraConfig> = { r: 4, loraAlpha: 8, loraDropout: 0, initLoraWeights: false }
@@ -92,6 +93,7 @@ t.test('settings out of range', async (t) => {
     [{ loraDropout: 1 }, 'loraDropout'],
     [{ rankPattern: { q_proj: 0 } }, 'rankPattern'],
     [{ alphaPattern: { q_proj: -1 } }, 'alphaPattern'],
+    [{ modulesToSave: ['lm_head', ''] }, 'modulesToSave'],
   ]
   for (const [settings, name] of bad)
     t.throws(() => loraConfig(settings), { code: 'E_CONFIG', where: `lora.${name}` }, JSON.stringify(settings))
@@ -104,6 +106,7 @@ t.test('settings of the command line', async (t) => {
   t.same(targets('q_proj'), ['q_proj'])
   t.same(targets(['o_proj']), ['o_proj'])
   t.same([targets('all-linear'), targets('.*q_proj')], ['all-linear', '.*q_proj'])
+  t.same(loraOptions.parse({ modulesToSave: 'lm_head,norm' }).modulesToSave, ['lm_head', 'norm'])
   t.notOk(loraOptions.safeParse({ rank: 4 }).success, 'unknown names')
 })
 
@@ -117,13 +120,15 @@ t.test('fresh adapters, and adapters that are off', async (t) => {
     const fresh = withAdapter(base, { r: 4 }, 3)
     const moved = withAdapter(base, random, 3)
     t.same(await hiddenOf(fresh), plain, `${dtype}: a fresh adapter changes no bit`)
+    const whole = withAdapter(base, { r: 4, modulesToSave: ['embed_tokens', 'norm'] }, 3)
+    t.same(await hiddenOf(whole), plain, 'copies of modules neither')
     const dora = withAdapter(base, { r: 4, useDora: true }, 3)
     t.same(await hiddenOf(dora), plain, 'DoRA begins at the base')
     t.notSame(await hiddenOf(moved), plain, 'another does')
     t.same(await hiddenOf(withoutAdapter(moved)), plain, 'off: the bits of the base')
     const copied = withAdapterCopy(moved)
     t.same(await hiddenOf(copied), await hiddenOf(moved), 'a copy')
-    for (const m of [fresh, dora, moved, copied]) disposeFlat(m.adapter.parameters)
+    for (const m of [fresh, whole, dora, moved, copied]) disposeFlat(m.adapter.parameters)
     t.same(await hiddenOf(base), plain, 'the base is still there')
   }
   const twice = adaptedToy(t)
@@ -154,7 +159,7 @@ const baseBytes = async (m: Decoder) => Buffer.concat((await entriesOf(m.paramet
 
 t.test('training changes the adapter and nothing else', async (t) => {
   for (const dtype of ['f32', 'bf16'] as const) {
-    const policy = adaptedToy(t, { r: 4, useDora: true }, dtype)
+    const policy = adaptedToy(t, { r: 4, useDora: true, modulesToSave: ['norm'] }, dtype)
     const before = await baseBytes(policy)
     const { parameters } = policy.adapter
     // Makes the tables of rotary angles.
@@ -196,7 +201,10 @@ t.test('a frozen product does not keep its input', async (t) => {
 
 t.test('micro-batches and recomputed layers give the same bits', async (t) => {
   const rows = toyRows('lora bits', 8)
-  const variants = [random, { ...random, loraDropout: 0.3, useDora: true }]
+  const variants = [
+    { ...random, modulesToSave: ['embed_tokens', 'norm'] },
+    { ...random, loraDropout: 0.3, useDora: true },
+  ]
   const types = ['f32', 'bf16'] as const
   for (const [dtype, lora] of types.flatMap((dtype) => variants.map((lora) => [dtype, lora] as const))) {
     const hashes: string[] = []
@@ -215,8 +223,70 @@ t.test('micro-batches and recomputed layers give the same bits', async (t) => {
   }
 })
 
+/** What a full fine-tune of the toy does to a parameter, and an adapter that trains it whole. */
+async function wholeAndFull(tied: boolean, dtype: 'f32' | 'bf16', activationCheckpointing: boolean) {
+  const modulesToSave = tied ? ['lm_head', 'norm'] : ['embed_tokens', 'lm_head', 'norm']
+  const batches = split(toyRows('lora whole', 6), [4, 2])
+  const common = { tied, dtype, activationCheckpointing, optimizer: { maxGradNorm: 0 } }
+  const results = []
+  for (const lora of [undefined, { r: 4, loraDropout: 0, modulesToSave }]) {
+    const trainer = toyTrainer({ ...common, lora })
+    const { loss, gradients } = await gradientsOf(trainer, batches)
+    await trainStep(trainer, batches, 1e-2)
+    const stepped = new Map((await entriesOf(trainer.optimizer.masters)).map(({ name, data }) => [name, data]))
+    results.push({ loss, gradients, stepped })
+    disposeToy(trainer)
+  }
+  return results
+}
+
+t.test('a module that is trained whole learns what a full fine-tune teaches it', async (t) => {
+  for (const dtype of ['f32', 'bf16'] as const)
+    for (const tied of [true, false]) {
+      const [full, whole] = await wholeAndFull(tied, dtype, !tied)
+      const what = `${dtype} ${tied ? 'tied' : 'untied'}`
+      t.equal(whole.loss, full.loss, `${what}: the loss`)
+      const names = [...whole.gradients.keys()].filter((name) => !name.includes('.lora_'))
+      t.equal(names.length, tied ? 6 : 7, 'embedding, a head of its own, five norms')
+      for (const name of names) {
+        const own = name.replace('base_model.model.', '')
+        t.ok(full.gradients.get(own)?.some((value) => value !== 0))
+        t.ok(sameBytes(whole.gradients.get(name)!, full.gradients.get(own)!), `${what}: gradient of ${own}`)
+        t.ok(sameBytes(whole.stepped.get(name)!, full.stepped.get(own)!), `${what}: ${own} after a step`)
+      }
+    }
+})
+
+t.test('the reference has the modules of the base', async (t) => {
+  const policy = adaptedToy(t, { r: 4, modulesToSave: ['embed_tokens'] }, 'bf16')
+  const plain = await hiddenOf(withoutAdapter(policy))
+  const fresh = await startReference(policy)
+  t.equal(fresh.decoder.adapter, undefined, 'a fresh copy: the base')
+  const copy = policy.adapter.replaced.get('model.embed_tokens.weight')!
+  const values = (await copy.data()) as Float32Array
+  copy.write(values.map((value, i) => (i === 200 ? value + 1 : value)))
+  t.same(await hiddenOf(fresh.decoder), plain, 'the embedding of the base, not the one that is trained')
+  const later = await startReference(policy)
+  t.ok(later.decoder.adapter, 'one that has moved: a copy, though all additions are zero')
+  copy.write(values)
+  t.same(await hiddenOf(policy), plain)
+  later.dispose()
+})
+
+t.test('modules that cannot be trained whole', async (t) => {
+  const base = toyDecoder(device, false)
+  t.teardown(() => disposeDecoder(base, disposeFlat))
+  const before = await liveBytes()
+  for (const name of ['q_proj', 'score', 'wte', 'model.layers.7.input_layernorm', 'embed_tokens.weight']) {
+    const message = /\(embed_tokens, input_layernorm, post_attention_layernorm, norm, lm_head\), got/
+    const refused = { code: 'E_CONFIG', where: 'lora.modulesToSave', message }
+    t.throws(() => withAdapter(base, { modulesToSave: ['lm_head', name] }), refused, name)
+  }
+  t.equal(await liveBytes(), before)
+})
+
 t.test('gradients of a model', async (t) => {
-  const policy = adaptedToy(t)
+  const policy = adaptedToy(t, { ...random, modulesToSave: ['embed_tokens', 'norm'] })
   const trainer = createTrainer({ policy, objective: sft(), optimizer: adamw })
   const batches = split(toyRows('lora gradients', 4), [4])
   const { gradients } = await gradientsOf(trainer, batches)
@@ -270,8 +340,12 @@ t.test('noise on embeddings', async (t) => {
 t.test('sampler = trainer, bit for bit', async (t) => {
   const tokenizer = await loadTokenizer(golden('smollm'))
   for (const dtype of ['f32', 'bf16'] as const) {
-    const lora = { ...random, loraDropout: 0.3, useDora: dtype === 'f32' }
-    const model = languageModel(adaptedToy(t, lora, dtype), tokenizer, golden('smollm'))
+    const lora = { ...random, loraDropout: 0.3, useDora: dtype === 'f32', modulesToSave: ['lm_head', 'norm'] }
+    const adapted = adaptedToy(t, lora, dtype)
+    // Numbers that bf16 does not hold.
+    for (const whole of adapted.adapter.replaced.values())
+      whole.write(((await whole.data()) as Float32Array).map((value, i) => value * (1 + (i % 7) / 30)))
+    const model = languageModel(adapted, tokenizer, golden('smollm'))
     const prompts = [1, 31, 32, 40].map((length) => randomIds(`lora ${length}`, length, 61))
     const groups = await model.generate(prompts, { numGenerations: 3, maxNewTokens: 20, stopIds: [] })
     const samples = groups.flatMap((group, p) => group.map((one) => ({ ...one, prompt: prompts[p] })))

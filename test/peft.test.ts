@@ -117,7 +117,9 @@ t.test('settings that are refused by name', async (t) => {
     [{ task_type: 'SEQ_2_SEQ_LM' }, 'task_type'],
     [{ bias: 'all' }, 'bias'],
     [{ lora_bias: true }, 'lora_bias'],
-    [{ modules_to_save: ['lm_head'] }, 'modules_to_save'],
+    [{ modules_to_save: ['q_proj'] }, 'modules_to_save'],
+    [{ modules_to_save: 'lm_head' }, 'modules_to_save'],
+    [{ ensure_weight_tying: 1 }, 'ensure_weight_tying'],
     [{ init_lora_weights: 'pissa' }, 'init_lora_weights'],
     [{ layers_to_transform: [0] }, 'layers_to_transform'],
     [{ layer_replication: [[0, 1]] }, 'layer_replication'],
@@ -340,7 +342,8 @@ async function scoresOf(m: Decoder): Promise<number[]> {
 
 t.test('a score head is part of the adapter', async (t) => {
   const folder = join(await temporaryFolder(t), 'adapter')
-  using model = await loadModel(golden('llama'), { scoreLabels: 2, lora: random, seed: 4 })
+  const lora = { ...random, modulesToSave: ['embed_tokens'] }
+  using model = await loadModel(golden('llama'), { scoreLabels: 2, lora, seed: 4 })
   const names = [...trainableOf(model.decoder).byName.keys()]
   t.ok(names.includes('base_model.model.score.weight'))
   const fresh = await scoresOf(model.decoder)
@@ -351,7 +354,7 @@ t.test('a score head is part of the adapter', async (t) => {
   await saveAdapter(model.decoder, folder, golden('llama'))
   t.match(await readJsonObject(join(folder, 'adapter_config.json')), {
     task_type: 'SEQ_CLS',
-    modules_to_save: ['score'],
+    modules_to_save: ['embed_tokens', 'score'],
   })
   using again = await loadModel(folder)
   t.equal(again.decoder.config.scoreLabels, 2)

@@ -152,7 +152,13 @@ t.test('what cannot be quantised', async (t) => {
 
 // Models -------------------------------------------------------------------------------------------------------------
 
-const lora: Partial<LoraConfig> = { r: 4, loraAlpha: 8, loraDropout: 0, initLoraWeights: false }
+const lora: Partial<LoraConfig> = {
+  r: 4,
+  loraAlpha: 8,
+  loraDropout: 0,
+  initLoraWeights: false,
+  modulesToSave: ['embed_tokens', 'norm'],
+}
 
 /** A four-bit toy with an adapter, and the same adapter over the same weights unpacked. */
 async function twins(t: Pick<Test, 'teardown'>, dtype: 'f32' | 'bf16', doubleQuant: boolean, settings = lora) {

@@ -3,9 +3,10 @@
 import { createHash } from 'node:crypto'
 import type { Objective } from '../ts/loss/define.js'
 import { sft } from '../ts/loss/index.js'
-import type { Decoder } from '../ts/src/models/decoder.js'
-import { disposeDecoder } from '../ts/src/models/decoder.js'
+import { withAdapter } from '../ts/src/models/adapter.js'
+import { type Decoder, disposeDecoder, trainableOf } from '../ts/src/models/decoder.js'
 import { type Device, getDevice } from '../ts/src/native/device.js'
+import type { LoraConfig } from '../ts/src/nn/lora.js'
 import { disposeFlat } from '../ts/src/nn/parameters.js'
 import type { EncodedSequence } from '../ts/train/data/example.js'
 import { microBatchOfRows } from '../ts/train/data/micro-batch.js'
@@ -53,12 +54,15 @@ export interface ToyOptions {
   readonly seed?: number
   readonly activationCheckpointing?: boolean
   readonly device?: Device
+  /** Trains an adapter. */
+  readonly lora?: Partial<LoraConfig>
 }
 
 /** A trainer over a fresh toy. */
 export function toyTrainer(options: ToyOptions = {}): Trainer {
-  const { tied, dtype, objective = sft(), device = getDevice() } = options
-  const policy = toyDecoder(device, tied, dtype)
+  const { tied, dtype, lora, objective = sft(), device = getDevice() } = options
+  const toy = toyDecoder(device, tied, dtype)
+  const policy = lora === undefined ? toy : withAdapter(toy, lora, 3)
   return createTrainer({ ...options, policy, objective, optimizer: { ...adamw, ...options.optimizer } })
 }
 
@@ -71,7 +75,10 @@ export function disposeToy(trainer: Trainer): void {
 /** SHA-256 of weights, masters and moments: equal only when every bit is. */
 export async function stateHash(trainer: Trainer): Promise<string> {
   const hash = createHash('sha256')
-  for (const { name, data } of [...(await entriesOf(trainer.policy.parameters)), ...(await optimizerEntries(trainer))])
+  for (const { name, data } of [
+    ...(await entriesOf(trainableOf(trainer.policy))),
+    ...(await optimizerEntries(trainer)),
+  ])
     hash.update(name).update(data)
   return hash.digest('hex')
 }

@@ -257,13 +257,16 @@ async function resume(): Promise<void> {
   const stops = (amount ?? '1,5,11').split(',').map(Number)
   const folder = await mkdtemp(join(tmpdir(), 'whetstone-gpu-'))
   try {
-    for (const dtype of ['f32', 'bf16'] as const) {
-      const whole = await runToy({ toy: { dtype } })
+    // The last one trains an adapter, embedding and norms; its head is the embedding.
+    const lora = { r: 4, modulesToSave: ['embed_tokens', 'norm'] }
+    for (const toy of [{ dtype: 'f32' }, { dtype: 'bf16' }, { dtype: 'bf16', lora }] as const) {
+      const name = `${toy.dtype}${'lora' in toy ? ' adapter' : ''}`
+      const whole = await runToy({ toy })
       for (const stopAt of stops) {
-        const directory = join(folder, `${dtype}-${stopAt}`)
-        await runToy({ directory, stopAt, toy: { dtype } })
-        const { hash } = await runToy({ directory, toy: { dtype } })
-        check(hash === whole.hash, `${dtype}: stopped at ${stopAt} and resumed`)
+        const directory = join(folder, `${name}-${stopAt}`)
+        await runToy({ directory, stopAt, toy })
+        const { hash } = await runToy({ directory, toy })
+        check(hash === whole.hash, `${name}: stopped at ${stopAt} and resumed`)
       }
     }
   } finally {

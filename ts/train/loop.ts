@@ -11,7 +11,7 @@ import { newestCheckpoint, readCheckpoint } from './checkpoint/load.js'
 import { saveCheckpoint } from './checkpoint/save.js'
 import type { Emit } from './events.js'
 import { checkSchedule, learningRateAt, type Schedule } from './schedule.js'
-import { entriesOf, optimizerEntries, policyFiles, readFlat, restoreTrainer, weightsFile } from './state.js'
+import { optimizerEntries, policyEntries, policyFiles, readFlat, restoreTrainer, weightsFile } from './state.js'
 import { addStep, meansOf, noSteps, readSteps, type StepSums } from './step-means.js'
 import { type MicroBatch, refuseNonFinite, type StepResult, type Trainer, trainStep } from './trainer.js'
 import {
@@ -266,7 +266,7 @@ async function save(
   const path = await saveCheckpoint(directory, {
     step,
     files: {
-      [weights]: await entriesOf(trainableOf(policy)),
+      [weights]: await policyEntries(policy),
       ...(phase.saveOnlyModel !== true && { 'optimizer.safetensors': await optimizerEntries(trainer) }),
     },
     state: {

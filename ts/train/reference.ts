@@ -11,7 +11,7 @@ import { openSafetensors, writeSafetensors } from '../src/io/safetensors.js'
 import { type AdaptedDecoder, disposeAdapter, withAdapterCopy, withoutAdapter } from '../src/models/adapter.js'
 import { createDecoder, type Decoder, disposeDecoder, forward, headWeight, packedInput } from '../src/models/decoder.js'
 import type { NumberArray } from '../src/native/addon.js'
-import { copyFlat, createFlat, disposeFlat, parameterGroups } from '../src/nn/parameters.js'
+import { copyFlat, createFlat, disposeFlat, parameter, parameterGroups } from '../src/nn/parameters.js'
 import { gatherRows, headLogProbs } from '../src/ops/index.js'
 import { Scope } from '../src/tensor/scope.js'
 import { tensor } from '../src/tensor/tensor.js'
@@ -48,7 +48,7 @@ export async function startReference(policy: Decoder): Promise<Reference> {
     const copy = frozenCopy(policy)
     return { decoder: copy, dispose: () => disposeCopy(copy) }
   }
-  if (!policy.adapter.config.useDora && (await isIdle(policy.adapter)))
+  if (!policy.adapter.config.useDora && (await isIdle(policy)))
     return { decoder: withoutAdapter(policy), dispose: () => undefined }
   const copy = withAdapterCopy(policy)
   return { decoder: copy, dispose: () => disposeAdapter(copy) }
@@ -93,9 +93,16 @@ export function checkTeacher({ name, needs }: Objective, reference: unknown): vo
 
 const isAdapted = (m: Decoder): m is AdaptedDecoder => m.adapter !== undefined
 
-/** Is every addition zero? Where DoRA's lengths are those of the base is not looked at: it gets a copy. */
-async function isIdle({ modules }: AdaptedDecoder['adapter']): Promise<boolean> {
+/**
+ * Is every addition zero, and what is trained whole still the base's? Where DoRA's lengths are those of the base is not looked
+ * at: it gets a copy.
+ */
+async function isIdle({ adapter: { modules, replaced }, parameters }: AdaptedDecoder): Promise<boolean> {
   for (const { b } of modules.values()) if ((await b.data()).some((value) => value !== 0)) return false
+  for (const [name, t] of replaced) {
+    const [own, base] = await Promise.all([t.data(), parameter(parameters, name).data()])
+    if (own.some((value, i) => value !== base[i])) return false
+  }
   return true
 }
 

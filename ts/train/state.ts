@@ -8,7 +8,7 @@ import type { LanguageModel } from '../src/generate/language-model.js'
 import { exists } from '../src/io/files.js'
 import { readText } from '../src/io/json.js'
 import { type Decoder, trainableOf } from '../src/models/decoder.js'
-import { adapterConfigJson } from '../src/models/peft.js'
+import { adapterConfigJson, adapterEntries } from '../src/models/peft.js'
 import { configJson } from '../src/models/score.js'
 import {
   type FlatTensors,
@@ -50,6 +50,10 @@ export async function entriesOf(flat: FlatTensors, prefix = ''): Promise<Entry[]
     return { name: prefix + name, dtype: fileTypes[flat.dtype], shape: fileShape(placement), data }
   })
 }
+
+/** The trained tensors of a policy as its file has them: a model's, or an adapter's. */
+export const policyEntries = (policy: Decoder): Promise<Entry[]> =>
+  policy.adapter === undefined ? entriesOf(policy.parameters) : adapterEntries(policy)
 
 /** A checkpoint's part of the policy. */
 export interface PolicyFiles {

@@ -56,7 +56,7 @@ export function termsOf(sources: TermSources, batch: MicroBatch, noise?: NoiseOp
   if (objective.needs.values !== undefined) return { policy: { values: valuesOf(sources, hidden) }, fixed: {} }
   const settings = { softcap: policy.config.logitSoftcap, temperature }
   const targets = tensor(policy.device, batch.targets)
-  const head = { hidden, head: sources.head ?? headWeight(policy) }
+  const head = { hidden, head: headWeight(policy, sources.head) }
   if (objective.needs.kl !== undefined && prior !== undefined) return klTerms(objective, head, prior, targets, settings)
   const terms = ownTerms(objective, head, targets, settings)
   if (prior === undefined) return terms

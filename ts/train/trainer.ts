@@ -5,7 +5,7 @@
 import type { Evaluation, Objective, SequenceTerms, Statistic, StepCounts, Term } from '../loss/define.js'
 import { Tape } from '../src/autograd/tape.js'
 import { WhetstoneError } from '../src/base/errors.js'
-import { type Decoder, headWeight, trainableOf } from '../src/models/decoder.js'
+import { type Decoder, headName, ownParameter, trainableOf } from '../src/models/decoder.js'
 import { add, copy, fill } from '../src/ops/index.js'
 import { keep, Scope } from '../src/tensor/scope.js'
 import { empty, type Tensor, tensor } from '../src/tensor/tensor.js'
@@ -120,9 +120,16 @@ export function createTrainer(options: TrainerOptions): Trainer {
   }
 }
 
+/** The matrix that is embedding and LM head, where it is trained. */
+function trainedHead(policy: Decoder): Tensor | undefined {
+  if (!policy.config.tied) return undefined
+  const head = ownParameter(policy, headName(policy.config))
+  return [...trainableOf(policy).byName.values()].includes(head) ? head : undefined
+}
+
 function tiedHeadOf(policy: Decoder): Trainer['tiedHead'] {
-  if (!policy.config.tied || trainableOf(policy) !== policy.parameters) return undefined
-  const head = headWeight(policy)
+  const head = trainedHead(policy)
+  if (head === undefined) return undefined
   return { weight: keep(head.view(head.shape)), gradient: keep(empty(policy.device, head.shape, 'f32')) }
 }
 
@@ -366,8 +373,8 @@ const joinedRows = 1024
 
 /** Adds the head's share of a tied matrix to the embedding's. */
 function joinTiedGradient({ policy, optimizer, tiedHead }: Trainer): void {
-  if (tiedHead === undefined) return
-  const head = headWeight(policy)
+  const head = trainedHead(policy)
+  if (tiedHead === undefined || head === undefined) return
   const [rows, width] = head.shape
   for (const [name, weight] of trainableOf(policy).byName) {
     const gradient = weight === head ? optimizer.gradients.byName.get(name) : undefined

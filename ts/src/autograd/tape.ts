@@ -84,6 +84,12 @@ export class Tape {
     this.#tracked.add(t)
   }
 
+  /** Lets a tensor made from a leaf stand in for it: its gradient is added to the leaf's own buffer, as it is. */
+  standIn(t: Tensor, leaf: Tensor): void {
+    const buffer = this.#leaves.get(leaf)
+    if (buffer !== undefined) this.#leaves.set(t, buffer)
+  }
+
   /** Will a gradient flow to this tensor? */
   tracks(t: Tensor): boolean {
     return this.#tracked.has(t) || this.#leaves.has(t)

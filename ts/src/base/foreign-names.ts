@@ -132,7 +132,7 @@ export const elsewhere: Readonly<Record<string, string>> = {
   loradropout: adapter,
   lorar: adapter,
   metricforbestmodel: best,
-  modulestosave: 'modules are not trained whole beside an adapter, but for the score head of a reward model',
+  modulestosave: adapter,
   norepeatngramsize: penalty,
   numbeamgroups: search,
   numbeams: search,

@@ -1,6 +1,8 @@
 // Adapters of a decoder (nn/lora.ts has the arithmetic): attaching a fresh one, leaving it off, copying it, and adding
 // it to the weights. The base is shared and frozen; `trainableOf(decoder)` then gives the adapter's tensors alone.
-// A score head is trained whole beside the additions, as PEFT's modules_to_save. Files: peft.ts.
+// What is not of the linear layers can be trained whole beside the additions, as PEFT's modules_to_save: as f32 copies, where
+// PEFT keeps the base's type. A score head always is. An embedding that is the LM head too stays so, as with PEFT's
+// ensure_weight_tying; by default PEFT would take the two apart. Files: peft.ts.
 
 import { checkArgument, kinds } from '../base/arguments.js'
 import { WhetstoneError } from '../base/errors.js'
@@ -16,6 +18,7 @@ import {
   scalingOf,
   settledModule,
   targetsOf,
+  wholeWeight,
 } from '../nn/lora.js'
 import { copyFlat, createFlat, disposeFlat, type FlatTensors, type ParameterSpec, parameter } from '../nn/parameters.js'
 import type { FrozenMatrix } from '../nn/quantized.js'
@@ -28,16 +31,52 @@ import { type Decoder, decoderKind, decoderSpecs, frozenMatrix } from './decoder
 import { isProjection, isScoreParameter } from './specs.js'
 
 /** What PEFT puts before the names of a model's modules. */
-const prefix = 'base_model.model.'
+export const peftPrefix = 'base_model.model.'
 
-const nameOfA = (module: string): string => `${prefix}${module}.lora_A.weight`
-const nameOfB = (module: string): string => `${prefix}${module}.lora_B.weight`
-const nameOfMagnitude = (module: string): string => `${prefix}${module}.lora_magnitude_vector`
+const nameOfA = (module: string): string => `${peftPrefix}${module}.lora_A.weight`
+const nameOfB = (module: string): string => `${peftPrefix}${module}.lora_B.weight`
+const nameOfMagnitude = (module: string): string => `${peftPrefix}${module}.lora_magnitude_vector`
+
+const moduleOf = ({ name }: ParameterSpec): string => name.replace(/\.(weight|bias)$/, '')
 
 /** Matrices [O, C] of the layers, by module: what can be adapted. */
 export function linearModules(c: DecoderConfig): Map<string, Shape> {
   const matrices = decoderSpecs(c).filter((spec) => isProjection(c, spec))
-  return new Map(matrices.map(({ name, shape }) => [name.replace(/\.weight$/, ''), shape]))
+  return new Map(matrices.map((spec) => [moduleOf(spec), spec.shape]))
+}
+
+/** All other modules, which can be trained whole. A tied embedding has the name of the LM head too. */
+function wholeModules(c: DecoderConfig): string[] {
+  const projections = linearModules(c)
+  const modules = new Set(decoderSpecs(c).map(moduleOf))
+  return [...modules, ...(c.tied ? ['lm_head'] : [])].filter((module) => !projections.has(module))
+}
+
+/**
+ * The parameters that an adapter trains whole, in the model's order.
+ *
+ * @param where names the setting in an error
+ * @throws WhetstoneError E_CONFIG for a name that no module has, listing the known names
+ */
+export function wholeSpecs(
+  c: DecoderConfig,
+  { modulesToSave }: LoraConfig,
+  where = 'lora.modulesToSave',
+): ParameterSpec[] {
+  const modules = wholeModules(c)
+  const known = () => [...new Set(modules.map((module) => module.replace(/^.*\./, '')))].join(', ')
+  for (const name of modulesToSave)
+    if (!modules.some((module) => module.endsWith(name)))
+      throw new WhetstoneError(
+        'E_CONFIG',
+        where,
+        `expected modules beside the linear layers (${known()}), got '${name}'`,
+      )
+  const isChosen = (module: string) => module === 'score' || modulesToSave.some((name) => module.endsWith(name))
+  const chosen = new Set(
+    modules.filter(isChosen).map((module) => (c.tied && module === 'lm_head' ? c.layout.embedding : module)),
+  )
+  return decoderSpecs(c).filter((spec) => chosen.has(moduleOf(spec)))
 }
 
 /** Names and shapes of an adapter's tensors, as in PEFT's files. */
@@ -52,15 +91,14 @@ export function adapterSpecs(c: DecoderConfig, lora: LoraConfig, targets: readon
       ...(lora.useDora ? [{ name: nameOfMagnitude(module), shape: [outputs] }] : []),
     ]
   })
-  const score = decoderSpecs(c).filter(({ name }) => isScoreParameter(name))
-  return [...additions, ...score.map(({ name, shape }) => ({ name: prefix + name, shape }))]
+  return [...additions, ...wholeSpecs(c, lora).map(({ name, shape }) => ({ name: peftPrefix + name, shape }))]
 }
 
 /** An adapter of a model over given tensors. */
 function adapterOf(c: DecoderConfig, config: LoraConfig, parameters: FlatTensors, targets: readonly string[]): Adapter {
   // Sites count all modules, so that one's random numbers do not depend on which others are adapted; 0 is the embedding.
   const sites = new Map([...linearModules(c).keys()].map((module, i) => [module, i + 1]))
-  const moduleOf = (module: string): LoraModule => ({
+  const loraOf = (module: string): LoraModule => ({
     a: parameter(parameters, nameOfA(module)),
     b: parameter(parameters, nameOfB(module)),
     scaling: scalingOf(config, module),
@@ -68,14 +106,9 @@ function adapterOf(c: DecoderConfig, config: LoraConfig, parameters: FlatTensors
     dropout: config.loraDropout,
     site: sites.get(module) ?? 0,
   })
-  const modules = targets.map((module) => [module, moduleOf(module)] as const)
-  const replaced = [...parameters.byName].filter(([name]) => isScoreParameter(name.slice(prefix.length)))
-  return {
-    config,
-    parameters,
-    modules: new Map(modules),
-    replaced: new Map(replaced.map(([name, t]) => [name.slice(prefix.length), t])),
-  }
+  const modules = targets.map((module) => [module, loraOf(module)] as const)
+  const whole = wholeSpecs(c, config).map(({ name }) => [name, parameter(parameters, peftPrefix + name)] as const)
+  return { config, parameters, modules: new Map(modules), replaced: new Map(whole) }
 }
 
 /**
@@ -96,7 +129,8 @@ export type AdaptedDecoder = Decoder & { readonly adapter: Adapter }
 
 /**
  * The decoder with a fresh adapter; the base's tensors are shared. A is uniform in +-1/sqrt(inputs) (PEFT's Kaiming
- * uniform), by seed and name alone; B is zero, so that the model's function does not change.
+ * uniform), by seed and name alone; B is zero, and modules that are trained whole begin as the base's, so that the model's
+ * function does not change.
  *
  * @throws WhetstoneError E_CONFIG for unknown modules or settings, or when there is an adapter already
  */
@@ -142,7 +176,11 @@ export function settled(m: Decoder): Decoder {
   const modules = [...m.adapter.modules].map(
     ([name, lora]) => [name, settledModule(lora, frozenMatrix(m, `${name}.weight`))] as const,
   )
-  return { ...m, adapter: { ...m.adapter, modules: new Map(modules) } }
+  const { dtype } = m.parameters
+  const replaced = [...m.adapter.replaced].map(
+    ([name, t]) => [name, isScoreParameter(name) ? t : wholeWeight(t, dtype)] as const,
+  )
+  return { ...m, adapter: { ...m.adapter, modules: new Map(modules), replaced: new Map(replaced) } }
 }
 
 /**

@@ -6,7 +6,7 @@ import { checkpoint } from '../autograd/tape.js'
 import { having } from '../base/arguments.js'
 import { WhetstoneError } from '../base/errors.js'
 import type { Device } from '../native/device.js'
-import { type Adapter, loraLinear } from '../nn/lora.js'
+import { type Adapter, loraLinear, wholeWeight } from '../nn/lora.js'
 import { type FlatTensors, parameter } from '../nn/parameters.js'
 import { disposeQuantized, type FrozenMatrix, frozenLinear, type QuantizedMatrices } from '../nn/quantized.js'
 import {
@@ -14,6 +14,7 @@ import {
   addBias,
   addNoise,
   attention,
+  castTo,
   gatherRows,
   gelu,
   glu,
@@ -112,12 +113,21 @@ export function headName(c: DecoderConfig): string {
   throw new WhetstoneError('E_CONFIG', 'model', text)
 }
 
+/** A parameter outside the projections: the adapter's own, f32, where it trains the module whole. */
+export const ownParameter = ({ adapter, parameters }: Decoder, name: string): Tensor =>
+  adapter?.replaced.get(name) ?? parameter(parameters, name)
+
+/** The same as ops read it, in the type of the model. */
+const weightOf = (m: Decoder, name: string): Tensor => wholeWeight(ownParameter(m, name), m.parameters.dtype)
+
 /**
- * The matrix of the LM head, [V, C].
+ * The matrix of the LM head, [V, C], in the type of the model.
  *
+ * @param own the tensor that holds it, where that is another view than the model's
  * @throws WhetstoneError E_CONFIG for a model with a score head
  */
-export const headWeight = (m: Decoder): Tensor => parameter(m.parameters, headName(m.config))
+export const headWeight = (m: Decoder, own: Tensor = ownParameter(m, headName(m.config))): Tensor =>
+  wholeWeight(own, m.parameters.dtype)
 
 /** Most positions of a sequence, where they are learned; rotary angles have no end. */
 export const positionLimit = (c: DecoderConfig): number | undefined =>
@@ -140,10 +150,10 @@ function project(m: Decoder, layer: number, name: string, x: Tensor, input: Forw
 
 function norm(m: Decoder, name: string, x: Tensor): Tensor {
   const { norm: kind, normEps: eps, normOffset: offset } = m.config
-  const weight = parameter(m.parameters, `${name}.weight`)
+  const weight = weightOf(m, `${name}.weight`)
   return kind === 'rms'
     ? rmsNorm(x, weight, { eps, offset })
-    : layerNorm(x, weight, parameter(m.parameters, `${name}.bias`), { eps })
+    : layerNorm(x, weight, weightOf(m, `${name}.bias`), { eps })
 }
 
 /**
@@ -248,15 +258,19 @@ export function forward(m: Decoder, input: ForwardInput): Tensor {
   return tidy(() => scaled(norm(m, layout.finalNorm, x), scoreLabels === undefined ? headScale : 1))
 }
 
+/** Rows of a table, in the type of the model: they alone are rounded, not the table. */
+const rowsOf = (m: Decoder, table: string, ids: Tensor): Tensor =>
+  castTo(gatherRows(ownParameter(m, `${table}.weight`), ids), m.parameters.dtype)
+
 function embed(m: Decoder, input: ForwardInput): Tensor {
   const { layout, embeddingScale } = m.config
   const { keys, noiseScale } = input.regularization ?? {}
-  const looked = gatherRows(parameter(m.parameters, `${layout.embedding}.weight`), input.ids)
+  const looked = rowsOf(m, layout.embedding, input.ids)
   const noisy = keys !== undefined && noiseScale !== undefined
   const rows = noisy ? addNoise(looked, keys, noiseScale, { site: 0 }) : looked
   if (layout.positions === undefined) return scaled(rows, embeddingScale)
   checkLength(m.config, input.length)
-  return add(rows, gatherRows(parameter(m.parameters, `${layout.positions}.weight`), input.positions))
+  return add(rows, rowsOf(m, layout.positions, input.positions))
 }
 
 function checkLength(c: DecoderConfig, length: number): void {

@@ -11,7 +11,7 @@ import { isJsonObject, readJsonObject } from '../io/json.js'
 import { modelFolder } from '../io/model-folder.js'
 import { openWeights, type TensorEntry, type TensorFile, writeSafetensors } from '../io/safetensors.js'
 import { isNamed, type LoraConfig, loraConfig } from '../nn/lora.js'
-import { parameter } from '../nn/parameters.js'
+import type { ParameterSpec } from '../nn/parameters.js'
 import { sameShape, shapeText } from '../tensor/shape.js'
 import type { Tensor } from '../tensor/tensor.js'
 import {
@@ -20,9 +20,12 @@ import {
   adapterSpecs,
   disposeAdapter,
   linearModules,
+  peftPrefix,
+  wholeSpecs,
   withEmptyAdapter,
 } from './adapter.js'
-import { type Decoder, decoderKind, headWeight } from './decoder.js'
+import type { DecoderConfig } from './config.js'
+import { type Decoder, decoderKind, headName, ownParameter } from './decoder.js'
 
 const configFile = 'adapter_config.json'
 const stem = 'adapter_model'
@@ -57,7 +60,9 @@ const readable: Readonly<Record<string, readonly [fits: (value: unknown) => bool
   rank_pattern: [isPattern, 'an object from names of modules to numbers'],
   alpha_pattern: [isPattern, 'an object from names of modules to numbers'],
   fan_in_fan_out: [isFlag, 'true or false'],
-  modules_to_save: [(value) => isOff(value) || isScoreNames(value), 'null, or ["score"] with task_type "SEQ_CLS"'],
+  modules_to_save: [(value) => isOff(value) || isNames(value), 'null or a list of names'],
+  // Tied matrices stay tied here; files that hold two others are refused.
+  ensure_weight_tying: [isFlag, 'true or false'],
   // These say nothing of the arithmetic, or only where a setting that is refused is on.
   auto_mapping: [anything, ''],
   inference_mode: [anything, ''],
@@ -67,9 +72,9 @@ const readable: Readonly<Record<string, readonly [fits: (value: unknown) => bool
   revision: [anything, ''],
 }
 
-/** PEFT names both, since classifiers have one or the other. */
-const isScoreNames = (value: unknown): boolean =>
-  isNames(value) && value.includes('score') && value.every((name) => name === 'score' || name === 'classifier')
+/** PEFT names both beside what is asked for, since classifiers have one or the other. A score head is trained anyway. */
+const withoutScore = (names: unknown): string[] =>
+  isNames(names) ? names.filter((name) => name !== 'score' && name !== 'classifier') : []
 
 /** A setting that PEFT has and we have not must be off. */
 const isOff = (value: unknown): boolean =>
@@ -131,6 +136,7 @@ export async function readAdapterConfig(directory: string): Promise<AdapterDescr
     initLoraWeights: init_lora_weights !== false,
     rankPattern: namesOf(raw.rank_pattern),
     alphaPattern: namesOf(raw.alpha_pattern),
+    modulesToSave: withoutScore(raw.modules_to_save),
   })
   const base = isText(raw.base_model_name_or_path) ? raw.base_model_name_or_path : undefined
   return { lora, base, score: raw.task_type === 'SEQ_CLS' }
@@ -171,37 +177,56 @@ const modulesIn = (file: TensorFile, m: Decoder): string[] =>
   )
 
 /**
- * The base's matrices that a file may repeat, by their names there: PEFT saves embedding and head too when the vocabulary
- * is not of the size that its base's name leads it to expect. A tied matrix then stands under both names.
+ * Matrices that a file may hold without being the adapter's own, by their names there: PEFT saves embedding and head too when the
+ * vocabulary is not of the size that its base's name leads it to expect. A tied matrix stands under both names, also where
+ * the adapter trains it.
  */
 function repeatable(m: Decoder): Map<string, Tensor> {
-  const { layout, scoreLabels } = m.config
-  const embedding = [
-    `base_model.model.${layout.embedding}.weight`,
-    parameter(m.parameters, `${layout.embedding}.weight`),
-  ]
-  const head = scoreLabels === undefined ? [['base_model.model.lm_head.weight', headWeight(m)]] : []
-  return new Map([embedding, ...head] as [string, Tensor][])
+  const { config } = m
+  const embedding = `${config.layout.embedding}.weight`
+  const matrices = new Map([[peftPrefix + embedding, ownParameter(m, embedding)]])
+  return config.scoreLabels === undefined ? matrices.set(headInFiles, ownParameter(m, headName(config))) : matrices
 }
 
-/** What a file repeats of the base must be the base's: PEFT would put it in its place. */
-async function checkRepeated(file: TensorFile, m: Decoder, where: string): Promise<void> {
+const valuesIn = async (file: TensorFile, name: string, dtype: 'f32' | 'bf16', where: string) =>
+  toDeviceType(await file.read(name), file.tensors.get(name)?.dtype ?? '', dtype, `${where}: ${name}`)
+
+/** What a file repeats must be what the model has there: PEFT would put it in its place. */
+async function checkRepeated(file: TensorFile, m: AdaptedDecoder, where: string): Promise<void> {
+  const isTwin = repeatsHead(m.config, m.adapter.config)
   for (const [name, t] of repeatable(m)) {
-    const info = file.tensors.get(name)
-    if (info === undefined) continue
-    const values = toDeviceType(await file.read(name), info.dtype, m.parameters.dtype, `${where}: ${name}`)
-    const own = await t.bits()
+    if (!file.tensors.has(name) || m.adapter.parameters.byName.has(name)) continue
+    const values = await valuesIn(file, name, t.dtype as 'f32' | 'bf16', where)
+    // An estimate's device holds no numbers: a matrix that the file has twice is compared with itself.
+    const own = isTwin ? await valuesIn(file, peftPrefix + headName(m.config), 'f32', where) : await t.bits()
     if (values.every((value, i) => value === own[i])) continue
-    const text = `expected the values of the base, got others in ${name}: an embedding or a head that was trained or resized is not supported`
+    const text = isTwin
+      ? `expected the values of the embedding, with which it is one matrix in the base, got others in ${name}: ${tying}`
+      : `expected the values of the base, got others in ${name}: an embedding or a head that was resized is not supported, one that was trained is named in modules_to_save`
     throw new WhetstoneError('E_MISMATCH', where, text)
   }
 }
 
+const headInFiles = `${peftPrefix}lm_head.weight`
+
+const tying = "train it with PEFT's ensure_weight_tying=True"
+
+/** Does the adapter's file hold a trained matrix twice, because embedding and LM head are one? PEFT reads both. */
+const repeatsHead = (c: DecoderConfig, lora: LoraConfig): boolean =>
+  c.tied && wholeSpecs(c, lora).some(({ name }) => name === headName(c))
+
+/** {@link adapterSpecs} as a file must have them. */
+function specsInFile(c: DecoderConfig, lora: LoraConfig, targets: readonly string[]): ParameterSpec[] {
+  const specs = adapterSpecs(c, lora, targets)
+  return repeatsHead(c, lora) ? [...specs, { name: headInFiles, shape: [c.vocabSize, c.hiddenSize] }] : specs
+}
+
 function checkTensors(file: TensorFile, m: Decoder, { lora }: AdapterDescription, where: string): string[] {
   const targets = modulesIn(file, m)
-  const wanted = new Map(adapterSpecs(m.config, lora, targets).map(({ name, shape }) => [name, shape]))
+  const wanted = new Map(specsInFile(m.config, lora, targets).map(({ name, shape }) => [name, shape]))
   const known = new Map([...wanted, ...[...repeatable(m)].map(([name, { shape }]) => [name, shape] as const)])
   const missing = [...wanted.keys()].filter((name) => !file.tensors.has(name))
+  const apart = missing.some((name) => repeatable(m).has(name)) && repeatsHead(m.config, lora)
   const { targetModules } = lora
   if (typeof targetModules !== 'string')
     for (const module of linearModules(m.config).keys())
@@ -217,7 +242,8 @@ function checkTensors(file: TensorFile, m: Decoder, { lora }: AdapterDescription
   if (targets.length === 0) missing.push('lora_A and lora_B of any module')
   const faults = Object.entries({ missing, unexpected, misshapen }).filter(([, names]) => names.length > 0)
   if (faults.length === 0) return targets
-  const text = faults.map(([what, names]) => `${what}: ${names.slice(0, 5).join(', ')}`).join('; ')
+  const listed = faults.map(([what, names]) => `${what}: ${names.slice(0, 5).join(', ')}`).join('; ')
+  const text = apart ? `${listed} (embedding and LM head are one matrix in the base: ${tying})` : listed
   throw new WhetstoneError('E_MISMATCH', where, `the adapter does not fit the model or its own settings: ${text}`, {
     details: { missing, unexpected, misshapen },
   })
@@ -231,13 +257,14 @@ function checkTensors(file: TensorFile, m: Decoder, { lora }: AdapterDescription
  */
 export async function loadAdapter(m: Decoder, directory: string): Promise<AdaptedDecoder> {
   const description = await readAdapterConfig(directory)
+  wholeSpecs(m.config, description.lora, `${join(directory, configFile)}: modules_to_save`)
   const file = await openWeights(directory, stem)
   try {
     const targets = checkTensors(file, m, description, directory)
-    await checkRepeated(file, m, directory)
     const adapted = withEmptyAdapter(m, description.lora, targets)
     try {
       await readTensors(file, adapted, directory)
+      await checkRepeated(file, adapted, directory)
       return adapted
     } catch (error) {
       disposeAdapter(adapted)
@@ -249,8 +276,7 @@ export async function loadAdapter(m: Decoder, directory: string): Promise<Adapte
 }
 
 async function readTensors(file: TensorFile, { adapter, device }: AdaptedDecoder, where: string): Promise<void> {
-  for (const [name, t] of adapter.parameters.byName)
-    t.write(toDeviceType(await file.read(name), file.tensors.get(name)?.dtype ?? '', 'f32', `${where}: ${name}`))
+  for (const [name, t] of adapter.parameters.byName) t.write(await valuesIn(file, name, 'f32', where))
   // What the device refuses (memory) is said here and not at the first use.
   await device.sync()
 }
@@ -262,13 +288,28 @@ async function readTensors(file: TensorFile, { adapter, device }: AdaptedDecoder
  *
  * @throws WhetstoneError E_CONFIG without an adapter
  */
-export async function adapterEntries(m: Decoder): Promise<TensorEntry[]> {
-  const { byName } = adapterIn(m).parameters
-  const entries = [...byName].map(async ([name, t]) => {
+export async function adapterEntries(m: Decoder): Promise<(TensorEntry & { dtype: 'F32' })[]> {
+  const { config, parameters } = adapterIn(m)
+  const entries = [...parameters.byName].map(async ([name, t]) => {
     const bits = await t.bits()
-    return { name, dtype: 'F32', shape: t.shape, data: new Uint8Array(bits.buffer) }
+    return { name, dtype: 'F32' as const, shape: t.shape, data: new Uint8Array(bits.buffer) }
   })
-  return Promise.all(entries)
+  const made = await Promise.all(entries)
+  const repeated = repeatsHead(m.config, config)
+    ? made.filter(({ name }) => name === peftPrefix + headName(m.config))
+    : []
+  return [...made, ...repeated.map((entry) => ({ ...entry, name: headInFiles }))]
+}
+
+/** modules_to_save of an adapter: a tied matrix under both of its names, and a score head. */
+function namesToSave(c: DecoderConfig, lora: LoraConfig): string[] {
+  const pair = repeatsHead(c, lora) ? [c.layout.embedding, 'lm_head'] : []
+  const unnamed = pair.filter((module) => !lora.modulesToSave.some((name) => module.endsWith(name)))
+  const added = [
+    ...unnamed.map((module) => module.replace(/^.*\./, '')),
+    ...(c.scoreLabels === undefined ? [] : ['score']),
+  ]
+  return [...new Set([...lora.modulesToSave, ...added])]
 }
 
 /**
@@ -279,12 +320,12 @@ export async function adapterEntries(m: Decoder): Promise<TensorEntry[]> {
  */
 export function adapterConfigJson(m: Decoder, base: string): Json {
   const adapter = adapterIn(m)
-  const { config: lora, replaced } = adapter
-  const score = replaced.size > 0
+  const { config: lora } = adapter
+  const saved = namesToSave(m.config, lora)
   const leaves = [...new Set([...adapter.modules.keys()].map((module) => module.replace(/^.*\./, '')))].sort()
   return {
     peft_type: 'LORA',
-    task_type: score ? 'SEQ_CLS' : 'CAUSAL_LM',
+    task_type: m.config.scoreLabels === undefined ? 'CAUSAL_LM' : 'SEQ_CLS',
     base_model_name_or_path: base,
     r: lora.r,
     lora_alpha: lora.loraAlpha,
@@ -296,7 +337,8 @@ export function adapterConfigJson(m: Decoder, base: string): Json {
     init_lora_weights: lora.initLoraWeights,
     rank_pattern: lora.rankPattern,
     alpha_pattern: lora.alphaPattern,
-    modules_to_save: score ? ['score'] : null,
+    modules_to_save: saved.length > 0 ? saved : null,
+    ...(repeatsHead(m.config, lora) && { ensure_weight_tying: true }),
     bias: 'none',
     fan_in_fan_out: m.config.layout.transposed === true,
     inference_mode: true,

@@ -14,7 +14,7 @@ import type { Decoder } from './decoder.js'
 /** The matrix of the score head, [labels, C]; undefined in a language model. */
 export const scoreWeight = (m: Decoder): Tensor | undefined => scoreParameter(m, 'weight')
 
-/** An adapter brings a head of its own. */
+/** An adapter brings a head of its own: f32, and not rounded, since scores are f32. */
 const scoreParameter = (m: Decoder, name: 'weight' | 'bias'): Tensor | undefined =>
   m.adapter?.replaced.get(`score.${name}`) ?? m.parameters.byName.get(`score.${name}`)
 

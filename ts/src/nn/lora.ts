@@ -49,6 +49,11 @@ export interface LoraConfig {
   readonly rankPattern: Readonly<Record<string, number>>
   /** Alphas of modules that differ, by name or last parts of it. */
   readonly alphaPattern: Readonly<Record<string, number>>
+  /**
+   * Modules beside the linear layers that are trained whole, each as a copy of its own: embedding, LM head, norms, by what their
+   * names end with (`embed_tokens`, `lm_head`). Where embedding and head are one matrix, either name is both.
+   */
+  readonly modulesToSave: readonly string[]
 }
 
 /** What settings are when they are not given: TRL's for the command line, on every linear layer. */
@@ -62,6 +67,7 @@ export const loraDefaults: LoraConfig = {
   initLoraWeights: true,
   rankPattern: {},
   alphaPattern: {},
+  modulesToSave: [],
 }
 
 /** One adapted projection. */
@@ -89,7 +95,7 @@ export interface Adapter {
   readonly parameters: FlatTensors
   /** By the names of the model's modules. */
   readonly modules: ReadonlyMap<string, LoraModule>
-  /** Parameters that are trained whole, in place of the base's of that name. */
+  /** Parameters that are trained whole, f32, in place of the base's of that name. */
   readonly replaced: ReadonlyMap<string, Tensor>
 }
 
@@ -115,6 +121,7 @@ const settingKinds = {
   initLoraWeights: kinds.flag,
   rankPattern: isPattern,
   alphaPattern: isPattern,
+  modulesToSave: listOf(kinds.filled),
 } satisfies Record<keyof LoraConfig, Kind>
 
 const optionalKinds = Object.fromEntries(Object.entries(settingKinds).map(([name, kind]) => [name, optional(kind)]))
@@ -178,7 +185,7 @@ export function targetsOf(
 ): string[] {
   const known = [...new Set(modules.map((module) => module.replace(/^.*\.\d+\./, '')))].join(', ')
   const refuse = (name: string): never => {
-    const text = `expected names of linear layers (${known}), got '${name}'; embeddings and heads cannot be adapted`
+    const text = `expected names of linear layers (${known}), got '${name}'; embeddings and heads are not adapted: modulesToSave trains them whole`
     throw new WhetstoneError('E_CONFIG', 'lora.targetModules', text)
   }
   const names = typeof targetModules === 'string' ? [] : targetModules
@@ -191,6 +198,17 @@ export function targetsOf(
 }
 
 // Arithmetic ---------------------------------------------------------------------------------------------------------
+
+/**
+ * A parameter that is trained whole, rounded to the type of the model for the products, as A and B are. Its gradient is that of
+ * what is rounded, added in token order to the f32 buffer of the parameter.
+ */
+export function wholeWeight(t: Tensor, dtype: 'f32' | 'bf16'): Tensor {
+  if (t.dtype === dtype) return t
+  const rounded = untracked(() => castTo(t, dtype))
+  activeTape()?.standIn(rounded, t)
+  return rounded
+}
 
 /**
  * The adapted product, in the type of x. A and B stay f32 and are rounded to that type for the products, as autocast

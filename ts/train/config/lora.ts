@@ -9,6 +9,7 @@ const namesOrPattern = (given: string | readonly string[]): string | readonly st
   typeof given === 'string' && /^[\w.]+(,[\w.]+)*$/.test(given) ? given.split(',') : given
 
 const targets = z.union([z.literal('all-linear'), z.string().min(1), z.array(z.string().min(1)).min(1)])
+const names = z.union([z.string().min(1), z.array(z.string().min(1))])
 const perModule = z.record(z.string(), z.number().positive())
 
 /** Settings of a fresh adapter. */
@@ -33,4 +34,8 @@ export const loraOptions = z.strictObject({
     .describe('begin as the base model does; false: begin with random additions'),
   rankPattern: perModule.default({}).describe('other ranks, by name of module'),
   alphaPattern: perModule.default({}).describe('other alphas, by name of module'),
+  modulesToSave: names
+    .transform((given) => (typeof given === 'string' ? given.split(',') : given))
+    .default([])
+    .describe('modules that are trained whole beside the additions: embed_tokens, lm_head, norms'),
 } satisfies { [K in keyof LoraConfig]: z.ZodType<LoraConfig[K]> })
