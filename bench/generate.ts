@@ -23,6 +23,7 @@ import {
 } from './harness.js'
 import { type BenchShape, benchDecoder, benchRows, benchShapes, gpuShape, shapeWords, smolShape } from './models.js'
 import type { Peer } from './peer.js'
+import { benchTurns } from './turns.js'
 
 /** What is sampled. */
 interface Sampling {
@@ -52,6 +53,7 @@ export async function benchGenerate(options: BenchOptions): Promise<void> {
     for (const dtype of options.dtypes)
       for (const threads of options.threads)
         for (const row of await measure({ ...sampling, dtype, threads }, options)) options.report(row)
+  await benchTurns(options)
 }
 
 type Job = Sampling & { readonly dtype: Float; readonly threads: number }
